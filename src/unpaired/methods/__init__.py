@@ -1,0 +1,26 @@
+"""The methods by name. A new method is one file in this folder and one line here."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from unpaired.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from unpaired.methods.base import Method
+
+METHODS: dict[str, str] = {
+    "unit": "unpaired.methods.unit:UNIT",
+    "unit-digits": "unpaired.methods.unit_digits:UNITDigits",
+}
+"""Name -> ``module:class``; strings, so that the command line's help does not import torch."""
+
+
+def method_class(name: str) -> type[Method]:
+    """The class of a method. Raises :class:`ConfigError` for an unknown name."""
+    if name not in METHODS:
+        raise ConfigError(f"unknown method '{name}'.{nearest(name, METHODS)} There are: {', '.join(METHODS)}.")
+    module, attribute = METHODS[name].split(":")
+    found: type[Method] = getattr(importlib.import_module(module), attribute)
+    return found

@@ -1,0 +1,163 @@
+"""What a method is: data passed to it (:class:`Batch`), what it trains (:class:`Stage`, :class:`Update`), what it gives.
+
+A method is one file in this folder with a subclass of :class:`Method`, one line in ``unpaired.methods.METHODS``, and presets.
+It writes two things, ``stages()`` and ``translate()``; the one loop (``unpaired.training``) does everything else: freezing,
+train and eval modes, precision, accumulation, EMA, all-reduce, logging, checkpoints, resume.
+
+Legend: N batch, H height, W width; images are float tensors [N, 3, H, W] in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from unpaired.config import MethodConfig
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Unpaired images: ``source[i]`` and ``target[i]`` are unrelated. All tensors have the same first dimension N."""
+
+    source: Tensor
+    """[N, 3, H, W] in [-1, 1]."""
+    source_domain: Tensor
+    """[N] int64, index into ``Method.domains``."""
+    target: Tensor
+    """[N, 3, H, W] in [-1, 1]."""
+    target_domain: Tensor
+    """[N] int64."""
+    source_label: Tensor | None = None
+    """[N] int64 class of each source image, where the source is labelled (domain adaptation)."""
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: function(v) for k, v in values.items() if v is not None})
+
+    def to(self, device: torch.device, **options: Any) -> Batch:
+        """The same batch on ``device``."""
+        return self._map(lambda t: t.to(device, **options))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory (DataLoader calls this)."""
+        return self._map(lambda t: t.pin_memory())
+
+    def part(self, index: int, of: int) -> Batch:
+        """The ``index``-th of ``of`` equal slices: for gradient accumulation and for ranks."""
+        return self._map(lambda t: t.tensor_split(of)[index])
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Settings of one Adam optimiser. The loop builds it and keeps its state by the update's name."""
+
+    lr: float
+    betas: tuple[float, float] = (0.5, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    schedule: Callable[[int, int], float] | None = None
+    """Factor of ``lr`` from (step within the stage, steps of the stage); None keeps it constant."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """One optimiser step of one player."""
+
+    name: str
+    """Names the optimiser: the same name in a later stage keeps its state, a new name starts fresh."""
+    loss: Callable[[Batch], dict[str, Tensor]]
+    """Weighted scalar terms by name; their sum is the objective that is minimised."""
+    modules: tuple[nn.Module, ...]
+    """The only modules whose parameters this update may change."""
+    optimizer: Adam
+    every: int = 1
+    """Run at steps divisible by this: critics every step, a generator every 4th."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training with one set of updates. Which stage runs is a function of the global step alone."""
+
+    name: str
+    steps: int
+    updates: tuple[Update, ...]
+    batch_size: int
+    start: Callable[[], None] | None = None
+    """Called once, before the stage's first step: copy weights, empty a pool. Seeded like a step."""
+    train_mode: tuple[nn.Module, ...] = ()
+    """Frozen modules that nevertheless run in train() mode."""
+
+
+class Method(nn.Module):
+    """Base of all methods.
+
+    Everything that training changes must be a parameter or a buffer, so that it is saved: networks, image pools,
+    running statistics, controllers. A loss may put detached scalars worth watching into ``self.monitor``.
+
+    Losses must not keep state in plain attributes, and all randomness must come from torch's global generator: the
+    loop seeds it from (seed, step).
+    """
+
+    Config: ClassVar[type[MethodConfig]]
+    """Every number of the paper, one sentence each."""
+    training_only: ClassVar[tuple[str, ...]] = ()
+    """Names of child modules (or buffers) that ``translate()`` never needs; they stay out of the shared file."""
+    stride: ClassVar[int] = 1
+    """``translate`` accepts heights and widths divisible by this; callers pad to it and crop back."""
+    min_domains: ClassVar[int] = 2
+    max_domains: ClassVar[int | None] = 2
+    """How many domains the method can be trained on (None: any number)."""
+
+    def __init__(self, config: MethodConfig, domains: tuple[str, ...], *, image_size: int, classes: tuple[str, ...] = ()):
+        super().__init__()
+        self.config: Any = config
+        self.domains = tuple(domains)
+        self.classes = tuple(classes)
+        self.image_size = image_size
+        """Side in pixels of the training crops."""
+        self.monitor: dict[str, Tensor] = {}
+        """Detached scalars from the last losses, logged beside the terms. ``<player>/sign_accuracy`` (the share of real
+        and fake samples that a discriminator judges rightly, in [0, 1]) feeds the GAN watch."""
+
+    @property
+    def directions(self) -> tuple[tuple[str, str], ...]:
+        """Ordered (source, target) pairs that ``translate`` can do; a one-way method narrows it."""
+        return tuple((a, b) for a in self.domains for b in self.domains if a != b)
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """(source, target) pairs that batches are drawn from; one is chosen for each sample when there are several."""
+        return self.directions
+
+    @property
+    def fixed_size(self) -> int | None:
+        """The only side that ``translate`` accepts (square), or None for any multiple of ``stride``."""
+        return None
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The training plan; a pure function of the config."""
+        raise NotImplementedError(f"{type(self).__name__} must define stages()")
+
+    def translate(
+        self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """[N, 3, H, W] in [-1, 1] of domain ``source`` -> the same shape and range, in domain ``target``.
+
+        Called in eval mode. Deterministic for deterministic methods; ``generator`` seeds the others.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define translate()")
+
+    def reconstruct(self, images: Tensor, domain: str) -> Tensor | None:
+        """The method's own reconstruction within a domain (for the identity error), or None if it has none."""
+        return None
+
+    def shared_state(self) -> Mapping[str, Tensor]:
+        """The part of ``state_dict()`` that ``translate`` needs: what is not in ``training_only``."""
+        return {k: v for k, v in self.state_dict().items() if k.split(".")[0] not in self.training_only}
