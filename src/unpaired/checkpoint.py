@@ -1,0 +1,384 @@
+"""Checkpoints: self-describing, free of pickle, crash-safe. The one place that writes and reads them.
+
+A checkpoint is a folder ``checkpoints/step-000012000`` with
+
+* ``model.safetensors``: what ``translate`` needs (EMA weights where on); its header holds one JSON text that rebuilds the
+  method, and a digest over that text and all tensors. This file alone is what one shares.
+* ``state.safetensors``: what resuming needs besides: raw weights, optimiser state, buffers. May be deleted.
+* ``manifest.json``: size and SHA-256 of each file, written last.
+
+Commit protocol: write into a temporary folder, fsync every file and the folder, rename it, fsync the parent, and only then
+prune older ones. There is no ``latest`` link: the newest folder whose manifest verifies is the latest.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from unpaired._version import __version__
+from unpaired.config import RunConfig, from_dict
+from unpaired.errors import CheckpointError, ConfigError, StoppedError
+from unpaired.methods import method_class
+from unpaired.methods.base import Method
+
+FORMAT = 1
+"""Format number in every header and manifest; a reader refuses a higher one."""
+MAX_FILE_BYTES = 16 * 2**30
+"""Largest file that is read: far above any model here, and a bound for what a hostile file can cost."""
+MAX_HEADER_BYTES = 16 * 2**20
+"""Largest safetensors header: ours have some 100 bytes a tensor, so this allows 100,000 tensors."""
+MAX_MANIFEST_BYTES = 2**20
+WRITE_CHUNK_BYTES = 16 * 2**20
+MODEL, STATE, MANIFEST = "model.safetensors", "state.safetensors", "manifest.json"
+_STEP = re.compile(r"step-(\d{9,})$")
+
+
+# --------------------------------------------------------------------------------------------- durable writing
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames inside ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write and fsync one file. Raises StoppedError with the path, the cause, and the needed and free bytes."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view[:WRITE_CHUNK_BYTES]) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise save_error(path, error, len(data)) from error
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace ``path`` as a whole or not at all; a reader never sees a part of it."""
+    temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(4)}")
+    try:
+        write_synced(temporary, data)
+        temporary.replace(path)
+        fsync_folder(path.parent)
+    except OSError as error:
+        raise save_error(path, error, len(data)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_error(path: Path, error: OSError, needed: int) -> StoppedError:
+    """The message for a failed write: path, cause, needed and free bytes."""
+    try:
+        room = f"{shutil.disk_usage(path.parent).free:,} bytes free"
+    except OSError:
+        room = "free space unknown"
+    hint = "free some space or use another --out" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "check the disk"
+    return StoppedError(f"{path}: could not be written: {error.strerror or error} ({needed:,} bytes needed, {room}); {hint}")
+
+
+# --------------------------------------------------------------------------------------------- one safetensors file
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+
+
+def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
+    """SHA-256 over the header and every tensor's name, type, shape and bytes."""
+    sha = hashlib.sha256(_canonical(header).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        sha.update(_canonical([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return sha.hexdigest()
+
+
+def pack(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> bytes:
+    """A safetensors file whose header holds ``header`` as one JSON text, with a digest over all of it."""
+    plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    header = {k: v for k, v in header.items() if k != "digest"}
+    header = json.loads(_canonical(header))
+    metadata = {"unpaired": _canonical({**header, "digest": _digest(plain, header)})}
+    return safetensors.torch.save(plain, metadata)
+
+
+def _read_bytes(path: Path, limit: int) -> bytes:
+    try:
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such file")
+        size = path.stat().st_size
+        if size > limit:
+            raise CheckpointError(f"{path}: {size:,} bytes, more than the {limit:,} that are read")
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key appears twice")
+    return found
+
+
+def unpack(path: Path, data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a file made by :func:`pack`; ``path`` is for messages. Raises CheckpointError."""
+    try:
+        length = int.from_bytes(data[:8], "little")
+        if len(data) < 8 or length > min(MAX_HEADER_BYTES, len(data) - 8):
+            raise ValueError("the header does not fit into the file")
+        index = json.loads(data[8 : 8 + length], object_pairs_hook=_unique_keys)
+        text = index.get("__metadata__", {}).get("unpaired")
+        if text is None:
+            raise CheckpointError(
+                f"{path}: a safetensors file, but not one of unpaired's. Weights of other projects come in through: unpaired import --help"
+            )
+        header = json.loads(text, object_pairs_hook=_unique_keys)
+        if header["format"] > FORMAT:
+            raise CheckpointError(
+                f"{path}: format {header['format']} of unpaired {header.get('version')}; this is unpaired {__version__}, "
+                f"which reads up to format {FORMAT}. Type: pip install -U unpaired"
+            )
+        tensors = safetensors.torch.load(data)
+        digest = header.pop("digest")
+        damaged = digest != _digest(tensors, header)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint ({error}); the file is damaged or of another kind") from error
+    if damaged:
+        raise CheckpointError(f"{path}: damaged: its contents do not match the digest in its header; fetch or train it again")
+    return tensors, header
+
+
+# --------------------------------------------------------------------------------------------- models
+
+
+def make_header(
+    method: Method,
+    config: RunConfig,
+    *,
+    step: int = 0,
+    stage: str = "",
+    data_fingerprint: str = "",
+    pretrained: Sequence[Mapping[str, Any]] = (),
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Everything that a reader needs to rebuild and to describe the model."""
+    return {
+        "format": FORMAT,
+        "version": __version__,
+        "method": config.method,
+        "config": config.to_dict(),
+        "domains": list(method.domains),
+        "classes": list(method.classes),
+        "directions": [list(d) for d in method.directions],
+        "image_size": method.image_size,
+        "value_range": [-1, 1],
+        "step": step,
+        "stage": stage,
+        "seed": config.seed,
+        "data_fingerprint": data_fingerprint,
+        "pretrained": [dict(p) for p in pretrained],
+        "extra": dict(extra or {}),
+    }
+
+
+def write_model(path: Path | str, method: Method, header: Mapping[str, Any]) -> Path:
+    """Write one shareable file, atomically."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, pack(method.shared_state(), header))
+    return path
+
+
+def model_file(path: Path | str) -> Path:
+    """The model file meant by a file, a checkpoint folder or a run folder."""
+    path = Path(path)
+    if path.is_file():
+        return path
+    if (path / MODEL).is_file():
+        return path / MODEL
+    if (path / "checkpoints").is_dir():
+        found, rejected = latest(path / "checkpoints")
+        if found is not None:
+            return found.folder / MODEL
+        why = "".join(f"\n  {line}" for line in rejected) or " it is empty"
+        raise CheckpointError(f"{path}: no usable checkpoint in its folder 'checkpoints':{why}")
+    if path.is_dir():
+        raise CheckpointError(f"{path}: a folder without {MODEL} or checkpoints; give a model file or a run folder")
+    raise CheckpointError(f"{path}: no such file or folder")
+
+
+def load_method(path: Path | str, device: torch.device | str = "cpu") -> tuple[Method, dict[str, Any]]:
+    """Rebuild a method in eval mode from a model file, a checkpoint folder or a run folder; also its header.
+
+    Shapes are compared before anything is allocated, and no code from the file is run.
+
+    Raises:
+        CheckpointError: missing, damaged, foreign, or not fitting this version; the text says which.
+    """
+    file = model_file(path)
+    manifest = file.parent / MANIFEST
+    if file.name == MODEL and manifest.is_file():
+        verify(file.parent, only=(MODEL,))
+    tensors, header = unpack(file, _read_bytes(file, MAX_FILE_BYTES))
+    try:
+        config = from_dict(header["config"])
+        with torch.device("meta"):  # no memory yet: a lying header must not cost any
+            method = method_class(header["method"])(
+                config.model, tuple(header["domains"]), image_size=header["image_size"], classes=tuple(header["classes"])
+            )
+    except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
+        raise CheckpointError(f"{file}: its header does not describe a model that this version can build: {error}") from error
+    for name in method.training_only:
+        delattr(method, name)
+    wanted = {k: (tuple(v.shape), v.dtype) for k, v in method.state_dict().items()}
+    given = {k: (tuple(v.shape), v.dtype) for k, v in tensors.items()}
+    if wanted != given:
+        wrong = [k for k in sorted({*wanted, *given}) if wanted.get(k) != given.get(k)]
+        lines = "\n".join(f"  {k}: wanted {wanted.get(k)}, found {given.get(k)}" for k in wrong[:10])
+        raise CheckpointError(f"{file}: {len(wrong)} tensors do not fit the model that its header describes:\n{lines}")
+    method.load_state_dict(tensors, strict=True, assign=True)
+    method.requires_grad_(False)
+    return method.eval().to(device), header
+
+
+# --------------------------------------------------------------------------------------------- checkpoints of a run
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint folder whose manifest verified."""
+
+    folder: Path
+    step: int
+    manifest: dict[str, Any]
+
+
+def commit(
+    root: Path, step: int, *, model: bytes, state: bytes, about: Mapping[str, Any], keep: int
+) -> Path:
+    """Write ``root/step-…`` by the protocol on top of this file, then prune all but the newest ``keep``.
+
+    Raises StoppedError when the disk is full or fails; what was there before is untouched then.
+    """
+    final = root / f"step-{step:09d}"
+    if final.exists():
+        try:
+            verify(final)
+            return final  # this very step is already safe
+        except CheckpointError:
+            final.rename(root / f".damaged-{final.name}-{secrets.token_hex(4)}")
+    temporary = root / f".tmp-{step}-{secrets.token_hex(4)}"
+    files = {MODEL: model, STATE: state}
+    manifest = {
+        "format": FORMAT,
+        "version": __version__,
+        "torch": torch.__version__,
+        "step": step,
+        **about,
+        "files": {name: {"bytes": len(b), "sha256": hashlib.sha256(b).hexdigest()} for name, b in files.items()},
+    }
+    needed = len(model) + len(state)
+    try:
+        temporary.mkdir()
+        for name, content in files.items():
+            write_synced(temporary / name, content)
+        write_synced(temporary / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
+        fsync_folder(temporary)
+        temporary.rename(final)
+        fsync_folder(root)
+    except OSError as error:
+        raise save_error(final, error, needed) from error
+    finally:
+        if temporary.exists():
+            shutil.rmtree(temporary, ignore_errors=True)
+    prune(root, keep)
+    return final
+
+
+def prune(root: Path, keep: int) -> None:
+    """Remove all but the newest ``keep`` checkpoints. Called only after a commit."""
+    for folder in steps(root)[keep:]:
+        # the manifest goes first: a half-removed folder must not look like a checkpoint
+        (folder / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def steps(root: Path) -> list[Path]:
+    """Checkpoint folders, newest first, verified or not."""
+    found = [f for f in root.iterdir() if _STEP.match(f.name) and f.is_dir()] if root.is_dir() else []
+    return sorted(found, key=lambda f: f.name, reverse=True)
+
+
+def verify(folder: Path, only: Sequence[str] | None = None) -> dict[str, Any]:
+    """The manifest of ``folder`` after every file's size and SHA-256 have been compared. Raises CheckpointError."""
+    path = folder / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(_read_bytes(path, MAX_MANIFEST_BYTES), object_pairs_hook=_unique_keys)
+        files, step = manifest["files"], manifest["step"]
+        if manifest["format"] > FORMAT:
+            raise CheckpointError(f"{path}: format {manifest['format']} is newer than this version reads ({FORMAT})")
+        expected = {name: (int(about["bytes"]), str(about["sha256"])) for name, about in files.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: damaged: {error}") from error
+    if not {MODEL} <= set(expected) <= {MODEL, STATE} or not isinstance(step, int) or folder.name != f"step-{step:09d}":
+        raise CheckpointError(f"{path}: damaged: it does not describe the folder it lies in")
+    for name, (size, sha256) in expected.items():
+        if only is not None and name not in only:
+            continue
+        data = _read_bytes(folder / name, MAX_FILE_BYTES)
+        if len(data) != size:
+            raise CheckpointError(f"{folder / name}: damaged: {len(data):,} bytes instead of {size:,}")
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise CheckpointError(f"{folder / name}: damaged: its SHA-256 is not the one in {MANIFEST}")
+    return manifest
+
+
+def latest(root: Path) -> tuple[Saved | None, list[str]]:
+    """The newest checkpoint that verifies, and why each newer one was passed over."""
+    rejected = []
+    for folder in steps(root):
+        try:
+            manifest = verify(folder)
+            return Saved(folder, manifest["step"], manifest), rejected
+        except CheckpointError as error:
+            rejected.append(str(error))
+    return None, rejected
+
+
+def read_state(saved: Saved) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and JSON values of ``state.safetensors``."""
+    path = saved.folder / STATE
+    if not path.is_file():
+        raise CheckpointError(f"{path}: missing, so this run cannot go on; its model still translates. Train into another --out")
+    return unpack(path, _read_bytes(path, MAX_FILE_BYTES))
+
+
+def remove_leftovers(root: Path) -> list[str]:
+    """Delete temporary folders of a killed save; their names."""
+    found = sorted(f.name for f in root.glob(".tmp-*")) if root.is_dir() else []
+    for name in found:
+        shutil.rmtree(root / name, ignore_errors=True)
+    return found
