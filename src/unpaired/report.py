@@ -42,6 +42,7 @@ ENLARGE_TO = 96
 
 # Stands for the text colour in a chart; becomes currentColor, which follows light and dark.
 _INK = "#010203"
+_RIGHT = ' class="number"'
 _COLOURS = (
     "#0072b2",
     "#d55e00",
@@ -118,9 +119,21 @@ class Report:
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[Cell]], *, caption: str) -> Self:
         """A table; the first cell of each row is its heading. Numbers are set right, None is a dash."""
-        head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
+        numeric = {
+            index
+            for index in range(1, len(header))
+            if all(not isinstance(row[index], str) for row in rows if index < len(row))
+        }
+        head = "".join(
+            f'<th scope="col"{_RIGHT if index in numeric else ""}>{escape(cell)}</th>'
+            for index, cell in enumerate(header)
+        )
         body = "".join(
-            "<tr>" + "".join(_cell(cell, heading=index == 0) for index, cell in enumerate(row)) + "</tr>"
+            "<tr>"
+            + "".join(
+                _cell(cell, heading=index == 0, right=index in numeric) for index, cell in enumerate(row)
+            )
+            + "</tr>"
             for row in rows
         )
         return self._table(f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>", caption)
@@ -137,7 +150,7 @@ class Report:
             cells = []
             for column in range(len(labels)):
                 share = 100.0 * float(counts[row, column]) / float(totals[row])
-                strong = ' class="strong"' if share > 55 else ""
+                strong = ' class="strong"' if share > 75 else ""
                 cells.append(
                     f'<td{strong} style="--share:{share:.0f}%">{escape(_number(counts[row, column]))}</td>'
                 )
@@ -225,12 +238,11 @@ def _number(value: Any) -> str:
     return f"{float(value):,.4g}" if abs(value) < 1e4 else f"{float(value):,.0f}"
 
 
-def _cell(value: Cell, *, heading: bool) -> str:
-    numeric = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+def _cell(value: Cell, *, heading: bool, right: bool) -> str:
     text = "–" if value is None else value if isinstance(value, str) else _number(value)
     if heading:
         return f'<th scope="row">{escape(text)}</th>'
-    return f'<td class="number">{escape(text)}</td>' if numeric else f"<td>{escape(text)}</td>"
+    return f"<td{_RIGHT if right else ''}>{escape(text)}</td>"
 
 
 def _strip(images: Images, columns: int) -> tuple[str, int]:
