@@ -10,33 +10,43 @@ from pathlib import Path
 
 TEMPORARY_PREFIX = ".unpaired-tmp-"
 """Names that start so are half-written files of a run that is going on or was killed."""
+WRITE_CHUNK_BYTES = 16 * 2**20
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write one file and fsync it, in place: a crash can leave a part of it. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(descriptor, view[:WRITE_CHUNK_BYTES]) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` under a temporary name in the same folder, fsync it, and rename it to ``path``.
 
-    The folder must exist. After a crash ``path`` holds its old or its new content, never a part of one.
+    The folder must exist. After a crash ``path`` holds its old or its new content, never a part of one. Raises OSError.
     """
     temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
     try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_synced(temporary, content)
+        os.replace(temporary, path)  # noqa: PTH105  named so, because the fault tests make this very call fail
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
 
 
 def sync_folder(path: Path) -> None:
-    """Make the renames inside a folder durable; does nothing where the system cannot (Windows)."""
-    with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    """Make the renames inside a folder durable. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sha256_of(path: Path) -> str:

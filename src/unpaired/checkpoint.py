@@ -16,7 +16,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import re
 import secrets
 import shutil
@@ -30,6 +29,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from unpaired import _files
 from unpaired._version import __version__
 from unpaired.config import RunConfig, from_dict
 from unpaired.errors import CheckpointError, ConfigError, StoppedError
@@ -43,7 +43,6 @@ MAX_FILE_BYTES = 16 * 2**30
 MAX_HEADER_BYTES = 16 * 2**20
 """Largest safetensors header: ours have some 100 bytes a tensor, so this allows 100,000 tensors."""
 MAX_MANIFEST_BYTES = 2**20
-WRITE_CHUNK_BYTES = 16 * 2**20
 MODEL, STATE, MANIFEST = "model.safetensors", "state.safetensors", "manifest.json"
 _STEP = re.compile(r"step-(\d{9,})$")
 
@@ -51,41 +50,13 @@ _STEP = re.compile(r"step-(\d{9,})$")
 # --------------------------------------------------------------------------------------------- durable writing
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make renames inside ``folder`` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_synced(path: Path, data: bytes) -> None:
-    """Write and fsync one file. Raises StoppedError with the path, the cause, and the needed and free bytes."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view[:WRITE_CHUNK_BYTES]) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise save_error(path, error, len(data)) from error
-
-
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace ``path`` as a whole or not at all; a reader never sees a part of it."""
-    temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(4)}")
+    """Replace ``path`` as a whole or not at all. Raises StoppedError with path, cause, needed and free bytes."""
     try:
-        write_synced(temporary, data)
-        temporary.replace(path)
-        fsync_folder(path.parent)
+        _files.write_atomically(path, data)
+        _files.sync_folder(path.parent)
     except OSError as error:
         raise save_error(path, error, len(data)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save_error(path: Path, error: OSError, needed: int) -> StoppedError:
@@ -220,7 +191,7 @@ def model_file(path: Path | str) -> Path:
     if (path / MODEL).is_file():
         return path / MODEL
     if (path / "checkpoints").is_dir():
-        found, rejected = latest(path / "checkpoints")
+        found, rejected = latest(path / "checkpoints", only=(MODEL,))
         if found is not None:
             return found.folder / MODEL
         why = "".join(f"\n  {line}" for line in rejected) or " it is empty"
@@ -304,11 +275,11 @@ def commit(
     try:
         temporary.mkdir()
         for name, content in files.items():
-            write_synced(temporary / name, content)
-        write_synced(temporary / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
-        fsync_folder(temporary)
+            _files.write_synced(temporary / name, content)
+        _files.write_synced(temporary / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
+        _files.sync_folder(temporary)
         temporary.rename(final)
-        fsync_folder(root)
+        _files.sync_folder(root)
     except OSError as error:
         raise save_error(final, error, needed) from error
     finally:
@@ -356,12 +327,12 @@ def verify(folder: Path, only: Sequence[str] | None = None) -> dict[str, Any]:
     return manifest
 
 
-def latest(root: Path) -> tuple[Saved | None, list[str]]:
-    """The newest checkpoint that verifies, and why each newer one was passed over."""
+def latest(root: Path, only: Sequence[str] | None = None) -> tuple[Saved | None, list[str]]:
+    """The newest checkpoint that verifies (``only``: those of its files), and why each newer one was passed over."""
     rejected = []
     for folder in steps(root):
         try:
-            manifest = verify(folder)
+            manifest = verify(folder, only)
             return Saved(folder, manifest["step"], manifest), rejected
         except CheckpointError as error:
             rejected.append(str(error))

@@ -1,0 +1,36 @@
+# `make demo` and `make test` are all one needs; both make their own .venv on a machine with Python >= 3.11 and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint types wheel clean help
+
+help:
+	@echo "make demo    train and translate on embedded real images, leave demo/report.html (about six minutes on two cores)"
+	@echo "make test    run all tests"
+	@echo "make lint    ruff;  make types: mypy;  make wheel: build the wheel and try it in an empty environment"
+
+$(VENV)/made: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "unpaired needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Type: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@
+
+demo: $(VENV)/made
+	$(BIN)/unpaired demo --out demo $(DEMO)
+
+test: $(VENV)/made
+	$(BIN)/python -m pytest -n 2 -q $(TESTS)
+
+lint: $(VENV)/made
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/made
+	$(BIN)/mypy
+
+wheel: $(VENV)/made
+	$(BIN)/python tools/check_wheel.py
+
+clean:
+	rm -rf $(VENV) build dist demo

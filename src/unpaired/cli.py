@@ -1,0 +1,430 @@
+"""The command line. Thin: each command parses, then calls one function of the package; ``--help`` never imports torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+from cyclopts import App, CycloptsError, Parameter
+
+from unpaired._version import __version__
+from unpaired.errors import UnpairedError
+
+app = App(
+    name="unpaired",
+    help="Learn to translate images between domains from folders that do not correspond.\n\n"
+    "Start: unpaired check DATA, then unpaired train DATA --out RUN, then unpaired translate RUN PICTURES --to DOMAIN --out DIR.",
+    help_format="plaintext",
+    help_formatter="plain",  # the decorated one loads a Markdown renderer, which costs more than the rest of --help
+    version=__version__,
+    version_flags=["--version"],
+    help_epilogue="Exit codes: 0 ok, 1 failed, 2 refused before work, 3 finished with failed items, 4 stopped by itself (state saved), "
+    "130 and 143 stopped by a signal (state saved).",
+)
+importer = App(name="import", help="Turn checkpoints of other projects into models of unpaired.", help_format="plaintext", help_formatter="plain")
+app.command(importer)
+app.register_install_completion_command()
+
+Settings = Annotated[list[str], Parameter(name="--set", negative="", consume_multiple=False)]
+Names = Annotated[list[str], Parameter(negative="", consume_multiple=False)]
+Domains = Annotated[str, Parameter(name="--domains")]
+
+
+def _split(text: str) -> tuple[str, str]:
+    from unpaired.errors import ConfigError
+
+    parts = [p.strip() for p in text.split(",")]
+    if len(parts) != 2 or not all(parts) or parts[0] == parts[1]:
+        raise ConfigError(f"--domains {text!r}: give two different names, first A then B, as in --domains cat,tiger")
+    return parts[0], parts[1]
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+@app.command
+def train(
+    data: Path,
+    /,
+    *,
+    out: Path,
+    method: str | None = None,
+    preset: str | None = None,
+    config: Path | None = None,
+    set_: Settings = [],  # noqa: B006  read only; None would show as a type in the help
+    steps: int | None = None,
+    seed: int | None = None,
+    precision: Literal["auto", "fp32", "tf32", "bf16"] | None = None,
+    device: str | None = None,
+    compile: bool | None = None,
+    workers: int | None = None,
+    allow_change: Names = [],  # noqa: B006
+    quiet: bool = False,
+) -> None:
+    """Train on a folder of images, or resume the run that --out holds (the same command again).
+
+    Parameters
+    ----------
+    data
+        Folder of images; layouts in docs/data.md, and `unpaired check DATA` says what is seen.
+    out
+        Folder of the run: settings, log, samples, checkpoints.
+    method
+        unit (default); `unpaired presets` lists ready settings.
+    preset
+        Name of a shipped preset, or a TOML file.
+    config
+        TOML file laid over the preset.
+    set_
+        KEY=VALUE, any setting, as in --set model.width=32; may be repeated.
+    steps
+        Training steps in all (stages are scaled in proportion).
+    seed
+        Everything random follows from it.
+    precision
+        auto takes bf16 where the hardware has it.
+    device
+        auto, cpu, cuda or cuda:N.
+    compile
+        Compile the losses with torch.compile.
+    workers
+        Loader processes; the result does not depend on it.
+    allow_change
+        Setting that may differ from the run being resumed; may be repeated.
+    quiet
+        No progress; warnings stay.
+    """
+    from unpaired.config import parse_assignments
+    from unpaired.runs import train as run
+
+    settings = parse_assignments(set_)
+    named = {
+        "seed": seed, "training.precision": precision, "training.device": device, "training.compile": compile, "data.workers": workers,
+    }  # fmt: skip
+    settings |= {key: value for key, value in named.items() if value is not None}
+    run(data, out, method=method, preset=preset, config=config, settings=settings, steps=steps, allow_change=allow_change, quiet=quiet)
+    if not quiet:
+        print(f"done: {out}\nnext: unpaired translate {out} PICTURES --to DOMAIN --out DIR")
+
+
+@app.command
+def translate(
+    model: Path,
+    /,
+    *inputs: Path,
+    to: str,
+    out: Path,
+    source: str | None = None,
+    batch_size: int = 8,
+    seed: int = 0,
+    device: str = "auto",
+    precision: Literal["fp32", "bf16"] = "fp32",
+    max_pixels: int | None = None,
+    format: Literal["png", "jpg", "webp"] = "png",
+    report: Path | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Translate pictures or whole trees of them; the structure, sizes and inputs are kept.
+
+    Parameters
+    ----------
+    model
+        Model file, checkpoint folder or run folder.
+    inputs
+        Pictures or folders.
+    to
+        Domain to translate to.
+    out
+        Folder for the results; run the same command again to go on after an interruption.
+    source
+        Domain of the inputs, where it does not follow from --to.
+    batch_size
+        Pictures of equal size at a time.
+    seed
+        For methods with random outputs.
+    device
+        auto, cpu, cuda or cuda:N.
+    precision
+        fp32 or bf16.
+    max_pixels
+        Larger pictures are translated in overlapping tiles of this many pixels.
+    format
+        File format of the results.
+    report
+        Where to write the JSON report (always written into --out as well when something failed).
+    overwrite
+        Replace results of another model or other options.
+    quiet
+        No progress.
+    """
+    from unpaired.translation import translate_files
+
+    translate_files(
+        model, list(inputs), to=to, source=source, out=out, device=device, precision=precision, batch_size=batch_size, seed=seed,
+        max_pixels=max_pixels, format=format, report=report, overwrite=overwrite, quiet=quiet,
+    )  # fmt: skip
+
+
+@app.command
+def evaluate(
+    model: Path,
+    data: Path,
+    /,
+    *,
+    out: Path | None = None,
+    backbone: str = "mobilenet_v1",
+    weights: Path | None = None,
+    split: Literal["train", "test"] = "test",
+    limit: int | None = None,
+    batch_size: int = 16,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """Distances between translated and real images, and reconstruction errors, each with its N.
+
+    Parameters
+    ----------
+    model
+        Model file, checkpoint folder or run folder.
+    data
+        Folder of images, as for training.
+    out
+        JSON file for the results.
+    backbone
+        Feature network of the distances; its name stands in every figure.
+    weights
+        File or folder with that network's weights.
+    split
+        Which images to use.
+    limit
+        At most this many images a domain.
+    batch_size
+        Images at a time; does not change the result.
+    seed
+        For random halves, subsets and random outputs.
+    device
+        auto, cpu, cuda or cuda:N.
+    """
+    from unpaired.evaluation import evaluate as run, format_table
+
+    results = run(
+        model, data, out=out, backbone=backbone, weights=weights, split=split, limit=limit, batch_size=batch_size, seed=seed, device=device
+    )
+    print(format_table(results))
+
+
+@app.command
+def check(data: Path, /, *, json: bool = False) -> None:
+    """Look at a data folder: what is there, what is wrong, and how to train on it. Exit 2 when training would refuse.
+
+    Parameters
+    ----------
+    data
+        Folder of images.
+    json
+        Machine-readable output.
+    """
+    from unpaired.data.check import check as run
+
+    report = run(data)
+    if json:
+        _print_json(report.to_dict())
+    else:
+        print(report.text())
+    if not report.ok:
+        sys.exit(2)
+
+
+@app.command
+def adapt(
+    *,
+    source: Path,
+    target: Path,
+    out: Path,
+    test: Path | None = None,
+    method: str = "unit",
+    recipe: Literal["joint", "translate"] | None = None,
+    preset: str | None = None,
+    set_: Settings = [],  # noqa: B006
+    seed: int = 0,
+    select_on_test: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Make a classifier for unlabelled target images from labelled source images.
+
+    Parameters
+    ----------
+    source
+        Labelled images: a folder of class folders, or an npz file.
+    target
+        Unlabelled images: a folder or an npz file (labels in it are not read).
+    out
+        Folder of the run, the classifier and results.json.
+    test
+        Labelled target images, looked at only to report.
+    method
+        Method of the translator.
+    recipe
+        joint: classify with the discriminator's features, as the UNIT paper; translate: train on translated images.
+    preset
+        Name of a shipped preset, or a TOML file.
+    set_
+        KEY=VALUE, any setting; may be repeated.
+    seed
+        Everything random follows from it.
+    select_on_test
+        Choose the best checkpoint on the test labels, as the official code does; said in every result.
+    quiet
+        No progress.
+    """
+    from unpaired.adaptation import adapt as run
+    from unpaired.config import parse_assignments
+
+    result = run(
+        source, target, test, out=out, method=method, recipe=recipe, preset=preset, settings=parse_assignments(set_), seed=seed,
+        select_on_test=select_on_test, quiet=quiet,
+    )  # fmt: skip
+    print(result.text())
+
+
+@importer.command(name="unit-v2")
+def import_unit_v2(
+    gen: Path, dis: Path | None = None, /, *, domains: Domains, out: Path, norm: Literal["none", "instance"] = "none"
+) -> None:
+    """UNIT's paper branch (version_02): GEN.pkl and, to go on training, DIS.pkl.
+
+    Parameters
+    ----------
+    gen
+        Generator file.
+    dis
+        Discriminator file.
+    domains
+        Names of A and B, as in cat,tiger.
+    out
+        Model file to write, model.safetensors.
+    norm
+        none for COCOResGen2, instance for COCOResGen: the tensors are the same and do not tell.
+    """
+    from unpaired import interop
+
+    _imported(interop.import_unit_v2(gen, dis, _split(domains), norm=norm), out)
+
+
+@importer.command(name="unit-munit")
+def import_unit_munit(gen: Path, dis: Path | None = None, /, *, domains: Domains, out: Path) -> None:
+    """UNIT's second generation (master branch, MUNIT code base): GEN.pt and, to go on training, DIS.pt.
+
+    Parameters
+    ----------
+    gen
+        Generator file.
+    dis
+        Discriminator file.
+    domains
+        Names of A and B, as in cat,tiger.
+    out
+        Model file to write, model.safetensors.
+    """
+    from unpaired import interop
+
+    _imported(interop.import_unit_munit(gen, dis, _split(domains)), out)
+
+
+def _imported(result: tuple[Any, dict[str, Any]], out: Path) -> None:
+    from unpaired.checkpoint import write_model
+
+    method, header = result
+    write_model(out, method, header)
+    print(f"wrote {out}: {', '.join(f'{a} → {b}' for a, b in method.directions)}")
+
+
+@app.command
+def info(model: Path, /, *, json: bool = False) -> None:
+    """What a model is: method, domains, directions, settings, training data, hash.
+
+    Parameters
+    ----------
+    model
+        Model file, checkpoint folder or run folder.
+    json
+        Machine-readable output.
+    """
+    from unpaired.translation import load
+
+    about = load(model).info()
+    if json:
+        _print_json(about)
+        return
+    for key, value in about.items():
+        print(f"{key:18} {value if isinstance(value, str) else _plain(value)}")
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+@app.command
+def presets() -> None:
+    """Ready settings, one for each published experiment and a few for small machines."""
+    from unpaired.config import presets as shipped
+
+    for name, title in shipped().items():
+        print(f"{name:24} {title}")
+
+
+@app.command
+def demo(*, out: Path = Path("demo"), seed: int = 0, reduced: bool = False) -> None:
+    """Train and translate on embedded real images and leave a report: no download, about six minutes on two cores.
+
+    Parameters
+    ----------
+    out
+        Folder for data, runs and report.html.
+    seed
+        Everything random follows from it.
+    reduced
+        About a minute: proves that it runs, not that it learns.
+    """
+    from unpaired.demo import run_demo
+
+    path = run_demo(out, seed=seed, reduced=reduced)
+    print(f"open {path}")
+
+
+def _usage_error(error: CycloptsError) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with the code of errors.py. ``--debug`` (or UNPAIRED_DEBUG=1) shows tracebacks."""
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    debug = os.environ.get("UNPAIRED_DEBUG") == "1" or "--debug" in tokens
+    tokens = [t for t in tokens if t != "--debug"]
+    try:
+        app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        _usage_error(error)
+    except UnpairedError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # `unpaired check DATA | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        print(f"error: {type(error).__name__}: {error}; this is a bug in unpaired: run again with --debug and report the traceback", file=sys.stderr)
+        sys.exit(1)
+    sys.exit(0)

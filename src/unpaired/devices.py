@@ -1,0 +1,60 @@
+"""Device and precision: what ``auto`` means, decided in one place."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from contextlib import AbstractContextManager
+
+import torch
+
+from unpaired.errors import ConfigError
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` -> a device that is there. Raises ConfigError otherwise."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device '{name}': use auto, cpu, cuda or cuda:0") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device '{name}' is not supported: use auto, cpu, cuda or cuda:0")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        index = device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", "0"))
+        if index >= count:
+            raise ConfigError(f"device '{name}' is not there: this machine has {count} GPUs. Type --device cpu or --device auto")
+        device = torch.device("cuda", index)
+    return device
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether bf16 products run on matrix units or wide vector instructions here, so that autocast pays."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """``auto`` -> ``bf16`` where the hardware has it, else ``fp32``. Raises ConfigError for ``tf32`` on a CPU."""
+    if name == "auto":
+        return "bf16" if has_bf16(device) else "fp32"
+    if name == "tf32" and device.type != "cuda":
+        raise ConfigError("training.precision = 'tf32' needs a GPU; this runs on the CPU. Use fp32, bf16 or auto")
+    return name
+
+
+def set_products(precision: str) -> None:
+    """TF32 products only when asked for by name; PyTorch would use them for convolutions by default."""
+    kind = "tf32" if precision == "tf32" else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = kind
+    torch.backends.cudnn.conv.fp32_precision = kind  # type: ignore[attr-defined]
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """bf16 autocast for ``bf16``, nothing for the others. Parameters stay fp32 in every case."""
+    if precision == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()

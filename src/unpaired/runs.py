@@ -1,0 +1,120 @@
+"""From a folder of images and a few words to a trained model: settings resolved, data checked, then the one loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unpaired import signals
+from unpaired.config import RunConfig, from_dict, merge, nested, preset as read_preset, read_toml
+from unpaired.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from unpaired.methods.base import Method
+    from unpaired.translation import Translator
+
+
+def resolve(
+    *,
+    method: str | None = None,
+    preset: str | None = None,
+    config: Path | str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    steps: int | None = None,
+    run_dir: Path | None = None,
+) -> RunConfig:
+    """One validated run from its layers; a later one wins: the run already in ``run_dir`` (only when nothing else is
+    given), ``preset``, ``config`` (a TOML file), ``method``, ``settings`` (dotted keys), ``steps`` in all.
+
+    Raises ConfigError.
+    """
+    values: dict[str, Any] = {}
+    existing = run_dir / "config.toml" if run_dir is not None else None
+    if preset is None and config is None and method is None and existing is not None and existing.exists():
+        values = read_toml(existing)  # "the same command" may be as short as DATA and --out
+    if preset is not None:
+        values = merge(values, read_preset(preset))
+    if config is not None:
+        values = merge(values, read_toml(Path(config)))
+    if method is not None:
+        if values.get("method", method) != method:
+            raise ConfigError(
+                f"--method {method} does not go with a preset or config for '{values['method']}'; leave one of them out"
+            )
+        values["method"] = method
+    run = from_dict(merge(values, nested(settings or {})))
+    if steps is not None:
+        if steps < 1:
+            raise ConfigError(f"steps = {steps}: must be at least 1")
+        run = run.model_copy(update={"model": run.model.with_steps(steps)})
+    return run
+
+
+def build(config: RunConfig, domains: tuple[str, ...], classes: tuple[str, ...] = ()) -> Method:
+    """A fresh method for ``domains``, its weights seeded from ``config.seed``. Raises ConfigError for a wrong number of domains."""
+    from unpaired.methods import method_class
+    from unpaired.training import seed_everything
+
+    kind = method_class(config.method)
+    most = kind.max_domains
+    if len(domains) < kind.min_domains or (most is not None and len(domains) > most):
+        wanted = f"{kind.min_domains}" if most == kind.min_domains else f"{kind.min_domains} to {most or 'any number'}"
+        raise ConfigError(
+            f"method '{config.method}' wants {wanted} domains; the data has {len(domains)}: {', '.join(domains)}. "
+            "Move the others out, or choose another --method"
+        )
+    seed_everything(config.seed, 0)
+    return kind(config.model, domains, image_size=config.data.size, classes=classes)
+
+
+def train(
+    data: Path | str,
+    out: Path | str,
+    *,
+    method: str | None = None,
+    preset: str | None = None,
+    config: Path | str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    steps: int | None = None,
+    allow_change: Sequence[str] = (),
+    quiet: bool = False,
+) -> Translator:
+    """Train on a folder of images, or go on with the run that ``out`` holds; the trained translator.
+
+    Args:
+        data: a folder in one of the layouts of docs/data.md.
+        out: the run's folder: settings, log, samples, checkpoints.
+        method: a key of ``unpaired.METHODS``; ``unit`` when nothing says otherwise.
+        preset: a shipped preset (``unpaired presets``) or a TOML file.
+        config: a TOML file laid over the preset.
+        settings: dotted keys, as in ``{"model.width": 32, "training.precision": "fp32"}``.
+        steps: number of training steps in all; stages are scaled in proportion.
+        allow_change: settings that may differ from the run being resumed.
+
+    Raises:
+        DataError: bad layout, an empty domain, or more than 5 % unusable files.
+        ConfigError, CheckpointError, RefusedError: refused before any work.
+        NonFiniteError, StoppedError: stopped by itself, state saved.
+        Interrupted: a signal came; state saved.
+    """
+    from unpaired import training
+    from unpaired.data.check import check
+    from unpaired.data.folders import find
+    from unpaired.data.sampling import open_pool
+    from unpaired.translation import load
+
+    with signals.handled():
+        out = Path(out)
+        run = resolve(method=method, preset=preset, config=config, settings=settings, steps=steps, run_dir=out)
+        tree = find(data)
+        model = build(run, tree.domains)
+        check(tree, run.data).require()
+        pool = open_pool(tree, run.data, split="train")
+        held_out = None
+        if all(tree.files.get(("test", domain)) for domain in tree.domains):
+            held_out = open_pool(tree, run.data, split="test")
+        if any(pool.count(domain) == 0 for domain in tree.domains):
+            raise DataError(f"{data}: a domain has no training images")
+        path = training.fit(model, pool, run, out, held_out=held_out, allow_change=allow_change, quiet=quiet)
+        return load(path)

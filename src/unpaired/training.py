@@ -1,0 +1,539 @@
+"""The one loop. It knows no method: it runs the stages and updates that a method lists.
+
+Promises: a step is a function of (seed, step) and of the state before it, so that a resumed run equals an uninterrupted one bit
+for bit on a CPU; a killed run loses at most the steps since its last checkpoint; a non-finite loss stops the run and keeps the
+last good checkpoint; a signal saves and leaves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from unpaired import checkpoint, devices, signals
+from unpaired.config import RunConfig, differences, read_toml
+from unpaired.data.images import encode_png, to_tensor, to_uint8
+from unpaired.data.sampling import Pool, Sampler, StepDataset
+from unpaired.distributed import Ranks, joined
+from unpaired.errors import CheckpointError, ConfigError, Interrupted, NonFiniteError, RefusedError, UnpairedError
+from unpaired.methods.base import Batch, Method, Stage, Update
+from unpaired.runlog import Reporter, RunLog, warn
+from unpaired.watch import Watch
+
+FREE_SETTINGS = frozenset(
+    {"data.workers", "data.cache", "data.cache_gib"}
+    | {f"training.{k}" for k in ("device", "log_every", "checkpoint_every", "keep", "sample_every", "samples", "tensorboard")}
+)
+"""Settings that may change on resume without being named: none of them changes what is learnt."""
+
+OnStep = Callable[[int, Method], Mapping[str, float] | None]
+
+
+def seed_everything(seed: int, step: int, rank: int = 0) -> None:
+    """Seed torch's generators from (seed, step, rank): noise, dropout and pools then need no saved state."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1))
+
+
+class Plan:
+    """The stages on one axis of steps. Steps are counted from 1; step 0 is before training."""
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self.stages = tuple(s for s in stages if s.steps > 0)
+        if not self.stages:
+            raise ConfigError("the method's settings ask for no training steps; set model.steps above 0")
+        self.ends: list[int] = []
+        for stage in self.stages:
+            self.ends.append((self.ends[-1] if self.ends else 0) + stage.steps)
+        modules: dict[str, set[int]] = {}
+        for stage in self.stages:
+            for update in stage.updates:
+                ids = {id(p) for m in update.modules for p in m.parameters()}
+                if modules.setdefault(update.name, ids) != ids:
+                    raise ValueError(f"update '{update.name}' trains other parameters in stage '{stage.name}': give it a name of its own")
+
+    @property
+    def total(self) -> int:
+        """Steps of all stages."""
+        return self.ends[-1]
+
+    def at(self, step: int) -> tuple[Stage, int]:
+        """The stage of step ``step`` (1 to total) and the step before the stage's first."""
+        index = next(i for i, end in enumerate(self.ends) if step <= end)
+        return self.stages[index], self.ends[index] - self.stages[index].steps
+
+    def updates_until(self, step: int) -> list[Update]:
+        """The updates that have had a step after ``step`` steps; the first of each name."""
+        found: dict[str, Update] = {}
+        for stage, end in zip(self.stages, self.ends, strict=True):
+            if end - stage.steps < step:
+                for update in stage.updates:
+                    found.setdefault(update.name, update)
+        return list(found.values())
+
+
+@contextlib.contextmanager
+def lock(run_dir: Path) -> Iterator[None]:
+    """Hold ``run_dir/lock``. The kernel frees it when its owner dies, so a stale one is simply taken over."""
+    path = run_dir / "lock"
+    file: IO[str] = path.open("a+", encoding="utf-8")
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            raise RefusedError(f"{run_dir}: another training is at work here (pid {owner}); wait for it, stop it, or use another --out") from error
+        file.seek(0)
+        file.truncate()
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+    finally:
+        file.close()
+
+
+def compare_settings(run_dir: Path, config: RunConfig, allow_change: Sequence[str]) -> None:
+    """Refuse to resume with other settings unless each is free or named. Raises ConfigError that lists all of them."""
+    path = run_dir / "config.toml"
+    if not path.exists():
+        return
+    found = differences(read_toml(path), {k: v for k, v in _without_none(config.to_dict()).items()})
+    changed = {k: v for k, v in found.items() if k not in FREE_SETTINGS and k not in allow_change}
+    if changed:
+        lines = "\n".join(f"  {k}: {old!r} in the run, {new!r} now" for k, (old, new) in sorted(changed.items()))
+        allow = " ".join(f"--allow-change {k}" for k in sorted(changed))
+        raise ConfigError(
+            f"{run_dir} holds a run with other settings:\n{lines}\nUse another --out for a new run, repeat the old settings to resume, "
+            f"or accept the change by name: {allow}"
+        )
+
+
+def _without_none(value: Any) -> Any:
+    return {k: _without_none(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+
+
+class Trainer:
+    """One run: builds optimisers, restores, steps, saves. Use :func:`fit`."""
+
+    def __init__(
+        self,
+        method: Method,
+        pool: Pool,
+        config: RunConfig,
+        run_dir: Path,
+        *,
+        held_out: Pool | None,
+        header_extra: Mapping[str, Any],
+        on_step: OnStep | None,
+        device: torch.device,
+        ranks: Ranks,
+        reporter: Reporter | None,
+    ) -> None:
+        self.method, self.pool, self.held_out, self.config, self.run_dir = method.to(device), pool, held_out, config, run_dir
+        self.header_extra, self.on_step, self.device, self.ranks, self.reporter = header_extra, on_step, device, ranks, reporter
+        self.settings = config.training
+        self.plan = Plan(method.stages())
+        self.watch = Watch()
+        self.step = 0
+        self.optimizers: dict[str, torch.optim.Adam] = {}
+        self.names = {id(p): n for n, p in method.named_parameters()}
+        shared = set(method.shared_state())
+        self.average = (
+            {n: p.detach().clone() for n, p in method.named_parameters() if n in shared} if self.settings.ema else {}
+        )
+        self.losses: dict[tuple[str, str], Callable[[Batch], dict[str, Tensor]]] = {}
+        self.finite = torch.ones((), dtype=torch.bool, device=device)
+
+    # ---- state -------------------------------------------------------------------------------------------
+
+    def _optimizer(self, update: Update) -> torch.optim.Adam:
+        if update.name not in self.optimizers:
+            parameters = list(dict.fromkeys(p for m in update.modules for p in m.parameters()))
+            spec = update.optimizer
+            self.optimizers[update.name] = torch.optim.Adam(
+                parameters, lr=spec.lr, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay, fused=True
+            )
+        return self.optimizers[update.name]
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that must survive a restart: the one list of it."""
+        tensors = {f"method/{k}": v for k, v in self.method.state_dict().items()}
+        tensors |= {f"average/{k}": v for k, v in self.average.items()}
+        for name, optimizer in self.optimizers.items():
+            for parameter, values in optimizer.state.items():
+                tensors |= {f"optimizer/{name}/{self.names[id(parameter)]}/{k}": v for k, v in values.items()}
+        return tensors, {"format": checkpoint.FORMAT, "step": self.step, "watch": self.watch.state()}
+
+    def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Take back what :meth:`state` gave. Raises CheckpointError when it does not fit."""
+        own, _ = self.state()
+        own_names = {k for k in own if not k.startswith("optimizer/")}
+        given_names = {k for k in tensors if not k.startswith("optimizer/")}
+        if own_names != given_names:
+            raise CheckpointError(f"the saved state does not fit this method; it differs in: {', '.join(sorted(own_names ^ given_names)[:8])}")
+        self.method.load_state_dict({k.removeprefix("method/"): v for k, v in tensors.items() if k.startswith("method/")})
+        for name in self.average:
+            self.average[name] = tensors[f"average/{name}"].to(self.device)
+        self.step = values["step"]
+        for update in self.plan.updates_until(self.step):
+            optimizer = self._optimizer(update)
+            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+                prefix = f"optimizer/{update.name}/{self.names[id(parameter)]}/"
+                saved = {k.removeprefix(prefix): v.to(self.device) for k, v in tensors.items() if k.startswith(prefix)}
+                if saved:
+                    optimizer.state[parameter] = saved
+        self.watch.restore(values["watch"])
+
+    def shared_tensors(self) -> dict[str, Tensor]:
+        """What goes into the model file: averaged weights where EMA is on, the raw ones elsewhere."""
+        return {**self.method.shared_state(), **self.average}
+
+    def save(self) -> Path | None:
+        """Commit a checkpoint of the current step. Raises NonFiniteError instead of saving NaN or infinity."""
+        self.check_finite()
+        bad = [n for n, t in self.method.state_dict().items() if t.is_floating_point() and not torch.isfinite(t).all()]
+        if bad:
+            self.stop_non_finite("saving", {}, f"weights are not finite: {', '.join(bad[:4])}")
+        path = None
+        if self.ranks.main:
+            stage = self.plan.at(max(self.step, 1))[0].name
+            header = checkpoint.make_header(
+                self.method, self.config, step=self.step, stage=stage, data_fingerprint=self.pool.fingerprint, extra=self.header_extra
+            )
+            tensors, values = self.state()
+            path = checkpoint.commit(
+                self.run_dir / "checkpoints",
+                self.step,
+                model=checkpoint.pack(self.shared_tensors(), header),
+                state=checkpoint.pack(tensors, values),
+                about={"stage": stage, "method": self.config.method, "data_fingerprint": self.pool.fingerprint},
+                keep=self.settings.keep,
+            )
+        self.ranks.barrier()
+        return path
+
+    # ---- one step ----------------------------------------------------------------------------------------
+
+    def modes(self, stage: Stage) -> None:
+        """Freeze everything, then put the stage's players into train()."""
+        self.method.eval()
+        self.method.requires_grad_(False)
+        for module in (*(m for u in stage.updates for m in u.modules), *stage.train_mode):
+            module.train()
+
+    def run_step(self, stage: Stage, first: int, batch: Batch) -> dict[str, Tensor]:
+        """All updates of step ``self.step``; the terms by ``update/term``, detached."""
+        seed_everything(self.config.seed, self.step, self.ranks.rank)
+        self.method.monitor.clear()
+        terms: dict[str, Tensor] = {}
+        for update in stage.updates:
+            if self.step % update.every == 0:
+                terms |= self._update(update, stage, first, batch)
+        self.ranks.share_buffers(self.method.buffers())
+        if self.settings.ema:
+            live = dict(self.method.named_parameters())
+            names = list(self.average)
+            torch._foreach_lerp_([self.average[n] for n in names], [live[n].detach() for n in names], 1 - self.settings.ema)
+        return terms
+
+    def _update(self, update: Update, stage: Stage, first: int, batch: Batch) -> dict[str, Tensor]:
+        optimizer = self._optimizer(update)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        optimizer.zero_grad(set_to_none=True)
+        accumulate = min(self.settings.accumulate, len(batch))
+        sums: dict[str, Tensor] = {}
+        for part in range(accumulate):
+            piece = batch.part(part, accumulate)
+            share = len(piece) / len(batch)
+            with devices.autocast(self.settings.precision, self.device):
+                terms = self._loss(update, stage)(piece)
+            total = torch.stack([t.float() for t in terms.values()]).sum()
+            if self.device.type == "cpu":
+                if not torch.isfinite(total):
+                    self.stop_non_finite(update.name, terms)
+            else:  # no waiting for the GPU here: looked at before each log line and each save
+                self.finite &= torch.isfinite(total.detach())
+            (total * share).backward()  # type: ignore[no-untyped-call]
+            for key, value in terms.items():
+                sums[f"{update.name}/{key}"] = sums.get(f"{update.name}/{key}", 0) + value.detach().float() * share
+        self.ranks.average_gradients(parameters)
+        if self.settings.clip is not None:
+            nn.utils.clip_grad_norm_(parameters, self.settings.clip)
+        spec = update.optimizer
+        factor = spec.schedule(self.step - first - 1, stage.steps) if spec.schedule else 1.0
+        for group in optimizer.param_groups:
+            group["lr"] = spec.lr * factor
+        optimizer.step()
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        return sums
+
+    def _loss(self, update: Update, stage: Stage) -> Callable[[Batch], dict[str, Tensor]]:
+        key = (stage.name, update.name)
+        if key not in self.losses:
+            self.losses[key] = _compiled(update.loss) if self.settings.compile else update.loss
+        return self.losses[key]
+
+    def check_finite(self) -> None:
+        """Look at the flag that GPU steps leave behind. Raises NonFiniteError."""
+        if not bool(self.finite):
+            self.stop_non_finite("some update", {}, "a loss became non-finite since the last look")
+
+    def stop_non_finite(self, update: str, terms: Mapping[str, Tensor], why: str = "") -> None:
+        """Write ``crash-step-N.json`` and raise NonFiniteError that names stage, update, step and terms."""
+        stage = self.plan.at(max(self.step, 1))[0].name
+        values = {k: float(v.detach()) for k, v in terms.items()}
+        shown = ", ".join(f"{k} = {v:.4g}" for k, v in values.items()) or why
+        last, _ = checkpoint.latest(self.run_dir / "checkpoints")
+        kept = f"the last good state is {last.folder}" if last else "no checkpoint had been written yet"
+        note = {
+            "step": self.step, "stage": stage, "update": update, "terms": {k: str(v) for k, v in values.items()}, "why": why or "non-finite loss",
+            "seed": self.config.seed, "precision": self.settings.precision,
+        }  # fmt: skip
+        if self.ranks.main:
+            checkpoint.write_atomic(self.run_dir / f"crash-step-{self.step:09d}.json", json.dumps(note, indent=1).encode())
+        raise NonFiniteError(
+            f"non-finite loss at step {self.step}, stage '{stage}', update '{update}': {shown}; {kept}. "
+            "Try training.precision=fp32, a lower rate, or training.clip=1.0 in a new --out"
+        )
+
+    # ---- pictures ----------------------------------------------------------------------------------------
+
+    def sample(self, log: RunLog) -> None:
+        """Write ``samples/step-N.png``: fixed held-out inputs above their translations, one pair of rows a direction."""
+        pool = self.held_out or self.pool
+        self.method.eval()
+        swapped = self._swap_average()
+        rows, warnings = [], []
+        for source, target in self.method.directions[:6]:
+            count = min(self.settings.samples, pool.count(source))
+            if count == 0:
+                continue
+            side = self.method.image_size
+            images = torch.stack([to_tensor(centre(pool.image(source, i), side)) for i in range(count)]).to(self.device)
+            with torch.inference_mode(), devices.autocast(self.settings.precision, self.device):
+                outputs = self.method.translate(
+                    images, source, target, generator=torch.Generator(self.device).manual_seed(0)
+                ).float()
+            rows += [_row(images, self.settings.samples), _row(outputs, self.settings.samples)]
+            if self.step > 0:
+                warnings += self.watch.sampled(images, outputs, (source, target))
+        self._swap_average(swapped)
+        if rows:
+            sheet = np.concatenate(rows)
+            folder = self.run_dir / "samples"
+            folder.mkdir(exist_ok=True)
+            checkpoint.write_atomic(folder / f"step-{self.step:09d}.png", encode_png(sheet))
+            log.picture("samples", sheet, self.step)
+        for text in warnings:
+            warn(text)
+
+    def _swap_average(self, back: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Put the averaged weights into the method, or ``back`` what they replaced; returns what was there."""
+        live = dict(self.method.named_parameters())
+        put = self.average if back is None else back
+        before = {n: live[n].detach().clone() for n in put}
+        for name, value in put.items():
+            live[name].data.copy_(value)
+        return before
+
+    # ---- the loop ----------------------------------------------------------------------------------------
+
+    def batches(self) -> Iterator[Batch]:
+        """Batches of the steps still to come; the same whatever the number of workers."""
+        sampler = Sampler(self.pool, self.config.data, self.method.pairs, self.config.seed)
+        dataset = StepDataset(sampler, lambda step: self.plan.at(step)[0].batch_size, self.ranks.rank, self.ranks.world)
+        workers = self.config.data.workers
+        loader = DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=range(self.step + 1, self.plan.total + 1),
+            num_workers=workers,
+            worker_init_fn=signals.ignore_in_worker,
+            pin_memory=self.device.type == "cuda",
+            prefetch_factor=4 if workers else None,
+            multiprocessing_context="fork" if workers else None,
+        )
+        for batch in loader:
+            yield batch.to(self.device, non_blocking=True)
+
+    def run(self, log: RunLog) -> Path:
+        """Train to the end; the folder of the last checkpoint."""
+        total, settings, started = self.plan.total, self.settings, time.monotonic()
+        last = self.save() if self.step == 0 else None  # also proves that the folder can be written
+        if self.step == 0 and self.ranks.main:
+            self.sample(log)
+        current: Stage | None = None
+        for batch in self.batches():
+            stage, first = self.plan.at(self.step + 1)
+            self._leave_if_asked()
+            self.step += 1
+            if stage is not current:
+                if self.step == first + 1 and stage.start is not None:
+                    seed_everything(self.config.seed, self.step - 1, self.ranks.rank)
+                    stage.start()
+                self.modes(stage)
+                current = stage
+            terms = self.run_step(stage, first, batch)
+            extra = self.on_step(self.step, self.method) if self.on_step else None
+            at_end = self.step == total
+            if self.step % settings.log_every == 0 or at_end or extra:
+                self._log(log, stage, terms, extra, time.monotonic() - started)
+            if self.step % settings.sample_every == 0 or at_end:
+                if self.ranks.main:
+                    self.sample(log)
+                current = None  # sampling left everything in eval(): set the modes again
+            elif extra is not None:
+                current = None
+            if self.step % settings.checkpoint_every == 0 or at_end:
+                last = self.save()
+            if self.reporter is not None:
+                self.reporter.advance(self.step, stage.name)
+        return last or self.run_dir / "checkpoints" / f"step-{self.step:09d}"
+
+    def _log(self, log: RunLog, stage: Stage, terms: Mapping[str, Tensor], extra: Mapping[str, float] | None, seconds: float) -> None:
+        self.check_finite()
+        values = {k: float(v) for k, v in {**terms, **self.method.monitor}.items()} | dict(extra or {})
+        warnings = self.watch.logged(values)
+        if self.ranks.main:
+            log.write({"step": self.step, "stage": stage.name, **values, "seconds": round(seconds, 3)})
+            for text in warnings:
+                warn(text)
+
+    def _leave_if_asked(self) -> None:
+        signum = self.ranks.largest(signals.requested() or 0, self.device)
+        if signum:
+            path = self.save()
+            raise Interrupted(signum, f"stopped by signal {signum} after step {self.step}; saved as {path}. The same command goes on from there")
+
+
+def centre(image: np.ndarray[Any, Any], side: int) -> np.ndarray[Any, Any]:
+    """The central square of a uint8 [H, W, 3] image, ``side`` pixels; edge pixels repeat where it is smaller."""
+    height, width = image.shape[:2]
+    image = np.pad(image, ((0, max(0, side - height)), (0, max(0, side - width)), (0, 0)), mode="edge")
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    return image[top : top + side, left : left + side]
+
+
+def _row(images: Tensor, columns: int) -> np.ndarray[Any, Any]:
+    """Images side by side as uint8 [H, columns · W, 3], white where there are fewer."""
+    pixels = to_uint8(images.float().cpu())
+    blank = np.full((columns - len(pixels), *pixels.shape[1:]), 255, np.uint8)
+    return np.concatenate([*pixels, *blank], axis=1)
+
+
+def _compiled(loss: Callable[[Batch], dict[str, Tensor]]) -> Callable[[Batch], dict[str, Tensor]]:
+    """``loss`` through torch.compile, or itself with one warning when that fails at the first call."""
+    compiled: Callable[[Batch], dict[str, Tensor]] = torch.compile(loss)
+    chosen: list[Callable[[Batch], dict[str, Tensor]]] = []
+
+    def call(batch: Batch) -> dict[str, Tensor]:
+        if not chosen:
+            try:
+                result = compiled(batch)
+                chosen.append(compiled)
+                return result
+            except Exception as error:  # the compiler raises many kinds; the plain loss decides whether it is a real one
+                warn(f"torch.compile failed ({type(error).__name__}); going on without it")
+                chosen.append(loss)
+        return chosen[0](batch)
+
+    return call
+
+
+def _resume(trainer: Trainer, root: Path, say: Callable[[str], None], allow_change: Sequence[str]) -> None:
+    """Restore the newest checkpoint that verifies, and say which ones were passed over."""
+    saved, rejected = checkpoint.latest(root)
+    for line in rejected:
+        say(f"skipped a damaged checkpoint: {line}")
+    if saved is None:
+        if rejected:
+            raise CheckpointError(f"{root}: no checkpoint is intact, so the run cannot be resumed. Use another --out, or remove this folder")
+        return
+    known = saved.manifest.get("data_fingerprint")
+    if known != trainer.pool.fingerprint and "data" not in allow_change:
+        raise ConfigError(
+            f"{root.parent}: the training images are not the ones this run began with (fingerprint {str(known)[:12]}…, now "
+            f"{trainer.pool.fingerprint[:12]}…). Restore them, use another --out, or accept it with --allow-change data"
+        )
+    trainer.restore(*checkpoint.read_state(saved))
+    say(f"resuming {root.parent} from step {trainer.step:,} of {trainer.plan.total:,}")
+
+
+def fit(
+    method: Method,
+    pool: Pool,
+    config: RunConfig,
+    run_dir: Path | str,
+    *,
+    held_out: Pool | None = None,
+    header_extra: Mapping[str, Any] | None = None,
+    on_step: OnStep | None = None,
+    allow_change: Sequence[str] = (),
+    quiet: bool = False,
+) -> Path:
+    """Train ``method`` on ``pool`` in ``run_dir``, resuming what is there; the last checkpoint's ``model.safetensors``.
+
+    Args:
+        method: built from ``config.model``; its weights before training are its initialisation.
+        held_out: images for the sample sheets; the training images when None.
+        header_extra: JSON-ready values for the model's header.
+        on_step: called after each step with (step, method); a returned mapping is logged. It must not change the method.
+        allow_change: settings that may differ from the run being resumed (``data`` allows other images).
+
+    Raises:
+        ConfigError, CheckpointError, RefusedError: before any work.
+        NonFiniteError, StoppedError: stopped by itself, the last good checkpoint is kept.
+        Interrupted: a signal came; saved.
+    """
+    run_dir = Path(run_dir)
+    device = devices.choose_device(config.training.device)
+    precision = devices.choose_precision(config.training.precision, device)
+    config = config.model_copy(update={"training": config.training.model_copy(update={"precision": precision})})
+    devices.set_products(precision)
+    root = run_dir / "checkpoints"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RefusedError(f"{root}: cannot be made: {error.strerror}; use another --out") from error
+    with contextlib.ExitStack() as stack:
+        ranks = stack.enter_context(joined(device))
+        if ranks.main:
+            stack.enter_context(lock(run_dir))
+            compare_settings(run_dir, config, allow_change)
+            checkpoint.remove_leftovers(root)
+        ranks.barrier()
+        say = Reporter(1, 0, quiet=quiet or not ranks.main).say
+        trainer = Trainer(
+            method, pool, config, run_dir, held_out=held_out, header_extra=header_extra or {}, on_step=on_step,
+            device=device, ranks=ranks, reporter=None,
+        )  # fmt: skip
+        _resume(trainer, root, say, allow_change)
+        if ranks.main:
+            checkpoint.write_atomic(run_dir / "config.toml", config.to_toml().encode())
+        if trainer.step >= trainer.plan.total:
+            say(f"{run_dir} is complete: {trainer.step:,} steps. Nothing to do")
+            return root / f"step-{trainer.step:09d}" / checkpoint.MODEL
+        folder = run_dir / "tensorboard" if config.training.tensorboard and ranks.main else None
+        log = RunLog(run_dir / ("log.jsonl" if ranks.main else f"log-rank{ranks.rank}.jsonl"), trainer.step, tensorboard=folder)
+        stack.callback(log.close)
+        trainer.reporter = stack.enter_context(Reporter(trainer.plan.total, trainer.step, quiet=quiet or not ranks.main))
+        stack.enter_context(signals.deferred())
+        return trainer.run(log) / checkpoint.MODEL
+
+
+__all__ = ["FREE_SETTINGS", "Plan", "Trainer", "UnpairedError", "fit", "seed_everything"]
