@@ -1,0 +1,369 @@
+"""The one opener for images, the one resize, and the one way between uint8 pixels and tensors in [-1, 1].
+
+Whatever comes in (16-bit, CMYK, palette, alpha, rotated by EXIF, animated, truncated, a bomb) leaves as a fully decoded
+8-bit RGB image or as an :class:`~unpaired.errors.ImageError` that names the path and the reason. docs/data.md holds the table
+of conversions; tests/test_images.py holds every row of it against arithmetic.
+
+Legend: N batch, H height, W width.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from unpaired.config import DataConfig
+from unpaired.errors import ConfigError, ImageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Source = str | os.PathLike[str] | bytes | BinaryIO
+Pixels = NDArray[np.uint8]
+
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+"""What Pillow may try, by the first bytes of the file and not by its name. Pillow knows many more formats; each is one more
+parser that a foreign file could attack, and none of them is used for photographs."""
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif"}
+)
+"""Endings (lower case) of files that are taken for images. The content decides how they are read."""
+MAX_PIXELS = 50_000_000
+"""Largest width × height, read from the header before decoding: about 200 MB while decoding. Most cameras stay below it."""
+MAX_SIDE = 32_768
+"""Largest side in pixels: a longer one is a strip or a forged header, no picture."""
+MIN_SIDE = 8
+"""Smallest side in pixels: below it there is nothing to learn from, and it is usually a tracking pixel or a placeholder."""
+MAX_FILE_BYTES = 512 * 2**20
+"""Largest file: 50 megapixels of uncompressed 16-bit RGBA are 400 MB."""
+
+# Our pixel limit is lower than the size at which Pillow starts to warn, and it raises; the other texts name no file.
+# Appended, so that any filter of the user's own comes first.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
+warnings.filterwarnings(
+    "ignore", message="Corrupt EXIF data|Truncated File Read|Metadata Warning", append=True
+)
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_UPRIGHT = {  # EXIF orientation -> what turns the stored pixels upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION_TAG = 0x0112
+_NOT_IMAGES = (  # first bytes of what most often hides behind an image's name
+    (b"version https://git-lfs", "a git-lfs pointer, not the image; run `git lfs pull`"),
+    (b"<!doctype html", "an HTML page, not an image; download it again"),
+    (b"<html", "an HTML page, not an image; download it again"),
+    (b"<?xml", "an XML or SVG text, not a raster image"),
+    (b"<svg", "an SVG drawing, not a raster image"),
+    (b"%!ps", "a PostScript file, not a raster image"),
+    (b"%pdf", "a PDF, not a raster image"),
+    (b"pk\x03\x04", "a zip archive, not an image"),
+)
+
+
+def show(path: object) -> str:
+    """``path`` as text that is safe to print and to put into JSON: undecodable bytes and control characters are escaped."""
+    text = os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else str(path)
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+@contextmanager
+def open_regular(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A regular file opened for reading. Never blocks on a FIFO and never touches a device.
+
+    Raises:
+        ImageError: missing, a directory, not a regular file, not readable, or larger than ``MAX_FILE_BYTES``.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # before the open: opening a device can already act on it
+            kind = "a folder" if Path(path).is_dir() else "a FIFO, socket or device"
+            raise ImageError(show(path), f"{kind}, not a file")
+        # O_NONBLOCK: should a FIFO have taken the file's place since, the open still returns at once
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        raise ImageError(show(path), f"cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a NUL byte in the name
+        raise ImageError(show(path), f"cannot be read: {error}") from error
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError(show(path), "a FIFO, socket or device, not a file")
+        _check_bytes(show(path), status.st_size)
+        yield file
+
+
+def _check_bytes(name: str, size: int) -> None:
+    if size == 0:
+        raise ImageError(name, "empty file (0 bytes)")
+    if size > MAX_FILE_BYTES:
+        raise ImageError(name, f"{size / 2**20:.0f} MiB; files up to {MAX_FILE_BYTES >> 20} MiB are read")
+
+
+@contextmanager
+def _stream(source: Source) -> Iterator[tuple[str, BinaryIO]]:
+    """(name for messages, seekable binary file) of any source."""
+    if isinstance(source, bytes):
+        _check_bytes("<bytes>", len(source))
+        yield "<bytes>", io.BytesIO(source)
+    elif isinstance(source, (str, os.PathLike)):
+        with open_regular(source) as file:
+            yield show(source), file
+    else:
+        name = show(getattr(source, "name", "<stream>"))
+        _check_bytes(name, source.seek(0, os.SEEK_END))
+        source.seek(0)
+        yield name, source
+
+
+def _header(name: str, file: BinaryIO, max_pixels: int, min_side: int) -> Image.Image:
+    """The image with only its header read; its size has passed the limits."""
+    try:
+        image = Image.open(file, formats=FORMATS)
+        width, height = image.size
+    except Image.UnidentifiedImageError as error:
+        file.seek(0)
+        start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+        known = [reason for magic, reason in _NOT_IMAGES if start.startswith(magic)]
+        other = "its content is none of JPEG, PNG, WebP, TIFF, BMP, GIF, or its header is damaged"
+        raise ImageError(name, known[0] if known else other) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(name, f"more than {max_pixels / 1e6:g} million pixels") from error
+    except Exception as error:  # Pillow's parsers raise nearly anything on damaged headers
+        raise ImageError(name, f"damaged header ({_text(error)})") from error
+    if width * height > max_pixels:
+        raise ImageError(name, f"{width}×{height} is more than {max_pixels / 1e6:g} million pixels")
+    if max(width, height) > MAX_SIDE:
+        raise ImageError(name, f"{width}×{height}: a side is longer than {MAX_SIDE}")
+    if min(width, height) < min_side:
+        raise ImageError(
+            name, f"{width}×{height} is too small: the shorter side must have at least {min_side} pixels"
+        )
+    return image
+
+
+def _text(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def _check_png(name: str, file: BinaryIO) -> None:
+    """Every chunk's CRC and the end chunk. Pillow checks neither the CRC of the pixels nor that the file is complete."""
+    file.seek(8)
+    while True:
+        head = file.read(8)
+        length = int.from_bytes(head[:4], "big")
+        if len(head) < 8 or length > MAX_FILE_BYTES:
+            raise ImageError(name, "truncated PNG (no IEND chunk)")
+        body = file.read(length)
+        check = file.read(4)
+        if len(body) < length or len(check) < 4:
+            raise ImageError(name, f"truncated PNG (in chunk {head[4:]!r})")
+        if zlib.crc32(body, zlib.crc32(head[4:])) != int.from_bytes(check, "big"):
+            raise ImageError(name, f"damaged PNG (wrong checksum of chunk {head[4:]!r})")
+        if head[4:] == b"IEND":
+            return
+
+
+def probe(source: Source, *, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE) -> tuple[int, int]:
+    """(width, height) from the header alone, as stored (EXIF orientation not applied). Raises ImageError as `open_image`."""
+    with _stream(source) as (name, file):
+        return _header(name, file, max_pixels, min_side).size
+
+
+def open_image(
+    source: Source,
+    *,
+    background: tuple[int, int, int] = (255, 255, 255),
+    max_pixels: int = MAX_PIXELS,
+    min_side: int = MIN_SIDE,
+    at_least: int | None = None,
+    facts: dict[str, object] | None = None,
+) -> Image.Image:
+    """The first frame of ``source``, fully decoded, upright, 8-bit RGB, without metadata.
+
+    Args:
+        source: path, the file's bytes, or a seekable binary stream.
+        background: RGB colour (0 to 255) under transparent pixels.
+        max_pixels: refused above it, from the header, before anything is decoded.
+        min_side: refused when a side is shorter.
+        at_least: decode a JPEG at 1/2, 1/4 or 1/8 when its shorter side then still has this many pixels. Much faster for
+            photographs that will be shrunk; the result differs slightly from a full decode. None decodes in full.
+        facts: filled, when given, with ``format``, ``mode``, ``frames``, ``orientation``, ``profile`` (an ICC profile is
+            embedded; it is ignored) and ``width``, ``height`` as stored.
+
+    Raises:
+        ImageError: names the path and the reason: not a file, not an image, too large, too small, truncated, damaged.
+    """
+    with _stream(source) as (name, file):
+        image = _header(name, file, max_pixels, min_side)
+        stored = image.size
+        if image.format == "PNG":
+            _check_png(name, file)
+        if at_least is not None and image.format in ("JPEG", "MPO"):
+            image.draft(None, (at_least, at_least))  # never below at_least in either direction
+        try:
+            frames = getattr(image, "n_frames", 1)
+        except Exception:  # a damaged later frame; the first one may be sound
+            frames = 2
+        try:
+            image.seek(0)
+            image.load()
+        except Exception as error:
+            raise ImageError(name, f"truncated or damaged ({_text(error)})") from error
+        try:
+            orientation = int(image.getexif().get(_ORIENTATION_TAG, 1))
+        except Exception:  # damaged metadata; the pixels are sound
+            orientation = 1
+        if facts is not None:
+            facts |= {
+                "format": image.format,
+                "mode": image.mode,
+                "frames": frames,
+                "orientation": orientation,
+                "profile": bool(image.info.get("icc_profile")),
+                "width": stored[0],
+                "height": stored[1],
+            }
+        rgb = _to_rgb(name, image, background)
+    if orientation in _UPRIGHT:
+        rgb = rgb.transpose(_UPRIGHT[orientation])
+    rgb.info.clear()  # or Pillow would write the profile and other leftovers into whatever is saved from this
+    return rgb
+
+
+def _to_rgb(name: str, image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """Any mode to RGB, each on purpose (docs/data.md)."""
+    mode, transparent = image.mode, image.info.get("transparency")
+    if mode.startswith("I;16") or mode in ("I", "F"):
+        grey = _to_grey8(name, image)
+        if isinstance(transparent, int) and mode.startswith("I;16"):
+            grey.putalpha(
+                Image.fromarray(np.where(np.asarray(image) == transparent, 0, 255).astype(np.uint8))
+            )
+            return _over(grey, background)
+        return grey.convert("RGB")
+    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or transparent is not None:
+        return _over(image, background)
+    if mode == "P" and image.palette is not None and image.palette.mode == "RGBA":
+        return _over(image, background)
+    if mode == "RGB":
+        return image.copy()  # a plain Image, no longer tied to the file
+    if mode in ("1", "L", "P", "CMYK", "YCbCr", "RGBX"):
+        return image.convert("RGB")
+    raise ImageError(name, f"colour mode {mode} is not supported; save it as RGB")
+
+
+def _over(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    under = Image.new("RGBA", image.size, (*background, 255))
+    return Image.alpha_composite(under, image.convert("RGBA")).convert("RGB")
+
+
+def _to_grey8(name: str, image: Image.Image) -> Image.Image:
+    """16-bit and 32-bit integers are read as 0 to 65535, floats as 0 to 1; anything outside is refused, never clipped."""
+    values = np.asarray(image)
+    if image.mode == "F":
+        low, high = float(values.min()), float(values.max())
+        if not (np.isfinite(values).all() and low >= 0 and high <= 1):
+            raise ImageError(
+                name, f"float values from {low:g} to {high:g}; 0 to 1 can be read; rescale it or save 8-bit"
+            )
+        return Image.fromarray(np.round(values * 255).astype(np.uint8))
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise ImageError(
+            name, f"integer values from {low} to {high}; 0 to 65535 can be read; save it as 8-bit or 16-bit"
+        )
+    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+
+
+def resize(image: Image.Image, size: int, config: DataConfig) -> Image.Image:
+    """``image`` with its shorter side ``size`` pixels long, aspect kept, filter as ``config`` says.
+
+    Raises:
+        ConfigError: ``antialias = false`` with a filter that is defined only with it (box, lanczos).
+    """
+    width, height = image.size
+    short = min(width, height)
+    if short == size:
+        return image
+    # Python's round() on a half goes to the even number: the same on every machine
+    target = (max(size, round(width * size / short)), max(size, round(height * size / short)))
+    filter_ = _RESAMPLING[config.interpolation]
+    if config.antialias or short < size or config.interpolation == "nearest":
+        return image.resize(target, filter_)
+    if config.interpolation not in ("bilinear", "bicubic"):
+        raise ConfigError(
+            f"data.interpolation = {config.interpolation!r} has no form without antialiasing; "
+            "use bilinear, bicubic or nearest, or set data.antialias=true"
+        )
+    # A point sample at each new pixel's centre; Image.resize would average over the pixels that fall away
+    scale = (width / target[0], 0.0, 0.0, 0.0, height / target[1], 0.0)
+    return image.transform(target, Image.Transform.AFFINE, scale, resample=filter_)
+
+
+def short_side(config: DataConfig) -> int:
+    """The shorter side in pixels of an image before the crop: ``resize``, or ``size``, and never less than the crop."""
+    return max(config.resize or config.size, config.size)
+
+
+def load_resized(source: Source, config: DataConfig, facts: dict[str, object] | None = None) -> Pixels:
+    """uint8 [H, W, 3] with min(H, W) = ``short_side(config)``: what training crops from.
+
+    Large JPEGs are decoded at a reduced scale of at least twice that side, unless the config asks for point sampling.
+    Raises ImageError as `open_image`.
+    """
+    side = short_side(config)
+    smooth = config.antialias and config.interpolation != "nearest"
+    image = open_image(
+        source, background=config.background, at_least=2 * side if smooth else None, facts=facts
+    )
+    return np.asarray(resize(image, side, config))
+
+
+def to_tensor(pixels: Pixels) -> Tensor:
+    """uint8 [H, W, 3] or [N, H, W, 3] -> float32 [3, H, W] or [N, 3, H, W] in [-1, 1], contiguous."""
+    import torch
+
+    pixels = np.ascontiguousarray(pixels)
+    if not pixels.flags.writeable:
+        pixels = pixels.copy()  # torch warns about sharing read-only memory
+    tensor = torch.from_numpy(pixels).movedim(-1, -3)
+    return tensor.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
+
+
+def to_uint8(tensor: Tensor) -> Pixels:
+    """float [3, H, W] or [N, 3, H, W] in [-1, 1] -> uint8 [H, W, 3] or [N, H, W, 3]; the exact inverse of `to_tensor`.
+
+    Values outside are clamped. Raises ValueError for NaN, which has no colour.
+    """
+    import torch
+
+    values = tensor.detach().to("cpu", torch.float32)
+    if values.isnan().any():
+        raise ValueError("NaN cannot be shown as a colour")
+    scaled = values.add(1).mul_(127.5).round_().clamp_(0, 255)
+    result: Pixels = scaled.to(torch.uint8).movedim(-3, -1).contiguous().numpy()
+    return result
