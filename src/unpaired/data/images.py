@@ -1,8 +1,8 @@
 """The one opener for images, the one resize, and the one way between uint8 pixels and tensors in [-1, 1].
 
-Whatever comes in (16-bit, CMYK, palette, alpha, rotated by EXIF, animated, truncated, a bomb) leaves as a fully decoded
-8-bit RGB image or as an :class:`~unpaired.errors.ImageError` that names the path and the reason. docs/data.md holds the table
-of conversions; tests/test_images.py holds every row of it against arithmetic.
+Whatever comes in (16-bit, CMYK, palette, alpha, rotated by EXIF, animated, truncated, a bomb) leaves as a fully
+decoded 8-bit RGB image or as an :class:`~unpaired.errors.ImageError` that names the path and the reason.
+docs/data.md has the table of conversions; tests/test_images.py holds every row of it against arithmetic.
 
 Legend: N batch, H height, W width.
 """
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from unpaired.config import DataConfig
 from unpaired.errors import ConfigError, ImageError
@@ -33,27 +33,26 @@ Source = str | os.PathLike[str] | bytes | BinaryIO
 Pixels = NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
-"""What Pillow may try, by the first bytes of the file and not by its name. Pillow knows many more formats; each is one more
-parser that a foreign file could attack, and none of them is used for photographs."""
+"""What Pillow may try, by the first bytes of the file and not by its name. Pillow knows many more formats; each is
+one more parser that a foreign file could attack, and hardly any is used for pictures."""
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif"}
 )
 """Endings (lower case) of files that are taken for images. The content decides how they are read."""
 MAX_PIXELS = 50_000_000
-"""Largest width × height, read from the header before decoding: about 200 MB while decoding. Most cameras stay below it."""
+"""Largest width × height, read from the header before decoding; 50 megapixels take about 300 MB while decoding, and
+few cameras make more."""
 MAX_SIDE = 32_768
 """Largest side in pixels: a longer one is a strip or a forged header, no picture."""
 MIN_SIDE = 8
-"""Smallest side in pixels: below it there is nothing to learn from, and it is usually a tracking pixel or a placeholder."""
+"""Smallest side in pixels: below it there is nothing to learn from; it is a tracking pixel or a placeholder."""
 MAX_FILE_BYTES = 512 * 2**20
 """Largest file: 50 megapixels of uncompressed 16-bit RGBA are 400 MB."""
 
-# Our pixel limit is lower than the size at which Pillow starts to warn, and it raises; the other texts name no file.
-# Appended, so that any filter of the user's own comes first.
+# Our pixel limit is lower than the size at which Pillow starts to warn, and it raises; the other texts name no
+# file. Appended, so that any filter of the user's own comes first.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
-warnings.filterwarnings(
-    "ignore", message="Corrupt EXIF data|Truncated File Read|Metadata Warning", append=True
-)
+warnings.filterwarnings("ignore", "Corrupt EXIF data|Truncated File Read|Metadata Warning", append=True)
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -85,7 +84,7 @@ _NOT_IMAGES = (  # first bytes of what most often hides behind an image's name
 
 
 def show(path: object) -> str:
-    """``path`` as text that is safe to print and to put into JSON: undecodable bytes and control characters are escaped."""
+    """``path`` as text that is safe to print and to put into JSON: odd bytes and control characters are escaped."""
     text = os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else str(path)
     text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -99,7 +98,7 @@ def open_regular(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         ImageError: missing, a directory, not a regular file, not readable, or larger than ``MAX_FILE_BYTES``.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # before the open: opening a device can already act on it
+        if not stat.S_ISREG(Path(path).stat().st_mode):  # before the open: opening a device can act
             kind = "a folder" if Path(path).is_dir() else "a FIFO, socket or device"
             raise ImageError(show(path), f"{kind}, not a file")
         # O_NONBLOCK: should a FIFO have taken the file's place since, the open still returns at once
@@ -144,7 +143,7 @@ def _header(name: str, file: BinaryIO, max_pixels: int, min_side: int) -> Image.
     try:
         image = Image.open(file, formats=FORMATS)
         width, height = image.size
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         file.seek(0)
         start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
         known = [reason for magic, reason in _NOT_IMAGES if start.startswith(magic)]
@@ -159,9 +158,7 @@ def _header(name: str, file: BinaryIO, max_pixels: int, min_side: int) -> Image.
     if max(width, height) > MAX_SIDE:
         raise ImageError(name, f"{width}×{height}: a side is longer than {MAX_SIDE}")
     if min(width, height) < min_side:
-        raise ImageError(
-            name, f"{width}×{height} is too small: the shorter side must have at least {min_side} pixels"
-        )
+        raise ImageError(name, f"{width}×{height} is too small: a side has fewer than {min_side} pixels")
     return image
 
 
@@ -170,7 +167,7 @@ def _text(error: BaseException) -> str:
 
 
 def _check_png(name: str, file: BinaryIO) -> None:
-    """Every chunk's CRC and the end chunk. Pillow checks neither the CRC of the pixels nor that the file is complete."""
+    """Every chunk's CRC, and that the end is there. Pillow checks neither the CRC of the pixels nor the end."""
     file.seek(8)
     while True:
         head = file.read(8)
@@ -188,7 +185,7 @@ def _check_png(name: str, file: BinaryIO) -> None:
 
 
 def probe(source: Source, *, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE) -> tuple[int, int]:
-    """(width, height) from the header alone, as stored (EXIF orientation not applied). Raises ImageError as `open_image`."""
+    """(width, height) from the header, as stored (EXIF orientation not applied). Raises as `open_image`."""
     with _stream(source) as (name, file):
         return _header(name, file, max_pixels, min_side).size
 
@@ -209,13 +206,13 @@ def open_image(
         background: RGB colour (0 to 255) under transparent pixels.
         max_pixels: refused above it, from the header, before anything is decoded.
         min_side: refused when a side is shorter.
-        at_least: decode a JPEG at 1/2, 1/4 or 1/8 when its shorter side then still has this many pixels. Much faster for
-            photographs that will be shrunk; the result differs slightly from a full decode. None decodes in full.
-        facts: filled, when given, with ``format``, ``mode``, ``frames``, ``orientation``, ``profile`` (an ICC profile is
-            embedded; it is ignored) and ``width``, ``height`` as stored.
+        at_least: decode a JPEG at 1/2, 1/4 or 1/8 when its shorter side then still has this many pixels. Much
+            faster for photographs that will be shrunk; the result differs slightly. None decodes in full.
+        facts: filled, when given, with ``format``, ``mode``, ``frames``, ``orientation``, ``profile`` (an ICC
+            profile is embedded; it is ignored) and ``width``, ``height`` as stored.
 
     Raises:
-        ImageError: names the path and the reason: not a file, not an image, too large, too small, truncated, damaged.
+        ImageError: names the path and the reason: no file, no image, too large, too small, truncated, damaged.
     """
     with _stream(source) as (name, file):
         image = _header(name, file, max_pixels, min_side)
@@ -225,11 +222,6 @@ def open_image(
         if at_least is not None and image.format in ("JPEG", "MPO"):
             image.draft(None, (at_least, at_least))  # never below at_least in either direction
         try:
-            frames = getattr(image, "n_frames", 1)
-        except Exception:  # a damaged later frame; the first one may be sound
-            frames = 2
-        try:
-            image.seek(0)
             image.load()
         except Exception as error:
             raise ImageError(name, f"truncated or damaged ({_text(error)})") from error
@@ -237,21 +229,22 @@ def open_image(
             orientation = int(image.getexif().get(_ORIENTATION_TAG, 1))
         except Exception:  # damaged metadata; the pixels are sound
             orientation = 1
-        if facts is not None:
-            facts |= {
-                "format": image.format,
-                "mode": image.mode,
-                "frames": frames,
-                "orientation": orientation,
-                "profile": bool(image.info.get("icc_profile")),
-                "width": stored[0],
-                "height": stored[1],
-            }
         rgb = _to_rgb(name, image, background)
+        if facts is not None:
+            profile = bool(image.info.get("icc_profile"))
+            facts |= {"format": image.format, "mode": image.mode, "orientation": orientation, "profile": profile}
+            facts |= {"width": stored[0], "height": stored[1], "frames": _frames(image)}
     if orientation in _UPRIGHT:
         rgb = rgb.transpose(_UPRIGHT[orientation])
     rgb.info.clear()  # or Pillow would write the profile and other leftovers into whatever is saved from this
     return rgb
+
+
+def _frames(image: Image.Image) -> int:
+    try:
+        return int(getattr(image, "n_frames", 1))  # walks through the file: only when asked for
+    except Exception:  # a damaged later frame; the first one was sound
+        return 2
 
 
 def _to_rgb(name: str, image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
@@ -260,9 +253,7 @@ def _to_rgb(name: str, image: Image.Image, background: tuple[int, int, int]) -> 
     if mode.startswith("I;16") or mode in ("I", "F"):
         grey = _to_grey8(name, image)
         if isinstance(transparent, int) and mode.startswith("I;16"):
-            grey.putalpha(
-                Image.fromarray(np.where(np.asarray(image) == transparent, 0, 255).astype(np.uint8))
-            )
+            grey.putalpha(Image.fromarray(np.where(np.asarray(image) == transparent, 0, 255).astype(np.uint8)))
             return _over(grey, background)
         return grey.convert("RGB")
     if mode in ("RGBA", "LA", "PA", "RGBa", "La") or transparent is not None:
@@ -282,7 +273,7 @@ def _over(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
 
 
 def _to_grey8(name: str, image: Image.Image) -> Image.Image:
-    """16-bit and 32-bit integers are read as 0 to 65535, floats as 0 to 1; anything outside is refused, never clipped."""
+    """16-bit and 32-bit integers are read as 0 to 65535, floats as 0 to 1; the rest is refused, not clipped."""
     values = np.asarray(image)
     if image.mode == "F":
         low, high = float(values.min()), float(values.max())
@@ -325,21 +316,20 @@ def resize(image: Image.Image, size: int, config: DataConfig) -> Image.Image:
 
 
 def short_side(config: DataConfig) -> int:
-    """The shorter side in pixels of an image before the crop: ``resize``, or ``size``, and never less than the crop."""
+    """Shorter side in pixels of an image before the crop: ``resize``, or ``size``, never less than the crop."""
     return max(config.resize or config.size, config.size)
 
 
 def load_resized(source: Source, config: DataConfig, facts: dict[str, object] | None = None) -> Pixels:
     """uint8 [H, W, 3] with min(H, W) = ``short_side(config)``: what training crops from.
 
-    Large JPEGs are decoded at a reduced scale of at least twice that side, unless the config asks for point sampling.
-    Raises ImageError as `open_image`.
+    Large JPEGs are decoded at a reduced scale of at least twice that side, unless the config asks for point
+    sampling. Raises ImageError as `open_image`.
     """
     side = short_side(config)
     smooth = config.antialias and config.interpolation != "nearest"
-    image = open_image(
-        source, background=config.background, at_least=2 * side if smooth else None, facts=facts
-    )
+    at_least = 2 * side if smooth else None
+    image = open_image(source, background=config.background, at_least=at_least, facts=facts)
     return np.asarray(resize(image, side, config))
 
 
@@ -355,7 +345,7 @@ def to_tensor(pixels: Pixels) -> Tensor:
 
 
 def to_uint8(tensor: Tensor) -> Pixels:
-    """float [3, H, W] or [N, 3, H, W] in [-1, 1] -> uint8 [H, W, 3] or [N, H, W, 3]; the exact inverse of `to_tensor`.
+    """float [3, H, W] or [N, 3, H, W] in [-1, 1] -> uint8 [H, W, 3] or [N, H, W, 3]; inverse of `to_tensor`.
 
     Values outside are clamped. Raises ValueError for NaN, which has no colour.
     """
