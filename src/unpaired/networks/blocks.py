@@ -1,0 +1,76 @@
+"""Building blocks that several networks share.
+
+Legend: N batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Padding = Literal["zeros", "reflect"]
+
+
+class ResidualBlock(nn.Module):
+    """x + (conv3 - IN - ReLU - conv3 - IN [- dropout])(x), without an activation after the sum. [N, C, H, W]
+    -> the same.
+
+    The instance norms have no parameters; H x W must be more than one element.
+    """
+
+    def __init__(self, channels: int, padding_mode: Padding = "zeros", dropout: float = 0.0) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, padding_mode=padding_mode),
+            nn.InstanceNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 3, padding=1, padding_mode=padding_mode),
+            nn.InstanceNorm2d(channels),
+        )
+        if dropout > 0:
+            self.body.append(nn.Dropout(dropout))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.body(x)
+        return out
+
+
+class SampleNorm(nn.Module):
+    """Layer norm over C, H, W of each sample with one scale and shift a channel: gamma (x - mean) / (std +
+    eps) + beta.
+
+    The standard deviation is the unbiased one and ``eps`` is added to it rather than to the variance, as
+    MUNIT's code has it; ``nn.GroupNorm(1, C)`` differs in both. gamma starts uniform in [0, 1], beta at 0.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.gamma = nn.Parameter(torch.rand(channels))
+        self.beta = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(x.float(), dim=(1, 2, 3), correction=1, keepdim=True)  # [N, 1, 1, 1]
+        scale = self.gamma.view(1, -1, 1, 1) / (variance.sqrt() + self.eps)
+        shift = self.beta.view(1, -1, 1, 1) - mean * scale  # [N, C, 1, 1]
+        return torch.addcmul(shift.to(x.dtype), x, scale.to(x.dtype))
+
+
+def normal_convolutions(network: nn.Module, std: float = 0.02, *, zero_bias: bool = False) -> None:
+    """Convolution weights from N(0, std^2); biases 0 with ``zero_bias``, else as PyTorch draws them."""
+    for layer in network.modules():
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+            nn.init.normal_(layer.weight, 0.0, std)
+            if zero_bias and layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def kaiming_convolutions(network: nn.Module) -> None:
+    """Convolution weights from Kaiming's normal distribution (fan-in, gain of ReLU), biases 0."""
+    for layer in network.modules():
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+            nn.init.kaiming_normal_(layer.weight, a=0, mode="fan_in")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
