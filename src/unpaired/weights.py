@@ -1,0 +1,269 @@
+"""Pretrained weights: a catalogue (address, SHA-256, licence), and finding or fetching a file by its name.
+
+Looked for in this order: the given file or folder, the folder ``$UNPAIRED_WEIGHTS``, the cache of ``torch.hub``
+(``$TORCH_HOME/hub/checkpoints``); then downloaded, unless ``$UNPAIRED_OFFLINE`` is set. A file counts only when its
+SHA-256 is the catalogue's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import secrets
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from unpaired._files import sha256_of, sync_folder
+from unpaired.errors import UnpairedError, WeightsError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DOWNLOAD_TIMEOUT_S = 30.0
+"""Seconds without a byte after which a download is given up."""
+MAX_BYTES = 4 * 2**30
+"""No weights file in the catalogue comes near this size; a larger one is not read."""
+_CHUNK = 2**20
+_HUB = "https://download.pytorch.org/models/"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One file of pretrained weights."""
+
+    name: str
+    file: str
+    """Its official file name."""
+    url: str | None
+    """Official address, or None where there is none: the file must be brought."""
+    sha256: str
+    """All 64 digits, or the first 8 where the official name holds only those."""
+    licence: str
+    note: str
+    also: tuple[str, ...] = ()
+    """Other names under which the same bytes are known."""
+
+
+def _torchvision(name: str, file: str, note: str) -> Weights:
+    digest = file.rsplit("-", 1)[1].removesuffix(".pth")
+    return Weights(name, file, _HUB + file, digest, "BSD-3-Clause (torchvision); trained on ImageNet", note)
+
+
+_UNCLEAR = "not stated by its source; trained on ImageNet"
+
+CATALOGUE: dict[str, Weights] = {
+    w.name: w
+    for w in (
+        _torchvision("vgg19", "vgg19-dcbb9e9d.pth", "VGG-19"),
+        _torchvision("vgg16", "vgg16-397923af.pth", "VGG-16"),
+        _torchvision("alexnet", "alexnet-owt-7be5be79.pth", "AlexNet (one tower)"),
+        _torchvision(
+            "inception_v3", "inception_v3_google-0cc3c7bd.pth", "Inception v3, the classifier; not the FID network"
+        ),
+        _torchvision("squeezenet1_1", "squeezenet1_1-b8a52dc0.pth", "SqueezeNet 1.1, torchvision's training"),
+        Weights(
+            "fid-inception",
+            "weights-inception-2015-12-05-6726825d.pth",
+            "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+            "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+            "Apache-2.0 (TensorFlow)",
+            "the Inception network that the name FID stands for",
+            also=("pt_inception-2015-12-05-6726825d.pth",),
+        ),
+        Weights(
+            "mobilenet_v1",
+            "mobilenet_v1_1.0_to_conv12.pth",
+            None,
+            "0e3b1584cf6c7d4ac789559485aaa5741ff9056757ca3275ccd17f0f1bbaa2d0",
+            _UNCLEAR,
+            "MobileNet v1 1.0 up to conv12 (unpaired.networks.mobilenet)",
+        ),
+        Weights(
+            "squeezenet_v1.1_features",
+            "squeezenet_v1.1_features.pth",
+            None,
+            "4a6bcf07f90b54ce0219f96f403fbb19fe171aa6549fcc0a1588b53e92e0d057",
+            _UNCLEAR,
+            "SqueezeNet 1.1 convolutions for BGR input, 0 to 255, minus (103.9, 116.8, 123.7)",
+        ),
+        Weights(
+            "tiny_darknet",
+            "tiny_darknet.pth",
+            None,
+            "cb9592b81a814918e157e10ff88acb165ced1b0506b6e7db2f1554f634f80e6e",
+            _UNCLEAR,
+            "Tiny Darknet, 1000 classes",
+        ),
+    )
+}
+"""All known files by name."""
+
+
+def hub_cache() -> Path:
+    """The folder in which ``torch.hub`` keeps downloaded weights."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("TORCH_HOME") or str(Path(cache) / "torch")
+    return Path(home).expanduser() / "hub" / "checkpoints"
+
+
+def find(
+    name: str,
+    where: Path | str | None = None,
+    *,
+    offline: bool | None = None,
+    catalogue: Mapping[str, Weights] = CATALOGUE,
+) -> Path:
+    """The path of the weights ``name``, fetched first if need be.
+
+    Args:
+        where: the file itself or a folder that holds it. If given, nothing else is tried.
+        offline: True never downloads; None asks the variable ``UNPAIRED_OFFLINE``.
+
+    Raises:
+        WeightsError: unknown name, wrong SHA-256, not there, or the download failed; the text has the file's name,
+            its address, and where to put it.
+    """
+    if name not in catalogue:
+        raise WeightsError(f"unknown weights '{name}'.{nearest(name, catalogue)} There are: {', '.join(catalogue)}.")
+    weights = catalogue[name]
+    if where is not None:
+        where = Path(where).expanduser()
+        found = where if where.is_file() else _in_folder(weights, where)
+        if found is None:
+            what = "holds no file of that name" if where.is_dir() else "no such file or folder"
+            raise WeightsError(f"{where}: {what}. {_advice(weights)}")
+        return _checked(weights, found)
+    own = os.environ.get("UNPAIRED_WEIGHTS")
+    folders = [Path(own).expanduser()] if own else []
+    folders.append(hub_cache())
+    for folder in folders:
+        found = _in_folder(weights, folder)
+        if found is not None:
+            return _checked(weights, found)
+    if offline is None:
+        offline = os.environ.get("UNPAIRED_OFFLINE", "0") not in ("", "0")
+    if weights.url is None:
+        raise WeightsError(f"the weights '{name}' are not on this machine. {_advice(weights)}")
+    if offline:
+        raise WeightsError(f"the weights '{name}' are not on this machine, and downloads are off. {_advice(weights)}")
+    return download(weights, folders[0])
+
+
+def load(name: str, where: Path | str | None = None, *, offline: bool | None = None) -> dict[str, Tensor]:
+    """The tensors of the weights ``name`` on the CPU, by key. Never unpickles. Raises WeightsError as :func:`find`."""
+    import torch
+
+    path = find(name, where, offline=offline)
+    if path.stat().st_size > MAX_BYTES:
+        raise WeightsError(f"{path}: {path.stat().st_size:,} bytes are more than the {MAX_BYTES:,} that are read")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen kinds for damaged files
+        raise WeightsError(f"{path}: not a file of plain tensors ({type(error).__name__})") from error
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise WeightsError(f"{path}: not a plain dictionary of tensors")
+    return state
+
+
+def download(weights: Weights, folder: Path) -> Path:
+    """Fetch a file into ``folder``: under a temporary name, hashed on the way, renamed only when its hash is right.
+
+    Raises WeightsError; nothing is left behind then.
+    """
+    assert weights.url is not None, "callers look at url first"
+    target = folder / weights.file
+    temporary = folder / f"{weights.file}.{secrets.token_hex(4)}.partial"
+    digest = hashlib.sha256()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        request = urllib.request.Request(weights.url, headers={"User-Agent": "unpaired"})
+        with urllib.request.urlopen(request, timeout=DOWNLOAD_TIMEOUT_S) as answer, temporary.open("xb") as file:
+            size = 0
+            while chunk := answer.read(_CHUNK):
+                size += len(chunk)
+                if size > MAX_BYTES:
+                    raise OSError("far larger than any known weights")
+                digest.update(chunk)
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        if not digest.hexdigest().startswith(weights.sha256):
+            raise WeightsError(
+                f"{weights.url}: SHA-256 is {digest.hexdigest()}, expected {weights.sha256}…; the download was removed. "
+                "A proxy may have answered in place of the server: try again, or fetch it by hand. " + _advice(weights)
+            )
+        temporary.replace(target)
+        sync_folder(folder)
+    except (OSError, urllib.error.URLError) as error:
+        raise WeightsError(f"{weights.url}: download failed: {error}. {_advice(weights)}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def _in_folder(weights: Weights, folder: Path) -> Path | None:
+    candidates = [folder / file for file in (weights.file, *weights.also)]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _checked(weights: Weights, path: Path) -> Path:
+    try:
+        digest = sha256_of(path)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror}") from error
+    if not digest.startswith(weights.sha256):
+        raise WeightsError(
+            f"{path}: SHA-256 is {digest}, expected {weights.sha256}{'…' if len(weights.sha256) < 64 else ''}; "
+            f"this is not the file '{weights.file}', or it is damaged. Remove it. {_advice(weights)}"
+        )
+    return path
+
+
+def _advice(weights: Weights) -> str:
+    """What to type: names the file, its address and the places where it would be found."""
+    get = f"Download {weights.url}" if weights.url else f"Bring the file {weights.file} (it has no official address)"
+    return (
+        f"{get} and put it, as {weights.file}, into {hub_cache()} or into a folder named by the variable "
+        "UNPAIRED_WEIGHTS, or give its path."
+    )
+
+
+def import_torchvision() -> ModuleType:
+    """``torchvision``, also where its compiled part does not fit the installed PyTorch.
+
+    PyPI's torchvision is built for CUDA. On a CPU build of PyTorch its library cannot load, and the import dies while it
+    registers operators (pytorch/vision#9085). None of them is used here (models alone are), so their names are
+    declared and the import is repeated. On a matching installation this is a plain import.
+
+    Raises:
+        UnpairedError: torchvision is not installed.
+    """
+    try:
+        return importlib.import_module("torchvision")
+    except ImportError as error:
+        raise UnpairedError("this needs torchvision; type: pip install 'unpaired[metrics]'") from error
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+    import torch
+
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    for operator in ("nms", "qnms"):
+        try:
+            schema = f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            library.define(schema)  # type: ignore[no-untyped-call]
+        except RuntimeError as error:  # declared by an earlier, half-finished import
+            if "torchvision::" not in str(error):
+                raise
+    for module in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
+        del sys.modules[module]
+    torchvision = importlib.import_module("torchvision")
+    torchvision._unpaired_library = library  # type: ignore[attr-defined]  # the declarations live as long as this
+    return torchvision
