@@ -111,11 +111,15 @@ class Method(nn.Module):
     """Names of child modules (or buffers) that ``translate()`` never needs; they stay out of the shared file."""
     stride: ClassVar[int] = 1
     """``translate`` accepts heights and widths divisible by this; callers pad to it and crop back."""
+    stochastic: ClassVar[bool] = False
+    """``translate`` draws noise. Files are then translated one by one, each seeded from its own bytes."""
     min_domains: ClassVar[int] = 2
     max_domains: ClassVar[int | None] = 2
     """How many domains the method can be trained on (None: any number)."""
 
-    def __init__(self, config: MethodConfig, domains: tuple[str, ...], *, image_size: int, classes: tuple[str, ...] = ()):
+    def __init__(
+        self, config: MethodConfig, domains: tuple[str, ...], *, image_size: int, classes: tuple[str, ...] = ()
+    ):
         super().__init__()
         self.config: Any = config
         self.domains = tuple(domains)
