@@ -357,3 +357,11 @@ def to_uint8(tensor: Tensor) -> Pixels:
     scaled = values.add(1).mul_(127.5).round_().clamp_(0, 255)
     result: Pixels = scaled.to(torch.uint8).movedim(-3, -1).contiguous().numpy()
     return result
+
+
+def encode_image(pixels: Pixels, format: str = "PNG") -> bytes:
+    """uint8 [H, W, 3] -> the bytes of a PNG, JPEG (quality 95, no chroma subsampling) or lossless WebP file."""
+    options: dict[str, Any] = {"PNG": {}, "JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}[format]
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format, **options)
+    return buffer.getvalue()

@@ -1,0 +1,467 @@
+"""Which files belong to which domain and split: four layouts, recognised by their names alone, and an error for the rest.
+
+==========  ========================================================  =================================================
+layout      looks like                                                splits
+==========  ========================================================  =================================================
+split       DATA/train/<domain>/…, DATA/test/<domain>/… (or val)      as the folders say
+cyclegan    DATA/trainA, trainB, testA, testB (or valA, train_cat…)   as the folders say
+domain      DATA/<domain>/…                                           90 % train, 10 % test, by hash of the name
+lists       DATA/list_trainA.txt, train_cat.txt… or DATA/lists/*.txt  as the list's name says, else by hash
+==========  ========================================================  =================================================
+
+Folders below a domain are read to any depth. Order is by name, in bytes, never by the file system. Nothing is opened here
+but list files; whether a file really is an image is for ``unpaired check`` and the opener to say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unpaired.data.images import IMAGE_SUFFIXES, show
+from unpaired.errors import DataError
+
+Layout = Literal["split", "cyclegan", "domain", "lists"]
+TEST_SHARE = 0.1
+"""Share of the files that the hash gives to the test split where the folders name no split."""
+MAX_LIST_BYTES = 64 * 2**20
+"""Largest list file: about a million paths."""
+_SPLITS = {"train": "train", "test": "test", "val": "test", "valid": "test", "validation": "test"}
+_PREFIXED = re.compile(r"(?:list_)?((?i:train|test|val))(?:([A-Z0-9]{1,2})|[_-](.+))", re.DOTALL)
+_SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "lost+found", "System Volume Information"})
+_SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
+_EXPECTED = """Arrange it as one of:
+  DATA/train/<domain>/…  and  DATA/test/<domain>/…
+  DATA/<domain>/…        (10 % of each domain are held out as test images)
+  DATA/trainA DATA/trainB DATA/testA DATA/testB
+  DATA/list_trainA.txt DATA/list_trainB.txt  (text files with one image path a line)"""
+
+
+@dataclass(frozen=True)
+class DataTree:
+    """The files of a data folder by split and domain."""
+
+    root: Path
+    layout: Layout
+    domains: tuple[str, ...]
+    """Sorted; at least two."""
+    files: Mapping[tuple[str, str], tuple[Path, ...]]
+    """(split, domain) -> paths below ``root``, sorted; both splits ("train" and "test") are present for every domain."""
+    ignored: tuple[tuple[Path, str], ...] = ()
+    """What was seen below a domain and left out, with the reason: other endings, special files, second links."""
+    unreadable: tuple[tuple[Path, str], ...] = ()
+    """Folders that could not be read, with the reason."""
+    notes: tuple[str, ...] = ()
+    """What a user should know about how the folder was understood."""
+
+    def name(self, path: Path) -> str:
+        """``path`` relative to the root, with slashes and in Unicode form NFC: the same on every machine."""
+        return stable_name(path, self.root)
+
+
+def stable_name(path: Path, root: Path) -> str:
+    """``path`` relative to ``root``, with slashes, in Unicode form NFC (macOS stores NFD). Odd bytes stay surrogates."""
+    return unicodedata.normalize("NFC", path.relative_to(root).as_posix())
+
+
+def name_bytes(name: str) -> bytes:
+    """The bytes of a name from `stable_name`, for hashing; works for names that are not UTF-8."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def hashed_split(name: str) -> str:
+    """ "test" for about one name in ten, else "train": a function of the name alone, so adding a file moves no other."""
+    number = int.from_bytes(hashlib.sha256(name_bytes(name)).digest()[:8], "big")
+    return "test" if number < TEST_SHARE * 2**64 else "train"
+
+
+def _by_bytes(path: Path) -> bytes:
+    return os.fsencode(path.as_posix())
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name is taken for an image: by its ending, upper or lower case; hidden files never."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 (a plain name)
+
+
+@dataclass
+class Walk:
+    """Image files below some folders; folders and linked files that were met before are not read again."""
+
+    files: list[Path] = field(default_factory=list)
+    ignored: list[tuple[Path, str]] = field(default_factory=list)
+    unreadable: list[tuple[Path, str]] = field(default_factory=list)
+    _folders: set[tuple[int, int]] = field(default_factory=set)
+
+    def read(self, top: Path) -> list[Path]:
+        """Sorted image files below ``top``, each once; links are followed, loops are not."""
+        found: list[Path] = []
+        folder_links: list[Path] = [top]
+        file_links: list[Path] = []
+        while folder_links:  # real folders before links to them, so that a file is known by its real place
+            start = folder_links.pop(0)
+            pending = [start]
+            while pending:
+                folder = pending.pop()
+                try:
+                    status = folder.stat()
+                    if (status.st_dev, status.st_ino) in self._folders:
+                        self.ignored.append((folder, "a link to a folder that is read already"))
+                        continue
+                    self._folders.add((status.st_dev, status.st_ino))
+                    with os.scandir(folder) as entries:
+                        listed = sorted(entries, key=lambda e: os.fsencode(e.name))
+                except OSError as error:
+                    self.unreadable.append((folder, f"cannot be read: {error.strerror}"))
+                    continue
+                for entry in listed:
+                    self._sort(entry, found, pending, folder_links, file_links)
+        if file_links:
+            self._add_links(found, file_links)
+        found.sort(key=_by_bytes)
+        self.files += found
+        return found
+
+    def _sort(
+        self,
+        entry: os.DirEntry[str],
+        found: list[Path],
+        folders: list[Path],
+        folder_links: list[Path],
+        file_links: list[Path],
+    ) -> None:
+        path, name = Path(entry.path), entry.name
+        if entry.is_dir():
+            if name.startswith(".") or name in _SYSTEM_FOLDERS:
+                self.ignored.append((path, "a hidden or system folder"))
+            else:
+                (folder_links if entry.is_symlink() else folders).append(path)
+        elif name.startswith(".") or name.lower() in _SYSTEM_FILES:
+            self.ignored.append((path, "a hidden or system file"))
+        elif not is_image_name(name):
+            self.ignored.append((path, f"the ending {show(path.suffix) or '(none)'} is not an image's"))
+        elif entry.is_symlink():
+            file_links.append(path)
+        elif entry.is_file():
+            found.append(path)
+        else:
+            self.ignored.append((path, "a FIFO, socket or device"))
+
+    def _add_links(self, found: list[Path], file_links: Sequence[Path]) -> None:
+        known = {(s.st_dev, s.st_ino) for s in (p.stat() for p in found)}
+        for path in sorted(file_links, key=_by_bytes):
+            try:
+                status = path.stat()
+            except OSError:
+                found.append(path)  # a dangling link counts as a bad file: the opener gives the reason
+                continue
+            if (status.st_dev, status.st_ino) in known:
+                self.ignored.append((path, "a link to a file that is counted already"))
+            elif not path.is_file():
+                self.ignored.append((path, "a FIFO, socket or device"))
+            else:
+                known.add((status.st_dev, status.st_ino))
+                found.append(path)
+
+
+@dataclass(frozen=True)
+class _Top:
+    """What lies directly in the root."""
+
+    root: Path
+    folders: tuple[str, ...]
+    images: tuple[str, ...]
+    texts: tuple[str, ...]
+
+    def refuse(self, why: str, hint: str = _EXPECTED) -> DataError:
+        seen = [f"folders: {_listing(self.folders)}"]
+        seen += [f"images: {_listing(self.images)}"] if self.images else []
+        seen += [f"text files: {_listing(self.texts)}"] if self.texts else []
+        return DataError(f"{show(self.root)}: {why}\nSeen there: {'; '.join(seen)}.\n{hint}")
+
+
+def _listing(names: Sequence[str], most: int = 8) -> str:
+    if not names:
+        return "none"
+    shown = ", ".join(show(n) for n in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _look(root: Path) -> _Top:
+    try:
+        with os.scandir(root) as entries:
+            listed = sorted(entries, key=lambda e: os.fsencode(e.name))
+    except FileNotFoundError as error:
+        raise DataError(f"{show(root)}: there is no such folder") from error
+    except NotADirectoryError as error:
+        hint = (
+            "; unpack it and name the folder" if root.suffix.lower() in {".zip", ".tar", ".gz", ".tgz", ".7z"} else ""
+        )
+        raise DataError(f"{show(root)}: a file, not a folder{hint}") from error
+    except OSError as error:
+        raise DataError(f"{show(root)}: cannot be read: {error.strerror}") from error
+    open_ = [e for e in listed if not e.name.startswith(".") and e.name not in _SYSTEM_FOLDERS]
+    return _Top(
+        root,
+        tuple(e.name for e in open_ if e.is_dir()),
+        tuple(e.name for e in open_ if is_image_name(e.name) and not e.is_dir()),
+        tuple(e.name for e in open_ if e.name.lower().endswith(".txt") and e.is_file()),
+    )
+
+
+def _prefixed(name: str) -> tuple[str, str] | None:
+    """``trainA`` -> ("train", "A"), ``test_cat`` -> ("test", "cat"); None for any other name."""
+    match = _PREFIXED.fullmatch(name)
+    return (_SPLITS[match[1].lower()], match[2] or match[3]) if match else None
+
+
+Plan = dict[tuple[str, str], list[Path]]  # (split or "" for by-hash, domain) -> folders to read
+
+
+def find(root: str | os.PathLike[str]) -> DataTree:
+    """The files of ``root`` by split and domain.
+
+    Raises:
+        DataError: no such folder; a layout that cannot be told for certain (the text shows what was seen and what would
+            do); fewer than two domains; a list file that names no existing file. A domain without images is not an error
+            here: ``unpaired check`` and ``open_pool`` report it.
+    """
+    top = _look(Path(root))
+    lists = _list_files(top)
+    if lists:
+        return _from_lists(top, lists)
+    if top.images:
+        raise top.refuse(f"{len(top.images)} images lie beside the folders; it is not clear which domain is theirs.")
+    splits = [n for n in top.folders if n.lower() in _SPLITS]
+    prefixed = [n for n in top.folders if _prefixed(n)]
+    if splits and prefixed:
+        raise top.refuse(f"both {_listing(splits)} and {_listing(prefixed)} name splits.")
+    if splits:
+        return _read(top, "split", *_split_plan(top, splits))
+    if prefixed:
+        return _read(top, "cyclegan", *_prefixed_plan(top, prefixed))
+    if len(top.folders) == 1:
+        inner = _look(top.root / top.folders[0])
+        if len(inner.folders) > 1:
+            hint = f"Did you mean {show(inner.root)}? It has the folders {_listing(inner.folders)}."
+            raise top.refuse("only one folder.", hint)
+    return _read(top, "domain", {("", name): [top.root / name] for name in top.folders}, ())
+
+
+def _split_plan(top: _Top, splits: Sequence[str]) -> tuple[Plan, tuple[str, ...]]:
+    chosen: dict[str, str] = {}
+    notes = []
+    for name in sorted(splits, key=lambda n: list(_SPLITS).index(n.lower())):  # test before val
+        split = _SPLITS[name.lower()]
+        if split not in chosen:
+            chosen[split] = name
+        elif name.lower() == chosen[split].lower():
+            raise top.refuse(f"{chosen[split]} and {name} differ only in case; rename or merge one.")
+        else:
+            notes.append(f"{name}/ is not used, because {chosen[split]}/ is there")
+    if "train" not in chosen:
+        raise top.refuse(f"{_listing(splits)} without train; rename the folder with the training images to train.")
+    others = [n for n in top.folders if n not in splits and Walk().read(top.root / n)]
+    if others:
+        raise top.refuse(f"{_listing(others)} with images beside {_listing(splits)}; move them into train/, or away.")
+    plan: Plan = {}
+    for split, name in chosen.items():
+        inner = _look(top.root / name)
+        if inner.images:
+            raise inner.refuse(f"{len(inner.images)} images lie in it without a domain; expected {name}/<domain>/….")
+        for domain in inner.folders:
+            if split == "test" and ("train", domain) not in plan:
+                there = _listing([d for _, d in plan])
+                raise inner.refuse(f"the domain {show(domain)} is not in {chosen['train']}, which has: {there}.")
+            plan[split, domain] = [inner.root / domain]
+    return plan, tuple(notes)
+
+
+def _prefixed_plan(top: _Top, prefixed: Sequence[str]) -> tuple[Plan, tuple[str, ...]]:
+    others = [n for n in top.folders if n not in prefixed and Walk().read(top.root / n)]
+    if others:
+        raise top.refuse(f"{_listing(others)} with images beside {_listing(prefixed)}; rename or move them away.")
+    plan: Plan = {}
+    notes = []
+    for name in sorted(prefixed, key=lambda n: (n.lower().startswith("val"), n)):  # test before val
+        key = _prefixed(name)
+        assert key is not None
+        if key in plan:
+            if not name.lower().startswith("val"):
+                raise top.refuse(f"{show(plan[key][0].name)} and {show(name)} name the same split and domain.")
+            notes.append(f"{show(name)}/ is not used, because {show(plan[key][0].name)}/ is there")
+        else:
+            plan[key] = [top.root / name]
+    if all(split == "test" for split, _ in plan):
+        raise top.refuse(f"{_listing(prefixed)} without a training folder such as trainA.")
+    return plan, tuple(notes)
+
+
+def _read(top: _Top, layout: Layout, plan: Plan, notes: tuple[str, ...]) -> DataTree:
+    """Read the planned folders and, where the plan has no split, split by the hash of the name within the domain."""
+    domains = _checked_domains(top, {domain for _, domain in plan})
+    files: dict[tuple[str, str], tuple[Path, ...]] = {}
+    walks = []
+    for domain in domains:
+        walk = Walk()  # one for both splits: a link from test into train must not count twice
+        walks.append(walk)
+        for split in ("train", "test"):
+            files[split, domain] = tuple(p for folder in plan.get((split, domain), ()) for p in walk.read(folder))
+        if ("", domain) in plan:
+            (folder,) = plan["", domain]
+            files |= _hash_split(domain, walk.read(folder), folder)
+    return DataTree(
+        top.root,
+        layout,
+        domains,
+        files,
+        ignored=tuple(i for w in walks for i in w.ignored),
+        unreadable=tuple(u for w in walks for u in w.unreadable),
+        notes=notes,
+    )
+
+
+def _hash_split(domain: str, paths: Sequence[Path], base: Path) -> dict[tuple[str, str], tuple[Path, ...]]:
+    parts: dict[str, list[Path]] = {"train": [], "test": []}
+    for path in paths:
+        parts[hashed_split(stable_name(path, base))].append(path)
+    if not parts["train"]:  # a handful of files that all hash to test: without training images nothing could run
+        parts = {"train": parts["test"], "test": []}
+    return {(split, domain): tuple(found) for split, found in parts.items()}
+
+
+def _checked_domains(top: _Top, names: Iterable[str]) -> tuple[str, ...]:
+    domains = tuple(sorted(names, key=os.fsencode))
+    if len(domains) < 2:
+        found = f"only one domain, {show(domains[0])}" if domains else "no domain folders"
+        raise top.refuse(f"{found}; translation needs at least two.")
+    odd = [d for d in domains if not d.isprintable() or not d.strip()]  # also true of names that are not UTF-8
+    if odd:
+        raise top.refuse(f"the folder name {_listing(odd)} cannot be a domain's name; rename it to plain text.")
+    folded: dict[str, str] = {}
+    for domain in domains:
+        other = folded.setdefault(unicodedata.normalize("NFC", domain).casefold(), domain)
+        if other != domain:
+            raise top.refuse(
+                f"the domains {show(other)} and {show(domain)} differ only in case or accents; rename one."
+            )
+    return domains
+
+
+# ---- UNIT's list files --------------------------------------------------------------------------------------------------
+
+
+def _list_files(top: _Top) -> dict[tuple[str, str], Path]:
+    """(split or "", domain) -> list file; empty when there is none."""
+    found: dict[tuple[str, str], Path] = {}
+    places = [top.root / n for n in top.texts]
+    if "lists" in top.folders:
+        places += [top.root / "lists" / n for n in _look(top.root / "lists").texts]
+    for path in places:
+        key = _prefixed(path.stem)
+        if key is None and path.parent != top.root:
+            key = ("", path.stem)
+        if key is None:
+            continue  # a README, say
+        if key in found:
+            raise top.refuse(f"the lists {show(found[key].name)} and {show(path.name)} name the same split and domain.")
+        found[key] = path
+    by_hash = {d for s, d in found if not s}
+    if by_hash and len(by_hash) < len(found):
+        raise top.refuse(f"some lists name a split (as list_trainA.txt), others do not: {_listing(sorted(by_hash))}.")
+    return found
+
+
+def _from_lists(top: _Top, lists: Mapping[tuple[str, str], Path]) -> DataTree:
+    domains = _checked_domains(top, {domain for _, domain in lists})
+    files: dict[tuple[str, str], tuple[Path, ...]] = {(s, d): () for d in domains for s in ("train", "test")}
+    notes = []
+    for (split, domain), list_file in lists.items():
+        names = _read_list(list_file)
+        base = _base_of(top, list_file, names)
+        paths = sorted((base / n for n in dict.fromkeys(names)), key=_by_bytes)
+        if len(paths) < len(names):
+            notes.append(f"{show(list_file.name)} names {len(names) - len(paths)} files twice; each is counted once")
+        if split:
+            files[split, domain] = tuple(paths)
+        else:
+            files |= _hash_split(domain, paths, base)
+    if not any(files["train", d] for d in domains):
+        raise top.refuse("there are lists of test images, but none of training images such as list_trainA.txt.")
+    return DataTree(top.root, "lists", domains, files, notes=tuple(notes))
+
+
+def _read_list(path: Path) -> list[str]:
+    """One path a line, relative, as UNIT's lists have it; blank lines are skipped."""
+    if path.stat().st_size > MAX_LIST_BYTES:
+        raise DataError(f"{show(path)}: a list of more than {MAX_LIST_BYTES >> 20} MiB")
+    names = []
+    for number, raw in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
+        line = os.fsdecode(raw.strip())
+        if not line:
+            continue
+        pure = PurePosixPath(line.replace("\\", "/")) if os.name == "nt" else PurePosixPath(line)
+        if pure.is_absolute() or ".." in pure.parts or "\0" in line:
+            raise DataError(
+                f"{show(path)}, line {number}: {show(line)} leaves the data folder; write paths relative to it, without .."
+            )
+        names.append(pure.as_posix())
+    return names
+
+
+def _base_of(top: _Top, list_file: Path, names: Sequence[str]) -> Path:
+    """The folder that the paths of a list are relative to: of the usual places, the first where a listed file exists."""
+    if not names:
+        return top.root
+    stem = list_file.stem.removeprefix("list_")
+    places = [top.root / stem, top.root, list_file.parent]
+    prefixed = _prefixed(list_file.stem)
+    if prefixed:
+        places.insert(1, top.root.joinpath(*prefixed))
+    for place in places:
+        if any((place / n).is_file() for n in names[:100]):
+            return place
+    others = [top.root / f for f in top.folders if any((top.root / f / n).is_file() for n in names[:100])]
+    if len(others) == 1:
+        return others[0]
+    tried = _listing([str(p) for p in places])
+    if others:
+        raise top.refuse(
+            f"{show(list_file.name)}: its paths exist in several folders: {_listing([p.name for p in others])}."
+        )
+    raise top.refuse(f"{show(list_file.name)}: its first path {show(names[0])} exists in none of {tried}.")
+
+
+# ---- labelled data ------------------------------------------------------------------------------------------------------
+
+
+def find_labelled(root: str | os.PathLike[str]) -> tuple[tuple[str, ...], tuple[Path, ...], NDArray[np.int64]]:
+    """A folder of class folders -> (classes, files, labels): sorted names, paths, and [n] int64 indices into ``classes``.
+
+    Raises:
+        DataError: images without a class, fewer than two classes, or a class without images.
+    """
+    top = _look(Path(root))
+    hint = "Arrange it as LABELLED/<class>/…, one folder a class."
+    if top.images:
+        raise top.refuse(f"{len(top.images)} images lie beside the class folders.", hint)
+    if len(top.folders) < 2:
+        raise top.refuse("fewer than two class folders.", hint)
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(top.folders):
+        found = Walk().read(top.root / name)
+        if not found:
+            raise top.refuse(f"the class folder {show(name)} has no images.", hint)
+        files += found
+        labels += [label] * len(found)
+    return tuple(top.folders), tuple(files), np.array(labels, dtype=np.int64)
