@@ -46,7 +46,9 @@ def main() -> None:
         (borrowed,) = [p for p in map(Path, sys.path) if p.name == "site-packages"]
         # after the wheel's own folder, and without the editable install's import hook
         (site / "borrowed.pth").write_text(f"{borrowed}\n")
-        (site / "unpaired_first.pth").write_text("import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in str(f)]\n")
+        (site / "unpaired_first.pth").write_text(
+            "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in str(f)]\n"
+        )
         clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
         where = run(python, "-c", "import unpaired; print(unpaired.__file__)", env=clean, cwd=scratch).strip()
         if not where.startswith(scratch):

@@ -65,8 +65,14 @@ def save_error(path: Path, error: OSError, needed: int) -> StoppedError:
         room = f"{shutil.disk_usage(path.parent).free:,} bytes free"
     except OSError:
         room = "free space unknown"
-    hint = "free some space or use another --out" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "check the disk"
-    return StoppedError(f"{path}: could not be written: {error.strerror or error} ({needed:,} bytes needed, {room}); {hint}")
+    hint = (
+        "free some space or use another --out"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        else "check the disk"
+    )
+    return StoppedError(
+        f"{path}: could not be written: {error.strerror or error} ({needed:,} bytes needed, {room}); {hint}"
+    )
 
 
 # --------------------------------------------------------------------------------------------- one safetensors file
@@ -136,9 +142,13 @@ def unpack(path: Path, data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
         digest = header.pop("digest")
         damaged = digest != _digest(tensors, header)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: not a readable checkpoint ({error}); the file is damaged or of another kind") from error
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint ({error}); the file is damaged or of another kind"
+        ) from error
     if damaged:
-        raise CheckpointError(f"{path}: damaged: its contents do not match the digest in its header; fetch or train it again")
+        raise CheckpointError(
+            f"{path}: damaged: its contents do not match the digest in its header; fetch or train it again"
+        )
     return tensors, header
 
 
@@ -218,10 +228,15 @@ def load_method(path: Path | str, device: torch.device | str = "cpu") -> tuple[M
         config = from_dict(header["config"])
         with torch.device("meta"):  # no memory yet: a lying header must not cost any
             method = method_class(header["method"])(
-                config.model, tuple(header["domains"]), image_size=header["image_size"], classes=tuple(header["classes"])
+                config.model,
+                tuple(header["domains"]),
+                image_size=header["image_size"],
+                classes=tuple(header["classes"]),
             )
     except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
-        raise CheckpointError(f"{file}: its header does not describe a model that this version can build: {error}") from error
+        raise CheckpointError(
+            f"{file}: its header does not describe a model that this version can build: {error}"
+        ) from error
     for name in method.training_only:
         delattr(method, name)
     wanted = {k: (tuple(v.shape), v.dtype) for k, v in method.state_dict().items()}
@@ -247,9 +262,7 @@ class Saved:
     manifest: dict[str, Any]
 
 
-def commit(
-    root: Path, step: int, *, model: bytes, state: bytes, about: Mapping[str, Any], keep: int
-) -> Path:
+def commit(root: Path, step: int, *, model: bytes, state: bytes, about: Mapping[str, Any], keep: int) -> Path:
     """Write ``root/step-…`` by the protocol on top of this file, then prune all but the newest ``keep``.
 
     Raises StoppedError when the disk is full or fails; what was there before is untouched then.
@@ -329,7 +342,7 @@ def verify(folder: Path, only: Sequence[str] | None = None) -> dict[str, Any]:
 
 def latest(root: Path, only: Sequence[str] | None = None) -> tuple[Saved | None, list[str]]:
     """The newest checkpoint that verifies (``only``: those of its files), and why each newer one was passed over."""
-    rejected = []
+    rejected: list[str] = []
     for folder in steps(root):
         try:
             manifest = verify(folder, only)
@@ -343,7 +356,9 @@ def read_state(saved: Saved) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and JSON values of ``state.safetensors``."""
     path = saved.folder / STATE
     if not path.is_file():
-        raise CheckpointError(f"{path}: missing, so this run cannot go on; its model still translates. Train into another --out")
+        raise CheckpointError(
+            f"{path}: missing, so this run cannot go on; its model still translates. Train into another --out"
+        )
     return unpack(path, _read_bytes(path, MAX_FILE_BYTES))
 
 

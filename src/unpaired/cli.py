@@ -25,7 +25,12 @@ app = App(
     help_epilogue="Exit codes: 0 ok, 1 failed, 2 refused before work, 3 finished with failed items, 4 stopped by itself (state saved), "
     "130 and 143 stopped by a signal (state saved).",
 )
-importer = App(name="import", help="Turn checkpoints of other projects into models of unpaired.", help_format="plaintext", help_formatter="plain")
+importer = App(
+    name="import",
+    help="Turn checkpoints of other projects into models of unpaired.",
+    help_format="plaintext",
+    help_formatter="plain",
+)
 app.command(importer)
 app.register_install_completion_command()
 
@@ -107,7 +112,17 @@ def train(
         "seed": seed, "training.precision": precision, "training.device": device, "training.compile": compile, "data.workers": workers,
     }  # fmt: skip
     settings |= {key: value for key, value in named.items() if value is not None}
-    run(data, out, method=method, preset=preset, config=config, settings=settings, steps=steps, allow_change=allow_change, quiet=quiet)
+    run(
+        data,
+        out,
+        method=method,
+        preset=preset,
+        config=config,
+        settings=settings,
+        steps=steps,
+        allow_change=allow_change,
+        quiet=quiet,
+    )
     if not quiet:
         print(f"done: {out}\nnext: unpaired translate {out} PICTURES --to DOMAIN --out DIR")
 
@@ -211,10 +226,20 @@ def evaluate(
     device
         auto, cpu, cuda or cuda:N.
     """
-    from unpaired.evaluation import evaluate as run, format_table
+    from unpaired.evaluation import evaluate as run
+    from unpaired.evaluation import format_table
 
     results = run(
-        model, data, out=out, backbone=backbone, weights=weights, split=split, limit=limit, batch_size=batch_size, seed=seed, device=device
+        model,
+        data,
+        out=out,
+        backbone=backbone,
+        weights=weights,
+        split=split,
+        limit=limit,
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
     )
     print(format_table(results))
 
@@ -425,6 +450,9 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
-        print(f"error: {type(error).__name__}: {error}; this is a bug in unpaired: run again with --debug and report the traceback", file=sys.stderr)
+        print(
+            f"error: {type(error).__name__}: {error}; this is a bug in unpaired: run again with --debug and report the traceback",
+            file=sys.stderr,
+        )
         sys.exit(1)
     sys.exit(0)

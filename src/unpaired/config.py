@@ -105,15 +105,17 @@ class RunConfig(Settings):
         """Plain JSON-ready values, every key present; ``from_dict`` reads it back."""
         return self.model_dump(mode="json")
 
+    def written(self) -> dict[str, Any]:
+        """The values as TOML can hold them: keys whose value is None are left out, which means the same."""
+        return _without_none(self.to_dict())
+
     def to_toml(self) -> str:
-        """TOML text of every setting; keys whose value is None are left out, which means the same."""
-        return tomli_w.dumps(_without_none(self.to_dict()))
+        """TOML text of every setting."""
+        return tomli_w.dumps(self.written())
 
 
-def _without_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_none(v) for k, v in value.items() if v is not None}
-    return value
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in values.items() if v is not None}
 
 
 def _fields_of(model: type[BaseModel], method_config: type[MethodConfig], prefix: str = "") -> list[str]:

@@ -25,7 +25,9 @@ def choose_device(name: str = "auto") -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         index = device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", "0"))
         if index >= count:
-            raise ConfigError(f"device '{name}' is not there: this machine has {count} GPUs. Type --device cpu or --device auto")
+            raise ConfigError(
+                f"device '{name}' is not there: this machine has {count} GPUs. Type --device cpu or --device auto"
+            )
         device = torch.device("cuda", index)
     return device
 

@@ -44,7 +44,7 @@ class Ranks:
         flat = torch.cat([p.grad.reshape(-1) for p in trained if p.grad is not None])
         dist.all_reduce(flat)
         flat /= self.world
-        for p, mean in zip(trained, flat.split([p.numel() for p in trained]), strict=True):
+        for p, mean in zip(trained, torch.split(flat, [p.numel() for p in trained]), strict=True):
             p.grad = mean.view_as(p).clone()
 
     def share_buffers(self, buffers: Iterable[Tensor]) -> None:

@@ -34,7 +34,7 @@ class RunLog:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:  # the extra `log` is not installed; log.jsonl has everything
                 return
-            self._writer = SummaryWriter(str(tensorboard), purge_step=step + 1)  # type: ignore[no-untyped-call]
+            self._writer = SummaryWriter(str(tensorboard), purge_step=step + 1)
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """Append one line; numbers also go to TensorBoard."""
@@ -102,7 +102,9 @@ class Reporter:
             self._bar.update(self._task, completed=step, description=stage, rate=speed)
         else:
             left = (self.total - step) / max(rate, 1e-9)
-            self.console.print(f"{stage}: step {step:,} of {self.total:,}, {speed}, {_duration(left)} left", markup=False)
+            self.console.print(
+                f"{stage}: step {step:,} of {self.total:,}, {speed}, {_duration(left)} left", markup=False
+            )
 
     def say(self, text: str) -> None:
         """One plain line."""

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unpaired import signals
-from unpaired.config import RunConfig, from_dict, merge, nested, preset as read_preset, read_toml
+from unpaired.config import RunConfig, from_dict, merge, nested, read_toml
+from unpaired.config import preset as read_preset
 from unpaired.errors import ConfigError, DataError
 
 if TYPE_CHECKING:

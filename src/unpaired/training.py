@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from unpaired import checkpoint, devices, signals
 from unpaired.config import RunConfig, differences, read_toml
-from unpaired.data.images import encode_png, to_tensor, to_uint8
+from unpaired.data.images import encode_image, to_tensor, to_uint8
 from unpaired.data.sampling import Pool, Sampler, StepDataset
 from unpaired.distributed import Ranks, joined
 from unpaired.errors import CheckpointError, ConfigError, Interrupted, NonFiniteError, RefusedError, UnpairedError
@@ -33,7 +33,10 @@ from unpaired.watch import Watch
 
 FREE_SETTINGS = frozenset(
     {"data.workers", "data.cache", "data.cache_gib"}
-    | {f"training.{k}" for k in ("device", "log_every", "checkpoint_every", "keep", "sample_every", "samples", "tensorboard")}
+    | {
+        f"training.{k}"
+        for k in ("device", "log_every", "checkpoint_every", "keep", "sample_every", "samples", "tensorboard")
+    }
 )
 """Settings that may change on resume without being named: none of them changes what is learnt."""
 
@@ -60,7 +63,9 @@ class Plan:
             for update in stage.updates:
                 ids = {id(p) for m in update.modules for p in m.parameters()}
                 if modules.setdefault(update.name, ids) != ids:
-                    raise ValueError(f"update '{update.name}' trains other parameters in stage '{stage.name}': give it a name of its own")
+                    raise ValueError(
+                        f"update '{update.name}' trains other parameters in stage '{stage.name}': give it a name of its own"
+                    )
 
     @property
     def total(self) -> int:
@@ -93,7 +98,9 @@ def lock(run_dir: Path) -> Iterator[None]:
         except OSError as error:
             file.seek(0)
             owner = file.read().strip() or "unknown"
-            raise RefusedError(f"{run_dir}: another training is at work here (pid {owner}); wait for it, stop it, or use another --out") from error
+            raise RefusedError(
+                f"{run_dir}: another training is at work here (pid {owner}); wait for it, stop it, or use another --out"
+            ) from error
         file.seek(0)
         file.truncate()
         file.write(str(os.getpid()))
@@ -108,7 +115,7 @@ def compare_settings(run_dir: Path, config: RunConfig, allow_change: Sequence[st
     path = run_dir / "config.toml"
     if not path.exists():
         return
-    found = differences(read_toml(path), {k: v for k, v in _without_none(config.to_dict()).items()})
+    found = differences(read_toml(path), config.written())
     changed = {k: v for k, v in found.items() if k not in FREE_SETTINGS and k not in allow_change}
     if changed:
         lines = "\n".join(f"  {k}: {old!r} in the run, {new!r} now" for k, (old, new) in sorted(changed.items()))
@@ -117,10 +124,6 @@ def compare_settings(run_dir: Path, config: RunConfig, allow_change: Sequence[st
             f"{run_dir} holds a run with other settings:\n{lines}\nUse another --out for a new run, repeat the old settings to resume, "
             f"or accept the change by name: {allow}"
         )
-
-
-def _without_none(value: Any) -> Any:
-    return {k: _without_none(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
 
 class Trainer:
@@ -140,8 +143,20 @@ class Trainer:
         ranks: Ranks,
         reporter: Reporter | None,
     ) -> None:
-        self.method, self.pool, self.held_out, self.config, self.run_dir = method.to(device), pool, held_out, config, run_dir
-        self.header_extra, self.on_step, self.device, self.ranks, self.reporter = header_extra, on_step, device, ranks, reporter
+        self.method, self.pool, self.held_out, self.config, self.run_dir = (
+            method.to(device),
+            pool,
+            held_out,
+            config,
+            run_dir,
+        )
+        self.header_extra, self.on_step, self.device, self.ranks, self.reporter = (
+            header_extra,
+            on_step,
+            device,
+            ranks,
+            reporter,
+        )
         self.settings = config.training
         self.plan = Plan(method.stages())
         self.watch = Watch()
@@ -181,8 +196,12 @@ class Trainer:
         own_names = {k for k in own if not k.startswith("optimizer/")}
         given_names = {k for k in tensors if not k.startswith("optimizer/")}
         if own_names != given_names:
-            raise CheckpointError(f"the saved state does not fit this method; it differs in: {', '.join(sorted(own_names ^ given_names)[:8])}")
-        self.method.load_state_dict({k.removeprefix("method/"): v for k, v in tensors.items() if k.startswith("method/")})
+            raise CheckpointError(
+                f"the saved state does not fit this method; it differs in: {', '.join(sorted(own_names ^ given_names)[:8])}"
+            )
+        self.method.load_state_dict(
+            {k.removeprefix("method/"): v for k, v in tensors.items() if k.startswith("method/")}
+        )
         for name in self.average:
             self.average[name] = tensors[f"average/{name}"].to(self.device)
         self.step = values["step"]
@@ -209,7 +228,12 @@ class Trainer:
         if self.ranks.main:
             stage = self.plan.at(max(self.step, 1))[0].name
             header = checkpoint.make_header(
-                self.method, self.config, step=self.step, stage=stage, data_fingerprint=self.pool.fingerprint, extra=self.header_extra
+                self.method,
+                self.config,
+                step=self.step,
+                stage=stage,
+                data_fingerprint=self.pool.fingerprint,
+                extra=self.header_extra,
             )
             tensors, values = self.state()
             path = checkpoint.commit(
@@ -244,7 +268,9 @@ class Trainer:
         if self.settings.ema:
             live = dict(self.method.named_parameters())
             names = list(self.average)
-            torch._foreach_lerp_([self.average[n] for n in names], [live[n].detach() for n in names], 1 - self.settings.ema)
+            torch._foreach_lerp_(
+                [self.average[n] for n in names], [live[n].detach() for n in names], 1 - self.settings.ema
+            )
         return terms
 
     def _update(self, update: Update, stage: Stage, first: int, batch: Batch) -> dict[str, Tensor]:
@@ -305,7 +331,9 @@ class Trainer:
             "seed": self.config.seed, "precision": self.settings.precision,
         }  # fmt: skip
         if self.ranks.main:
-            checkpoint.write_atomic(self.run_dir / f"crash-step-{self.step:09d}.json", json.dumps(note, indent=1).encode())
+            checkpoint.write_atomic(
+                self.run_dir / f"crash-step-{self.step:09d}.json", json.dumps(note, indent=1).encode()
+            )
         raise NonFiniteError(
             f"non-finite loss at step {self.step}, stage '{stage}', update '{update}': {shown}; {kept}. "
             "Try training.precision=fp32, a lower rate, or training.clip=1.0 in a new --out"
@@ -337,7 +365,7 @@ class Trainer:
             sheet = np.concatenate(rows)
             folder = self.run_dir / "samples"
             folder.mkdir(exist_ok=True)
-            checkpoint.write_atomic(folder / f"step-{self.step:09d}.png", encode_png(sheet))
+            checkpoint.write_atomic(folder / f"step-{self.step:09d}.png", encode_image(sheet))
             log.picture("samples", sheet, self.step)
         for text in warnings:
             warn(text)
@@ -405,7 +433,9 @@ class Trainer:
                 self.reporter.advance(self.step, stage.name)
         return last or self.run_dir / "checkpoints" / f"step-{self.step:09d}"
 
-    def _log(self, log: RunLog, stage: Stage, terms: Mapping[str, Tensor], extra: Mapping[str, float] | None, seconds: float) -> None:
+    def _log(
+        self, log: RunLog, stage: Stage, terms: Mapping[str, Tensor], extra: Mapping[str, float] | None, seconds: float
+    ) -> None:
         self.check_finite()
         values = {k: float(v) for k, v in {**terms, **self.method.monitor}.items()} | dict(extra or {})
         warnings = self.watch.logged(values)
@@ -418,7 +448,10 @@ class Trainer:
         signum = self.ranks.largest(signals.requested() or 0, self.device)
         if signum:
             path = self.save()
-            raise Interrupted(signum, f"stopped by signal {signum} after step {self.step}; saved as {path}. The same command goes on from there")
+            raise Interrupted(
+                signum,
+                f"stopped by signal {signum} after step {self.step}; saved as {path}. The same command goes on from there",
+            )
 
 
 def centre(image: np.ndarray[Any, Any], side: int) -> np.ndarray[Any, Any]:
@@ -447,7 +480,9 @@ def _compiled(loss: Callable[[Batch], dict[str, Tensor]]) -> Callable[[Batch], d
                 result = compiled(batch)
                 chosen.append(compiled)
                 return result
-            except Exception as error:  # the compiler raises many kinds; the plain loss decides whether it is a real one
+            except (
+                Exception
+            ) as error:  # the compiler raises many kinds; the plain loss decides whether it is a real one
                 warn(f"torch.compile failed ({type(error).__name__}); going on without it")
                 chosen.append(loss)
         return chosen[0](batch)
@@ -462,7 +497,9 @@ def _resume(trainer: Trainer, root: Path, say: Callable[[str], None], allow_chan
         say(f"skipped a damaged checkpoint: {line}")
     if saved is None:
         if rejected:
-            raise CheckpointError(f"{root}: no checkpoint is intact, so the run cannot be resumed. Use another --out, or remove this folder")
+            raise CheckpointError(
+                f"{root}: no checkpoint is intact, so the run cannot be resumed. Use another --out, or remove this folder"
+            )
         return
     known = saved.manifest.get("data_fingerprint")
     if known != trainer.pool.fingerprint and "data" not in allow_change:
@@ -529,9 +566,13 @@ def fit(
             say(f"{run_dir} is complete: {trainer.step:,} steps. Nothing to do")
             return root / f"step-{trainer.step:09d}" / checkpoint.MODEL
         folder = run_dir / "tensorboard" if config.training.tensorboard and ranks.main else None
-        log = RunLog(run_dir / ("log.jsonl" if ranks.main else f"log-rank{ranks.rank}.jsonl"), trainer.step, tensorboard=folder)
+        log = RunLog(
+            run_dir / ("log.jsonl" if ranks.main else f"log-rank{ranks.rank}.jsonl"), trainer.step, tensorboard=folder
+        )
         stack.callback(log.close)
-        trainer.reporter = stack.enter_context(Reporter(trainer.plan.total, trainer.step, quiet=quiet or not ranks.main))
+        trainer.reporter = stack.enter_context(
+            Reporter(trainer.plan.total, trainer.step, quiet=quiet or not ranks.main)
+        )
         stack.enter_context(signals.deferred())
         return trainer.run(log) / checkpoint.MODEL
 

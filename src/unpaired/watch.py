@@ -52,12 +52,14 @@ class Watch:
         spread = outputs.float().std(dim=0, correction=0).mean().item()
         if len(outputs) > 1 and spread < CONSTANT_SPREAD < inputs.float().std(dim=0, correction=0).mean().item():
             warnings += self._once(
-                "constant", f"{name}: all outputs look alike (spread {spread:.4f}): the translator has collapsed. Start again with another seed or a lower rate."
+                "constant",
+                f"{name}: all outputs look alike (spread {spread:.4f}): the translator has collapsed. Start again with another seed or a lower rate.",
             )
         difference = (outputs.float() - inputs.float()).abs().mean().item()
         if difference < SAME_DIFFERENCE:
             warnings += self._once(
-                "same", f"{name}: the output equals the input (mean difference {difference:.4f}): nothing is translated yet. Check that the domains differ."
+                "same",
+                f"{name}: the output equals the input (mean difference {difference:.4f}): nothing is translated yet. Check that the domains differ.",
             )
         return warnings
 

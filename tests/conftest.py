@@ -1,0 +1,41 @@
+"""Shared by all tests: a tiny method, tiny images, one torch thread (two make tiny work slower, not faster)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import tiny  # noqa: E402  registers the method "tiny"
+
+SHARED = Path(__file__).parents[1].parent / "shared"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNPAIRED_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder with papers, parity outputs and real data; tests that need it are skipped where it is not."""
+    if not SHARED.is_dir():
+        pytest.skip("../shared is not here: its parity outputs and images are not part of the repository")
+    return SHARED
+
+
+@pytest.fixture
+def run_config() -> object:
+    """A run of the tiny method."""
+    return tiny.config()

@@ -1,0 +1,60 @@
+"""For each method in METHODS: settings that make it tiny, and the pool it trains on. A method without an entry fails the suite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tiny
+
+from unpaired.config import RunConfig, from_dict, merge
+from unpaired.data.sampling import ArrayPool
+from unpaired.methods.base import Method
+from unpaired.runs import build
+
+BASE: dict[str, Any] = {
+    "seed": 5,
+    "data": {"size": 16, "cache": False},
+    "training": {
+        "device": "cpu",
+        "precision": "fp32",
+        "log_every": 1,
+        "checkpoint_every": 5,
+        "sample_every": 6,
+        "samples": 2,
+        "tensorboard": False,
+    },
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "tiny": {"training": {"ema": 0.9}},
+    "unit": {
+        "model": {"width": 4, "discriminator_layers": 3, "steps": 13, "batch_size": 2},
+        "training": {"accumulate": 2},
+    },
+    "unit-digits": {
+        "data": {"size": 32, "mirror": False},
+        "model": {"width": 4, "discriminator_width": 4, "steps": 13, "batch_size": 4},
+    },
+}
+LABELLED = {"unit-digits"}
+SIZES = {"unit-digits": 32}
+
+
+def config(name: str, **changes: Any) -> RunConfig:
+    """The tiny run of a method."""
+    return from_dict(merge(merge(merge(BASE, {"method": name}), SETTINGS[name]), changes))
+
+
+def pool(name: str) -> ArrayPool:
+    """Its images; labels where it needs them."""
+    side = SIZES.get(name, 20)
+    images = {"red": tiny.pictures(7, side, 0, 0), "blue": tiny.pictures(7, side, 1, 2)}
+    if name in LABELLED:
+        return ArrayPool(images, {"red": np.arange(7) % 3}, ("zero", "one", "two"))
+    return ArrayPool(images)
+
+
+def method(name: str, run: RunConfig | None = None) -> Method:
+    """A fresh one."""
+    p = pool(name)
+    return build(run or config(name), p.domains, p.classes)

@@ -1,0 +1,220 @@
+"""What DESIGN promises of every method, run over METHODS: a new method is covered by being listed there."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import cases
+import pytest
+import torch
+
+from unpaired import checkpoint, signals, training
+from unpaired.errors import Interrupted
+from unpaired.methods import METHODS
+from unpaired.translation import Translator, load
+
+NAMES = sorted(METHODS)
+
+
+def everything(run: Path) -> dict[str, bytes]:
+    """All bytes that training left: the last checkpoint's files, and the log without its clock."""
+    saved, _ = checkpoint.latest(run / "checkpoints")
+    assert saved is not None
+    files = {name: (saved.folder / name).read_bytes() for name in (checkpoint.MODEL, checkpoint.STATE)}
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    files["log"] = json.dumps([{k: v for k, v in line.items() if k != "seconds"} for line in lines]).encode()
+    files["samples"] = b"".join(p.read_bytes() for p in sorted((run / "samples").glob("*.png")))
+    return files
+
+
+def train(name: str, run: Path, stop_after: int | None = None, **changes: Any) -> None:
+    """Train, or stop as a SIGTERM after step ``stop_after`` would."""
+    config = cases.config(name, **changes)
+
+    def stop(step: int, _method: object) -> None:
+        if step == stop_after:
+            signals._state.requested = 15
+
+    try:
+        training.fit(cases.method(name, config), cases.pool(name), config, run, on_step=stop, quiet=True)
+    except Interrupted as error:
+        assert error.exit_code == 143
+    finally:
+        signals._state.requested = None
+
+
+def test_every_method_is_covered() -> None:
+    """A method listed in METHODS has a tiny configuration here."""
+    assert set(NAMES) <= set(cases.SETTINGS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_resume_is_bit_exact_at_every_step(name: str, tmp_path: Path) -> None:
+    """A run cut after any step, and after a dozen in a row, ends with the same bytes as an uninterrupted one."""
+    train(name, tmp_path / "whole")
+    expected = everything(tmp_path / "whole")
+    total = training.Plan(cases.method(name).stages()).total
+    assert total >= 12
+    for cut in range(1, total):
+        run = tmp_path / f"cut-{cut}"
+        train(name, run, stop_after=cut)
+        assert checkpoint.latest(run / "checkpoints")[0].step == cut  # type: ignore[union-attr]
+        train(name, run)
+        assert everything(run) == expected, f"cut after step {cut}"
+    run = tmp_path / "always"
+    for cut in range(1, total):
+        train(name, run, stop_after=cut)
+    train(name, run)
+    assert everything(run) == expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_workers_do_not_change_the_result(name: str, tmp_path: Path) -> None:
+    """0 and 2 loader workers give the same bytes, also when the number changes at a cut."""
+    train(name, tmp_path / "none")
+    train(name, tmp_path / "two", data={"workers": 2})
+    train(name, tmp_path / "changed", stop_after=7, data={"workers": 2})
+    train(name, tmp_path / "changed")
+
+    def weights(run: str) -> dict[str, torch.Tensor]:
+        saved, _ = checkpoint.latest(tmp_path / run / "checkpoints")
+        assert saved is not None
+        return checkpoint.read_state(saved)[0]
+
+    reference = weights("none")
+    for run in ("two", "changed"):
+        other = weights(run)
+        assert reference.keys() == other.keys()
+        assert all(torch.equal(reference[k], other[k]) for k in reference)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_frozen_means_frozen(name: str) -> None:
+    """In each stage nothing moves but the parameters of its updates, and buffers of modules that are in train mode or that
+    the method itself keeps; each update moves only its own parameters."""
+    config = cases.config(name)
+    method = cases.method(name, config)
+    trainer = training.Trainer(
+        method, cases.pool(name), config, Path("unused"), held_out=None, header_extra={}, on_step=None,
+        device=torch.device("cpu"), ranks=training.Ranks(), reporter=None,
+    )  # fmt: skip
+    batches = trainer.batches()
+    for stage in trainer.plan.stages:
+        if stage.start is not None:
+            stage.start()
+        trainer.modes(stage)
+        trained = {id(p) for u in stage.updates for m in u.modules for p in m.parameters()}
+        awake = {
+            id(b) for m in (*(m for u in stage.updates for m in u.modules), *stage.train_mode) for b in m.buffers()
+        }
+        own = {id(b) for b in method.buffers(recurse=False)}
+        before = {n: t.detach().clone() for n, t in method.state_dict().items()}
+        for _ in range(2):
+            trainer.step += 1
+            batch = next(batches)
+            if len(batch) != stage.batch_size:
+                batch = trainer_batch(name, config, trainer, stage.batch_size)
+            trainer.run_step(stage, trainer.step - 1, batch)
+        tensors = {**dict(method.named_parameters()), **dict(method.named_buffers())}
+        moved = {n for n, t in tensors.items() if n in before and not torch.equal(before[n], t)}
+        assert moved, "nothing was trained"
+        assert {n for n in moved if id(tensors[n]) not in trained | awake | own} == set()
+
+
+def trainer_batch(name: str, config: Any, trainer: training.Trainer, size: int) -> Any:
+    """A batch of another size than the plan's at this step."""
+    return training.Sampler(cases.pool(name), config.data, trainer.method.pairs, config.seed).batch(trainer.step, size)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_reloaded_model_gives_the_same_pixels(name: str, tmp_path: Path) -> None:
+    """The shared file alone, moved elsewhere, translates as the trained method does, in every direction."""
+    config = cases.config(name)
+    path = training.fit(cases.method(name, config), cases.pool(name), config, tmp_path / "run", quiet=True)
+    alone = tmp_path / "elsewhere.safetensors"
+    alone.write_bytes(path.read_bytes())
+    method, header = checkpoint.load_method(path)
+    side = cases.SIZES.get(name, 20)
+    images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    again = load(alone)
+    assert again.domains == ("red", "blue")
+    for source, target in again.directions:
+        first = Translator(method, header).translate(images, source, target, seed=0)
+        second = again.translate(images, source, target, seed=0)
+        assert torch.equal(first, second)
+        assert first.shape == images.shape
+        assert first.abs().max() <= 1.0 + 1e-6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dropping_any_part_of_the_state_is_noticed(name: str, tmp_path: Path) -> None:
+    """Mutation check of the resume test: without any one group of the saved state the run ends otherwise or refuses."""
+    train(name, tmp_path / "whole")
+    expected = everything(tmp_path / "whole")
+    config = cases.config(name)
+    run = tmp_path / "run"
+    train(name, run, stop_after=7)
+    saved, _ = checkpoint.latest(run / "checkpoints")
+    assert saved is not None
+    tensors, values = checkpoint.read_state(saved)
+    groups = {
+        k.split("/")[0] + "/" + k.split("/")[1] if k.startswith("optimizer") else k.split("/")[0] for k in tensors
+    }
+    assert any(g.startswith("optimizer/") for g in groups)
+    for group in sorted(groups):
+        trainer = training.Trainer(
+            cases.method(name, config), cases.pool(name), config, tmp_path / "mutant", held_out=None, header_extra={}, on_step=None,
+            device=torch.device("cpu"), ranks=training.Ranks(), reporter=None,
+        )  # fmt: skip
+        rest = {k: v for k, v in tensors.items() if not k.startswith(group)}
+        try:
+            trainer.restore(rest, values)
+        except checkpoint.CheckpointError:
+            continue  # refused: noticed
+        for batch in trainer.batches():
+            stage, first = trainer.plan.at(trainer.step + 1)
+            trainer.step += 1
+            if trainer.step == first + 1 and stage.start is not None:
+                training.seed_everything(config.seed, trainer.step - 1)
+                stage.start()
+            trainer.modes(stage)
+            trainer.run_step(stage, first, batch)
+        # an optimiser that only an ended stage uses cannot matter; all others must
+        ended = {u.name for s in trainer.plan.stages for u in s.updates} - {
+            u.name for s, end in zip(trainer.plan.stages, trainer.plan.ends, strict=True) if end > 7 for u in s.updates
+        }
+        if group.removeprefix("optimizer/") in ended:
+            continue
+        assert checkpoint.pack(*trainer.state()) != expected[checkpoint.STATE], f"the run did not miss {group}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_method_keeps_to_the_contract(name: str) -> None:
+    """No tensor is saved twice, none is left out of the state, directions are ordered pairs of domains, and the plan is pure."""
+    method = cases.method(name)
+    state = method.state_dict()
+    assert len({t.data_ptr() for t in state.values() if t.numel()}) == len([t for t in state.values() if t.numel()])
+    assert {n for n, _ in method.named_buffers()} <= set(state), "a buffer with persistent=False would be lost"
+    assert set(method.training_only) <= {k.split(".")[0] for k in state}
+    assert all(a != b and {a, b} <= set(method.domains) for a, b in method.directions)
+    plans = [[(s.name, s.steps, s.batch_size, [u.name for u in s.updates]) for s in method.stages()] for _ in range(2)]
+    assert plans[0] == plans[1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_accumulation_keeps_the_objective(name: str) -> None:
+    """A loss is a mean over the batch: its terms are finite scalars, weighted, and part of one graph."""
+    config = cases.config(name)
+    method = cases.method(name, config)
+    batch = training.Sampler(cases.pool(name), config.data, method.pairs, config.seed).batch(1, 4)
+    for stage in method.stages():
+        for update in stage.updates:
+            update_terms = update.loss(batch)
+            assert update_terms
+            for key, value in update_terms.items():
+                assert value.ndim == 0 and torch.isfinite(value), key
+            random.seed(0)
+            assert torch.stack(list(update_terms.values())).sum().requires_grad
