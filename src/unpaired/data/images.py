@@ -71,6 +71,7 @@ _UPRIGHT = {  # EXIF orientation -> what turns the stored pixels upright
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION_TAG = 0x0112
+_SAVE: dict[str, dict[str, Any]] = {"PNG": {}, "JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
 _NOT_IMAGES = (  # first bytes of what most often hides behind an image's name
     (b"version https://git-lfs", "a git-lfs pointer, not the image; run `git lfs pull`"),
     (b"<!doctype html", "an HTML page, not an image; download it again"),
@@ -91,7 +92,7 @@ def show(path: object) -> str:
 
 
 @contextmanager
-def open_regular(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def open_regular(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
     """A regular file opened for reading. Never blocks on a FIFO and never touches a device.
 
     Raises:
@@ -361,7 +362,6 @@ def to_uint8(tensor: Tensor) -> Pixels:
 
 def encode_image(pixels: Pixels, format: str = "PNG") -> bytes:
     """uint8 [H, W, 3] -> the bytes of a PNG, JPEG (quality 95, no chroma subsampling) or lossless WebP file."""
-    options: dict[str, Any] = {"PNG": {}, "JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}[format]
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format, **options)
+    Image.fromarray(pixels).save(buffer, format, **_SAVE[format])
     return buffer.getvalue()
