@@ -1,0 +1,270 @@
+"""Using a trained model: tensors, pictures, and (``translation_files``) whole trees of files, at any size.
+
+>>> model = unpaired.load("run")                                             # doctest: +SKIP
+>>> picture = model.translate_image(Image.open("horse.jpg"), target="zebra")  # doctest: +SKIP
+
+Legend: N batch, H height, W width; images are float tensors [N, 3, H, W] in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+
+from unpaired import checkpoint
+from unpaired._files import sha256_of
+from unpaired.devices import autocast, choose_device, choose_precision, set_products
+from unpaired.errors import ConfigError, DataError, nearest
+from unpaired.methods.base import Method
+from unpaired.tiling import MAX_PIXELS, MIN_STRIDES, at_any_size
+from unpaired.translation_files import (
+    IncompleteTranslation,
+    Item,
+    TranslationReport,
+    translate_files,
+)
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = [
+    "MAX_PIXELS",
+    "IncompleteTranslation",
+    "Item",
+    "TranslationReport",
+    "Translator",
+    "load",
+    "translate_files",
+]
+
+RANGE_TOLERANCE = 1e-3
+"""Images may leave [-1, 1] by this much (rounding of other code) before they are refused."""
+
+
+class Translator:
+    """A trained method, ready to use. Made by :func:`load`, or from any ``Method`` and a checkpoint header."""
+
+    def __init__(
+        self,
+        method: Method,
+        header: Mapping[str, Any],
+        *,
+        device: str | torch.device = "cpu",
+        precision: str = "fp32",
+        path: Path | None = None,
+        sha256: str = "",
+    ) -> None:
+        """
+        Args:
+            precision: ``fp32``, ``tf32`` (GPU), ``bf16`` (autocast) or ``auto``.
+            path, sha256: where the model came from and its file's hash, for records.
+        """
+        self.method = method.eval().requires_grad_(False)
+        self.header = dict(header)
+        self.path, self.sha256 = path, sha256
+        self._asked_precision = precision
+        self.to(device)
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the model to ``cpu``, ``cuda``, ``cuda:N`` or ``auto``. Raises ConfigError when it is not there."""
+        self.device = choose_device(str(device))
+        self.precision = choose_precision(self._asked_precision, self.device)
+        self.method.to(self.device)
+        return self
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Names of the domains."""
+        return self.method.domains
+
+    @property
+    def directions(self) -> tuple[tuple[str, str], ...]:
+        """(source, target) pairs that can be translated."""
+        return self.method.directions
+
+    def info(self) -> dict[str, Any]:
+        """What the model is and what it can do; plain JSON values."""
+        header = self.header
+        wanted = f"{self.method.fixed_size} (others are resized there and back)" if self.method.fixed_size else "any"
+        return {
+            "method": header.get("method"),
+            "domains": list(self.domains),
+            "directions": [f"{a} -> {b}" for a, b in self.directions],
+            "classes": list(self.method.classes),
+            "trained at": self.method.image_size,
+            "input size": wanted,
+            "stride": self.method.stride,
+            "random outputs": self.method.stochastic,
+            "parameters": sum(p.numel() for p in self.method.parameters()),
+            "step": header.get("step"),
+            "stage": header.get("stage"),
+            "seed": header.get("seed"),
+            "version": header.get("version"),
+            "format": header.get("format"),
+            "data fingerprint": header.get("data_fingerprint"),
+            "pretrained": list(header.get("pretrained", ())),
+            "file": str(self.path) if self.path else None,
+            "sha256": self.sha256 or None,
+            "config": header.get("config"),
+            "extra": header.get("extra", {}),
+        }
+
+    def direction(self, source: str | None, target: str) -> tuple[str, str]:
+        """The (source, target) meant; ``source`` may be None when only one direction leads to ``target``.
+
+        Raises:
+            ConfigError: no such domain (with the nearest name), no such direction, or several sources fit.
+        """
+        for name in (source, target):
+            if name is not None and name not in self.domains:
+                there = ", ".join(self.domains)
+                raise ConfigError(f"no domain '{name}'.{nearest(name, self.domains)} This model knows: {there}.")
+        sources = [a for a, b in self.directions if b == target]
+        able = ", ".join(f"{a} -> {b}" for a, b in self.directions)
+        if source is None:
+            if len(sources) == 1:
+                return sources[0], target
+            if not sources:
+                raise ConfigError(f"this model does not translate to '{target}'. It can do: {able}.")
+            raise ConfigError(f"several domains lead to '{target}': {', '.join(sources)}; say which one with source")
+        if source not in sources:
+            raise ConfigError(f"this model does not translate '{source}' to '{target}'. It can do: {able}.")
+        return source, target
+
+    def translate(
+        self,
+        images: Tensor,
+        source: str | None,
+        target: str,
+        *,
+        seed: int | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> Tensor:
+        """Images of domain ``source`` as images of domain ``target``.
+
+        Args:
+            images: float [N, 3, H, W] in [-1, 1], any H and W from 1 on.
+            seed: of the noise, for methods with random outputs; None draws anew each time.
+            max_pixels: larger pictures go through in overlapping tiles of at most this many pixels.
+
+        Returns:
+            float32, the same shape, in [-1, 1], on the model's device.
+
+        Raises:
+            ConfigError: the direction or ``max_pixels`` is not possible.
+            DataError: shape, type or range of ``images``.
+        """
+        source, target = self.direction(source, target)
+        check_images(images)
+        generator = None
+        if seed is not None:
+            generator = torch.Generator(self.device).manual_seed(seed)
+        if not len(images):
+            return images.to(self.device, torch.float32)
+
+        def network(part: Tensor) -> Tensor:
+            return self.method.translate(part, source, target, generator=generator)
+
+        return self._run(network, images, max_pixels)
+
+    def reconstruct(self, images: Tensor, domain: str, *, max_pixels: int = MAX_PIXELS) -> Tensor | None:
+        """The method's own reconstruction within ``domain`` (shapes as :meth:`translate`); None if it has none."""
+        check_images(images)
+        if domain not in self.domains:
+            raise ConfigError(f"no domain '{domain}'.{nearest(domain, self.domains)}")
+        side = self.method.fixed_size or MIN_STRIDES * self.method.stride
+        with torch.inference_mode():
+            if self.method.reconstruct(torch.zeros(1, 3, side, side, device=self.device), domain) is None:
+                return None
+        if not len(images):
+            return images.to(self.device, torch.float32)
+
+        def network(part: Tensor) -> Tensor:
+            result = self.method.reconstruct(part, domain)
+            assert result is not None, "asked above"
+            return result
+
+        return self._run(network, images, max_pixels)
+
+    @torch.inference_mode()
+    def _run(self, network: Any, images: Tensor, max_pixels: int) -> Tensor:
+        if self.device.type == "cuda":
+            set_products(self.precision)
+        images = images.to(self.device, torch.float32).clamp(-1, 1)
+        with autocast(self.precision, self.device):
+            result = at_any_size(
+                network, images, stride=self.method.stride, fixed=self.method.fixed_size, max_pixels=max_pixels
+            )
+        return result.float().clamp(-1, 1)  # NaN stays NaN: callers must see it
+
+    def translate_image(
+        self,
+        image: Image.Image,
+        source: str | None = None,
+        *,
+        target: str,
+        seed: int | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> Image.Image:
+        """A picture of any size and mode -> an 8-bit RGB picture of the same size, EXIF orientation applied.
+
+        Raises:
+            ConfigError: the direction is not possible. DataError: the output is not finite.
+        """
+        from PIL import Image, ImageOps
+
+        from unpaired.data import images as opener
+
+        upright = ImageOps.exif_transpose(image)
+        rgb = opener._to_rgb("<picture>", upright, (255, 255, 255))
+        tensor = opener.to_tensor(_pixels(rgb))[None]
+        result = self.translate(tensor, source, target, seed=seed, max_pixels=max_pixels)[0]
+        if not result.isfinite().all():
+            raise DataError("the model's output for this picture is not finite (NaN or infinity)")
+        return Image.fromarray(opener.to_uint8(result))
+
+
+def _pixels(rgb: Image.Image) -> Any:
+    import numpy as np
+
+    return np.asarray(rgb)
+
+
+def check_images(images: Tensor) -> None:
+    """Refuse with DataError what is no float tensor [N, 3, H, W] in [-1, 1]."""
+    if not isinstance(images, Tensor):
+        raise DataError(f"images must be a torch.Tensor [N, 3, H, W], not {type(images).__name__}")
+    shape = list(images.shape)
+    if images.ndim == 3:
+        raise DataError(f"images have shape {shape}; wanted [N, 3, H, W]: add the batch with images[None]")
+    if images.ndim == 4 and shape[1] != 3 and shape[3] == 3:
+        raise DataError(f"images have shape {shape}; wanted [N, 3, H, W]: use images.permute(0, 3, 1, 2)")
+    if images.ndim != 4 or shape[1] != 3 or 0 in shape[2:]:
+        raise DataError(f"images have shape {shape}; wanted [N, 3, H, W]")
+    if not images.is_floating_point():
+        raise DataError(f"images are {images.dtype}; wanted floats in [-1, 1]: use images / 127.5 - 1 for 0 to 255")
+    if not len(images):
+        return
+    low, high = float(images.min()), float(images.max())
+    if not (low >= -1 - RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
+        if low != low or high != high:
+            raise DataError("images hold NaN")
+        raise DataError(
+            f"images go from {low:.4g} to {high:.4g}; wanted [-1, 1]: use x / 127.5 - 1 for 0 to 255, x * 2 - 1 for 0 to 1"
+        )
+
+
+def load(path: Path | str, *, device: str | torch.device = "cpu", precision: str = "fp32") -> Translator:
+    """A translator from a model file, a checkpoint folder or a run folder. Runs no code from it.
+
+    Raises:
+        CheckpointError: missing, damaged, foreign, or of another version; the text says which.
+        ConfigError: the device or precision is not there.
+    """
+    file = checkpoint.model_file(path)
+    method, header = checkpoint.load_method(file)
+    return Translator(method, header, device=device, precision=precision, path=file, sha256=sha256_of(file))

@@ -1,0 +1,396 @@
+"""Translating files and trees: planned before work, restartable, one bad file never stops it.
+
+Pictures are read in the planned order and go through the model in batches of neighbours of equal size. Each result is
+written under a temporary name, fsynced and renamed. The record (``translation_journal``) lets a killed run go on; the
+batches are cut in the same places then, so that the finished tree has the same bytes as that of an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from unpaired import translation_journal
+from unpaired._files import sync_folder, write_atomically
+from unpaired._version import __version__
+from unpaired.data.images import open_image, open_regular, show, to_tensor, to_uint8
+from unpaired.errors import ConfigError, DataError, ImageError, PartialError, UnpairedError
+from unpaired.tiling import MAX_PIXELS, check_max_pixels
+from unpaired.translation_journal import Done, Journal
+from unpaired.translation_plan import Plan, Task, plan
+
+if TYPE_CHECKING:
+    from unpaired.translation import Translator
+
+FORMATS: dict[str, dict[str, Any]] = {
+    "png": {"format": "PNG", "compress_level": 4},
+    "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
+    "webp": {"format": "WEBP", "lossless": True, "method": 4},
+}
+"""Ending of the results -> how Pillow writes them. PNG and WebP keep every pixel."""
+REPORT = ".unpaired-report.json"
+"""Name of the report in the output folder when something failed."""
+FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+"""Errors of writing that the next file would meet as well."""
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Item:
+    """What became of one input."""
+
+    input: str
+    output: str
+    status: str
+    """``ok``, ``skipped`` (was done before) or ``failed``."""
+    reason: str = ""
+
+
+@dataclass
+class TranslationReport:
+    """One entry for each input file, in the planned order."""
+
+    out: Path
+    options: dict[str, Any]
+    items: list[Item] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
+    """Input -> result, where the plain name was taken."""
+    ignored: int = 0
+    """Files in the given folders that are no images by their ending."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of items by status."""
+        return {status: sum(i.status == status for i in self.items) for status in ("ok", "skipped", "failed")}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        items = [{k: v for k, v in vars(item).items() if v} for item in self.items]
+        return {
+            "version": __version__,
+            "out": show(self.out),
+            "options": self.options,
+            "counts": self.counts,
+            "ignored": self.ignored,
+            "renamed": self.renamed,
+            "items": items,
+        }
+
+    def text(self) -> str:
+        """A few lines for a person."""
+        counts = self.counts
+        lines = [
+            f"{counts['ok']} translated, {counts['skipped']} already done, {counts['failed']} failed: {show(self.out)}"
+        ]
+        lines += [f"  renamed: {source} -> {target}" for source, target in list(self.renamed.items())[:10]]
+        if len(self.renamed) > 10:
+            lines.append(f"  and {len(self.renamed) - 10} more renamed")
+        failed = [item for item in self.items if item.status == "failed"]
+        lines += [f"  failed: {item.input}: {item.reason}" for item in failed[:10]]
+        if len(failed) > 10:
+            lines.append(f"  and {len(failed) - 10} more")
+        return "\n".join(lines)
+
+
+class IncompleteTranslation(PartialError):
+    """The work is done, but some items failed; ``report`` has them."""
+
+    def __init__(self, message: str, report: TranslationReport) -> None:
+        self.report = report
+        super().__init__(message)
+
+
+def translate_files(
+    model: Translator | Path | str,
+    inputs: Sequence[Path | str],
+    *,
+    to: str,
+    source: str | None = None,
+    out: Path | str,
+    device: str = "auto",
+    precision: str = "fp32",
+    batch_size: int = 8,
+    seed: int = 0,
+    max_pixels: int | None = None,
+    format: str = "png",
+    report: Path | str | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+    progress: Progress | None = None,
+) -> TranslationReport:
+    """Translate files and whole trees of them into ``out``; run it again to go on after an interruption.
+
+    Args:
+        model: a translator (then ``device`` and ``precision`` are its own), or a path as for :func:`unpaired.load`.
+        to, source: domains; ``source`` may be left out when only one direction leads to ``to``.
+        batch_size: pictures of equal size at a time. Results differ by float rounding at most: by one step of 255
+            in rare pixels.
+        seed: for methods with random outputs; each picture's noise follows from it and the picture's own bytes.
+        max_pixels: larger pictures are translated in overlapping tiles of at most this many pixels.
+        format: ``png``, ``jpg`` (quality 95) or ``webp`` (lossless).
+        report: where to write the JSON report; ``out/.unpaired-report.json`` gets it as well when something failed.
+        overwrite: replace results of another model or other options, and foreign files, that are in the way.
+        progress: called with (items finished, items in all).
+
+    Raises:
+        RefusedError: nothing was changed: bad options, missing inputs, results that would overwrite inputs or
+            foreign files, results of another model in ``out``.
+        IncompleteTranslation: (a PartialError) finished, but some items failed.
+        UnpairedError: the disk is full or failing; what is done stays done.
+    """
+    from unpaired.translation import Translator, load
+
+    if format not in FORMATS:
+        raise ConfigError(f"format '{format}' cannot be written; there are: {', '.join(FORMATS)}")
+    if batch_size < 1:
+        raise ConfigError(f"batch_size = {batch_size}: must be at least 1")
+    translator = model if isinstance(model, Translator) else load(model, device=device, precision=precision)
+    source, to = translator.direction(source, to)
+    out = Path(out)
+    todo = plan([Path(i) for i in inputs], out, f".{format}")
+    limit = MAX_PIXELS if max_pixels is None else max_pixels
+    check_max_pixels(translator.method.stride, limit)
+    job = _Job(translator, source, to, seed, limit, 1 if translator.method.stochastic else batch_size, format, out)
+    try:
+        with translation_journal.opened(out, job.options, overwrite=overwrite) as journal:
+            if not overwrite:
+                _refuse_foreign(todo, journal)
+            shown = nullcontext(progress) if progress is not None or quiet else _bar()
+            with shown as advance:
+                result = job.run(todo, journal, advance)
+    except OSError as error:
+        raise UnpairedError(f"{show(out)}: cannot be written: {error.strerror or error}") from error
+    return _finish(result, report)
+
+
+def _refuse_foreign(todo: Plan, journal: Journal) -> None:
+    """Files that are in the way and are not ours: they stay."""
+    names = [str(task.output) for task in todo.tasks]
+    foreign = [name for name in names if (journal.out / name).exists() and not journal.ours(name)]
+    if foreign:
+        more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
+        raise DataError(
+            f"{show(journal.out)}: files are in the way that this run did not write, or that were changed since: "
+            f"{', '.join(map(show, foreign[:5]))}{more}. Use another --out, or --overwrite to replace them"
+        )
+
+
+def _finish(result: TranslationReport, path: Path | str | None) -> TranslationReport:
+    failed = result.counts["failed"]
+    own = result.out / REPORT
+    own.unlink(missing_ok=True)
+    paths = [own] if failed else []
+    if path is not None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        paths.append(Path(path))
+    text = json.dumps(result.to_dict(), indent=1).encode()
+    for target in paths:
+        write_atomically(target, text)
+    if failed:
+        where = show(paths[-1])
+        raise IncompleteTranslation(f"{result.text()}\nthe whole list: {where}", result)
+    return result
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A decoded input, or one whose result is in place and need not be decoded (``pixels`` is None)."""
+
+    task: Task
+    sha256: str
+    size: tuple[int, int]
+    pixels: NDArray[np.uint8] | None
+    finished: bool
+
+
+@dataclass(frozen=True)
+class _Job:
+    translator: Translator
+    source: str
+    to: str
+    seed: int
+    max_pixels: int
+    batch_size: int
+    format: str
+    out: Path
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All that the results depend on; results of different options are not mixed."""
+        model = self.translator
+        return {
+            "model": model.sha256 or _weights_hash(model),
+            "source": self.source,
+            "to": self.to,
+            "seed": self.seed if model.method.stochastic else None,
+            "max_pixels": self.max_pixels,
+            "format": self.format,
+            "precision": model.precision,
+        }
+
+    def run(self, todo: Plan, journal: Journal, progress: Progress | None) -> TranslationReport:
+        report = TranslationReport(self.out, self.options, ignored=len(todo.ignored))
+        report.renamed = {show(t.input): show(t.output) for t in todo.tasks if t.renamed}
+        results: dict[Path, Item] = {}
+        total, finished = len(todo.tasks), 0
+        for batch, failures in self._batches(todo, journal):
+            for item_task, reason in failures:
+                results[item_task.input] = _item(item_task, "failed", reason)
+            for item_task, status, reason in self._do(batch, journal):
+                results[item_task.input] = _item(item_task, status, reason)
+            finished += len(batch) + len(failures)
+            if progress is not None:
+                progress(finished, total)
+        report.items = [results[task.input] for task in todo.tasks]
+        return report
+
+    def _batches(self, todo: Plan, journal: Journal) -> Iterator[tuple[list[_Picture], list[tuple[Task, str]]]]:
+        """Neighbours of equal size, and the files that could not be read on the way."""
+        batch: list[_Picture] = []
+        failures: list[tuple[Task, str]] = []
+        for task in todo.tasks:
+            try:
+                picture = self._look(task, journal)
+            except ImageError as error:
+                failures.append((task, error.reason))
+                continue
+            width, height = picture.size
+            room = max(1, min(self.batch_size, self.max_pixels // (width * height)))
+            if batch and (batch[0].size != picture.size or len(batch) >= room):
+                yield batch, failures
+                batch, failures = [], []
+            batch.append(picture)
+        yield batch, failures
+
+    def _look(self, task: Task, journal: Journal) -> _Picture:
+        """The file's bytes hashed; decoded only when its result is not in place yet. Raises ImageError."""
+        try:
+            with open_regular(task.input) as file:
+                content = file.read()
+        except OSError as error:
+            raise ImageError(show(task.input), f"cannot be read: {error.strerror}") from error
+        sha256 = hashlib.sha256(content).hexdigest()
+        name = str(task.output)
+        if journal.intact(name, sha256):
+            return _Picture(task, sha256, journal.finished[name].size, None, True)
+        pixels = np.asarray(open_image(content, min_side=1))
+        return _Picture(task, sha256, (pixels.shape[1], pixels.shape[0]), pixels, False)
+
+    def _do(self, batch: list[_Picture], journal: Journal) -> Iterator[tuple[Task, str, str]]:
+        """Translate a batch and write what is missing of it: (task, status, reason)."""
+        yield from ((p.task, "skipped", "") for p in batch if p.finished)
+        missing = [p for p in batch if not p.finished]
+        if not missing:
+            return
+        # The whole batch goes through the model again, also when only a part is missing: sums are grouped by batch
+        # shape, and the bytes shall be those of an undisturbed run.
+        stack = np.stack([_decoded(p) for p in batch])
+        images, reasons = self._translate(stack, batch)
+        written: dict[str, Done] = {}
+        results: list[tuple[Task, str, str]] = []
+        names = [str(p.task.output) for p, i in zip(batch, images, strict=True) if not p.finished and i is not None]
+        if names:
+            journal.begin(names)
+        for picture, image, reason in zip(batch, images, reasons, strict=True):
+            if picture.finished:
+                continue
+            if image is not None:
+                reason = self._write(picture, image, written)
+            results.append((picture.task, "failed" if reason else "ok", reason))
+        for folder in sorted({(self.out / name).parent for name in written}):
+            sync_folder(folder)
+        if written:
+            journal.done(written)
+        yield from results
+
+    def _translate(
+        self, stack: NDArray[np.uint8], batch: list[_Picture]
+    ) -> tuple[list[NDArray[np.uint8] | None], list[str]]:
+        """Results, or None with a reason, for uint8 [N, H, W, 3]."""
+        # 63 bits of (seed, the first picture's bytes); methods that draw noise come here one picture at a time
+        digest = hashlib.sha256(f"{self.seed} {batch[0].sha256}".encode()).digest()
+        seed = int.from_bytes(digest[:8], "big") >> 1
+        try:
+            outputs = self.translator.translate(
+                to_tensor(stack), self.source, self.to, seed=seed, max_pixels=self.max_pixels
+            )
+        except (RuntimeError, MemoryError) as error:  # also out of memory
+            if len(batch) == 1:
+                return [None], [f"the model failed: {type(error).__name__}: {str(error).splitlines()[0][:200]}"]
+            parts = [self._translate(stack[i : i + 1], batch[i : i + 1]) for i in range(len(batch))]
+            return [p[0][0] for p in parts], [p[1][0] for p in parts]
+        images: list[NDArray[np.uint8] | None] = []
+        reasons = []
+        for output in outputs:
+            sound = bool(torch.isfinite(output).all())
+            images.append(to_uint8(output) if sound else None)
+            reasons.append("" if sound else "the model's output is not finite (NaN or infinity)")
+        return images, reasons
+
+    def _write(self, picture: _Picture, image: NDArray[np.uint8], written: dict[str, Done]) -> str:
+        """Put one result in place; the reason if that failed. Raises UnpairedError where going on is pointless."""
+        buffer = io.BytesIO()
+        name = str(picture.task.output)
+        try:
+            Image.fromarray(image).save(buffer, **FORMATS[self.format])
+            path = self.out / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, buffer.getvalue())
+        except (OSError, ValueError) as error:  # ValueError: a side too long for the format
+            text = getattr(error, "strerror", None) or str(error)
+            if isinstance(error, OSError) and error.errno in FATAL:
+                raise UnpairedError(
+                    f"{show(self.out / name)}: cannot be written: {text}. What is done is kept: mend it and run again"
+                ) from error
+            return f"cannot be written: {text}"
+        written[name] = Done(picture.sha256, hashlib.sha256(buffer.getvalue()).hexdigest(), picture.size)
+        return ""
+
+
+def _decoded(picture: _Picture) -> NDArray[np.uint8]:
+    if picture.pixels is not None:
+        return picture.pixels
+    return np.asarray(open_image(picture.task.input, min_side=1))
+
+
+def _item(task: Task, status: str, reason: str) -> Item:
+    return Item(show(task.input), show(task.output), status, reason)
+
+
+def _weights_hash(model: Translator) -> str:
+    """For a model that was made in memory and has no file."""
+    sha = hashlib.sha256(json.dumps(model.info(), sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.method.state_dict().items()):
+        sha.update(name.encode())
+        sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+class _bar:
+    """A progress bar on standard error; nothing where that is no terminal."""
+
+    def __enter__(self) -> Progress:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        columns = (TextColumn("translating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._task = self._progress.add_task("translating", total=None)
+        self._progress.start()
+        return lambda done, total: self._progress.update(self._task, completed=done, total=total)
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
