@@ -15,6 +15,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -266,6 +267,8 @@ class Sampler:
 
     def _pair(self, position: int) -> tuple[int, tuple[int, int]]:
         """(index of the pair, (visits of its source as source, of its target as target) before this position)."""
+        if len(self.pairs) == 1:
+            return 0, (position, position)
         run, place = divmod(position, len(self.pairs))
         if self._run[0] != run:
             order = _generator(self.seed, "pairs", run).permutation(len(self.pairs)).tolist()
@@ -290,7 +293,7 @@ class Sampler:
     def _load(self, domain: str, index: int) -> tuple[int, Pixels]:
         """The image, or the next one of its domain that can be read when its file has vanished or is damaged."""
         count = self.pool.count(domain)
-        for candidate in (*range(index, count), *range(index)):
+        for candidate in chain(range(index, count), range(index)):
             if (domain, candidate) in self.lost:
                 continue
             try:
