@@ -13,6 +13,7 @@ prune older ones. There is no ``latest`` link: the newest folder whose manifest 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -289,7 +290,7 @@ def commit(root: Path, step: int, *, model: bytes, state: bytes, about: Mapping[
         temporary.mkdir()
         for name, content in files.items():
             _files.write_synced(temporary / name, content)
-        _files.write_synced(temporary / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
+        _files.write_synced(temporary / MANIFEST, _manifest_bytes(manifest))
         _files.sync_folder(temporary)
         temporary.rename(final)
         _files.sync_folder(root)
@@ -302,11 +303,18 @@ def commit(root: Path, step: int, *, model: bytes, state: bytes, about: Mapping[
     return final
 
 
+def _manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
+    """The one way a manifest is spelled; its last key is a digest over the others, so that no flipped bit passes."""
+    digest = hashlib.sha256(_canonical(manifest).encode()).hexdigest()
+    return json.dumps({**dict(sorted(manifest.items())), "digest": digest}, indent=1).encode()
+
+
 def prune(root: Path, keep: int) -> None:
     """Remove all but the newest ``keep`` checkpoints. Called only after a commit."""
     for folder in steps(root)[keep:]:
         # the manifest goes first: a half-removed folder must not look like a checkpoint
-        (folder / MANIFEST).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the new state is safe; what cannot go now goes next time
+            (folder / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -320,7 +328,11 @@ def verify(folder: Path, only: Sequence[str] | None = None) -> dict[str, Any]:
     """The manifest of ``folder`` after every file's size and SHA-256 have been compared. Raises CheckpointError."""
     path = folder / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(_read_bytes(path, MAX_MANIFEST_BYTES), object_pairs_hook=_unique_keys)
+        data = _read_bytes(path, MAX_MANIFEST_BYTES)
+        manifest: dict[str, Any] = json.loads(data, object_pairs_hook=_unique_keys)
+        digest = manifest.pop("digest")
+        if _manifest_bytes(manifest) != data:  # the digest, and every byte of white space too
+            raise CheckpointError(f"{path}: damaged: its contents do not match its digest {str(digest)[:12]}…")
         files, step = manifest["files"], manifest["step"]
         if manifest["format"] > FORMAT:
             raise CheckpointError(f"{path}: format {manifest['format']} is newer than this version reads ({FORMAT})")

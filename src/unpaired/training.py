@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from unpaired import checkpoint, devices, signals
 from unpaired.config import RunConfig, differences, read_toml
 from unpaired.data.images import encode_image, to_tensor, to_uint8
-from unpaired.data.sampling import Pool, Sampler, StepDataset
+from unpaired.data.sampling import Pool, Sampler, StepDataset, centre_crops
 from unpaired.distributed import Ranks, joined
 from unpaired.errors import CheckpointError, ConfigError, Interrupted, NonFiniteError, RefusedError, UnpairedError
 from unpaired.methods.base import Batch, Method, Stage, Update
@@ -351,8 +351,7 @@ class Trainer:
             count = min(self.settings.samples, pool.count(source))
             if count == 0:
                 continue
-            side = self.method.image_size
-            images = torch.stack([to_tensor(centre(pool.image(source, i), side)) for i in range(count)]).to(self.device)
+            images = to_tensor(centre_crops(pool, source, range(count), self.config.data)).to(self.device)
             with torch.inference_mode(), devices.autocast(self.settings.precision, self.device):
                 outputs = self.method.translate(
                     images, source, target, generator=torch.Generator(self.device).manual_seed(0)
@@ -452,14 +451,6 @@ class Trainer:
                 signum,
                 f"stopped by signal {signum} after step {self.step}; saved as {path}. The same command goes on from there",
             )
-
-
-def centre(image: np.ndarray[Any, Any], side: int) -> np.ndarray[Any, Any]:
-    """The central square of a uint8 [H, W, 3] image, ``side`` pixels; edge pixels repeat where it is smaller."""
-    height, width = image.shape[:2]
-    image = np.pad(image, ((0, max(0, side - height)), (0, max(0, side - width)), (0, 0)), mode="edge")
-    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-    return image[top : top + side, left : left + side]
 
 
 def _row(images: Tensor, columns: int) -> np.ndarray[Any, Any]:

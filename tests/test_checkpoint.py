@@ -1,0 +1,272 @@
+"""Checkpoints: what is written can be read anywhere, damage is noticed, and what was there survives a failed save."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import tiny
+import torch
+
+from unpaired import _files, checkpoint
+from unpaired.errors import CheckpointError, StoppedError
+from unpaired.runs import build
+
+
+def model(**settings: Any) -> tuple[Any, dict[str, Any]]:
+    """A tiny method and its header."""
+    config = tiny.config(**settings)
+    method = build(config, ("red", "blue"))
+    return method, checkpoint.make_header(method, config, step=7, stage="first", data_fingerprint="abc")
+
+
+def run_folder(root: Path, steps: tuple[int, ...] = (5, 10)) -> Path:
+    """A run with one committed checkpoint for each step."""
+    checkpoints = root / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    for step in steps:
+        method, header = model()
+        with torch.no_grad():
+            next(method.parameters()).fill_(step)
+        state = checkpoint.pack({"method/x": torch.full((100,), step)}, {"format": 1, "step": step, "watch": {}})
+        checkpoint.commit(
+            checkpoints,
+            step,
+            model=checkpoint.pack(method.shared_state(), {**header, "step": step}),
+            state=state,
+            about={"stage": "first"},
+            keep=3,
+        )
+    return root
+
+
+def test_a_shared_file_rebuilds_its_method(tmp_path: Path) -> None:
+    """The file alone gives the method, its settings, its domains, and the same output; training-only parts are not in it."""
+    method, header = model(model__width=6)
+    path = checkpoint.write_model(tmp_path / "deep" / "m.safetensors", method, header)
+    again, read = checkpoint.load_method(path)
+    assert read == json.loads(json.dumps(header))
+    assert again.config.width == 6 and again.domains == ("red", "blue") and not again.training
+    assert not any(hasattr(again, name) for name in method.training_only)
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.equal(again.translate(images, "red", "blue"), method.eval().translate(images, "red", "blue"))
+    assert not any(p.requires_grad for p in again.parameters())
+
+
+def test_packing_is_deterministic() -> None:
+    """The same weights give the same bytes, so that equal runs have equal files."""
+    method, header = model()
+    assert checkpoint.pack(method.shared_state(), header) == checkpoint.pack(method.shared_state(), header)
+
+
+@pytest.mark.parametrize("name", [checkpoint.MODEL, checkpoint.STATE, checkpoint.MANIFEST])
+def test_every_flipped_bit_and_every_cut_is_noticed(name: str, tmp_path: Path) -> None:
+    """Of 100 single-bit flips and 20 truncations of each file none verifies, and the previous checkpoint is used."""
+    root = run_folder(tmp_path) / "checkpoints"
+    file = root / "step-000000010" / name
+    good, rng = file.read_bytes(), random.Random(1)
+    for trial in range(120):
+        data = bytearray(good)
+        if trial < 100:
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        else:
+            del data[rng.randrange(len(data)) :]
+        file.write_bytes(bytes(data))
+        saved, rejected = checkpoint.latest(root)
+        assert saved is not None and saved.step == 5
+        assert len(rejected) == 1 and str(file.parent) in rejected[0]
+    file.write_bytes(good)
+    assert checkpoint.latest(root)[0].step == 10  # type: ignore[union-attr]
+
+
+def test_a_lone_file_notices_every_flipped_bit(tmp_path: Path) -> None:
+    """Without a manifest the digest in the header does the same: 200 flips, none loads with other numbers."""
+    method, header = model()
+    path = checkpoint.write_model(tmp_path / "m.safetensors", method, header)
+    good, rng = path.read_bytes(), random.Random(2)
+    before = {k: v.clone() for k, v in checkpoint.load_method(path)[0].state_dict().items()}
+    noticed = 0
+    for _ in range(200):
+        data = bytearray(good)
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        path.write_bytes(bytes(data))
+        try:
+            after = checkpoint.load_method(path)[0].state_dict()
+        except CheckpointError as error:
+            assert str(path) in str(error)
+            noticed += 1
+        else:  # white space of the header: nothing changed
+            assert all(torch.equal(before[k], after[k]) for k in before)
+    assert noticed > 190
+
+
+def foreign(path: Path) -> None:
+    path.write_bytes(safetensors.torch.save({"x": torch.zeros(3)}))
+
+
+def text(path: Path) -> None:
+    path.write_text("<html>404</html>")
+
+
+def newer(path: Path) -> None:
+    method, header = model()
+    path.write_bytes(checkpoint.pack(method.shared_state(), {**header, "format": 99}))
+
+
+def other_shapes(path: Path) -> None:
+    method, header = model()
+    header["config"]["model"]["width"] = 5
+    path.write_bytes(checkpoint.pack(method.shared_state(), header))
+
+
+def unknown_method(path: Path) -> None:
+    method, header = model()
+    header["config"]["method"] = header["method"] = "unt"
+    path.write_bytes(checkpoint.pack(method.shared_state(), header))
+
+
+def lying_size(path: Path) -> None:
+    method, header = model()
+    header["config"]["model"]["width"] = 10**9
+    path.write_bytes(checkpoint.pack(method.shared_state(), header))
+
+
+def long_header(path: Path) -> None:
+    path.write_bytes((2**60).to_bytes(8, "little") + b"{}")
+
+
+def twice(path: Path) -> None:
+    body = (
+        b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    )
+    path.write_bytes(len(body).to_bytes(8, "little") + body + bytes(4))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (foreign, "not one of unpaired's"),
+        (text, "not a readable checkpoint"),
+        (newer, "pip install -U unpaired"),
+        (other_shapes, "do not fit the model"),
+        (unknown_method, "Did you mean 'unit'?"),
+        (lying_size, "do not fit the model"),
+        (long_header, "does not fit into the file"),
+        (twice, "appears twice"),
+        (lambda path: None, "no such file"),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused_in_words(make: Callable[[Path], None], said: str, tmp_path: Path) -> None:
+    """Each kind of wrong file is refused with its path and what it is."""
+    path = tmp_path / "m.safetensors"
+    make(path)
+    with pytest.raises(CheckpointError, match=str(path)) as caught:
+        checkpoint.load_method(path)
+    assert said in str(caught.value) and caught.value.exit_code == 2
+
+
+def test_a_manifest_cannot_point_elsewhere(tmp_path: Path) -> None:
+    """A manifest that names a file outside its folder, or describes another folder, is refused."""
+    root = run_folder(tmp_path, (5,)) / "checkpoints"
+    path = root / "step-000000005" / checkpoint.MANIFEST
+    good = json.loads(path.read_text())
+    for change in (
+        {"files": {**good["files"], "../../x": {"bytes": 0, "sha256": ""}}},
+        {"step": 6},
+        {"files": {}},
+        {"files": []},
+    ):
+        changed = {k: v for k, v in {**good, **change}.items() if k != "digest"}
+        path.write_bytes(checkpoint._manifest_bytes(changed))  # a liar computes the digest as well
+        with pytest.raises(CheckpointError, match="damaged"):
+            checkpoint.verify(path.parent)
+
+
+def test_a_run_without_its_training_state_still_translates(tmp_path: Path) -> None:
+    """Deleting state.safetensors frees space: the model loads, and resuming says what is missing."""
+    run = run_folder(tmp_path)
+    (run / "checkpoints" / "step-000000010" / checkpoint.STATE).unlink()
+    method, header = checkpoint.load_method(run)
+    assert header["step"] == 10 and next(method.parameters()).flatten()[0] == 10
+
+
+def test_prune_keeps_the_newest_and_only_after_a_commit(tmp_path: Path) -> None:
+    """keep=3 leaves the three newest; leftovers of a killed save are removed and named."""
+    root = run_folder(tmp_path, (1, 2, 3, 4, 5)) / "checkpoints"
+    assert [f.name for f in checkpoint.steps(root)] == ["step-000000005", "step-000000004", "step-000000003"]
+    (root / ".tmp-6-dead").mkdir()
+    assert checkpoint.remove_leftovers(root) == [".tmp-6-dead"]
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "open", "rename", "unlink"])
+def test_failure_of_the_kth_call_keeps_the_previous_state(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let the k-th write, fsync, open, rename or unlink of a save fail, for every k: the old checkpoint loads, and the error has
+    path, cause, needed and free bytes."""
+    base = run_folder(tmp_path / "base", (1, 2, 3))
+    failures = 0
+    for k in range(1, 40):
+        root = tmp_path / f"k{k}" / "checkpoints"
+        shutil.copytree(base / "checkpoints", root)
+        calls = {"n": 0}
+
+        def failing(real: Callable[..., Any], calls: dict[str, int] = calls, k: int = k) -> Callable[..., Any]:
+            def wrapped(*args: Any, **kwargs: Any) -> Any:
+                calls["n"] += 1
+                if calls["n"] == k:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "injected")
+                return real(*args, **kwargs)
+
+            return wrapped
+
+        method, header = model()
+        packed = checkpoint.pack(method.shared_state(), header)
+        error: Exception | None = None
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, failing(getattr(os, call)))
+            try:
+                checkpoint.commit(
+                    root, 4, model=packed, state=checkpoint.pack({}, {"format": 1, "step": 4}), about={}, keep=3
+                )
+            except StoppedError as caught:
+                error = caught
+            reached = calls["n"] >= k
+        saved, _ = checkpoint.latest(root)
+        assert saved is not None and saved.step in (3, 4)
+        if error is not None:
+            failures += 1
+            assert str(root) in str(error) and "No space left" in str(error)
+            assert "bytes needed" in str(error) and "bytes free" in str(error) and error.exit_code == 4
+        checkpoint.remove_leftovers(root)
+        if not reached:
+            break
+    else:
+        pytest.fail("the sweep did not come to its end")
+    assert failures or call == "unlink"  # a failed unlink only leaves something behind
+
+
+def test_atomic_write_never_shows_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the write fails half-way, the old content stays and no temporary file is left."""
+    path = tmp_path / "f"
+    _files.write_atomically(path, b"old")
+    real = os.write
+    monkeypatch.setattr(_files, "WRITE_CHUNK_BYTES", 4)
+
+    def short(descriptor: int, data: Any) -> int:
+        if bytes(data[:1]) == b"3":
+            raise OSError(errno.EIO, "input/output error")
+        return real(descriptor, data)
+
+    monkeypatch.setattr(os, "write", short)
+    with pytest.raises(OSError, match="input/output"):
+        _files.write_atomically(path, b"0000111122223333")
+    assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["f"]

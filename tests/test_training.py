@@ -1,0 +1,276 @@
+"""The loop: schedules, averages, refusals, stops. What it promises of every method is in contract/."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from unpaired import checkpoint, training
+from unpaired.errors import ConfigError, NonFiniteError, RefusedError
+from unpaired.methods.base import Adam, Stage, Update
+from unpaired.runs import build
+from unpaired.watch import WON_LOGS, Watch
+
+
+def fit(run: Path, allow: tuple[str, ...] = (), **settings: Any) -> Path:
+    """Train the tiny method."""
+    config = tiny.config(**settings)
+    return training.fit(build(config, ("red", "blue")), tiny.pool(), config, run, quiet=True, allow_change=allow)
+
+
+def log(run: Path) -> list[dict[str, Any]]:
+    """The run's log."""
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_the_stage_is_a_function_of_the_step() -> None:
+    """Steps 1–6 are the first stage, 7–12 the second; an update of the first stage ends with it."""
+    plan = training.Plan(build(tiny.config(), ("red", "blue")).stages())
+    assert [plan.at(s)[0].name for s in range(1, 13)] == ["first"] * 6 + ["second"] * 6
+    assert plan.at(7)[1] == 6 and plan.total == 12
+    assert [u.name for u in plan.updates_until(6)] == ["critic", "forth"]
+
+
+def test_a_name_belongs_to_one_set_of_parameters() -> None:
+    """The same update name on other parameters in a later stage is a mistake of the method, named."""
+    a, b = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    stages = [Stage("s", 1, (Update("u", lambda _: {}, (m,), Adam(1.0)),), 1) for m in (a, b)]
+    with pytest.raises(ValueError, match="'u'"):
+        training.Plan(stages)
+
+
+def test_the_log_has_every_term_and_the_generator_steps_every_second_time(tmp_path: Path) -> None:
+    """Each line has step, stage and the terms of the updates that ran."""
+    fit(tmp_path)
+    lines = log(tmp_path)
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert [("forth/near" in line) for line in lines[:6]] == [False, True] * 3
+    assert "both/cycle" in lines[-1] and "critic/real" in lines[0]
+    assert (tmp_path / "samples" / "step-000000000.png").exists() and (
+        tmp_path / "samples" / "step-000000012.png"
+    ).exists()
+
+
+def test_old_checkpoints_are_pruned(tmp_path: Path) -> None:
+    """keep=2 leaves the two newest."""
+    fit(tmp_path, training__keep=2, training__checkpoint_every=2)
+    assert [f.name for f in checkpoint.steps(tmp_path / "checkpoints")] == ["step-000000012", "step-000000010"]
+
+
+def test_the_shared_model_is_the_average_where_it_is_on(tmp_path: Path) -> None:
+    """With EMA the model file differs from the raw weights and equals the recursion a ← d·a + (1 − d)·w."""
+    seen: list[torch.Tensor] = []
+    config = tiny.config(training__ema=0.7)
+    method = build(config, ("red", "blue"))
+    first = method.back[0].weight.detach().clone()
+    path = training.fit(
+        method, tiny.pool(), config, tmp_path, on_step=lambda s, m: seen.append(m.back[0].weight.detach().clone()), quiet=True  # type: ignore[func-returns-value,arg-type,index]
+    )  # fmt: skip
+    average = first
+    for weight in seen:
+        average = 0.7 * average + 0.3 * weight
+    shared = checkpoint.load_method(path)[0].back[0].weight  # type: ignore[index]
+    torch.testing.assert_close(shared, average)
+    assert not torch.equal(shared, seen[-1])
+
+
+def test_accumulation_gives_the_gradient_of_the_whole_batch() -> None:
+    """Two halves add up to the batch's gradient, for a loss that is a mean over samples."""
+    weights = []
+    for accumulate in (1, 2):
+        config = tiny.config(training__accumulate=accumulate, model__batch_size=4)
+        method = build(config, ("red", "blue"))
+        trainer = training.Trainer(
+            method, tiny.pool(), config, Path("unused"), held_out=None, header_extra={}, on_step=None,
+            device=torch.device("cpu"), ranks=training.Ranks(), reporter=None,
+        )  # fmt: skip
+        layer = method.critic[0]  # type: ignore[index]
+        update = Update("plain", lambda b, layer=layer: {"mean": layer(b.source).square().mean()}, (layer,), Adam(1e-2))  # type: ignore[misc]
+        trainer._update(update, trainer.plan.stages[0], 0, next(trainer.batches()).to(torch.device("cpu")))
+        weights.append(layer.weight.detach().clone())
+    torch.testing.assert_close(weights[0], weights[1])
+
+
+def test_schedule_sets_the_rate(tmp_path: Path) -> None:
+    """The factor is asked for with the step in the stage, counted from 0."""
+    config = tiny.config()
+    method = build(config, ("red", "blue"))
+    asked: list[tuple[int, int]] = []
+    stage = Stage(
+        "s", 3, (Update("u", lambda b: {"x": method.back(b.source).mean()}, (method.back,), Adam(1e-3, schedule=lambda a, b: asked.append((a, b)) or 0.5)),), 2  # type: ignore[func-returns-value,operator]
+    )  # fmt: skip
+    method.stages = lambda: (stage,)  # type: ignore[method-assign]
+    training.fit(method, tiny.pool(), config, tmp_path, quiet=True)
+    assert asked == [(0, 3), (1, 3), (2, 3)]
+
+
+def test_non_finite_loss_stops_and_keeps_the_last_good_state(tmp_path: Path) -> None:
+    """Exit 4; the message names step, stage, update and terms; the last checkpoint is finite; a crash note is there."""
+    with pytest.raises(NonFiniteError) as caught:
+        fit(tmp_path, model__explode_at=0)
+    text = str(caught.value)
+    assert caught.value.exit_code == 4
+    for word in ("step 7", "'second'", "'both'", "cycle = nan", "target = ", "step-000000004"):
+        assert word in text, text
+    saved, _ = checkpoint.latest(tmp_path / "checkpoints")
+    assert saved is not None and saved.step == 4
+    assert json.loads((tmp_path / "crash-step-000000007.json").read_text())["update"] == "both"
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
+    """A weight poisoned between two steps is found at the save at the latest."""
+
+    def poison(step: int, method: Any) -> None:
+        if step == 8:
+            method.controller.fill_(float("inf"))
+
+    config = tiny.config()
+    with pytest.raises(NonFiniteError):
+        training.fit(build(config, ("red", "blue")), tiny.pool(), config, tmp_path, on_step=poison, quiet=True)
+    saved, _ = checkpoint.latest(tmp_path / "checkpoints")
+    assert saved is not None and saved.step == 4
+
+
+def test_changed_settings_are_listed_and_refused_unless_named(tmp_path: Path) -> None:
+    """Exit 2 with old and new value and what to type; a free setting passes; a named one passes."""
+    fit(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        fit(tmp_path, model__second_steps=8, model__learning_rate=0.5)
+    text = str(caught.value)
+    assert "model.second_steps: 6 in the run, 8 now" in text and "--allow-change model.learning_rate" in text
+    fit(tmp_path, data__workers=1, training__keep=9)
+    path = fit(tmp_path, ("model.second_steps",), model__second_steps=8)
+    assert checkpoint.load_method(path)[1]["step"] == 14
+
+
+def test_other_images_are_refused_unless_named(tmp_path: Path) -> None:
+    """A run does not silently go on with another data set."""
+    fit(tmp_path)
+    config = tiny.config(model__second_steps=8)
+    other = tiny.pool(count=5)
+    with pytest.raises(ConfigError, match="--allow-change data"):
+        training.fit(
+            build(config, ("red", "blue")), other, config, tmp_path, quiet=True, allow_change=["model.second_steps"]
+        )
+    training.fit(
+        build(config, ("red", "blue")), other, config, tmp_path, quiet=True, allow_change=["model.second_steps", "data"]
+    )
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Resume takes the one before, says so, and ends with the bytes of an untouched run."""
+    path = fit(tmp_path / "a")
+    whole = path.read_bytes()
+    damaged = tmp_path / "a" / "checkpoints" / "step-000000012" / checkpoint.STATE
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    config = tiny.config()
+    again = training.fit(build(config, ("red", "blue")), tiny.pool(), config, tmp_path / "a")
+    said = capsys.readouterr().err
+    assert "skipped a damaged checkpoint" in said and str(damaged) in said and "from step 8 of 12" in said
+    assert again.read_bytes() == whole
+
+
+def test_no_intact_checkpoint_is_an_error_not_a_fresh_start(tmp_path: Path) -> None:
+    """When all are damaged the run is refused."""
+    fit(tmp_path)
+    for folder in checkpoint.steps(tmp_path / "checkpoints"):
+        (folder / checkpoint.MANIFEST).write_text("{}")
+    with pytest.raises(checkpoint.CheckpointError, match="no checkpoint is intact"):
+        fit(tmp_path)
+
+
+def test_a_complete_run_is_left_alone(tmp_path: Path) -> None:
+    """The same command after the end changes nothing and gives the same file."""
+    path = fit(tmp_path)
+    before = path.stat().st_mtime_ns
+    assert fit(tmp_path) == path and path.stat().st_mtime_ns == before
+
+
+def test_a_second_trainer_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:
+    """The lock names its owner, and a dead owner's lock is taken over."""
+    code = (
+        "import sys, time; from pathlib import Path; from unpaired.training import lock\n"
+        f"with lock(Path({str(tmp_path)!r})): print('held', flush=True); time.sleep(60)"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None and owner.stdout.readline() == "held\n"
+    try:
+        with pytest.raises(RefusedError, match=f"pid {owner.pid}"):
+            fit(tmp_path)
+    finally:
+        owner.kill()
+        owner.wait()
+    assert fit(tmp_path).exists()
+
+
+def test_a_run_folder_that_cannot_be_written_is_refused_before_training(tmp_path: Path) -> None:
+    """A file where the folder should be: the error names it."""
+    (tmp_path / "run").write_text("")
+    with pytest.raises(RefusedError, match=r"run.*use another --out"):
+        fit(tmp_path / "run")
+
+
+CHILD = """
+import sys; sys.path.insert(0, {tests!r})
+import tiny, torch; torch.set_num_threads(1)
+from unpaired import signals, training
+from unpaired.errors import UnpairedError
+from unpaired.runs import build
+config = tiny.config(model__first_steps=100000)
+with signals.handled():
+    try:
+        training.fit(build(config, ("red", "blue")), tiny.pool(), config, {run!r}, quiet=True)
+    except UnpairedError as error:
+        print(error, file=sys.stderr); sys.exit(error.exit_code)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_leaves(number: int, code: int, tmp_path: Path) -> None:
+    """SIGTERM gives 143, SIGINT 130, and the step it stopped after is on disk."""
+    run = tmp_path / "run"
+    script = CHILD.format(tests=str(Path(__file__).parent), run=str(run))
+    child = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (run / "log.jsonl").exists() or len(log_lines(run)) < 5:
+        assert time.monotonic() < deadline and child.poll() is None
+        time.sleep(0.02)
+    os.kill(child.pid, number)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == code, said
+    saved, rejected = checkpoint.latest(run / "checkpoints")
+    assert saved is not None and not rejected and f"after step {saved.step}" in said
+    assert saved.step == len(log_lines(run))
+
+
+def log_lines(run: Path) -> list[str]:
+    """Whole lines of a log that is being written."""
+    return [line for line in (run / "log.jsonl").read_text().split("\n")[:-1] if line]
+
+
+def test_the_watch_warns_once_of_each_kind() -> None:
+    """A discriminator that has won, constant outputs, and outputs equal to inputs each give one warning; a healthy run none."""
+    watch = Watch()
+    healthy = [watch.logged({"d/sign_accuracy": 0.9 if i % 5 else 1.0}) for i in range(100)]
+    assert not any(healthy)
+    said = [watch.logged({"d/sign_accuracy": 0.99}) for _ in range(3 * WON_LOGS)]
+    assert sum(map(len, said)) == 1 and "almost always" in next(s for s in said if s)[0]
+    images = torch.rand(4, 3, 8, 8) * 2 - 1
+    other = torch.rand(4, 3, 8, 8) * 2 - 1
+    assert watch.sampled(images, other, ("a", "b")) == []
+    assert "look alike" in watch.sampled(images, torch.zeros_like(images), ("a", "b"))[0]
+    assert watch.sampled(images, torch.zeros_like(images), ("b", "a")) == []
+    assert "equals the input" in watch.sampled(images, images + 0.001, ("a", "b"))[0]
+    again = Watch()
+    again.restore(json.loads(json.dumps(watch.state())))
+    assert again.logged({"d/sign_accuracy": 0.99}) == [] and again.sampled(images, images, ("a", "b")) == []
