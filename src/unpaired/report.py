@@ -85,9 +85,7 @@ class Report:
     def commands(self, commands: Sequence[str], *, caption: str = "To repeat") -> Self:
         """Shell commands, exactly as they are to be typed, one a line."""
         lines = escape("\n".join(commands))
-        self._parts.append(
-            f'<p class="label">{escape(caption)}</p><pre tabindex="0"><code>{lines}</code></pre>'
-        )
+        self._parts.append(f'<p class="label">{escape(caption)}</p><pre tabindex="0"><code>{lines}</code></pre>')
         return self
 
     def images(self, rows: Mapping[str, Images], *, alt: str, caption: str, columns: int = 8) -> Self:
@@ -130,9 +128,7 @@ class Report:
         )
         body = "".join(
             "<tr>"
-            + "".join(
-                _cell(cell, heading=index == 0, right=index in numeric) for index, cell in enumerate(row)
-            )
+            + "".join(_cell(cell, heading=index == 0, right=index in numeric) for index, cell in enumerate(row))
             + "</tr>"
             for row in rows
         )
@@ -151,9 +147,7 @@ class Report:
             for column in range(len(labels)):
                 share = 100.0 * float(counts[row, column]) / float(totals[row])
                 strong = ' class="strong"' if share > 75 else ""
-                cells.append(
-                    f'<td{strong} style="--share:{share:.0f}%">{escape(_number(counts[row, column]))}</td>'
-                )
+                cells.append(f'<td{strong} style="--share:{share:.0f}%">{escape(_number(counts[row, column]))}</td>')
             body.append(f'<tr><th scope="row">{escape(label)}</th>{"".join(cells)}</tr>')
         head = f'<th scope="col">true ↓ predicted →</th>{head}'
         inner = f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody>"
@@ -187,9 +181,7 @@ class Report:
         """The whole page."""
         contents = ""
         if len(self._sections) >= 3:
-            links = "".join(
-                f'<li><a href="#{anchor}">{escape(title)}</a></li>' for anchor, title in self._sections
-            )
+            links = "".join(f'<li><a href="#{anchor}">{escape(title)}</a></li>' for anchor, title in self._sections)
             contents = f'<nav aria-label="Contents"><ol>{links}</ol></nav>'
         lead = f'<p class="lead">{escape(self.lead)}</p>' if self.lead else ""
         style = (resources.files("unpaired") / "report.css").read_text(encoding="utf-8")
@@ -221,8 +213,7 @@ class Report:
         label = f"<b>Table {self._tables}.</b> {escape(caption)}"
         # tabindex: a keyboard can scroll a table that is wider than the screen
         self._parts.append(
-            f'<div class="scroll" tabindex="0"><table class="{kind}">'
-            f"<caption>{label}</caption>{inner}</table></div>"
+            f'<div class="scroll" tabindex="0"><table class="{kind}"><caption>{label}</caption>{inner}</table></div>'
         )
         return self
 
@@ -293,9 +284,7 @@ def _chart(series: Mapping[str, Series], *, x: str, y: str, log: bool, salt: str
             heights = values[1] if isinstance(values, tuple) else values
             positions = values[0] if isinstance(values, tuple) else range(1, len(values) + 1)
             colour, dash = _COLOURS[index % len(_COLOURS)], _DASHES[(index // len(_COLOURS)) % len(_DASHES)]
-            finite = np.where(
-                np.isfinite(np.asarray(heights, dtype=float)), np.asarray(heights, dtype=float), np.nan
-            )
+            finite = np.where(np.isfinite(np.asarray(heights, dtype=float)), np.asarray(heights, dtype=float), np.nan)
             mark = "o" if len(finite) == 1 else ""
             axes.plot(
                 np.asarray(positions, dtype=float),
