@@ -9,6 +9,7 @@
     │   │   └── ImageError                 one file that is no usable image
     │   ├── CheckpointError                damaged, foreign or unsafe file
     │   └── WeightsError                   pretrained weights missing or of the wrong hash
+    ├── NotComparableError        exit 1   a metric on too few images or on values that are not finite
     ├── PartialError              exit 3   finished, but some items failed
     ├── StoppedError              exit 4   stopped by itself, state saved
     │   └── NonFiniteError                 NaN or infinity in a loss
@@ -58,6 +59,10 @@ class CheckpointError(RefusedError):
 
 class WeightsError(RefusedError):
     """Pretrained weights are missing or have the wrong hash."""
+
+
+class NotComparableError(UnpairedError):
+    """A distance was asked for that would be a number without meaning."""
 
 
 class PartialError(UnpairedError):
