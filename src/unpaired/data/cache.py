@@ -103,7 +103,8 @@ def entries_of(tree: DataTree, split: str) -> list[Entry]:
     return found
 
 
-def _key(entries: Sequence[Entry], settings: dict[str, Any]) -> str:
+def key(entries: Sequence[Entry], settings: dict[str, Any]) -> str:
+    """Name of the cache for these files and settings: a digest of both."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for e in entries:
         digest.update(repr((e.split, e.domain, name_bytes(e.name), e.size, e.mtime_ns)).encode())
@@ -172,7 +173,7 @@ def read_header(path: Path) -> dict[str, Any]:
 def open_store(tree: DataTree, split: str, config: DataConfig) -> Store | None:
     """The cache of a split, built when it is not there or damaged; None when it would not fit, with the reason logged."""
     entries = entries_of(tree, split)
-    path = home() / f"{_key(entries, _settings(config))}.images"
+    path = home() / f"{key(entries, _settings(config))}.images"
     if path.exists():
         try:
             return Store(path)
@@ -275,7 +276,7 @@ def fingerprint(tree: DataTree, split: str, store: Store | None) -> str:
 
 
 def _file_digests(entries: Sequence[Entry]) -> list[str]:
-    path = home() / f"{_key(entries, {'digests': 1})}.digests"
+    path = home() / f"{key(entries, {'digests': 1})}.digests"
     try:
         kept = path.read_text().split()
         if len(kept) == len(entries) + 1 and kept[-1] == "end":

@@ -33,6 +33,8 @@ from unpaired.errors import DataError
 Layout = Literal["split", "cyclegan", "domain", "lists"]
 TEST_SHARE = 0.1
 """Share of the files that the hash gives to the test split where the folders name no split."""
+MAX_BAD_SHARE = 0.05
+"""Share of unusable files above which training refuses to start."""
 MAX_LIST_BYTES = 64 * 2**20
 """Largest list file: about a million paths."""
 _SPLITS = {"train": "train", "test": "test", "val": "test", "valid": "test", "validation": "test"}

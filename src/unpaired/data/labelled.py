@@ -22,9 +22,9 @@ from PIL import Image
 
 from unpaired.config import DataConfig
 from unpaired.data.cache import parallel
-from unpaired.data.folders import Walk, find_labelled
+from unpaired.data.folders import MAX_BAD_SHARE, Walk, find_labelled
 from unpaired.data.images import Pixels, load_resized, open_regular, resize, short_side, show
-from unpaired.data.sampling import MAX_BAD_SHARE, ArrayPool
+from unpaired.data.sampling import ArrayPool
 from unpaired.errors import DataError, ImageError
 
 log = logging.getLogger("unpaired")

@@ -26,14 +26,12 @@ from torch.utils.data import Dataset
 
 from unpaired.config import DataConfig
 from unpaired.data import cache
-from unpaired.data.folders import DataTree, find
+from unpaired.data.folders import MAX_BAD_SHARE, DataTree, find
 from unpaired.data.images import Pixels, load_resized, resize, short_side, show, to_tensor
 from unpaired.errors import DataError, ImageError
 from unpaired.methods.base import Batch
 
 log = logging.getLogger("unpaired")
-MAX_BAD_SHARE = 0.05
-"""Share of unusable files above which training refuses to start."""
 MAX_LOST_SHARE = 0.01
 """Share of files that may become unusable while training runs; one file always may."""
 

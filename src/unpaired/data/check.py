@@ -1,0 +1,392 @@
+"""The data doctor: what a data folder holds, what is wrong with it, and how to train on it. Reads, never writes there.
+
+Every listed file is decoded in full by the same opener that training uses, so a file that passes here passes there. What
+was found out about a file is kept beside the image caches, by name, size and modification time; checking an unchanged
+folder again is quick.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shlex
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from unpaired._files import write_atomically
+from unpaired.config import DataConfig
+from unpaired.data import cache
+from unpaired.data.folders import MAX_BAD_SHARE, DataTree, find
+from unpaired.data.images import open_image, show
+from unpaired.errors import DataError, ImageError
+
+log = logging.getLogger("unpaired")
+FLAT_LEVELS = 2.0
+"""An image whose 64 × 64 reduction has a standard deviation below this many of 255 levels is nearly one colour.
+Instance normalisation divides by that deviation, which is how such images make a run non-finite."""
+FEW_IMAGES = 50
+"""Fewer training images than this are warned about."""
+IMBALANCE = 10
+"""The largest domain may have this many times the images of the smallest before it is warned about."""
+EXTREME_ASPECT = 4
+"""Longer side over shorter side above which the crop sees little of an image."""
+LISTED = 20
+"""Most items of a kind in the text; ``to_dict`` has them all."""
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What was found out about one file; ``reason`` is None for a usable image, and the rest is empty for the others."""
+
+    split: str
+    domain: str
+    name: str
+    """Relative to the data folder, printable."""
+    bytes: int
+    sha256: str
+    """Of the file's bytes."""
+    reason: str | None = None
+    """Why it cannot be used."""
+    format: str = ""
+    mode: str = ""
+    """Pillow's name for the stored channels, such as RGB, L, I;16, CMYK."""
+    width: int = 0
+    """Stored pixels, before EXIF orientation."""
+    height: int = 0
+    frames: int = 1
+    orientation: int = 1
+    profile: bool = False
+    pixels: str = ""
+    """SHA-256 of size and RGB pixels: equal for copies in another format or with other metadata."""
+    spread: float = 0.0
+    """Standard deviation, in levels of 255, of the 64 × 64 reduction; the largest of the three channels."""
+
+    @property
+    def flat(self) -> bool:
+        """Nearly one colour."""
+        return self.reason is None and self.spread < FLAT_LEVELS
+
+    @property
+    def short(self) -> int:
+        """Shorter side in pixels."""
+        return min(self.width, self.height)
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """The findings. ``problems`` is what training refuses for, ``warnings`` what a user should know."""
+
+    tree: DataTree
+    files: tuple[FileFacts, ...]
+    config: DataConfig
+
+    @property
+    def bad(self) -> tuple[FileFacts, ...]:
+        """The unusable files."""
+        return tuple(f for f in self.files if f.reason is not None)
+
+    @property
+    def ok(self) -> bool:
+        """Whether training would start."""
+        return not self.problems
+
+    def good(self, domain: str, split: str | None = None) -> list[FileFacts]:
+        """The usable files of a domain (and split)."""
+        return [f for f in self.files if f.domain == domain and split in (None, f.split) and f.reason is None]
+
+    @cached_property
+    def problems(self) -> tuple[str, ...]:
+        """Reasons to refuse training, each with what to do."""
+        found = []
+        for domain in self.tree.domains:
+            if not self.good(domain, "train"):
+                listed = len(self.tree.files["train", domain])
+                what = f"all {listed} files are unusable" if listed else "there are no images"
+                found.append(f"domain {domain}: {what}; put training images there")
+        bad, total = len(self.bad) + len(self.tree.unreadable), len(self.files) + len(self.tree.unreadable)
+        if bad > MAX_BAD_SHARE * total:
+            found.append(f"{bad} of {total} files are unusable, more than {MAX_BAD_SHARE:.0%}; mend or remove them")
+        return tuple(found)
+
+    @cached_property
+    def duplicates(self) -> dict[str, list[tuple[str, ...]]]:
+        """Groups of files with the same pixels: ``across_domains``, ``across_splits``, or ``within`` one folder."""
+        groups: dict[str, list[FileFacts]] = defaultdict(list)
+        for f in self.files:
+            if f.reason is None:
+                groups[f.pixels].append(f)
+        found: dict[str, list[tuple[str, ...]]] = {"across_domains": [], "across_splits": [], "within": []}
+        for group in groups.values():
+            if len(group) > 1:
+                kind = "within"
+                if len({f.domain for f in group}) > 1:
+                    kind = "across_domains"
+                elif len({f.split for f in group}) > 1:
+                    kind = "across_splits"
+                found[kind].append(tuple(f.name for f in group))
+        return found
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """What does not stop training but may spoil it."""
+        return tuple(_warnings(self))
+
+    @cached_property
+    def commands(self) -> tuple[str, ...]:
+        """Commands that train on this folder."""
+        return tuple(_commands(self)) if self.ok else ()
+
+    def require(self) -> None:
+        """Raise DataError with all problems when training must refuse."""
+        if self.problems:
+            lines = [f"{show(self.tree.root)}: {problem}" for problem in self.problems]
+            lines += [f"  {f.name}: {f.reason}" for f in self.bad[:5]]
+            lines += [f"  … and {len(self.bad) - 5} more"] if len(self.bad) > 5 else []
+            raise DataError("\n".join([*lines, "`unpaired check` shows everything."]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; every file with what is wrong with it."""
+        root = self.tree.root
+        return {
+            "root": show(root),
+            "layout": self.tree.layout,
+            "ok": self.ok,
+            "domains": list(self.tree.domains),
+            "splits": {split: {d: _summary(self, split, d) for d in self.tree.domains} for split in ("train", "test")},
+            "problems": list(self.problems),
+            "warnings": list(self.warnings),
+            "notes": list(self.tree.notes),
+            "bad": [{"name": f.name, "reason": f.reason} for f in self.bad],
+            "flat": [f.name for f in self.files if f.flat],
+            "duplicates": {kind: [list(g) for g in groups] for kind, groups in self.duplicates.items()},
+            "ignored": [{"name": show(p.relative_to(root)), "reason": r} for p, r in self.tree.ignored],
+            "unreadable": [{"name": show(p.relative_to(root)), "reason": r} for p, r in self.tree.unreadable],
+            "commands": list(self.commands),
+        }
+
+    def text(self) -> str:
+        """A plain table and lists, for a terminal of any kind."""
+        return "\n".join(_text(self))
+
+
+def check(path: DataTree | str | os.PathLike[str], config: DataConfig | None = None) -> CheckReport:
+    """Decode every file of a data folder and report.
+
+    Args:
+        path: a data folder, or what ``find`` made of it.
+        config: the background under transparent pixels and the size that is trained at; defaults suit any folder.
+
+    Raises:
+        DataError: the layout is not understood. Everything else is in the report.
+    """
+    tree = path if isinstance(path, DataTree) else find(path)
+    config = config or DataConfig()
+    entries = [e for split in ("train", "test") for e in cache.entries_of(tree, split)]
+    keep = cache.home() / f"{cache.key(entries, {'check': 1, 'background': config.background})}.check"
+    files = _kept(keep, len(entries))
+    if files is None:
+        files = tuple(cache.parallel(partial(_examine, background=config.background), entries))
+        _keep(keep, files)
+    return CheckReport(tree, files, config)
+
+
+def _examine(entry: cache.Entry, background: tuple[int, int, int]) -> FileFacts:
+    facts: dict[str, Any] = {}
+    name, digest = show(entry.name), cache.digest_file(entry.path)
+    try:
+        image = open_image(entry.path, background=background, facts=facts)
+    except ImageError as error:
+        return FileFacts(entry.split, entry.domain, name, entry.size, digest, reason=error.reason)
+    pixels = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
+    reduced = np.asarray(image.resize((64, 64), Image.Resampling.BOX), np.float64)
+    spread = float(reduced.std(axis=(0, 1)).max())
+    return FileFacts(entry.split, entry.domain, name, entry.size, digest, None, pixels=pixels, spread=spread, **facts)
+
+
+def _keep(path: Path, files: Sequence[FileFacts]) -> None:
+    body = json.dumps([asdict(f) for f in files]).encode()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+    except OSError as error:
+        log.debug("findings not kept: %s", error)
+
+
+def _kept(path: Path, count: int) -> tuple[FileFacts, ...] | None:
+    """The findings of an earlier check of the same files; None when there are none, or they are damaged."""
+    try:
+        digest, _, body = path.read_bytes().partition(b"\n")
+        if hashlib.sha256(body).hexdigest().encode() != digest:
+            return None
+        files = tuple(FileFacts(**f) for f in json.loads(body))
+    except (OSError, ValueError, TypeError):
+        return None
+    return files if len(files) == count else None
+
+
+# ---- findings -----------------------------------------------------------------------------------------------------------
+
+
+def _span(values: Sequence[int]) -> dict[str, float]:
+    return {"min": min(values), "median": median(values), "max": max(values)} if values else {}
+
+
+def _summary(report: CheckReport, split: str, domain: str) -> dict[str, Any]:
+    listed = [f for f in report.files if (f.split, f.domain) == (split, domain)]
+    good = [f for f in listed if f.reason is None]
+    return {
+        "listed": len(listed),
+        "usable": len(good),
+        "bad": len(listed) - len(good),
+        "flat": sum(f.flat for f in good),
+        "shorter_side": _span([f.short for f in good]),
+        "longer_side": _span([max(f.width, f.height) for f in good]),
+        "modes": dict(Counter(f.mode for f in good).most_common()),
+        "formats": dict(Counter(f.format for f in good).most_common()),
+    }
+
+
+def _some(names: Iterable[str], most: int = 3) -> str:
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _warnings(report: CheckReport) -> Iterable[str]:
+    tree = report.tree
+    train = {d: report.good(d, "train") for d in tree.domains}
+    for domain, files in train.items():
+        if len(files) == 1:
+            yield f"domain {domain} has one training image; the model can only learn to reproduce it"
+        elif 1 < len(files) < FEW_IMAGES:
+            yield f"domain {domain} has only {len(files)} training images; expect it to learn them by heart"
+        if files and not report.good(domain, "test"):
+            yield f"domain {domain} has no test images; samples and evaluation will use training images"
+    sizes = {d: len(f) for d, f in train.items() if f}
+    if sizes and max(sizes.values()) > IMBALANCE * min(sizes.values()):
+        few, many = min(sizes, key=lambda d: sizes[d]), max(sizes, key=lambda d: sizes[d])
+        yield f"domain {few} has {sizes[few]} training images, {many} has {sizes[many]}; images of {few} repeat far more often"
+    yield from _shared(report, train)
+    for kind, what in (("across_splits", "both in train and test"), ("within", "more than once in a domain")):
+        groups = report.duplicates[kind]
+        if groups:
+            yield f"{len(groups)} images are {what}: {_some(' = '.join(g[:3]) for g in groups)}"
+    yield from _odd_files(report)
+    yield from _odd_sizes(report, train)
+    if tree.unreadable:
+        yield f"{len(tree.unreadable)} folders cannot be read: {_some(show(p) for p, _ in tree.unreadable)}"
+
+
+def _shared(report: CheckReport, train: Mapping[str, Sequence[FileFacts]]) -> Iterable[str]:
+    groups = report.duplicates["across_domains"]
+    if not groups:
+        return
+    pixels = {d: {f.pixels for f in files} for d, files in train.items()}
+    domains = report.tree.domains
+    alike = [(a, b) for i, a in enumerate(domains) for b in domains[i + 1 :] if pixels[a] and pixels[a] == pixels[b]]
+    for a, b in alike:
+        yield f"the domains {a} and {b} hold the same images; there is nothing to translate"
+    if not alike:
+        yield f"{len(groups)} images are in more than one domain: {_some(' = '.join(g[:3]) for g in groups)}"
+
+
+def _odd_files(report: CheckReport) -> Iterable[str]:
+    good = [f for f in report.files if f.reason is None]
+    kinds = (
+        ("nearly one colour; they teach nothing and can make training non-finite", [f for f in good if f.flat]),
+        ("animations or have several pages; the first is used", [f for f in good if f.frames > 1]),
+        ("embedding a colour profile, which is ignored (pixels are taken as sRGB)", [f for f in good if f.profile]),
+    )
+    for what, files in kinds:
+        if files:
+            yield f"{len(files)} images are {what}: {_some(f.name for f in files)}"
+
+
+def _odd_sizes(report: CheckReport, train: Mapping[str, Sequence[FileFacts]]) -> Iterable[str]:
+    greys = {
+        d: sum(f.mode in ("1", "L", "LA", "I", "F") or f.mode.startswith("I;") for f in files)
+        for d, files in train.items()
+    }
+    share = {d: greys[d] / len(files) for d, files in train.items() if files}
+    if share and min(share.values()) < 0.1 and max(share.values()) > 0.9:
+        grey, colour = max(share, key=lambda d: share[d]), min(share, key=lambda d: share[d])
+        yield f"the images of {grey} are grey, those of {colour} are not; the model will learn to add or remove colour"
+    for domain, files in train.items():
+        long = [f for f in files if max(f.width, f.height) > EXTREME_ASPECT * f.short]
+        if long:
+            yield (
+                f"{len(long)} images of {domain} are more than {EXTREME_ASPECT} times as long as wide; "
+                f"square crops see little of them: {_some(f.name for f in long)}"
+            )
+    medians = {d: median(f.short for f in files) for d, files in train.items() if files}
+    if medians and max(medians.values()) > 2 * min(medians.values()):
+        small, large = min(medians, key=lambda d: medians[d]), max(medians, key=lambda d: medians[d])
+        yield (
+            f"images of {small} are {medians[small]:g} pixels wide (median), those of {large} {medians[large]:g}; "
+            "after the resize one domain is blurred and the other sharp, which the model will learn"
+        )
+
+
+def _commands(report: CheckReport) -> Iterable[str]:
+    """One command for each method that fits; sizes from the images, so that nothing is enlarged."""
+    tree = report.tree
+    short = int(median(f.short for d in tree.domains for f in report.good(d, "train")))
+    size = next((s for s in (256, 128, 64, 32) if s <= short), 16)
+    larger = min(short, round(size * 286 / 256))  # room for the random crop, in CycleGAN's proportion
+    sizes = f"--set data.size={size}" + (f" --set data.resize={larger}" if larger > size else "")
+    name = shlex.quote(f"runs/{show(tree.root.resolve().name) or 'data'}")
+    if len(tree.domains) == 2:
+        yield f"unpaired train {shlex.quote(show(tree.root))} --method unit --out {name} {sizes}"
+
+
+def _text(report: CheckReport) -> Iterable[str]:
+    tree = report.tree
+    yield f"{show(tree.root)}  (layout: {tree.layout}, {len(tree.domains)} domains, {len(report.files)} files)"
+    yield from tree.notes
+    yield ""
+    yield from _table(report)
+    bad = [(f.name, str(f.reason)) for f in report.bad]
+    sections = (
+        ("Cannot be used", bad),
+        ("Ignored", [(show(p.relative_to(tree.root)), r) for p, r in tree.ignored]),
+    )
+    for title, items in sections:
+        if items:
+            yield f"\n{title} ({len(items)}):"
+            yield from (f"  {name}: {reason}" for name, reason in items[:LISTED])
+            if len(items) > LISTED:
+                yield f"  … and {len(items) - LISTED} more (--json lists all)"
+    if report.warnings:
+        yield "\nWarnings:"
+        yield from (f"  {w}" for w in report.warnings)
+    if report.problems:
+        yield "\nTraining would refuse:"
+        yield from (f"  {p}" for p in report.problems)
+    elif report.commands:
+        yield "\nTrain with:"
+        yield from (f"  {c}" for c in report.commands)
+    else:
+        yield f"\nNo method here trains on {len(tree.domains)} domains at once; put two of them into a folder of their own."
+
+
+def _table(report: CheckReport) -> Iterable[str]:
+    rows: list[tuple[str, ...]] = [("split", "domain", "images", "bad", "flat", "shorter side", "channels", "formats")]
+    for split in ("train", "test"):
+        for domain in report.tree.domains:
+            s = _summary(report, split, domain)
+            side = s["shorter_side"]
+            span = f"{side['median']:g} ({side['min']}–{side['max']})" if side else "–"
+            mixes = (" ".join(f"{k}:{v}" for k, v in s[m].items()) or "–" for m in ("modes", "formats"))
+            rows.append((split, domain, str(s["usable"]), str(s["bad"]), str(s["flat"]), span, *mixes))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
