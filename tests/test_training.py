@@ -34,10 +34,10 @@ def log(run: Path) -> list[dict[str, Any]]:
 
 
 def test_the_stage_is_a_function_of_the_step() -> None:
-    """Steps 1–6 are the first stage, 7–12 the second; an update of the first stage ends with it."""
+    """Steps 1–6 are the first stage, 7–13 the second; an update of the first stage ends with it."""
     plan = training.Plan(build(tiny.config(), ("red", "blue")).stages())
-    assert [plan.at(s)[0].name for s in range(1, 13)] == ["first"] * 6 + ["second"] * 6
-    assert plan.at(7)[1] == 6 and plan.total == 12
+    assert [plan.at(s)[0].name for s in range(1, 14)] == ["first"] * 6 + ["second"] * 7
+    assert plan.at(7)[1] == 6 and plan.total == 13
     assert [u.name for u in plan.updates_until(6)] == ["critic", "forth"]
 
 
@@ -53,18 +53,18 @@ def test_the_log_has_every_term_and_the_generator_steps_every_second_time(tmp_pa
     """Each line has step, stage and the terms of the updates that ran."""
     fit(tmp_path)
     lines = log(tmp_path)
-    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert [line["step"] for line in lines] == list(range(1, 14))
     assert [("forth/near" in line) for line in lines[:6]] == [False, True] * 3
     assert "both/cycle" in lines[-1] and "critic/real" in lines[0]
     assert (tmp_path / "samples" / "step-000000000.png").exists() and (
-        tmp_path / "samples" / "step-000000012.png"
+        tmp_path / "samples" / "step-000000013.png"
     ).exists()
 
 
 def test_old_checkpoints_are_pruned(tmp_path: Path) -> None:
     """keep=2 leaves the two newest."""
     fit(tmp_path, training__keep=2, training__checkpoint_every=2)
-    assert [f.name for f in checkpoint.steps(tmp_path / "checkpoints")] == ["step-000000012", "step-000000010"]
+    assert [f.name for f in checkpoint.steps(tmp_path / "checkpoints")] == ["step-000000013", "step-000000012"]
 
 
 def test_the_shared_model_is_the_average_where_it_is_on(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_changed_settings_are_listed_and_refused_unless_named(tmp_path: Path) ->
     with pytest.raises(ConfigError) as caught:
         fit(tmp_path, model__second_steps=8, model__learning_rate=0.5)
     text = str(caught.value)
-    assert "model.second_steps: 6 in the run, 8 now" in text and "--allow-change model.learning_rate" in text
+    assert "model.second_steps: 7 in the run, 8 now" in text and "--allow-change model.learning_rate" in text
     fit(tmp_path, data__workers=1, training__keep=9)
     path = fit(tmp_path, ("model.second_steps",), model__second_steps=8)
     assert checkpoint.load_method(path)[1]["step"] == 14
@@ -171,12 +171,12 @@ def test_a_damaged_newest_checkpoint_is_passed_over_aloud(tmp_path: Path, capsys
     """Resume takes the one before, says so, and ends with the bytes of an untouched run."""
     path = fit(tmp_path / "a")
     whole = path.read_bytes()
-    damaged = tmp_path / "a" / "checkpoints" / "step-000000012" / checkpoint.STATE
+    damaged = tmp_path / "a" / "checkpoints" / "step-000000013" / checkpoint.STATE
     damaged.write_bytes(damaged.read_bytes()[:-1])
     config = tiny.config()
     again = training.fit(build(config, ("red", "blue")), tiny.pool(), config, tmp_path / "a")
     said = capsys.readouterr().err
-    assert "skipped a damaged checkpoint" in said and str(damaged) in said and "from step 8 of 12" in said
+    assert "skipped a damaged checkpoint" in said and str(damaged) in said and "from step 12 of 13" in said
     assert again.read_bytes() == whole
 
 

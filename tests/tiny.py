@@ -25,7 +25,7 @@ class TinyConfig(MethodConfig):
     """Channels."""
     first_steps: int = 6
     """Steps of the first stage."""
-    second_steps: int = 6
+    second_steps: int = 7
     """Steps of the second stage."""
     batch_size: int = 2
     """Images of each domain."""
