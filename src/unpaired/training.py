@@ -357,7 +357,7 @@ class Trainer:
                     images, source, target, generator=torch.Generator(self.device).manual_seed(0)
                 ).float()
             rows += [_row(images, self.settings.samples), _row(outputs, self.settings.samples)]
-            if self.step > 0:
+            if self.step * 4 >= self.plan.total:  # an untrained network is allowed to give one grey
                 warnings += self.watch.sampled(images, outputs, (source, target))
         self._swap_average(swapped)
         if rows:
