@@ -8,11 +8,11 @@ SHA-256 is the catalogue's.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import importlib
 import os
 import secrets
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -194,6 +194,9 @@ def download(weights: Weights, folder: Path) -> Path:
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
+            announced = answer.headers.get("Content-Length")
+        if announced is not None and int(announced) != size:
+            raise OSError(f"cut short after {size:,} of {int(announced):,} bytes")
         if not digest.hexdigest().startswith(weights.sha256):
             raise WeightsError(
                 f"{weights.url}: SHA-256 is {digest.hexdigest()}, expected {weights.sha256}…; the download was removed. "
@@ -201,7 +204,7 @@ def download(weights: Weights, folder: Path) -> Path:
             )
         temporary.replace(target)
         sync_folder(folder)
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:  # URLError is an OSError
         raise WeightsError(f"{weights.url}: download failed: {error}. {_advice(weights)}") from error
     finally:
         temporary.unlink(missing_ok=True)

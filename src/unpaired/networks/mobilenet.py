@@ -82,9 +82,9 @@ class MobileNetV1(nn.Module):
 def from_state(state: Mapping[str, Tensor]) -> MobileNetV1:
     """The network with the given weights, frozen and in eval mode. Raises WeightsError when they do not fit."""
     network = MobileNetV1()
-    # Block 13 comes without its pointwise half, so its depthwise half is of no use.
+    # Block 13 comes without its pointwise convolution, so the rest of it is of no use.
     try:
-        network.load_state_dict({k: v for k, v in state.items() if not k.startswith("dw13.")}, strict=True)
+        network.load_state_dict({k: v for k, v in state.items() if not k.startswith(("dw13.", "pw13."))}, strict=True)
     except RuntimeError as error:
         raise WeightsError(f"these tensors are no MobileNet v1 1.0: {error}") from error
     return network
