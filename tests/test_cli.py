@@ -1,0 +1,297 @@
+"""The command line: what each command prints, refuses, and returns. Exit codes are those of errors.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+from unpaired import checkpoint, cli
+from unpaired.config import presets
+from unpaired.errors import DataError, Interrupted, NonFiniteError, PartialError, UnpairedError
+
+SMALL = [
+    "--set",
+    "model.width=4",
+    "--set",
+    "model.discriminator_width=4",
+    "--set",
+    "model.discriminator_layers=3",
+    "--set",
+    "data.size=16",
+]
+FAST = [*SMALL, "--device", "cpu", "--precision", "fp32", "--set", "training.tensorboard=false"]
+
+
+def run(*arguments: object) -> int:
+    """The exit code of ``unpaired ARGUMENTS``."""
+    with pytest.raises(SystemExit) as left:
+        cli.main([str(a) for a in arguments])
+    return int(left.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """DATA and RUN after two steps of UNIT through the command line."""
+    root = tmp_path_factory.mktemp("cli")
+    tiny.folder(root / "data")
+    assert run("train", root / "data", "--out", root / "run", *FAST, "--steps", 2, "--quiet") == 0
+    return root
+
+
+def test_help_and_version_do_not_import_torch() -> None:
+    """`unpaired --help`, `--version` and each command's help answer without loading torch."""
+    code = (
+        "import sys, unpaired.cli as c\n"
+        "for a in (['--help'], ['--version'], ['train', '--help'], ['import', 'unit-v2', '--help'], ['presets']):\n"
+        "    try: c.main(a)\n"
+        "    except SystemExit as e: assert not e.code, a\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for command in ("train", "translate", "evaluate", "check", "adapt", "import", "info", "presets", "demo"):
+        assert re.search(rf"^  {command}:", done.stdout, re.M), command
+
+
+def test_module_and_command_are_the_same() -> None:
+    """`python -m unpaired --version` prints the version."""
+    done = subprocess.run([sys.executable, "-m", "unpaired", "--version"], capture_output=True, text=True)
+    assert done.returncode == 0 and re.fullmatch(r"\d+\.\d+\.\d+\n", done.stdout)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shell_completion_knows_the_commands(shell: str) -> None:
+    """A completion script for each shell names every command."""
+    script = cli.app.generate_completion(prog_name="unpaired", shell=shell)  # type: ignore[arg-type]
+    assert all(command in script for command in ("train", "translate", "adapt", "unit-munit"))
+
+
+def test_the_three_commands_of_the_readme(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """check, train, translate work on a folder of one's own; info and evaluate describe the result."""
+    assert run("check", trained / "data") == 0
+    assert "unpaired train" in capsys.readouterr().out
+    out = trained / "out"
+    assert (
+        run(
+            "translate",
+            trained / "run",
+            trained / "data/test/red",
+            "--to",
+            "blue",
+            "--out",
+            out,
+            "--device",
+            "cpu",
+            "--quiet",
+        )
+        == 0
+    )
+    assert sorted(p.name for p in out.glob("*.png")) == ["000.png", "001.png", "002.png"]
+    capsys.readouterr()
+    assert run("info", trained / "run", "--json") == 0
+    about = json.loads(capsys.readouterr().out)
+    assert about["method"] == "unit" and about["step"] == 2 and about["domains"] == ["blue", "red"]
+    results = trained / "results.json"
+    assert run("evaluate", trained / "run", trained / "data", "--out", results, "--device", "cpu") == 0
+    assert json.loads(results.read_text())
+
+
+def test_the_same_command_resumes_and_a_changed_one_is_refused(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A complete run is left alone; a changed setting exits 2 and says what to type."""
+    same = ["train", trained / "data", "--out", trained / "run", *FAST, "--steps", 2]
+    assert run(*same) == 0
+    assert "complete" in capsys.readouterr().err
+    assert run(*same, "--seed", 9) == 2
+    assert "seed: 0 in the run, 9 now" in capsys.readouterr().err
+    assert (
+        run("train", trained / "data", "--out", trained / "run", "--quiet") == 0
+    )  # DATA and --out are enough to go on
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["trian"], 'Did you mean "train"'),
+        (["train"], "DATA"),
+        (["train", "DATA"], "--out"),
+        (["train", "DATA", "--out", "R", "--precision", "fp16"], "fp16"),
+        (["train", "nowhere", "--out", "R"], "nowhere"),
+        (["train", "DATA", "--out", "R", "--method", "unt"], "Did you mean 'unit'?"),
+        (["train", "DATA", "--out", "R", "--preset", "unit-smal"], "Did you mean 'unit-small'?"),
+        (["train", "DATA", "--out", "R", "--set", "model.widht=3"], "Did you mean 'model.width'?"),
+        (["train", "DATA", "--out", "R", "--set", "data.size=2"], "data.size = 2"),
+        (["train", "DATA", "--out", "R", "--set", "data.size"], "KEY=VALUE"),
+        (["train", "DATA", "--out", "R", "--steps", "0"], "at least 1"),
+        (["train", "DATA", "--out", "R", "--device", "cuda:7"], "cuda:7"),
+        (["train", "DATA", "--out", "R", "--device", "toaster"], "toaster"),
+        (["train", "DATA", "--out", "R", "--config", "nowhere.toml"], "nowhere.toml"),
+        (["train", "DATA", "--out", "R", "--set", "training.precision=tf32", "--device", "cpu"], "needs a GPU"),
+        (["translate", "RUN", "DATA/test/red", "--to", "bleu", "--out", "O"], "Did you mean 'blue'?"),
+        (["translate", "RUN", "nowhere.png", "--to", "blue", "--out", "O"], "nowhere.png"),
+        (["translate", "nowhere", "DATA/test/red", "--to", "blue", "--out", "O"], "no such file"),
+        (["info", "DATA"], "model file or a run folder"),
+        (["import", "unit-v2", "nowhere.pkl", "--domains", "a,b", "--out", "m.safetensors"], "nowhere.pkl"),
+        (["import", "unit-v2", "nowhere.pkl", "--domains", "a", "--out", "m.safetensors"], "two different names"),
+        (["check", "nowhere"], "nowhere"),
+    ],
+)
+def test_refusals_say_what_is_wrong_and_what_to_type(
+    arguments: list[str], said: str, trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each wrong command exits 2 with one readable error, no traceback, and leaves nothing behind."""
+    monkeypatch.chdir(trained)
+    (trained / "DATA").is_symlink() or (trained / "DATA").symlink_to("data")
+    (trained / "RUN").is_symlink() or (trained / "RUN").symlink_to("run")
+    assert run(*arguments) == 2
+    err = capsys.readouterr().err
+    assert said in err and err.startswith("error: ") and "Traceback" not in err
+    assert not (trained / "R").exists() and not (trained / "O").exists()
+
+
+def test_bad_data_refuses_training_with_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """More than 5 % unusable files, an empty domain, and a wrong number of domains: check and train both exit 2."""
+    bad = tiny.folder(tmp_path / "bad")
+    for name in ("broken.png", "cut.png"):  # 2 of 32
+        (bad / "train" / "red" / name).write_bytes(b"no picture")
+    assert run("check", bad) == 2
+    assert "broken.png" in capsys.readouterr().out
+    assert run("train", bad, "--out", tmp_path / "r", *FAST) == 2
+    assert "broken.png" in capsys.readouterr().err and not (tmp_path / "r" / "checkpoints").exists()
+    empty = tiny.folder(tmp_path / "empty")
+    for path in (empty / "train" / "red").iterdir():
+        path.unlink()
+    assert run("train", empty, "--out", tmp_path / "r", *FAST) == 2
+    assert "red" in capsys.readouterr().err
+    three = tiny.folder(tmp_path / "three", domains=("red", "blue", "green"))
+    assert run("train", three, "--out", tmp_path / "r", *FAST) == 2
+    assert "2 domains; the data has 3: blue, green, red" in capsys.readouterr().err
+
+
+def test_a_failed_item_exits_3_with_a_report(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One bad file does not stop a batch: the others are written, the report names it, exit 3."""
+    pictures = tmp_path / "in"
+    pictures.mkdir()
+    Image.fromarray(np.full((16, 20, 3), 90, np.uint8)).save(pictures / "good.png")
+    (pictures / "bad.jpg").write_bytes(b"\xff\xd8\xff garbage")
+    report = tmp_path / "report.json"
+    code = run(
+        "translate", trained / "run", pictures, "--to", "blue", "--out", tmp_path / "out", "--report", report, "--device", "cpu", "--quiet"
+    )  # fmt: skip
+    assert code == 3 and "bad.jpg" in capsys.readouterr().err
+    assert Image.open(tmp_path / "out" / "good.png").size == (20, 16)
+    assert "bad.jpg" in report.read_text()
+
+
+def test_a_non_finite_loss_exits_4(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A learning rate that blows up: exit 4, the stage, update and step are named, the last good checkpoint stays."""
+    data = tiny.folder(tmp_path / "data")
+    code = run("train", data, "--out", tmp_path / "r", *FAST, "--steps", 60, "--set", "model.lr=1e30", "--quiet")
+    err = capsys.readouterr().err
+    assert code == 4 and "non-finite loss at step" in err and "update '" in err
+    assert checkpoint.latest(tmp_path / "r" / "checkpoints")[0] is not None
+
+
+def test_a_signal_during_the_command_exits_143_and_resumes(tmp_path: Path) -> None:
+    """The real command, killed by SIGTERM while training, saves, says so, exits 143, and goes on when repeated."""
+    data = tiny.folder(tmp_path / "data")
+    command = [
+        sys.executable,
+        "-m",
+        "unpaired",
+        "train",
+        data,
+        "--out",
+        tmp_path / "r",
+        *FAST,
+        "--set",
+        "training.log_every=1",
+    ]
+    child = subprocess.Popen([str(c) for c in [*command, "--steps", 100000]], stderr=subprocess.PIPE, text=True)
+    log, deadline = tmp_path / "r" / "log.jsonl", time.monotonic() + 90
+    while not log.exists() or log.read_text().count("\n") < 3:
+        assert time.monotonic() < deadline and child.poll() is None
+        time.sleep(0.05)
+    child.send_signal(signal.SIGTERM)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 143 and "The same command goes on from there" in err, err
+    saved, _ = checkpoint.latest(tmp_path / "r" / "checkpoints")
+    assert saved is not None and saved.step >= 3
+    again = [*command, "--steps", saved.step + 2, "--allow-change", "model.steps", "--quiet"]
+    assert run(*[str(c) for c in again[3:]]) == 0
+    assert checkpoint.latest(tmp_path / "r" / "checkpoints")[0].step == saved.step + 2  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_training_leaves_at_once(number: int, tmp_path: Path) -> None:
+    """While the data is still being looked at there is nothing to save: the command says so and exits 143 or 130."""
+    data = tiny.folder(tmp_path / "data")
+    code = (
+        "import os, sys, unpaired.data.check as c, unpaired.cli as cli\n"
+        "real = c.check\n"
+        f"c.check = lambda *a, **k: (os.kill(os.getpid(), {int(number)}), real(*a, **k))[1]\n"
+        f"cli.main(['train', {str(data)!r}, '--out', {str(tmp_path / 'r')!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 128 + number and "nothing to save" in done.stderr, done.stderr
+
+
+def test_exit_codes_are_those_that_the_docs_state() -> None:
+    """0 ok, 1 failed, 2 refused, 3 some items failed, 4 stopped by itself, 130 and 143 signals."""
+    assert [UnpairedError.exit_code, DataError.exit_code, PartialError.exit_code, NonFiniteError.exit_code] == [
+        1,
+        2,
+        3,
+        4,
+    ]
+    assert [Interrupted(s, "").exit_code for s in (signal.SIGINT, signal.SIGTERM)] == [130, 143]
+
+
+def test_every_preset_is_valid_and_opens_with_its_command() -> None:
+    """Each shipped preset builds a run; its head names a command and what to expect."""
+    from importlib import resources
+
+    from unpaired.runs import resolve
+
+    assert presets()
+    for name in presets():
+        config = resolve(preset=name)
+        assert config.model.with_steps(10)
+        text = (resources.files("unpaired") / "presets" / f"{name}.toml").read_text()
+        head = text[: text.index("\nmethod")]
+        assert "unpaired" in head and name in head, f"{name}: no command in its head"
+
+
+def test_an_unexpected_error_asks_for_a_report(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug of ours is one line and exit 1; --debug shows the traceback."""
+    monkeypatch.setattr("unpaired.data.check.check", lambda *_: 1 / 0)
+    assert run("check", trained / "data") == 1
+    assert "this is a bug in unpaired" in capsys.readouterr().err
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["check", str(trained / "data"), "--debug"])
+
+
+def test_no_torch_file_is_read_outside_the_safe_reader() -> None:
+    """torch.load stands in the safe reader and the weight loader alone, always with weights_only=True; pickle nowhere."""
+    source = Path(cli.__file__).parent
+    for path in source.rglob("*.py"):
+        text = path.read_text()
+        assert not re.search(r"pickle\.loads?\(|Unpickler\(|import (dill|joblib|cloudpickle)", text), path
+        for call in re.findall(r"(?<!safetensors\.)torch\.load\([^)]*\)", text):
+            assert "weights_only=True" in call, (path, call)
+        assert "allow_pickle=True" not in text, path
+    assert os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD") is None
