@@ -1,0 +1,289 @@
+"""The data doctor: a verdict for every dirty thing, no traceback, nothing changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from image_zoo import bad_files, encoded, picture, png16, snapshot, write_tree
+from unpaired.config import DataConfig
+from unpaired.data import cache
+from unpaired.data.check import CheckReport, check
+from unpaired.errors import DataError
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("UNPAIRED_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def sane(root: Path, count: int = 60) -> Path:
+    return write_tree(root, {"train/a": count, "train/b": count, "test/a": 2, "test/b": 2})
+
+
+def verdicts(report: CheckReport) -> dict[str, str]:
+    return {f.name.split("/")[-1]: str(f.reason) for f in report.bad}
+
+
+def test_a_sane_folder_has_nothing_to_report(tmp_path: Path) -> None:
+    """No problems, no warnings, and a command that can be pasted."""
+    report = check(sane(tmp_path / "my data"))
+    assert (report.ok, report.problems, report.warnings, report.bad) == (True, (), (), ())
+    (command,) = report.commands
+    assert command.startswith(
+        f"unpaired train '{tmp_path}/my data' --method unit --out 'runs/my data' --set data.size=32"
+    )
+    report.require()
+    assert command in report.text()
+    summary = report.to_dict()["splits"]["train"]["a"]
+    assert (summary["usable"], summary["shorter_side"], summary["modes"]) == (
+        60,
+        {"min": 32, "median": 32, "max": 32},
+        {"RGB": 60},
+    )
+
+
+def test_every_bad_file_has_its_verdict(tmp_path: Path) -> None:
+    """Each file of the zoo is listed with its reason; training refuses; the text and the JSON name every one."""
+    root = sane(tmp_path / "d")
+    zoo = bad_files()
+    for name, (content, _) in zoo.items():
+        (root / "train/a" / name).write_bytes(content)
+    (root / "train/a/gone.png").symlink_to("nowhere")
+    os.mkfifo(root / "train/b/fifo.png")
+    before = snapshot(root)
+    report = check(root)
+    found = verdicts(report)
+    assert set(found) == {*zoo, "gone.png"}
+    assert all(part in found[name] for name, (_, part) in zoo.items())
+    assert not report.ok
+    assert f"{len(zoo) + 1} of {124 + len(zoo) + 1} files are unusable, more than 5%" in report.problems[0]
+    with pytest.raises(DataError, match="mend or remove them") as caught:
+        report.require()
+    assert caught.value.exit_code == 2
+    assert "Training would refuse" in report.text()
+    told = json.loads(json.dumps(report.to_dict()))
+    assert len(told["bad"]) == len(found)
+    assert {"name": "train/b/fifo.png", "reason": "a FIFO, socket or device"} in told["ignored"]
+    assert snapshot(root) == before, "neither content nor modification times have changed"
+
+
+def test_few_bad_files_do_not_stop_training(tmp_path: Path) -> None:
+    """Up to 5 % unusable files are reported and tolerated."""
+    root = sane(tmp_path / "d")
+    (root / "train/a/bad.png").write_bytes(b"")
+    report = check(root)
+    assert (report.ok, verdicts(report)) == (True, {"bad.png": "empty file (0 bytes)"})
+
+
+def test_odd_but_usable_images_are_not_bad(tmp_path: Path) -> None:
+    """CMYK, 16-bit, palette, alpha, rotated and animated images are usable; what a user should know is a warning."""
+    root = sane(tmp_path / "d")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    frames = [Image.fromarray(picture(300 + n)) for n in range(2)]
+    odd = {
+        "cmyk.jpg": encoded(Image.fromarray(picture(200)).convert("CMYK"), "JPEG"),
+        "deep.png": png16(np.random.default_rng(0).integers(0, 65536, (20, 20), dtype=np.uint16)),
+        "palette.png": encoded(Image.fromarray(picture(201)).quantize(8)),
+        "alpha.png": encoded(Image.fromarray(picture(202)).convert("RGBA")),
+        "rotated.jpg": encoded(picture(203), "JPEG", exif=exif),
+        "moving.gif": encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]),
+    }
+    for name, content in odd.items():
+        (root / "train/a" / name).write_bytes(content)
+    report = check(root)
+    assert report.bad == ()
+    modes = report.to_dict()["splits"]["train"]["a"]["modes"]
+    assert {"CMYK", "I;16", "P", "RGBA"} <= set(modes)
+    assert report.warnings == ("1 images are animations or have several pages; the first is used: train/a/moving.gif",)
+
+
+@pytest.mark.parametrize("missing", ["no folder content", "only bad files"])
+def test_an_empty_domain_refuses(tmp_path: Path, missing: str) -> None:
+    """A domain without images, or with unusable ones only, is a problem that is named."""
+    root = write_tree(tmp_path / "d", {"trainA": 60, "testB": 2})
+    (root / "trainB").mkdir()
+    if missing == "only bad files":
+        (root / "trainB" / "1.png").write_bytes(b"")
+    report = check(root)
+    expected = "there are no images" if missing == "no folder content" else "all 1 files are unusable"
+    assert report.problems == (f"domain B: {expected}; put training images there",)
+    assert report.commands == ()
+    with pytest.raises(DataError, match="domain B"):
+        report.require()
+
+
+def test_a_missing_training_folder_is_an_empty_domain(tmp_path: Path) -> None:
+    """trainA, testA and testB without trainB: domain B has no images, which refuses."""
+    report = check(write_tree(tmp_path / "d", {"trainA": 3, "testA": 1, "testB": 1}))
+    assert "domain B: there are no images" in report.problems[0]
+
+
+def test_one_image_is_a_warning(tmp_path: Path) -> None:
+    """A domain of one image trains, with a warning; few images and missing test images are told, too."""
+    report = check(write_tree(tmp_path / "d", {"train/a": 1, "train/b": 20}))
+    assert report.ok
+    assert any("domain a has one training image" in w for w in report.warnings)
+    assert any("domain b has only 20 training images" in w for w in report.warnings)
+    assert any("domain a has no test images" in w for w in report.warnings)
+    assert any("domain a has 1 training images, b has 20" in w for w in report.warnings)
+
+
+def test_identical_domains_are_a_warning(tmp_path: Path) -> None:
+    """Two domains with the same pictures, even in another format, are told apart from two that share some."""
+    root = tmp_path / "d"
+    for n in range(60):
+        for domain, format in (("a", "PNG"), ("b", "BMP")):
+            (root / "train" / domain).mkdir(parents=True, exist_ok=True)
+            (root / "train" / domain / f"{n}.png").write_bytes(encoded(picture(n), format))
+    report = check(root)
+    assert any("a and b hold the same images" in w for w in report.warnings)
+    assert len(report.duplicates["across_domains"]) == 60
+    (root / "train/a/more.png").write_bytes(encoded(picture(999)))
+    assert any("60 images are in more than one domain" in w for w in check(root).warnings)
+
+
+def test_duplicates_across_splits_and_within(tmp_path: Path) -> None:
+    """A test image that is also trained on, and a copy within a folder, are each named."""
+    root = sane(tmp_path / "d")
+    (root / "test/a/leak.png").write_bytes((root / "train/a/5.png").read_bytes())
+    (root / "train/b/copy.png").write_bytes((root / "train/b/7.png").read_bytes())
+    report = check(root)
+    assert report.duplicates["across_splits"] == [("train/a/5.png", "test/a/leak.png")]
+    assert report.duplicates["within"] == [("train/b/7.png", "train/b/copy.png")]
+    assert "1 images are both in train and test: train/a/5.png = test/a/leak.png" in report.warnings
+
+
+def test_flat_images_are_flagged(tmp_path: Path) -> None:
+    """Images of one colour, or so transparent that only the background is left, are flagged; a dark one is not."""
+    root = sane(tmp_path / "d")
+    invisible = np.concatenate([picture(), np.zeros((32, 40, 1), np.uint8)], -1)
+    (root / "train/a/white.png").write_bytes(encoded(np.full((32, 32, 3), 255, np.uint8)))
+    (root / "train/a/invisible.png").write_bytes(encoded(invisible))
+    (root / "train/a/dark.png").write_bytes(encoded(picture() // 8))
+    report = check(root)
+    assert report.to_dict()["flat"] == ["train/a/invisible.png", "train/a/white.png"]
+    assert report.ok
+    assert any("2 images are nearly one colour" in w for w in report.warnings)
+
+
+def test_differences_between_domains_are_warned_about(tmp_path: Path) -> None:
+    """Grey against colour, small against large, and extreme aspects are each told in a sentence."""
+    root = write_tree(tmp_path / "d", {"train/a": 60, "test/a": 1, "test/b": 1})
+    (root / "train/b").mkdir()
+    for n in range(60):
+        (root / "train/b" / f"{n}.png").write_bytes(encoded(picture(500 + n, 120, 100)[..., 0]))
+    (root / "train/b/strip.png").write_bytes(encoded(picture(700, 900, 100)))
+    warnings = "\n".join(check(root).warnings)
+    assert "the images of b are grey, those of a are not" in warnings
+    assert "images of a are 32 pixels wide (median), those of b 100" in warnings
+    assert "1 images of b are more than 4 times as long as wide" in warnings
+
+
+def test_more_than_two_domains_say_so(tmp_path: Path) -> None:
+    """With three domains no method here fits, and the text says what would."""
+    report = check(write_tree(tmp_path / "d", {"train/a": 3, "train/b": 3, "train/c": 3}))
+    assert (report.ok, report.commands) == (True, ())
+    assert "No method here trains on 3 domains at once" in report.text()
+
+
+def test_sizes_in_the_command_follow_the_images(tmp_path: Path) -> None:
+    """Nothing is enlarged, and where there is room the resize leaves some for the random crop."""
+    wide = write_tree(tmp_path / "w", {"train/a": 2, "train/b": 2}, width=200, height=143)
+    assert "--set data.size=128 --set data.resize=143" in check(wide).commands[0]
+    large = write_tree(tmp_path / "l", {"train/a": 2, "train/b": 2}, width=400, height=300)
+    assert "--set data.size=256 --set data.resize=286" in check(large).commands[0]
+    small = write_tree(tmp_path / "s", {"train/a": 2, "train/b": 2}, width=20, height=16)
+    assert check(small).commands[0].endswith("--set data.size=16")
+
+
+def test_names_of_every_kind_are_checked_and_escaped(tmp_path: Path) -> None:
+    """Spaces, newlines, emoji, dashes and bytes that are not UTF-8: checked like others, printable in text and JSON."""
+    root = sane(tmp_path / "d")
+    odd = ["a b.png", "-x.png", "new\nline.png", "cat🐈.png", "n\udcff.png"]
+    for n, name in enumerate(odd):
+        (root / "train/a" / name).write_bytes(encoded(picture(900 + n)) if n % 2 else b"")
+    report = check(root)
+    shown = {f.name for f in report.files}
+    assert {
+        "train/a/a b.png",
+        "train/a/-x.png",
+        "train/a/new\\nline.png",
+        "train/a/cat🐈.png",
+        "train/a/n\\xff.png",
+    } <= shown
+    (report.text() + json.dumps(report.to_dict(), ensure_ascii=False)).encode("utf-8")
+    assert [f.name for f in report.bad] == ["train/a/a b.png", "train/a/new\\nline.png", "train/a/n\\xff.png"]
+
+
+def test_the_report_does_not_depend_on_threads_or_memory(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One worker or several, fresh or from the findings that an earlier check kept: the same report."""
+    root = sane(tmp_path / "d", 10)
+    (root / "train/a/bad.png").write_bytes(b"x")
+    first = check(root)
+    (kept,) = own_cache.glob("*.check")
+    again = check(root)
+    assert again == first
+    kept.unlink()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    assert check(root) == first
+    kept.write_bytes(kept.read_bytes()[:-5])
+    assert check(root) == first, "damaged findings are not believed"
+
+
+def test_a_changed_file_is_looked_at_again(tmp_path: Path) -> None:
+    """Findings are kept by size and modification time, so a file that is replaced is decoded again."""
+    root = sane(tmp_path / "d")
+    (root / "train/a/0.png").write_bytes(b"")
+    assert len(check(root).bad) == 1
+    (root / "train/a/0.png").write_bytes(encoded(picture(1)))
+    assert check(root).bad == ()
+
+
+def test_the_background_of_the_run_is_used(tmp_path: Path) -> None:
+    """A black drawing on transparency is visible on white and flat on black."""
+    drawing = np.zeros((32, 32, 4), np.uint8)
+    drawing[8:24, 8:24, 3] = 255
+    root = sane(tmp_path / "d")
+    (root / "train/a/drawing.png").write_bytes(encoded(drawing))
+    assert check(root, DataConfig(background=(255, 255, 255))).to_dict()["flat"] == []
+    assert check(root, DataConfig(background=(0, 0, 0))).to_dict()["flat"] == ["train/a/drawing.png"]
+
+
+@pytest.mark.skipif(not hasattr(os, "setuid") or os.getuid() != 0, reason="needs root, to become another user")
+def test_unreadable_files_and_folders_are_reported(tmp_path: Path) -> None:
+    """Without permission a file is bad and a folder is unreadable, in the report and without a traceback."""
+    root = sane(tmp_path / "d")
+    (root / "train/a/secret.png").write_bytes(encoded(picture(800)))
+    (root / "train/a/secret.png").chmod(0)
+    (root / "train/b/closed").mkdir(mode=0)
+    script = (
+        "import os, sys; from unpaired.data.check import check; import PIL.PngImagePlugin, PIL.JpegImagePlugin;"
+        "os.chdir(sys.argv[1]); os.setuid(65534); r = check('d');"
+        "print([(f.name, f.reason) for f in r.bad], [(str(p), w) for p, w in r.tree.unreadable], r.ok)"
+    )
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == 0 and len(folder.parts) > 2:
+            folder.chmod(folder.stat().st_mode | 0o055)
+    run = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "('train/a/secret.png', 'cannot be read: Permission denied')" in run.stdout
+    assert "('d/train/b/closed', 'cannot be read: Permission denied')" in run.stdout
+
+
+def test_parallel_keeps_order_and_passes_errors_on() -> None:
+    """Results come in the order of the items; an exception in a worker reaches the caller."""
+    assert list(cache.parallel(lambda n: n * n, range(100))) == [n * n for n in range(100)]
+    with pytest.raises(ZeroDivisionError):
+        list(cache.parallel(lambda n: 1 // n, [1, 0]))
