@@ -24,7 +24,12 @@ from unpaired import losses
 from unpaired.config import MethodConfig
 from unpaired.errors import ConfigError
 from unpaired.methods.base import Adam, Batch, Method, Stage, Update
-from unpaired.networks.blocks import ResidualBlock, SampleNorm, kaiming_convolutions, normal_convolutions
+from unpaired.networks.blocks import (
+    ResidualBlock,
+    SampleNorm,
+    kaiming_convolutions,
+    normal_convolutions,
+)
 from unpaired.networks.patchgan import (
     GaussianHalf,
     MultiScale,

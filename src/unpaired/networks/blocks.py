@@ -14,10 +14,9 @@ Padding = Literal["zeros", "reflect"]
 
 
 class ResidualBlock(nn.Module):
-    """x + (conv3 - IN - ReLU - conv3 - IN [- dropout])(x), without an activation after the sum. [N, C, H, W]
-    -> the same.
+    """x + (conv3 - IN - ReLU - conv3 - IN [- dropout])(x), without an activation after the sum.
 
-    The instance norms have no parameters; H x W must be more than one element.
+    [N, C, H, W] -> the same. The instance norms have no parameters; H x W must be more than one element.
     """
 
     def __init__(self, channels: int, padding_mode: Padding = "zeros", dropout: float = 0.0) -> None:
