@@ -263,12 +263,17 @@ class Saved:
     manifest: dict[str, Any]
 
 
+def folder_of(root: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return root / f"step-{step:09d}"
+
+
 def commit(root: Path, step: int, *, model: bytes, state: bytes, about: Mapping[str, Any], keep: int) -> Path:
     """Write ``root/step-…`` by the protocol on top of this file, then prune all but the newest ``keep``.
 
     Raises StoppedError when the disk is full or fails; what was there before is untouched then.
     """
-    final = root / f"step-{step:09d}"
+    final = folder_of(root, step)
     if final.exists():
         try:
             verify(final)

@@ -218,13 +218,12 @@ class Trainer:
         """What goes into the model file: averaged weights where EMA is on, the raw ones elsewhere."""
         return {**self.method.shared_state(), **self.average}
 
-    def save(self) -> Path | None:
+    def save(self) -> Path:
         """Commit a checkpoint of the current step. Raises NonFiniteError instead of saving NaN or infinity."""
         self.check_finite()
         bad = [n for n, t in self.method.state_dict().items() if t.is_floating_point() and not torch.isfinite(t).all()]
-        if bad:
+        if self.ranks.largest(len(bad), self.device):
             self.stop_non_finite("saving", {}, f"weights are not finite: {', '.join(bad[:4])}")
-        path = None
         if self.ranks.main:
             stage = self.plan.at(max(self.step, 1))[0].name
             header = checkpoint.make_header(
@@ -236,7 +235,7 @@ class Trainer:
                 extra=self.header_extra,
             )
             tensors, values = self.state()
-            path = checkpoint.commit(
+            checkpoint.commit(
                 self.run_dir / "checkpoints",
                 self.step,
                 model=checkpoint.pack(self.shared_tensors(), header),
@@ -245,7 +244,7 @@ class Trainer:
                 keep=self.settings.keep,
             )
         self.ranks.barrier()
-        return path
+        return checkpoint.folder_of(self.run_dir / "checkpoints", self.step)
 
     # ---- one step ----------------------------------------------------------------------------------------
 
@@ -288,7 +287,7 @@ class Trainer:
                 terms = self._loss(update, stage)(piece)
             total = torch.stack([t.float() for t in terms.values()]).sum()
             if self.device.type == "cpu":
-                if not torch.isfinite(total):
+                if self.ranks.largest(int(not torch.isfinite(total)), self.device):  # one rank's stops all at this step
                     self.stop_non_finite(update.name, terms)
             else:  # no waiting for the GPU here: looked at before each log line and each save
                 self.finite &= torch.isfinite(total.detach())
@@ -316,7 +315,7 @@ class Trainer:
 
     def check_finite(self) -> None:
         """Look at the flag that GPU steps leave behind. Raises NonFiniteError."""
-        if not bool(self.finite):
+        if self.ranks.largest(int(not bool(self.finite)), self.device):
             self.stop_non_finite("some update", {}, "a loss became non-finite since the last look")
 
     def stop_non_finite(self, update: str, terms: Mapping[str, Tensor], why: str = "") -> None:
@@ -401,9 +400,10 @@ class Trainer:
     def run(self, log: RunLog) -> Path:
         """Train to the end; the folder of the last checkpoint."""
         total, settings, started = self.plan.total, self.settings, time.monotonic()
-        last = self.save() if self.step == 0 else None  # also proves that the folder can be written
-        if self.step == 0 and self.ranks.main:
-            self.sample(log)
+        if self.step == 0:
+            self.save()  # also proves that the folder can be written
+            if self.ranks.main:
+                self.sample(log)
         current: Stage | None = None
         for batch in self.batches():
             stage, first = self.plan.at(self.step + 1)
@@ -411,7 +411,7 @@ class Trainer:
             self.step += 1
             if stage is not current:
                 if self.step == first + 1 and stage.start is not None:
-                    seed_everything(self.config.seed, self.step - 1, self.ranks.rank)
+                    seed_everything(self.config.seed, self.step - 1)  # the same on all ranks: it changes weights
                     stage.start()
                 self.modes(stage)
                 current = stage
@@ -427,10 +427,10 @@ class Trainer:
             elif extra is not None:
                 current = None
             if self.step % settings.checkpoint_every == 0 or at_end:
-                last = self.save()
+                self.save()
             if self.reporter is not None:
                 self.reporter.advance(self.step, stage.name)
-        return last or self.run_dir / "checkpoints" / f"step-{self.step:09d}"
+        return checkpoint.folder_of(self.run_dir / "checkpoints", self.step)
 
     def _log(
         self, log: RunLog, stage: Stage, terms: Mapping[str, Tensor], extra: Mapping[str, float] | None, seconds: float
@@ -555,7 +555,7 @@ def fit(
             checkpoint.write_atomic(run_dir / "config.toml", config.to_toml().encode())
         if trainer.step >= trainer.plan.total:
             say(f"{run_dir} is complete: {trainer.step:,} steps. Nothing to do")
-            return root / f"step-{trainer.step:09d}" / checkpoint.MODEL
+            return checkpoint.folder_of(root, trainer.step) / checkpoint.MODEL
         folder = run_dir / "tensorboard" if config.training.tensorboard and ranks.main else None
         log = RunLog(
             run_dir / ("log.jsonl" if ranks.main else f"log-rank{ranks.rank}.jsonl"), trainer.step, tensorboard=folder
