@@ -12,6 +12,7 @@ is the first name in ``domains`` (labelled), domain 2 the second. x̂₁₂ is x
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -150,7 +151,7 @@ class Features(nn.Module):
         super().__init__()
         sizes = [width * 2**i for i in range(4)]
         self.private = nn.ModuleList([nn.Conv2d(c, width, 5, 1, 2) for c in channels])
-        self.shared = nn.ModuleList([nn.Conv2d(a, b, 5, 1, 2) for a, b in zip(sizes, sizes[1:], strict=False)])
+        self.shared = nn.ModuleList([nn.Conv2d(a, b, 5, 1, 2) for a, b in pairwise(sizes)])
         self.dropout = dropout
 
     def forward(self, images: list[tuple[int, Tensor]], *, drop: bool = True) -> Tensor:
@@ -201,10 +202,10 @@ class UNITDigits(Method):
         last, cell = config.discriminator_width * 8, image_size // 16
         self.judge = nn.Conv2d(last, 2, cell)
         self.class_head = nn.Conv2d(last, len(self.classes), cell) if self.classes else None
-        for module in [*self.features.modules(), self.judge, self.class_head]:
-            if isinstance(module, nn.Conv2d):
-                nn.init.xavier_uniform_(module.weight, 2**0.5)
-                nn.init.constant_(module.bias, 0.1)  # type: ignore[arg-type]  # every convolution here has a bias
+        for part in [*self.features.modules(), self.judge, self.class_head]:
+            if isinstance(part, nn.Conv2d):
+                nn.init.xavier_uniform_(part.weight, 2**0.5)
+                nn.init.constant_(part.bias, 0.1)  # type: ignore[arg-type]  # every convolution here has a bias
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
@@ -341,9 +342,7 @@ class UNITDigits(Method):
             x2 = x2 * sign
         return (shifted(x1, c.shift), shifted(x2, c.shift)) if c.shift else (x1, x2)
 
-    def _generate(
-        self, x1: Tensor, x2: Tensor
-    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor, Tensor]:
+    def _generate(self, x1: Tensor, x2: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor, Tensor]:
         """(x̂₁₁, x̂₂₁), (x̂₁₂, x̂₂₂), μ, σ. Both domains pass the shared layers together, so that BatchNorm sees both."""
         mu, sd = self.encoder([(0, x1), (1, x2)])
         first, second = self.decoder(mu + sd * torch.randn_like(sd))  # η ~ N(0, I)

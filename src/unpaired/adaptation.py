@@ -1,0 +1,477 @@
+"""From labelled source images and unlabelled target images to a classifier for the target.
+
+Two recipes. ``joint`` is the UNIT paper's (section 4, Table 2): one training translates and classifies, with a class head on
+the shared discriminator. ``translate`` trains any two-domain translator, translates the labelled images into the target and
+trains a classifier on the result, as "Show, Attend and Translate" does; an anchor can keep the translator from swapping
+classes. Target labels are read for the report alone, unless ``select_on_test`` asks for the official protocol.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field, ValidationError
+from torch import Tensor
+
+from unpaired import checkpoint, classifier, devices, runs, training
+from unpaired._version import __version__
+from unpaired.classifier import Classifier, Fitted, Score, load_classifier, parts, save_classifier, train_classifier
+from unpaired.config import RunConfig, Settings, from_dict, merge, nested
+from unpaired.config import preset as read_preset
+from unpaired.data.images import to_tensor, to_uint8
+from unpaired.data.labelled import open_labelled, open_unlabelled
+from unpaired.data.sampling import ArrayPool, centre_crops
+from unpaired.errors import ConfigError, DataError, nearest
+from unpaired.methods.base import Batch, Method, Stage, Update
+from unpaired.runlog import Reporter
+
+Recipe = Literal["joint", "translate"]
+DOMAINS = ("source", "target")
+
+
+class AdaptConfig(Settings):
+    """Settings of ``adapt`` beside the translator's; keys ``adapt.*``, table ``[adapt]`` of a preset."""
+
+    held_out: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    """Share of the labelled source images that nothing is trained on: the best classifier is chosen on them."""
+    checkpoints: Annotated[int, Field(ge=1, le=100)] = 10
+    """How many checkpoints of the training are kept and compared (recipe ``joint``)."""
+    steps: Annotated[int, Field(ge=1)] = 1000
+    """Training steps of a plain classifier: source-only, and the adapted one of recipe ``translate``."""
+    width: Annotated[int, Field(ge=1)] = 32
+    """Channels of a plain classifier's first layer."""
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    """Images in a step of a plain classifier."""
+    jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.15
+    """Random rotation, shear, scale and shift of a plain classifier's training images; 0 leaves them as they are."""
+    recolour: bool = False
+    """Random contrast, inversion and colour of a plain classifier's training images: an alternative to adaptation."""
+    keep_source: bool = True
+    """Recipe ``translate``: half of each batch are untranslated source images."""
+    copies: Annotated[int, Field(ge=1, le=16)] = 1
+    """Recipe ``translate``: translations of each source image, with different noise where the method draws noise."""
+    anchor: Annotated[float, Field(ge=0)] = 0.0
+    """Recipe ``translate``: weight of the cross-entropy by which a frozen source classifier must give a translated image
+    the label of its source. Helps against swapped classes; ties the translations to what that classifier knows."""
+    anchor_cycle: Annotated[float, Field(ge=0)] = 0.0
+    """The same for the image translated there and back."""
+
+
+@dataclass(frozen=True)
+class AdaptResult:
+    """What was reached. Scores are on ``test``; None without one. ``classifier`` loads with ``load_classifier``."""
+
+    out: Path
+    classifier: Path
+    best_classifier: Path
+    recipe: Recipe
+    method: str
+    seed: int
+    classes: tuple[str, ...]
+    counts: Mapping[str, int]
+    """Images by part: source, held_out, target, test."""
+    selection: str
+    """How the best was chosen, in words."""
+    source_only: Score | None
+    last: Score | None
+    best: Score | None
+    best_step: int
+    history: tuple[Mapping[str, float], ...]
+    seconds: float
+    config: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; ``results.json`` holds it."""
+        scores = {k: s.to_dict() if s else None for k, s in self._scores().items()}
+        return {
+            "version": __version__, "recipe": self.recipe, "method": self.method, "seed": self.seed,
+            "classes": list(self.classes), "counts": dict(self.counts), "selection": self.selection, **scores,
+            "best_step": self.best_step, "history": [dict(h) for h in self.history],
+            "seconds": round(self.seconds, 1), "classifier": self.classifier.name,
+            "best_classifier": self.best_classifier.name, "config": dict(self.config),
+        }  # fmt: skip
+
+    def _scores(self) -> dict[str, Score | None]:
+        return {"source_only": self.source_only, "last": self.last, "best": self.best}
+
+    def text(self) -> str:
+        """A few lines for a terminal, with n and the confusion table of the last classifier."""
+        lines = [
+            f"{self.recipe} with {self.method}, seed {self.seed}: "
+            + ", ".join(f"{n:,} {k.replace('_', ' ')}" for k, n in self.counts.items())
+        ]
+        names = {"source_only": "source only", "last": "adapted, last", "best": f"adapted, best ({self.selection})"}
+        for key, found in self._scores().items():
+            lines.append(
+                f"  {names[key]:<14} " + (f"{found.accuracy:.4f} of {found.n:,}" if found else "no --test given")
+            )
+        if self.last is not None and len(self.classes) <= 20:
+            width = max(len(c) for c in self.classes) + 1
+            width = max(width, len(str(max(map(max, self.last.confusion)))) + 1)
+            lines.append("  last: true class in rows, predicted in columns")
+            lines.append("  " + " " * width + "".join(c.rjust(width) for c in self.classes))
+            for name, row in zip(self.classes, self.last.confusion, strict=True):
+                lines.append("  " + name.rjust(width) + "".join(str(v).rjust(width) for v in row))
+        lines.append(f"classifier: {self.classifier}")
+        return "\n".join(lines)
+
+
+# ----------------------------------------------------------------------------------------------------- the command
+def adapt(
+    source: Path | str,
+    target: Path | str,
+    test: Path | str | None = None,
+    *,
+    out: Path | str,
+    method: str | None = None,
+    recipe: Recipe | None = None,
+    preset: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    select_on_test: bool = False,
+    quiet: bool = False,
+) -> AdaptResult:
+    """Train a classifier for the unlabelled images ``target`` from the labelled images ``source``.
+
+    Interrupted, the same call goes on where it was (the classifiers, a minute each, are trained anew).
+
+    Args:
+        source: folder of class folders, or npz with images and labels.
+        target: folder or npz; labels in it are not read.
+        test: labelled target images, for the report.
+        out: folder for ``run/``, ``classifier.safetensors`` (last), ``classifier-best.safetensors``, ``results.json``.
+        method: the translator. With recipe ``joint`` it is ``unit-digits``, which ``unit`` stands for here.
+        recipe: ``joint`` or ``translate``; None is ``joint`` for UNIT and ``translate`` for the others.
+        preset: shipped preset or TOML file with tables [data], [training], [model], [adapt].
+        settings: dotted keys over it, as ``{"model.steps": 2000, "adapt.anchor": 1.0}``.
+        select_on_test: choose the best on the test labels, as the official code does. The result says so.
+
+    Raises:
+        ConfigError, DataError: before any training. Others as :func:`unpaired.training.fit`.
+    """
+    started = time.monotonic()
+    config, options, recipe = _settle(method, recipe, preset, settings, seed)
+    if select_on_test and test is None:
+        raise ConfigError("--select-on-test needs --test LABELLED_TARGET")
+    data = _read(Path(source), Path(target), Path(test) if test is not None else None, config, options, seed)
+    job = _Job(config, options, data, Path(out), quiet)
+    job.say("source-only classifier")
+    plain = job.plain_classifier(data.pool("train"), lambda net: job.accuracy(net, data.held, data.held_labels))
+    source_only = job.network_score(plain.last)
+    if source_only:
+        job.say(f"source only: {source_only.accuracy:.4f} of {source_only.n:,}")
+    run = _joint if recipe == "joint" else _translate
+    found = run(job, plain, select_on_test)
+    result = AdaptResult(
+        out=job.out, classifier=job.out / "classifier.safetensors", best_classifier=job.out / "classifier-best.safetensors",
+        recipe=recipe, method=config.method, seed=seed, classes=data.classes, counts=data.counts(),
+        selection=found.selection, source_only=source_only, last=found.last, best=found.best, best_step=found.best_step,
+        history=found.history, seconds=time.monotonic() - started,
+        config={**config.to_dict(), "adapt": options.model_dump(mode="json")},
+    )  # fmt: skip
+    checkpoint.write_atomic(job.out / "results.json", json.dumps(result.to_dict(), indent=1).encode())
+    return result
+
+
+def _settle(
+    method: str | None, recipe: Recipe | None, preset: str | None, settings: Mapping[str, Any] | None, seed: int
+) -> tuple[RunConfig, AdaptConfig, Recipe]:
+    """The validated settings from preset, method and dotted keys."""
+    values = merge(read_preset(preset) if preset else {}, nested(settings or {}))
+    given = values.pop("adapt", {})
+    name = str(values.get("method") or method or "unit")
+    if method not in (None, "unit", name) and preset:
+        raise ConfigError(f"--method {method} does not go with preset {preset}, which is for '{name}'; leave one out")
+    chosen: Recipe = recipe or ("joint" if name in ("unit", "unit-digits") else "translate")
+    if chosen == "joint" and name == "unit":
+        name = "unit-digits"
+    if chosen == "joint" and name != "unit-digits":
+        raise ConfigError(f"recipe 'joint' is unit-digits' own; for method '{name}' type --recipe translate")
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"adapt = {given!r}: expected settings such as adapt.steps=1000")
+    unknown = [k for k in given if k not in AdaptConfig.model_fields]
+    if unknown:
+        raise ConfigError(
+            "\n".join(f"unknown setting 'adapt.{k}'.{nearest(k, AdaptConfig.model_fields)}" for k in unknown)
+        )
+    try:
+        options = AdaptConfig(**given)
+    except ValidationError as error:
+        lines = [f"adapt.{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" for e in error.errors()]
+        raise ConfigError("\n".join(lines)) from error
+    defaults: dict[str, Any] = {"data": {"mirror": False}}  # a mirrored digit is another sign
+    if name == "unit-digits":
+        defaults["data"]["size"] = 32
+    config = from_dict(merge(defaults, {**values, "method": name, "seed": seed}))
+    return config, options, chosen
+
+
+# ----------------------------------------------------------------------------------------------------------- data
+@dataclass(frozen=True)
+class _Data:
+    classes: tuple[str, ...]
+    images: Mapping[str, np.ndarray[Any, np.dtype[np.uint8]]]
+    """uint8 [n, S, S, 3]: source (training part), target."""
+    labels: np.ndarray[Any, np.dtype[np.int64]]
+    held: Tensor
+    held_labels: Tensor
+    test: Tensor | None
+    test_labels: Tensor | None
+
+    def pool(self, part: Literal["train", "both"]) -> ArrayPool:
+        """The labelled source images, or these and the unlabelled target images."""
+        images = dict(self.images) if part == "both" else {"source": self.images["source"]}
+        return ArrayPool(images, {"source": self.labels}, self.classes)
+
+    def counts(self) -> dict[str, int]:
+        found = {"source": len(self.labels), "held_out": len(self.held), "target": len(self.images["target"])}
+        return found | ({"test": len(self.test)} if self.test is not None else {})
+
+
+def _read(source: Path, target: Path, test: Path | None, config: RunConfig, options: AdaptConfig, seed: int) -> _Data:
+    """Read everything, put a share of each source class aside, and bring the test's classes into the source's order."""
+    labelled = open_labelled(source, config.data, "source", "train")
+    unlabelled = open_unlabelled(target, config.data, "target", "train")
+    classes, labels = labelled.classes, np.asarray(labelled.labels["source"])
+    if len(classes) < 2:
+        raise DataError(f"{source}: one class ({', '.join(classes)}); a classifier needs at least two")
+    order = np.random.default_rng((seed, 1)).permutation(len(labels))
+    aside = np.zeros(len(labels), bool)
+    for k in range(len(classes)):
+        of_class = order[labels[order] == k]
+        aside[of_class[: round(len(of_class) * options.held_out)]] = True
+    if not aside.any():
+        raise DataError(f"{source}: {len(labels)} images are too few to hold {options.held_out:.0%} out")
+    held = centre_crops(labelled, "source", np.flatnonzero(aside).tolist(), config.data)
+    images = {"source": labelled.images["source"][~aside], "target": unlabelled.images["target"]}
+    test_images = test_labels = None
+    if test is not None:
+        tested = open_labelled(test, config.data, "test", "test" if test.suffix == ".npz" else None)
+        strange = sorted(set(tested.classes) - set(classes))
+        if strange:
+            raise DataError(f"{test}: classes {', '.join(strange)} are not among the source's: {', '.join(classes)}")
+        where = np.array([classes.index(c) for c in tested.classes], np.int64)
+        test_images = to_tensor(centre_crops(tested, "test", range(tested.count("test")), config.data))
+        test_labels = torch.from_numpy(where[np.asarray(tested.labels["test"])])
+    return _Data(
+        classes, images, labels[~aside], to_tensor(held), torch.from_numpy(labels[aside]), test_images, test_labels
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- recipes
+@dataclass(frozen=True)
+class _Found:
+    selection: str
+    last: Score | None
+    best: Score | None
+    best_step: int
+    history: tuple[Mapping[str, float], ...]
+
+
+class _Job:
+    """What both recipes need: settings, data, folders, a voice."""
+
+    def __init__(self, config: RunConfig, options: AdaptConfig, data: _Data, out: Path, quiet: bool) -> None:
+        self.config, self.options, self.data, self.out, self.quiet = config, options, data, out, quiet
+        self.device = devices.choose_device(config.training.device)
+        self.say: Callable[[str], None] = Reporter(1, 0, quiet=quiet).say
+        out.mkdir(parents=True, exist_ok=True)
+
+    def logits(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """[n, K] on the CPU, in parts."""
+        with torch.inference_mode():
+            return torch.cat([network(part.to(self.device)).float().cpu() for part in parts(images, 512)])
+
+    def accuracy(self, network: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> float:
+        return float((self.logits(network, images).argmax(1) == labels).float().mean())
+
+    def network_score(self, network: Callable[[Tensor], Tensor]) -> Score | None:
+        """Score on the test images, if there are any."""
+        if self.data.test is None or self.data.test_labels is None:
+            return None
+        return classifier.score(self.logits(network, self.data.test), self.data.test_labels)
+
+    def plain_classifier(
+        self,
+        pool: ArrayPool,
+        criterion: Callable[[Callable[[Tensor], Tensor]], float],
+        extra: ArrayPool | None = None,
+    ) -> Fitted:
+        """A ConvNet on the labelled images of ``pool`` (and of ``extra``, half of each batch)."""
+        images, labels = pool.images["source"], np.asarray(pool.labels["source"])
+        more = None if extra is None else (extra.images["source"], np.asarray(extra.labels["source"]))
+        size, o = self.config.data.size, self.options
+
+        def draw(index: Tensor) -> tuple[Tensor, Tensor]:
+            i = index.numpy()
+            x, y = centre_crops(pool, "source", i.tolist(), self.config.data), labels[i]
+            if more is not None:
+                half = i[: len(i) // 2] % len(more[1])
+                x[: len(half)], y = more[0][half], np.concatenate([more[1][half], y[len(half) :]])
+            return to_tensor(x), torch.from_numpy(y)
+
+        return train_classifier(
+            draw, len(images), criterion, classes=len(self.data.classes), side=size, width=o.width, steps=o.steps,
+            batch_size=o.batch_size, jitter_by=o.jitter, recoloured=o.recolour, seed=self.config.seed,
+            device=self.device, say=self.say,
+        )  # fmt: skip
+
+    def translate_all(self, method: Method, images: Tensor, *, seed: int) -> Tensor:
+        """[n, 3, S, S] source -> target, in parts, on the CPU."""
+        generator = torch.Generator(self.device).manual_seed(seed)
+        with torch.inference_mode():
+            return torch.cat(
+                [
+                    method.translate(part.to(self.device), *DOMAINS, generator=generator).float().cpu().clamp(-1, 1)
+                    for part in parts(images, 256)
+                ]
+            )
+
+
+def _joint(job: _Job, plain: Fitted, select_on_test: bool) -> _Found:
+    """The paper's recipe: one training; the class head is the classifier."""
+    options, data = job.options, job.data
+    every = max(1, -(-job.config.model.steps // options.checkpoints))
+    loop = job.config.training.model_copy(update={"checkpoint_every": every, "keep": options.checkpoints + 1})
+    config = job.config.model_copy(update={"training": loop})
+    method = runs.build(config, DOMAINS, data.classes)
+    job.say(f"translator and class head: {config.model.steps:,} steps")
+    training.fit(method, data.pool("both"), config, job.out / "run", quiet=job.quiet, header_extra={"recipe": "joint"})
+    history: list[dict[str, float]] = []
+    for folder in checkpoint.steps(job.out / "run" / "checkpoints"):
+        trained, header = checkpoint.load_method(folder / checkpoint.MODEL, job.device)
+        if header["step"] == 0:
+            continue
+        network = _class_head(trained)
+        there = job.translate_all(trained, data.held, seed=0)
+        entry = {"step": header["step"], "held_out_translated": job.accuracy(network, there, data.held_labels)}
+        found = job.network_score(network)
+        if found is not None:
+            entry["test"] = found.accuracy
+        history.append(entry)
+        job.say("checkpoint " + ", ".join(f"{k} {v:.4f}" if k != "step" else f"{v:,.0f}" for k, v in entry.items()))
+    key = "test" if select_on_test else "held_out_translated"
+    best_step = int(max(history, key=lambda e: (e[key], e["step"]))["step"])
+    scores = {}
+    for name, step in (("classifier", int(history[-1]["step"])), ("classifier-best", best_step)):
+        path = job.out / "run" / "checkpoints" / f"step-{step:09d}" / checkpoint.MODEL
+        checkpoint.write_atomic(job.out / f"{name}.safetensors", path.read_bytes())
+        scores[name] = job.network_score(_class_head(checkpoint.load_method(path, job.device)[0]))
+    words = "on the labels of the test set, the official protocol" if select_on_test else (
+        f"of {len(history)} checkpoints, on {len(data.held):,} held-out source images translated"
+    )  # fmt: skip
+    return _Found(words, scores["classifier"], scores["classifier-best"], best_step, tuple(history))
+
+
+def _class_head(method: Method) -> Callable[[Tensor], Tensor]:
+    classify: Callable[[Tensor, str], Tensor] = method.classify  # type: ignore[assignment]
+    return lambda images: classify(images, DOMAINS[1])
+
+
+def _translate(job: _Job, plain: Fitted, select_on_test: bool) -> _Found:
+    """Train a translator, translate the labelled images, train a classifier on them."""
+    options, data, config = job.options, job.data, job.config
+    method = runs.build(config, DOMAINS, data.classes)
+    if options.anchor or options.anchor_cycle:
+        frozen = plain.last.requires_grad_(False)
+        add_anchor(method, frozen, options.anchor, options.anchor_cycle)
+    plan = training.Plan(method.stages())
+    job.say(f"translator: {plan.total:,} steps")
+    file = training.fit(method, data.pool("both"), config, job.out / "run", quiet=job.quiet)
+    trained, _ = checkpoint.load_method(file, job.device)
+    pool = data.pool("train")
+    crops = to_tensor(centre_crops(pool, "source", range(len(data.labels)), config.data))
+    sample = getattr(trained, "sample", None)
+    copies = []
+    for copy in range(options.copies):
+        if copy and sample is not None:
+            generator = torch.Generator(job.device).manual_seed(copy)
+            with torch.inference_mode():
+                drawn = [sample(x.to(job.device), *DOMAINS, generator=generator).cpu() for x in parts(crops, 256)]
+            copies.append(torch.cat(drawn).clamp(-1, 1))
+        else:
+            copies.append(job.translate_all(trained, crops, seed=copy))
+    there = ArrayPool(
+        {"source": to_uint8(torch.cat(copies))}, {"source": np.tile(data.labels, options.copies)}, data.classes
+    )
+    held = job.translate_all(trained, data.held, seed=0)
+
+    def criterion(network: Callable[[Tensor], Tensor]) -> float:
+        if select_on_test:
+            assert data.test is not None and data.test_labels is not None
+            return job.accuracy(network, data.test, data.test_labels)
+        return job.accuracy(network, held, data.held_labels)
+
+    job.say("classifier on translated images")
+    fitted = job.plain_classifier(there, criterion, extra=pool if options.keep_source else None)
+    for name, network in (("classifier", fitted.last), ("classifier-best", fitted.best)):
+        save_classifier(
+            job.out / f"{name}.safetensors", network, classes=data.classes, side=config.data.size, width=options.width,
+            extra={"recipe": "translate", "translator": config.method, "seed": config.seed},
+        )  # fmt: skip
+    words = "on the labels of the test set" if select_on_test else (
+        f"of {len(fitted.history)} looks, on {len(data.held):,} held-out source images translated"
+    )  # fmt: skip
+    history = tuple({"step": float(s), "criterion": v} for s, v in fitted.history)
+    return _Found(words, job.network_score(fitted.last), job.network_score(fitted.best), fitted.best_step, history)
+
+
+def add_anchor(
+    method: Method, classify: Callable[[Tensor], Tensor], weight: float, cycle_weight: float, name: str = "anchor"
+) -> None:
+    """Let every update that trains the translator also keep the labels of labelled source images.
+
+    ``classify`` is frozen: images [N, 3, S, S] -> logits. The term is ``weight``·CE of x translated, plus ``cycle_weight``·CE of
+    x translated there and back; images without a label (−1) do not count. Translation here has no noise.
+    """
+    source, target = method.domains[:2]
+    plan = method.stages
+
+    def term(batch: Batch) -> dict[str, Tensor]:
+        labels = batch.source_label
+        if labels is None:
+            raise DataError("an anchor needs labelled source images")
+        known = (labels >= 0) & (batch.source_domain == method.domains.index(source))
+        there = method.translate(batch.source, source, target)
+        total = torch.zeros((), device=labels.device)
+        for factor, images in ((weight, there), (cycle_weight, None)):
+            if factor:
+                seen = method.translate(there, target, source) if images is None else images
+                error = F.cross_entropy(classify(seen).float(), labels.clamp_min(0), reduction="none")
+                total = total + factor * (error * known).sum() / known.sum().clamp_min(1)
+        return {name: total}
+
+    def anchored(update: Update) -> Update:
+        loss = update.loss
+        return replace(update, loss=lambda batch: {**loss(batch), **term(batch)})
+
+    def stages() -> tuple[Stage, ...]:
+        return tuple(
+            replace(s, updates=tuple(anchored(u) if u.name in chosen else u for u in s.updates)) for s in plan()
+        )
+
+    chosen = _translating(method)
+    method.stages = stages  # type: ignore[method-assign]  # on this object alone: the class stays as it is
+
+
+def _translating(method: Method) -> frozenset[str]:
+    """Names of the updates that change what ``translate`` needs: some parameter outside ``training_only``."""
+    names = {id(p): n.split(".")[0] for n, p in method.named_parameters()}
+    return frozenset(
+        u.name
+        for stage in method.stages()
+        for u in stage.updates
+        if any(names[id(p)] not in method.training_only for m in u.modules for p in m.parameters())
+        and "discriminator" not in u.name
+    )
+
+
+__all__ = ["AdaptConfig", "AdaptResult", "Classifier", "Score", "adapt", "add_anchor", "load_classifier"]
