@@ -133,7 +133,9 @@ def evaluate(
     missing = [d for d in translator.domains if d not in images.pool.domains]
     if missing:
         there = ", ".join(images.pool.domains)
-        raise DataError(f"the data has no domain {', '.join(missing)}, which the model knows; it has: {there}")
+        raise DataError(
+            f"the data has no domain {', '.join(missing)}, which the model knows; it has: {there}. Name its folders as the model does"
+        )
 
     real: dict[str, _Set] = {}
     reconstruction: dict[str, Figure] = {}
