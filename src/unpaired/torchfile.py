@@ -31,6 +31,7 @@ MAX_ENTRIES = 100_000
 
 _SAVE_AGAIN = "Where you trust the file, open it where it was made and save the tensors alone: torch.save(model.state_dict(), 'weights.pt')"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of every file that PyTorch wrote before 1.6
+# With the space of an ordinary GLOBAL instruction, so that nothing put together on the stack can match.
 _HARMLESS = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor(_v2)?|parameter)|torch Size"
     r"|torch(\.storage)? \w*Storage|torch (float16|float32|float64|bfloat16|int64)"
@@ -114,7 +115,7 @@ def _check_zip(path: Path, file: IO[bytes], size: int) -> set[str]:
             if pickles[0].file_size > MAX_PICKLE_BYTES:
                 raise CheckpointError(f"{path}: its data.pkl is larger than the allowed {MAX_PICKLE_BYTES:,} bytes")
             with archive.open(pickles[0]) as stream:
-                return {text for _, text in _globals(_opcodes(path, stream))}
+                return set(_globals(_opcodes(path, stream)))
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
         raise CheckpointError(f"{path}: a damaged zip archive ({error}); was the download complete?") from error
 
@@ -148,12 +149,18 @@ def _opcodes(path: Path, stream: IO[bytes]) -> list[Opcode]:
     return found
 
 
-def _globals(opcodes: Sequence[Opcode]) -> Iterator[Opcode]:
+def _globals(opcodes: Sequence[Opcode]) -> Iterator[str]:
+    """What the pickle names: ``module name`` as PyTorch writes it, or ``module.name`` where it is put together on the stack."""
+    strings = ["?", "?"]
     for name, argument in opcodes:
         if name in ("GLOBAL", "INST"):
-            yield name, str(argument)
-        elif name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
-            yield name, "a class named while unpickling"
+            yield str(argument)
+        elif name == "STACK_GLOBAL":
+            yield ".".join(strings[-2:])  # only for the message: a memo could have moved other strings there
+        elif name in ("EXT1", "EXT2", "EXT4"):
+            yield f"extension.{argument}"
+        elif isinstance(argument, str) and "UNICODE" in name:
+            strings.append(argument)
 
 
 def _check_legacy(path: Path, file: IO[bytes], size: int) -> set[str]:
@@ -161,7 +168,7 @@ def _check_legacy(path: Path, file: IO[bytes], size: int) -> set[str]:
     file.seek(0)
     magic = _opcodes(path, file)
     if not any(argument == _LEGACY_MAGIC for _, argument in magic):
-        found = {text for _, text in _globals(magic)}
+        found = set(_globals(magic))
         unsafe = sorted(name.replace(" ", ".") for name in found)
         more = f" It asks for {', '.join(unsafe[:5])}." if unsafe else ""
         raise CheckpointError(f"{path}: a plain pickle, not a file that torch.save wrote; it is not opened.{more}")
@@ -182,7 +189,7 @@ def _check_legacy(path: Path, file: IO[bytes], size: int) -> set[str]:
             claimed += integer[1]
     if claimed > size:  # at least one byte an element
         raise CheckpointError(f"{path}: damaged: it claims {claimed:,} elements in {size:,} bytes")
-    return {text for _, text in _globals(opcodes)}
+    return set(_globals(opcodes))
 
 
 def _unsafe_message(path: Path, unsafe: Sequence[str]) -> str:
