@@ -193,6 +193,7 @@ def test_colliding_names_become_distinct_and_are_listed(tmp_path: Path) -> None:
     given = names(tmp_path / "2", ["A.png", "a.png", "B/x.jpg", "b/x.jpg", "c.png/d.png", "c.jpg"])
     assert len({unicodedata.normalize("NFC", n).casefold() for n in given.values()}) == len(given) == 6
     assert given["c.png/d.png"] == "c.png/d.png" and given["c.jpg"] == "c.jpg.png"
+    assert (given["A.png"], given["a.png"]) == ("A.png.png", "a.png-2.png")
     report = run(tmp_path / "1", tmp_path / "out")
     assert report.renamed == {
         str(tmp_path / "1" / "a.jpg"): "a.jpg.png",

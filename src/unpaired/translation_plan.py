@@ -115,7 +115,9 @@ def _name(found: list[tuple[Path, PurePosixPath, str]], suffix: str) -> list[Tas
         count = Counter(map(_key, names))
         folders = {_key(parent) for name in names for parent in name.parents}
         clash = [count[_key(name)] > 1 or _key(name) in folders for name in names]
-        names = [candidates[i] if clash[i] else name for i, name in enumerate(names)]
+        after = Counter(_key(new) for new, bad in zip(candidates, clash, strict=True) if bad)
+        better = [bad and (candidates is kept or after[_key(candidates[i])] == 1) for i, bad in enumerate(clash)]
+        names = [candidates[i] if better[i] else name for i, name in enumerate(names)]
     folders = {_key(parent) for name in names for parent in name.parents}
     wanted, taken = {_key(name) for name in names}, set[str]()
     tasks = []
