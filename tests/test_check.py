@@ -132,10 +132,10 @@ def test_one_image_is_a_warning(tmp_path: Path) -> None:
     """A domain of one image trains, with a warning; few images and missing test images are told, too."""
     report = check(write_tree(tmp_path / "d", {"train/a": 1, "train/b": 20}))
     assert report.ok
-    assert any("domain a has one training image" in w for w in report.warnings)
-    assert any("domain b has only 20 training images" in w for w in report.warnings)
-    assert any("domain a has no test images" in w for w in report.warnings)
-    assert any("domain a has 1 training images, b has 20" in w for w in report.warnings)
+    assert any("only one training image in a;" in w for w in report.warnings)
+    assert any("few training images in b (20);" in w for w in report.warnings)
+    assert any("no test images in a" in w for w in report.warnings)
+    assert any("a has 1 training images, b has 20" in w for w in report.warnings)
 
 
 def test_identical_domains_are_a_warning(tmp_path: Path) -> None:

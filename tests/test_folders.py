@@ -149,6 +149,16 @@ def test_lists_do_not_leave_the_folder(tmp_path: Path, line: str) -> None:
         find(tmp_path)
 
 
+def test_a_text_file_that_is_no_list_of_domains_is_left_alone(tmp_path: Path) -> None:
+    """train_list.txt beside sound folders is not taken for a domain named list; a note says so."""
+    touch(tmp_path, "trainA/1.png", "trainB/1.png")
+    (tmp_path / "train_list.txt").write_text("whatever\n")
+    (tmp_path / "README.txt").write_text("hello\n")
+    tree = find(tmp_path)
+    assert (tree.layout, tree.domains) == ("cyclegan", ("A", "B"))
+    assert tree.notes == ("train_list.txt is not used: list files count when they name two domains",)
+
+
 REFUSED = {
     "images beside folders": (("a/1.png", "b/1.png", "stray.png"), "1 images lie beside the folders"),
     "train without domains": (("train/1.png", "test/1.png"), "lie in it without a domain; expected train/<domain>/"),

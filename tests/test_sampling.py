@@ -355,3 +355,20 @@ def test_a_file_that_vanishes_is_replaced_the_same_way_each_time(
     with pytest.raises(DataError, match="2 of 16 images became unusable while training"):
         for step in range(4):
             samplers[0].batch(step, 4)
+
+
+def test_an_error_in_a_worker_arrives_as_it_was(tmp_path: Path) -> None:
+    """A DataError raised in a loader worker reaches the loop with its own one-line text, at the batch that failed."""
+    root = write_tree(tmp_path / "d", {"train/a": 8, "train/b": 8}, width=16, height=16)
+    config = DataConfig(size=16, cache=False)
+    dataset = StepDataset(
+        Sampler(FolderPool(find(root), config, "train", None), config, [("a", "b")], 0), lambda step: 8
+    )
+    for n in range(3):
+        (root / f"train/a/{n}.png").unlink()
+    (failed,) = DataLoader(dataset, batch_size=None, sampler=[0], num_workers=1)
+    for use in (lambda: failed.to("cpu"), lambda: failed.source, lambda: failed.part(0, 2)):
+        with pytest.raises(DataError, match=r"^2 of 16 images became unusable while training"):
+            use()
+    with pytest.raises(DataError, match=r"^2 of 16 images"):
+        dataset[0]

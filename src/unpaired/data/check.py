@@ -102,7 +102,16 @@ class CheckReport:
 
     def good(self, domain: str, split: str | None = None) -> list[FileFacts]:
         """The usable files of a domain (and split)."""
-        return [f for f in self.files if f.domain == domain and split in (None, f.split) and f.reason is None]
+        splits = ("train", "test") if split is None else (split,)
+        return [f for s in splits for f in self.listed.get((s, domain), ()) if f.reason is None]
+
+    @cached_property
+    def listed(self) -> dict[tuple[str, str], list[FileFacts]]:
+        """(split, domain) -> its files, good and bad."""
+        found: dict[tuple[str, str], list[FileFacts]] = defaultdict(list)
+        for f in self.files:
+            found[f.split, f.domain].append(f)
+        return dict(found)
 
     @cached_property
     def problems(self) -> tuple[str, ...]:
@@ -242,7 +251,7 @@ def _span(values: Sequence[int]) -> dict[str, float]:
 
 
 def _summary(report: CheckReport, split: str, domain: str) -> dict[str, Any]:
-    listed = [f for f in report.files if (f.split, f.domain) == (split, domain)]
+    listed = report.listed.get((split, domain), [])
     good = [f for f in listed if f.reason is None]
     return {
         "listed": len(listed),
@@ -264,17 +273,19 @@ def _some(names: Iterable[str], most: int = 3) -> str:
 def _warnings(report: CheckReport) -> Iterable[str]:
     tree = report.tree
     train = {d: report.good(d, "train") for d in tree.domains}
-    for domain, files in train.items():
-        if len(files) == 1:
-            yield f"domain {domain} has one training image; the model can only learn to reproduce it"
-        elif 1 < len(files) < FEW_IMAGES:
-            yield f"domain {domain} has only {len(files)} training images; expect it to learn them by heart"
-        if files and not report.good(domain, "test"):
-            yield f"domain {domain} has no test images; samples and evaluation will use training images"
+    one = [d for d, files in train.items() if len(files) == 1]
+    if one:
+        yield f"only one training image in {_some(one)}; the model can only learn to reproduce it"
+    few = [f"{d} ({len(files)})" for d, files in train.items() if 1 < len(files) < FEW_IMAGES]
+    if few:
+        yield f"few training images in {_some(few)}; expect the model to learn them by heart"
+    untested = [d for d, files in train.items() if files and not report.good(d, "test")]
+    if untested:
+        yield f"no test images in {_some(untested)}; samples and evaluation will use training images"
     sizes = {d: len(f) for d, f in train.items() if f}
     if sizes and max(sizes.values()) > IMBALANCE * min(sizes.values()):
-        few, many = min(sizes, key=lambda d: sizes[d]), max(sizes, key=lambda d: sizes[d])
-        yield f"domain {few} has {sizes[few]} training images, {many} has {sizes[many]}; images of {few} repeat far more often"
+        least, most = min(sizes, key=lambda d: sizes[d]), max(sizes, key=lambda d: sizes[d])
+        yield f"{least} has {sizes[least]} training images, {most} has {sizes[most]}; images of {least} repeat far more often"
     yield from _shared(report, train)
     for kind, what in (("across_splits", "both in train and test"), ("within", "more than once in a domain")):
         groups = report.duplicates[kind]

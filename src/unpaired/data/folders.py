@@ -20,7 +20,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -239,8 +239,14 @@ def find(root: str | os.PathLike[str]) -> DataTree:
     """
     top = _look(Path(root))
     lists = _list_files(top)
-    if lists:
+    if len({domain for _, domain in lists}) > 1 or (lists and not top.folders):
         return _from_lists(top, lists)
+    tree = _from_folders(top)
+    unused = tuple(f"{show(p.name)} is not used: list files count when they name two domains" for p in lists.values())
+    return replace(tree, notes=tree.notes + unused)
+
+
+def _from_folders(top: _Top) -> DataTree:
     if top.images:
         raise top.refuse(f"{len(top.images)} images lie beside the folders; it is not clear which domain is theirs.")
     splits = [n for n in top.folders if n.lower() in _SPLITS]

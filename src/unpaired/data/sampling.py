@@ -14,15 +14,16 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Protocol, runtime_checkable
+from typing import NoReturn, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from unpaired.config import DataConfig
 from unpaired.data import cache
@@ -342,10 +343,40 @@ class StepDataset(Dataset[Batch]):
         sampler: where the batches come from.
         batch_size_of: batch size at a step (stages may differ).
         part, of: which slice of each batch, for ranks.
+
+    In a worker, an item that could not be drawn is a `Failure`, which raises the DataError at its first use.
     """
 
     def __init__(self, sampler: Sampler, batch_size_of: Callable[[int], int], part: int = 0, of: int = 1) -> None:
         self.sampler, self.batch_size_of, self.part, self.of = sampler, batch_size_of, part, of
 
     def __getitem__(self, step: int) -> Batch:
-        return self.sampler.batch(step, self.batch_size_of(step), self.part, self.of)
+        try:
+            return self.sampler.batch(step, self.batch_size_of(step), self.part, self.of)
+        except DataError as error:
+            if get_worker_info() is None:
+                raise
+            return cast(Batch, Failure(error))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Stands for a batch that a loader worker could not draw; using it raises the error as it was.
+
+    An exception that leaves a worker reaches the user as a traceback inside another exception's text.
+    """
+
+    error: DataError
+
+    def to(self, *_: object, **__: object) -> Batch:
+        """Raise the error."""
+        raise self.error
+
+    def pin_memory(self) -> Failure:
+        """Itself: DataLoader's pinning thread must not fail."""
+        return self
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):  # pickle and copy ask for these
+            raise AttributeError(name)
+        raise self.error
