@@ -11,7 +11,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import tiny  # noqa: E402  registers the method "tiny"
+import tiny
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import safetensors.torch
-import tiny
 import torch
 
+import tiny
 from unpaired import _files, checkpoint
 from unpaired.errors import CheckpointError, StoppedError
 from unpaired.runs import build

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 from PIL import Image
 
+import tiny
 from unpaired import checkpoint, cli
 from unpaired.config import presets
 from unpaired.errors import DataError, Interrupted, NonFiniteError, PartialError, UnpairedError

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from unpaired import checkpoint, training
 from unpaired.errors import ConfigError, NonFiniteError, RefusedError
 from unpaired.methods.base import Adam, Stage, Update

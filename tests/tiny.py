@@ -159,6 +159,8 @@ def folder(root: Any, count: int = 12, side: int = 20, domains: tuple[str, ...] 
         for index, domain in enumerate(domains):
             place = root / split / domain
             place.mkdir(parents=True)
-            for i, image in enumerate(pictures(number, side, seed=index + 10 * (split == "test"), colour=2 * index % 3)):
+            for i, image in enumerate(
+                pictures(number, side, seed=index + 10 * (split == "test"), colour=2 * index % 3)
+            ):
                 Image.fromarray(image).save(place / f"{i:03d}.png")
     return root

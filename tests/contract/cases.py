@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import tiny
 
+import tiny
 from unpaired.config import RunConfig, from_dict, merge
 from unpaired.data.sampling import ArrayPool
 from unpaired.methods.base import Method

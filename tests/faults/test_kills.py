@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from unpaired import _files, checkpoint, training
 from unpaired.errors import CheckpointError
 from unpaired.runs import build
