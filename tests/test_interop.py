@@ -7,6 +7,7 @@ import collections
 import io
 import itertools
 import pickle
+import random
 import struct
 import tarfile
 import zipfile
@@ -112,6 +113,23 @@ def test_damage_is_noticed(tmp_path: Path, legacy: bool) -> None:
         path.write_bytes(whole[:cut])
         with pytest.raises(CheckpointError):
             read_torch_file(path)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_changed_bytes(tmp_path: Path, legacy: bool) -> None:
+    """Whatever bytes of the file's pickle and zip records change, the file is read or refused; nothing else is raised."""
+    path = saved(tmp_path / "w.pt", {"a": {"w": torch.rand(7, 3)}}, legacy=legacy)
+    whole, refused, r = path.read_bytes(), 0, random.Random(1)
+    for _ in range(300):
+        changed = bytearray(whole)
+        for _ in range(r.choice((1, 1, 2, 5))):
+            changed[r.randrange(len(whole))] = r.randrange(256)
+        path.write_bytes(changed)
+        try:
+            assert set(read_torch_file(path))
+        except CheckpointError:
+            refused += 1
+    assert refused > 50
 
 
 def test_size_bound(tmp_path: Path) -> None:

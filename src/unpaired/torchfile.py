@@ -9,12 +9,13 @@ from __future__ import annotations
 import pickle
 import pickletools
 import re
+import struct
 import tarfile
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -116,7 +117,7 @@ def _check_zip(path: Path, file: IO[bytes], size: int) -> set[str]:
                 raise CheckpointError(f"{path}: its data.pkl is larger than the allowed {MAX_PICKLE_BYTES:,} bytes")
             with archive.open(pickles[0]) as stream:
                 return set(_globals(_opcodes(path, stream)))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, struct.error) as error:
         raise CheckpointError(f"{path}: a damaged zip archive ({error}); was the download complete?") from error
 
 
@@ -136,15 +137,28 @@ def _zip_problems(members: Sequence[zipfile.ZipInfo], names: Sequence[str], size
 Opcode = tuple[str, Any]
 
 
+class _Bounded:
+    """A stream whose reads cannot be talked into taking more memory than a pickle may have."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream = stream
+
+    def read(self, n: int) -> bytes:
+        return self.stream.read(min(n, MAX_PICKLE_BYTES))
+
+    def readline(self) -> bytes:
+        return self.stream.readline(MAX_PICKLE_BYTES)
+
+
 def _opcodes(path: Path, stream: IO[bytes]) -> list[Opcode]:
     """One pickle, disassembled and not run."""
     found: list[Opcode] = []
     try:
-        for opcode, argument, _ in pickletools.genops(stream):
+        for opcode, argument, _ in pickletools.genops(cast(IO[bytes], _Bounded(stream))):
             found.append((opcode.name, argument))
             if len(found) > MAX_OPCODES:
                 raise CheckpointError(f"{path}: its pickle has more than {MAX_OPCODES:,} instructions")
-    except (ValueError, UnicodeDecodeError, OverflowError) as error:
+    except (ValueError, LookupError, OverflowError, struct.error) as error:
         raise CheckpointError(f"{path}: a damaged pickle ({_first_line(error)}); was the download complete?") from error
     return found
 
