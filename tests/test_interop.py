@@ -261,6 +261,7 @@ def test_sizes_are_inferred(tmp_path: Path) -> None:
     method, header = import_unit_v2(saved(tmp_path / "x_gen_00000042.pkl", state), domains=("cat", "tiger"))
     c = method.config
     assert (c.width, c.residual_blocks, c.shared_layers, c.downsampling, c.norm) == (4, 4, 3, 2, "none")
+    assert (c.kl, c.weight_decay) == ("released", 1e-4)  # that code's own training
     assert (header["step"], header["domains"], header["image_size"]) == (42, ["cat", "tiger"], 256)
     assert torch.equal(method.encoder_shared[2].body[3].bias, state["enc_shared.2.model.3.bias"])
     assert not method.training and not any(p.requires_grad for p in method.parameters())

@@ -104,6 +104,8 @@ def import_unit_v2(
     settings: dict[str, Any] = {
         "norm": norm,
         "width": len(_first(gen_path, tensors, "encode_A.0.model.0.weight", kind)),
+        "kl": "released",  # training that goes on does so as that code trained
+        "weight_decay": 1e-4,
     }
     total = _count(tensors, "encode_A.{}.model.0.weight")
     private = sum(f"encode_A.{i}.model.3.weight" in tensors for i in range(total))
