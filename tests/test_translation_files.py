@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import shutil
 import signal
 import time
 import unicodedata
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,29 +121,77 @@ def test_sigkill_at_random_moments_leaves_the_bytes_of_a_clean_run(tmp_path: Pat
     source = tree(tmp_path / "in", 60)
     run(source, tmp_path / "clean", model=translator(Noise(pause_s=0)))
     clean, out = digests(tmp_path / "clean"), tmp_path / "out"
-    rng, killed = np.random.default_rng(0), 0
+    rng, killed, acknowledged = np.random.default_rng(0), 0, set[str]()
     started = time.monotonic()
     run(source, tmp_path / "timed", model=translator(Noise(pause_s=0.004)))
     whole_s = time.monotonic() - started
-    for _ in range(10):
+    for _ in range(60):
         child = os.fork()
         if child == 0:
             try:
                 run(source, out, model=translator(Noise(pause_s=0.004)))
             finally:
                 os._exit(0)
-        time.sleep(float(rng.uniform(0.02, whole_s / 4)))
+        time.sleep(float(rng.uniform(0.01, whole_s / 5)))
         os.kill(child, signal.SIGKILL)
-        killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        landed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
         lines = (out / NAME).read_bytes().split(b"\n")[:-1] if (out / NAME).exists() else []
         acknowledged = {e["done"] for e in map(json.loads, lines) if "done" in e}
         assert all(clean[name] == digest for name, digest in digests(out).items())
         assert acknowledged <= set(digests(out))
-    assert killed >= 5  # the kills landed inside runs
+        killed += landed
+        if killed == 10:
+            break
+        if not landed:  # it was faster: start again, so that every counted kill is a real one
+            shutil.rmtree(out)
+    assert killed == 10
     report = run(source, out, model=translator(Noise(pause_s=0)))
     assert report.counts["skipped"] >= len(acknowledged)
     assert digests(out) == clean
     assert not list(out.rglob(f"{TEMPORARY_PREFIX}*"))
+
+
+def test_a_crash_at_every_single_write_leaves_the_bytes_of_a_clean_run(tmp_path: Path) -> None:
+    """The process dies in the middle of the n-th write, before the n-th fsync, before and after the n-th rename, for every n:
+    what is visible is whole, and the next run, without --overwrite, finishes with the bytes of a clean one."""
+    source = tree(tmp_path / "in", 5)
+    run(source, tmp_path / "clean", batch_size=2)
+    clean, died = digests(tmp_path / "clean"), 0
+    for call, early in (("write", True), ("fsync", True), ("replace", True), ("replace", False)):
+        for n in range(1, 100):
+            out = tmp_path / f"{call}-{early}-{n}"
+            child = os.fork()
+            if child == 0:
+                try:
+                    _die_at(call, n, early=early)
+                    run(source, out, batch_size=2)
+                finally:
+                    os._exit(0)
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            assert all(clean[name] == digest for name, digest in digests(out).items())
+            if code == 0:
+                break  # fewer than n calls in all
+            assert code == 137
+            died += 1
+            run(source, out, batch_size=2)
+            assert digests(out) == clean and not list(out.rglob(f"{TEMPORARY_PREFIX}*"))
+    assert died > 25
+
+
+def _die_at(call: str, n: int, *, early: bool) -> None:
+    """Make the ``n``-th call of ``os.<call>`` the last thing that this process does."""
+    real, count = getattr(os, call), itertools.count(1)
+
+    def dying(*arguments: Any) -> object:
+        if next(count) != n:
+            return real(*arguments)
+        if call == "write":
+            real(arguments[0], arguments[1][: len(arguments[1]) // 2])
+        elif not early:
+            real(*arguments)
+        os._exit(137)
+
+    setattr(os, call, dying)
 
 
 def test_a_batch_cut_by_a_kill_is_computed_whole_again(tmp_path: Path) -> None:
