@@ -138,6 +138,7 @@ def adapt(
     seed: int = 0,
     select_on_test: bool = False,
     quiet: bool = False,
+    names: tuple[str, str] = DOMAINS,
 ) -> AdaptResult:
     """Train a classifier for the unlabelled images ``target`` from the labelled images ``source``.
 
@@ -153,6 +154,7 @@ def adapt(
         preset: shipped preset or TOML file with tables [data], [training], [model], [adapt].
         settings: dotted keys over it, as ``{"model.steps": 2000, "adapt.anchor": 1.0}``.
         select_on_test: choose the best on the test labels, as the official code does. The result says so.
+        names: of the two domains inside the translator.
 
     Raises:
         ConfigError, DataError: before any training. Others as :func:`unpaired.training.fit`.
@@ -162,9 +164,9 @@ def adapt(
     if select_on_test and test is None:
         raise ConfigError("--select-on-test needs --test LABELLED_TARGET")
     data = _read(Path(source), Path(target), Path(test) if test is not None else None, config, options, seed)
-    job = _Job(config, options, data, Path(out), quiet)
+    job = _Job(config, options, data, Path(out), quiet, names)
     job.say("source-only classifier")
-    plain = job.plain_classifier(data.pool("train"), lambda net: job.accuracy(net, data.held, data.held_labels))
+    plain = job.plain_classifier(data.labelled(), lambda net: job.accuracy(net, data.held, data.held_labels))
     source_only = job.network_score(plain.last)
     if source_only:
         job.say(f"source only: {source_only.accuracy:.4f} of {source_only.n:,}")
@@ -226,10 +228,14 @@ class _Data:
     test: Tensor | None
     test_labels: Tensor | None
 
-    def pool(self, part: Literal["train", "both"]) -> ArrayPool:
-        """The labelled source images, or these and the unlabelled target images."""
-        images = dict(self.images) if part == "both" else {"source": self.images["source"]}
-        return ArrayPool(images, {"source": self.labels}, self.classes)
+    def labelled(self) -> ArrayPool:
+        """The labelled source images, as domain ``source``."""
+        return ArrayPool({"source": self.images["source"]}, {"source": self.labels}, self.classes)
+
+    def both(self, names: tuple[str, str]) -> ArrayPool:
+        """The labelled source images and the unlabelled target images, as the domains ``names``."""
+        images = {names[0]: self.images["source"], names[1]: self.images["target"]}
+        return ArrayPool(images, {names[0]: self.labels}, self.classes)
 
     def counts(self) -> dict[str, int]:
         found = {"source": len(self.labels), "held_out": len(self.held), "target": len(self.images["target"])}
@@ -279,7 +285,10 @@ class _Found:
 class _Job:
     """What both recipes need: settings, data, folders, a voice."""
 
-    def __init__(self, config: RunConfig, options: AdaptConfig, data: _Data, out: Path, quiet: bool) -> None:
+    def __init__(
+        self, config: RunConfig, options: AdaptConfig, data: _Data, out: Path, quiet: bool, names: tuple[str, str]
+    ) -> None:
+        self.names = names
         self.config, self.options, self.data, self.out, self.quiet = config, options, data, out, quiet
         self.device = devices.choose_device(config.training.device)
         self.say: Callable[[str], None] = Reporter(1, 0, quiet=quiet).say
@@ -330,7 +339,7 @@ class _Job:
         with torch.inference_mode():
             return torch.cat(
                 [
-                    method.translate(part.to(self.device), *DOMAINS, generator=generator).float().cpu().clamp(-1, 1)
+                    method.translate(part.to(self.device), *self.names, generator=generator).float().cpu().clamp(-1, 1)
                     for part in parts(images, 256)
                 ]
             )
@@ -342,9 +351,11 @@ def _joint(job: _Job, plain: Fitted, select_on_test: bool) -> _Found:
     every = max(1, -(-job.config.model.steps // options.checkpoints))
     loop = job.config.training.model_copy(update={"checkpoint_every": every, "keep": options.checkpoints + 1})
     config = job.config.model_copy(update={"training": loop})
-    method = runs.build(config, DOMAINS, data.classes)
+    method = runs.build(config, job.names, data.classes)
     job.say(f"translator and class head: {config.model.steps:,} steps")
-    training.fit(method, data.pool("both"), config, job.out / "run", quiet=job.quiet, header_extra={"recipe": "joint"})
+    training.fit(
+        method, data.both(job.names), config, job.out / "run", quiet=job.quiet, header_extra={"recipe": "joint"}
+    )
     history: list[dict[str, float]] = []
     for folder in checkpoint.steps(job.out / "run" / "checkpoints"):
         trained, header = checkpoint.load_method(folder / checkpoint.MODEL, job.device)
@@ -373,21 +384,21 @@ def _joint(job: _Job, plain: Fitted, select_on_test: bool) -> _Found:
 
 def _class_head(method: Method) -> Callable[[Tensor], Tensor]:
     classify: Callable[[Tensor, str], Tensor] = method.classify  # type: ignore[assignment]
-    return lambda images: classify(images, DOMAINS[1])
+    return lambda images: classify(images, method.domains[1])
 
 
 def _translate(job: _Job, plain: Fitted, select_on_test: bool) -> _Found:
     """Train a translator, translate the labelled images, train a classifier on them."""
     options, data, config = job.options, job.data, job.config
-    method = runs.build(config, DOMAINS, data.classes)
+    method = runs.build(config, job.names, data.classes)
     if options.anchor or options.anchor_cycle:
         frozen = plain.last.requires_grad_(False)
         add_anchor(method, frozen, options.anchor, options.anchor_cycle)
     plan = training.Plan(method.stages())
     job.say(f"translator: {plan.total:,} steps")
-    file = training.fit(method, data.pool("both"), config, job.out / "run", quiet=job.quiet)
+    file = training.fit(method, data.both(job.names), config, job.out / "run", quiet=job.quiet)
     trained, _ = checkpoint.load_method(file, job.device)
-    pool = data.pool("train")
+    pool = data.labelled()
     crops = to_tensor(centre_crops(pool, "source", range(len(data.labels)), config.data))
     sample = getattr(trained, "sample", None)
     copies = []
@@ -395,7 +406,7 @@ def _translate(job: _Job, plain: Fitted, select_on_test: bool) -> _Found:
         if copy and sample is not None:
             generator = torch.Generator(job.device).manual_seed(copy)
             with torch.inference_mode():
-                drawn = [sample(x.to(job.device), *DOMAINS, generator=generator).cpu() for x in parts(crops, 256)]
+                drawn = [sample(x.to(job.device), *job.names, generator=generator).cpu() for x in parts(crops, 256)]
             copies.append(torch.cat(drawn).clamp(-1, 1))
         else:
             copies.append(job.translate_all(trained, crops, seed=copy))
