@@ -139,7 +139,7 @@ def test_a_folder_is_cut_to_centred_squares_of_the_training_size(tmp_path: Path)
 @pytest.mark.skipif(not WEIGHTS.is_dir(), reason="../shared/weights is not here")
 def test_the_named_backbone_measures_with_its_weights() -> None:
     """With the MobileNet file: FD-mobilenet_v1, its hash, and translations nearer to the target than the source was."""
-    results = evaluate(translator(Negative()), pool(6), weights=WEIGHTS, batch_size=6)
+    results = evaluate(translator(Negative()), pool(4), weights=WEIGHTS, batch_size=4)
     figure = results["directions"][0]["FD-mobilenet_v1"]
     assert 0 <= figure["value"] < figure["before"]["value"]
     assert results["provenance"]["backbone_sha256"].startswith("0e3b1584")
