@@ -16,7 +16,8 @@ import torch
 
 import tiny
 from unpaired import checkpoint, training
-from unpaired.errors import ConfigError, NonFiniteError, RefusedError
+from unpaired.data.sampling import open_pool
+from unpaired.errors import ConfigError, NonFiniteError, RefusedError, StoppedError
 from unpaired.methods.base import Adam, Stage, Update
 from unpaired.runs import build
 from unpaired.watch import WON_LOGS, Watch
@@ -187,6 +188,24 @@ def test_no_intact_checkpoint_is_an_error_not_a_fresh_start(tmp_path: Path) -> N
         (folder / checkpoint.MANIFEST).write_text("{}")
     with pytest.raises(checkpoint.CheckpointError, match="no checkpoint is intact"):
         fit(tmp_path)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_that_vanish_during_training_stop_it_with_state_saved(workers: int, tmp_path: Path) -> None:
+    """One vanished file is replaced; when all of a domain go, training stops with exit 4, saves, and names a file."""
+    data = tiny.folder(tmp_path / "data")
+    config = tiny.config(data__workers=workers, data__cache=False, model__first_steps=400)
+    pool = open_pool(data, config.data)
+
+    def vanish(step: int, _method: object) -> None:
+        if step == 2:
+            for path in (data / "train" / "red").iterdir():
+                path.unlink()
+
+    with pytest.raises(StoppedError, match="saved as") as caught:
+        training.fit(build(config, pool.domains), pool, config, tmp_path / "run", on_step=vanish, quiet=True)
+    saved, _ = checkpoint.latest(tmp_path / "run" / "checkpoints")
+    assert saved is not None and saved.step >= 2 and caught.value.exit_code == 4
 
 
 def test_a_complete_run_is_left_alone(tmp_path: Path) -> None:

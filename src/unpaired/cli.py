@@ -180,10 +180,12 @@ def translate(
     """
     from unpaired.translation import translate_files
 
-    translate_files(
+    done = translate_files(
         model, list(inputs), to=to, source=source, out=out, device=device, precision=precision, batch_size=batch_size, seed=seed,
         max_pixels=max_pixels, format=format, report=report, overwrite=overwrite, quiet=quiet,
     )  # fmt: skip
+    if not quiet:
+        print(done.text())
 
 
 @app.command

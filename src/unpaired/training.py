@@ -26,7 +26,15 @@ from unpaired.config import RunConfig, differences, read_toml
 from unpaired.data.images import encode_image, to_tensor, to_uint8
 from unpaired.data.sampling import Pool, Sampler, StepDataset, centre_crops
 from unpaired.distributed import Ranks, joined
-from unpaired.errors import CheckpointError, ConfigError, Interrupted, NonFiniteError, RefusedError, UnpairedError
+from unpaired.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    Interrupted,
+    NonFiniteError,
+    RefusedError,
+    StoppedError,
+)
 from unpaired.methods.base import Batch, Method, Stage, Update
 from unpaired.runlog import Reporter, RunLog, warn
 from unpaired.watch import Watch
@@ -39,6 +47,9 @@ FREE_SETTINGS = frozenset(
     }
 )
 """Settings that may change on resume without being named: none of them changes what is learnt."""
+
+MAX_SHEET_DIRECTIONS = 6
+"""Directions on a sample sheet: with many domains there would be hundreds."""
 
 OnStep = Callable[[int, Method], Mapping[str, float] | None]
 
@@ -168,6 +179,15 @@ class Trainer:
             {n: p.detach().clone() for n, p in method.named_parameters() if n in shared} if self.settings.ema else {}
         )
         self.losses: dict[tuple[str, str], Callable[[Batch], dict[str, Tensor]]] = {}
+        pictures = held_out or pool
+        self.sheet = [d for d in method.directions if pictures.count(d[0])][:MAX_SHEET_DIRECTIONS]
+        # read once, before training: a file that vanishes later must not break a sheet
+        self.fixed = {
+            source: to_tensor(
+                centre_crops(pictures, source, range(min(self.settings.samples, pictures.count(source))), config.data)
+            )
+            for source, _ in self.sheet
+        }
         self.finite = torch.ones((), dtype=torch.bool, device=device)
 
     # ---- state -------------------------------------------------------------------------------------------
@@ -342,15 +362,11 @@ class Trainer:
 
     def sample(self, log: RunLog) -> None:
         """Write ``samples/step-N.png``: fixed held-out inputs above their translations, one pair of rows a direction."""
-        pool = self.held_out or self.pool
         self.method.eval()
         swapped = self._swap_average()
         rows, warnings = [], []
-        for source, target in self.method.directions[:6]:
-            count = min(self.settings.samples, pool.count(source))
-            if count == 0:
-                continue
-            images = to_tensor(centre_crops(pool, source, range(count), self.config.data)).to(self.device)
+        for source, target in self.sheet:
+            images = self.fixed[source].to(self.device)
             with torch.inference_mode(), devices.autocast(self.settings.precision, self.device):
                 outputs = self.method.translate(
                     images, source, target, generator=torch.Generator(self.device).manual_seed(0)
@@ -394,8 +410,12 @@ class Trainer:
             prefetch_factor=4 if workers else None,
             multiprocessing_context="fork" if workers else None,
         )
-        for batch in loader:
-            yield batch.to(self.device, non_blocking=True)
+        try:
+            for batch in loader:
+                yield batch.to(self.device, non_blocking=True)
+        except DataError as error:  # files vanished or broke during training, more than can be replaced
+            path = self.save()
+            raise StoppedError(f"{error}; saved as {path}. Mend the data, then the same command goes on") from error
 
     def run(self, log: RunLog) -> Path:
         """Train to the end; the folder of the last checkpoint."""
@@ -566,6 +586,3 @@ def fit(
         )
         stack.enter_context(signals.deferred())
         return trainer.run(log) / checkpoint.MODEL
-
-
-__all__ = ["FREE_SETTINGS", "Plan", "Trainer", "UnpairedError", "fit", "seed_everything"]

@@ -220,7 +220,7 @@ class Translator:
         from unpaired.data import images as opener
 
         upright = ImageOps.exif_transpose(image)
-        rgb = opener._to_rgb("<picture>", upright, (255, 255, 255))
+        rgb = opener.to_rgb("<picture>", upright, (255, 255, 255))
         tensor = opener.to_tensor(_pixels(rgb))[None]
         result = self.translate(tensor, source, target, seed=seed, max_pixels=max_pixels)[0]
         if not result.isfinite().all():

@@ -230,7 +230,7 @@ def open_image(
             orientation = int(image.getexif().get(_ORIENTATION_TAG, 1))
         except Exception:  # damaged metadata; the pixels are sound
             orientation = 1
-        rgb = _to_rgb(name, image, background)
+        rgb = to_rgb(name, image, background)
         if facts is not None:
             profile = bool(image.info.get("icc_profile"))
             facts |= {"format": image.format, "mode": image.mode, "orientation": orientation, "profile": profile}
@@ -248,7 +248,7 @@ def _frames(image: Image.Image) -> int:
         return 2
 
 
-def _to_rgb(name: str, image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+def to_rgb(name: str, image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     """Any mode to RGB, each on purpose (docs/data.md)."""
     mode, transparent = image.mode, image.info.get("transparency")
     if mode.startswith("I;16") or mode in ("I", "F"):
