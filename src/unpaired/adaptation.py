@@ -357,7 +357,7 @@ def _joint(job: _Job, plain: Fitted, select_on_test: bool) -> _Found:
         method, data.both(job.names), config, job.out / "run", quiet=job.quiet, header_extra={"recipe": "joint"}
     )
     history: list[dict[str, float]] = []
-    for folder in checkpoint.steps(job.out / "run" / "checkpoints"):
+    for folder in sorted(checkpoint.steps(job.out / "run" / "checkpoints")):  # oldest first
         trained, header = checkpoint.load_method(folder / checkpoint.MODEL, job.device)
         if header["step"] == 0:
             continue

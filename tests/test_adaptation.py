@@ -1,0 +1,228 @@
+"""adapt(): both recipes end to end on tiny images, what is chosen on what, the files, the refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from unpaired import checkpoint
+from unpaired.adaptation import AdaptResult, adapt, add_anchor
+from unpaired.classifier import ConvNet, jitter, load_classifier, recolour, score, train_classifier
+from unpaired.config import from_dict
+from unpaired.errors import CheckpointError, ConfigError, DataError
+from unpaired.methods.base import Batch
+from unpaired.runs import build
+from unpaired.training import Plan
+
+CLASSES = ("left", "right")
+JOINT: dict[str, Any] = {
+    "data.size": 16,
+    "model.width": 4,
+    "model.discriminator_width": 4,
+    "model.steps": 6,
+    "model.batch_size": 4,
+    "training.tensorboard": False,
+    "training.precision": "fp32",
+    "adapt.checkpoints": 3,
+    "adapt.steps": 30,
+    "adapt.width": 8,
+    "adapt.batch_size": 16,
+    "adapt.jitter": 0.0,
+}
+TRANSLATE: dict[str, Any] = {
+    **{k: v for k, v in JOINT.items() if k not in ("adapt.checkpoints",)},
+    "model.discriminator_layers": 2,
+    "model.residual_blocks": 1,
+    "adapt.anchor": 1.0,
+    "adapt.anchor_cycle": 1.0,
+}
+
+
+def bars(n: int, side: int, seed: int, *, dark: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [n, S, S] with a bright bar left or right of the middle, and which: a task that a small network solves."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 2
+    images = rng.integers(0, 40, (n, side, side))
+    for image, label in zip(images, labels, strict=True):
+        column = int(rng.integers(1, side // 2 - 3)) + (side // 2 if label else 0)
+        image[2:-2, column : column + 2] = 220
+    return (255 - images if dark else images).astype(np.uint8), labels
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> dict[str, Path]:
+    """source and test: class folders; target: a flat folder of dark bars on white."""
+
+    def write(folder: Path, pixels: np.ndarray, labels: np.ndarray | None) -> Path:
+        for i, image in enumerate(pixels):
+            path = folder / (CLASSES[labels[i]] if labels is not None else "") / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+        return folder
+
+    return {
+        "source": write(tmp_path / "source", *bars(40, 16, 0)),
+        "target": write(tmp_path / "target", bars(30, 16, 1, dark=True)[0], None),
+        "test": write(tmp_path / "test", *bars(20, 16, 2, dark=True)),
+    }
+
+
+def run(data: dict[str, Path], out: Path, settings: dict[str, Any], **options: Any) -> AdaptResult:
+    """adapt() on the fixture."""
+    return adapt(data["source"], data["target"], data["test"], out=out, settings=settings, quiet=True, **options)
+
+
+def pictures(n: int = 8) -> torch.Tensor:
+    """[n, 3, 16, 16]."""
+    images = torch.from_numpy(bars(n, 16, 3)[0]).float() / 127.5 - 1
+    return images[:, None].expand(-1, 3, -1, -1)
+
+
+def test_joint_recipe(data: dict[str, Path], tmp_path: Path) -> None:
+    """The paper's recipe leaves the last and the best class head, scores with n and confusion, and a readable results.json."""
+    result = run(data, tmp_path / "out", JOINT)
+    assert (result.recipe, result.method) == ("joint", "unit-digits")
+    assert result.counts == {"source": 36, "held_out": 4, "target": 30, "test": 20}
+    assert [int(h["step"]) for h in result.history] == [2, 4, 6] and result.best_step in (2, 4, 6)
+    assert result.last is not None and result.last.n == 20 and sum(map(sum, result.last.confusion)) == 20
+    loaded = load_classifier(result.classifier)
+    assert loaded.classes == CLASSES and loaded.header["step"] == 6
+    assert loaded.logits(pictures()).shape == (8, 2)
+    assert load_classifier(result.best_classifier).header["step"] == result.best_step
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == json.loads(json.dumps(result.to_dict()))
+    assert "held-out source images translated" in result.selection
+    text = result.text()
+    assert "source only" in text and "of 20" in text and "predicted in columns" in text
+
+
+def test_translate_recipe_with_anchor(data: dict[str, Path], tmp_path: Path) -> None:
+    """Any translator: the classifier file scores as reported, source only solves the source, the anchor's term is logged."""
+    result = run(data, tmp_path / "out", TRANSLATE, method="unit", recipe="translate")
+    assert result.last is not None
+    loaded = load_classifier(result.classifier)
+    images, labels = bars(20, 16, 2, dark=True)
+    test = (torch.from_numpy(images).float() / 127.5 - 1)[:, None].expand(-1, 3, -1, -1)
+    assert loaded.score(test, torch.from_numpy(labels)).accuracy == result.last.accuracy
+    log = [json.loads(line) for line in (tmp_path / "out" / "run" / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["generator/anchor"] > 0
+
+
+def test_same_seed_same_result(data: dict[str, Path], tmp_path: Path) -> None:
+    """Two runs with one seed write the same classifier, byte for byte; run again, a finished one changes nothing."""
+    first = run(data, tmp_path / "a", TRANSLATE, method="unit", recipe="translate").classifier.read_bytes()
+    assert run(data, tmp_path / "b", TRANSLATE, method="unit", recipe="translate").classifier.read_bytes() == first
+    assert run(data, tmp_path / "a", TRANSLATE, method="unit", recipe="translate").classifier.read_bytes() == first
+
+
+def test_test_labels_choose_nothing_unless_asked(data: dict[str, Path], tmp_path: Path) -> None:
+    """Without a test set the same classifiers come out; with select_on_test the choice says so."""
+    honest = run(data, tmp_path / "a", JOINT)
+    blind = adapt(data["source"], data["target"], out=tmp_path / "b", settings=JOINT, quiet=True)
+    assert blind.last is None and blind.best_step == honest.best_step
+    assert load_classifier(blind.best_classifier).header["step"] == honest.best_step
+    assert "no --test given" in blind.text()
+    official = run(data, tmp_path / "a", JOINT, select_on_test=True)
+    assert "labels of the test set" in official.selection and "labels of the test set" in official.text()
+    assert official.best is not None
+    assert official.best.accuracy == max(h["test"] for h in official.history)
+
+
+def test_npz_without_target_labels(tmp_path: Path) -> None:
+    """npz files work, grey and of another size, and the target's file needs no labels."""
+    x, y = bars(24, 20, 0)
+    np.savez(tmp_path / "s.npz", x_train=x, y_train=y)
+    np.savez(tmp_path / "t.npz", x_train=bars(16, 12, 1, dark=True)[0])
+    result = adapt(tmp_path / "s.npz", tmp_path / "t.npz", out=tmp_path / "o", settings=JOINT, quiet=True)
+    assert result.counts["target"] == 16 and result.classes == ("0", "1")
+
+
+def test_plain_classifier_learns(tmp_path: Path) -> None:
+    """It solves the bars, keeps the best of its looks, and the same seed gives the same weights."""
+    images, labels = pictures(64), torch.arange(64) % 2
+    looked: list[int] = []
+
+    def criterion(network: Any) -> float:
+        looked.append(1)
+        return float(len(looked) == 2)
+
+    def train() -> Any:
+        looked.clear()
+        return train_classifier(
+            lambda i: (images[i], labels[i]), 64, criterion, classes=2, side=16, width=8, steps=60, batch_size=16,
+            jitter_by=0.0, recoloured=False, seed=0, looks=3,
+        )  # fmt: skip
+
+    one, two = train(), train()
+    assert one.best_step == 40 and len(one.history) == 3
+    assert score(one.last(images), labels).accuracy > 0.9
+    assert all(torch.equal(a, b) for a, b in zip(one.last.parameters(), two.last.parameters(), strict=True))
+
+
+def test_score_counts() -> None:
+    """confusion[i][j] counts class i called j."""
+    logits = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 1, 0], [1, 0, 0]])
+    found = score(logits, torch.tensor([0, 1, 2, 2]))
+    assert found.confusion == ((1, 0, 0), (0, 1, 0), (1, 1, 0)) and found.accuracy == 0.5 and found.n == 4
+
+
+def test_augmentation_keeps_shape_and_range() -> None:
+    """jitter by 0 is the identity; both augmentations stay in [-1, 1]; recolour keeps edges, whichever way round."""
+    torch.manual_seed(0)
+    images = pictures()
+    assert jitter(images, 0.0) is images
+    assert jitter(images, 0.3).abs().max() <= 1 and not torch.equal(jitter(images, 0.3), images)
+    new = recolour(images)
+    assert new.abs().max() <= 1
+    together = torch.corrcoef(torch.stack([images[0, 0].flatten(), new[0, 0].flatten()]))[0, 1]
+    assert together.abs() > 0.999
+
+
+def test_anchor_pulls_on_the_translator_alone() -> None:
+    """The anchor joins the generator's update, its gradient reaches encoder and generator, and the classifier stays."""
+    config = from_dict({"method": "unit", "data": {"size": 16}, "model": {"width": 4, "discriminator_layers": 2}})
+    method = build(config, ("a", "b"), CLASSES)
+    network = ConvNet(2, 16, 8).eval().requires_grad_(False)
+    add_anchor(method, network, 2.0, 0.0)
+    update = {u.name: u for u in Plan(method.stages()).stages[0].updates}
+    x, zero = pictures(4), torch.zeros(4, dtype=torch.long)
+    batch = Batch(x, zero, x, zero + 1, torch.tensor([0, 1, -1, -1]))
+    assert "anchor" not in update["discriminator"].loss(batch)
+    term = update["generator"].loss(batch)["anchor"]
+    there = method.translate(x[:2], "a", "b")
+    assert torch.allclose(term, 2 * torch.nn.functional.cross_entropy(network(there), batch.source_label[:2]))
+    term.backward()
+    assert method.encoders[0][0][0].weight.grad is not None and method.generators[1][-1][0].weight.grad is not None
+
+
+def test_refusals(data: dict[str, Path], tmp_path: Path) -> None:
+    """Settings, recipe and data that cannot work are refused before training, with what to type."""
+    with pytest.raises(ConfigError, match=r"adapt\.step'.*Did you mean 'steps'"):
+        run(data, tmp_path / "o", {"adapt.step": 3})
+    with pytest.raises(ConfigError, match=r"adapt\.steps = 0"):
+        run(data, tmp_path / "o", {"adapt.steps": 0})
+    with pytest.raises(ConfigError, match="needs --test"):
+        adapt(data["source"], data["target"], out=tmp_path / "o", settings=JOINT, select_on_test=True)
+    with pytest.raises(DataError, match="classes up are not among the source's: left, right"):
+        (data["test"] / "left").rename(data["test"] / "up")
+        run(data, tmp_path / "o", JOINT)
+    assert not (tmp_path / "o").exists()
+
+
+def test_foreign_files_are_no_classifiers(data: dict[str, Path], tmp_path: Path) -> None:
+    """A translator without class head, a damaged file and a missing one are refused by name."""
+    result = run(data, tmp_path / "out", {**TRANSLATE, "model.steps": 1}, method="unit", recipe="translate")
+    with pytest.raises(CheckpointError, match="without a class head"):
+        load_classifier(checkpoint.model_file(tmp_path / "out" / "run"))
+    spoiled = bytearray(result.classifier.read_bytes())
+    spoiled[-3] ^= 1
+    (tmp_path / "bad.safetensors").write_bytes(spoiled)
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_classifier(tmp_path / "bad.safetensors")
+    with pytest.raises(CheckpointError, match="no such"):
+        load_classifier(tmp_path / "none.safetensors")
