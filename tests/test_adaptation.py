@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from unpaired import checkpoint
-from unpaired.adaptation import AdaptResult, adapt, add_anchor
+from unpaired.adaptation import AdaptResult, _read, _settle, adapt, add_anchor
 from unpaired.classifier import ConvNet, jitter, load_classifier, recolour, score, train_classifier
 from unpaired.config import from_dict
 from unpaired.errors import CheckpointError, ConfigError, DataError
@@ -140,6 +140,16 @@ def test_npz_without_target_labels(tmp_path: Path) -> None:
     np.savez(tmp_path / "t.npz", x_train=bars(16, 12, 1, dark=True)[0])
     result = adapt(tmp_path / "s.npz", tmp_path / "t.npz", out=tmp_path / "o", settings=JOINT, quiet=True)
     assert result.counts["target"] == 16 and result.classes == ("0", "1")
+
+
+def test_inverted_copies(data: dict[str, Path]) -> None:
+    """adapt.inverted doubles what is trained on, each copy with its label, and leaves held-out images and counts alone."""
+    config, options, _ = _settle("unit", "translate", None, {**TRANSLATE, "adapt.inverted": True}, 0)
+    found = _read(data["source"], data["target"], None, config, options, 0)
+    images, labels = found.images["source"], found.labels
+    assert len(images) == 72 and np.array_equal(images[36:], 255 - images[:36])
+    assert np.array_equal(labels[36:], labels[:36])
+    assert found.counts() == {"source": 36, "held_out": 4, "target": 30}
 
 
 def test_plain_classifier_learns(tmp_path: Path) -> None:

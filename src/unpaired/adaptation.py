@@ -54,6 +54,9 @@ class AdaptConfig(Settings):
     """Random rotation, shear, scale and shift of a plain classifier's training images; 0 leaves them as they are."""
     recolour: bool = False
     """Random contrast, inversion and colour of a plain classifier's training images: an alternative to adaptation."""
+    inverted: bool = False
+    """Add an inverted copy of each labelled source image, to the translator's and to the classifiers' training alike; the
+    released SVHN→MNIST settings do this with MNIST."""
     keep_source: bool = True
     """Recipe ``translate``: half of each batch are untranslated source images."""
     copies: Annotated[int, Field(ge=1, le=16)] = 1
@@ -227,6 +230,8 @@ class _Data:
     held_labels: Tensor
     test: Tensor | None
     test_labels: Tensor | None
+    copies: int = 1
+    """How often each source image is in ``images``: 2 with inverted copies."""
 
     def labelled(self) -> ArrayPool:
         """The labelled source images, as domain ``source``."""
@@ -238,7 +243,11 @@ class _Data:
         return ArrayPool(images, {names[0]: self.labels}, self.classes)
 
     def counts(self) -> dict[str, int]:
-        found = {"source": len(self.labels), "held_out": len(self.held), "target": len(self.images["target"])}
+        found = {
+            "source": len(self.labels) // self.copies,
+            "held_out": len(self.held),
+            "target": len(self.images["target"]),
+        }
         return found | ({"test": len(self.test)} if self.test is not None else {})
 
 
@@ -257,7 +266,10 @@ def _read(source: Path, target: Path, test: Path | None, config: RunConfig, opti
     if not aside.any():
         raise DataError(f"{source}: {len(labels)} images are too few to hold {options.held_out:.0%} out")
     held = centre_crops(labelled, "source", np.flatnonzero(aside).tolist(), config.data)
-    images = {"source": labelled.images["source"][~aside], "target": unlabelled.images["target"]}
+    images, labels_used = labelled.images["source"][~aside], labels[~aside]
+    if options.inverted:
+        images, labels_used = np.concatenate([images, 255 - images]), np.tile(labels_used, 2)
+    both = {"source": images, "target": unlabelled.images["target"]}
     test_images = test_labels = None
     if test is not None:
         tested = open_labelled(test, config.data, "test", "test" if test.suffix == ".npz" else None)
@@ -267,9 +279,9 @@ def _read(source: Path, target: Path, test: Path | None, config: RunConfig, opti
         where = np.array([classes.index(c) for c in tested.classes], np.int64)
         test_images = to_tensor(centre_crops(tested, "test", range(tested.count("test")), config.data))
         test_labels = torch.from_numpy(where[np.asarray(tested.labels["test"])])
-    return _Data(
-        classes, images, labels[~aside], to_tensor(held), torch.from_numpy(labels[aside]), test_images, test_labels
-    )
+    held_labels = torch.from_numpy(labels[aside])
+    copies = 2 if options.inverted else 1
+    return _Data(classes, both, labels_used, to_tensor(held), held_labels, test_images, test_labels, copies)
 
 
 # --------------------------------------------------------------------------------------------------------- recipes
