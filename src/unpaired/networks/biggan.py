@@ -11,13 +11,15 @@ latent, one chunk for the first layer and one for each block; y [N] int64 is the
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from unpaired.errors import ConfigError, DataError
 
 SN_EPS = 1e-6
 """Smallest norm in the power iteration; the official setting."""
@@ -395,6 +397,22 @@ class Discriminator(Features):
         return self.judge(self.taps(x), y)
 
 
+def class_index(domains: tuple[str, ...], target: str) -> int:
+    """The number of class ``target``. Raises ConfigError for an unknown one."""
+    if target not in domains:
+        raise ConfigError(f"unknown domain '{target}'. There are: {', '.join(domains)}.")
+    return domains.index(target)
+
+
+def draw_latents(shape: Shape, images: Tensor, generator: torch.Generator | None, latents: Tensor | None) -> Tensor:
+    """[N, Z] from N(0, I), or ``latents`` after a look at their shape. Raises DataError."""
+    if latents is None:
+        return torch.randn(len(images), shape.latent, generator=generator, device=images.device)
+    if latents.shape != (len(images), shape.latent):
+        raise DataError(f"latents have shape {list(latents.shape)}; wanted {[len(images), shape.latent]}")
+    return latents.to(images.device, torch.float32)
+
+
 def orthogonal_weights(network: nn.Module) -> None:
     """Orthogonal initial weights for all convolutions, linear layers and embeddings (BigGAN, section 3)."""
     for layer in network.modules():
@@ -423,7 +441,7 @@ CLASS_ROWS = ("shared.weight", "embed.weight")
 CLASS_VECTOR = "embed.u0"
 
 
-def nearest_classes(discriminator: Discriminator, images: Sequence[Tensor]) -> list[int]:
+def nearest_classes(discriminator: Discriminator, images: Iterable[Tensor]) -> list[int]:
     """For each new class, the old one as which the discriminator takes its ``images`` [n, 3, S, S] for most real.
 
     D(x, y) depends on y through <embed(y), h(x)> alone, so the mean feature h of the images is compared with the old
