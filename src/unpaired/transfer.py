@@ -90,7 +90,7 @@ def read(
             "leave out those that contradict it"
         )
     discriminator: Discriminator = method.discriminator  # type: ignore[assignment]
-    generator_state = dict(method.generator.state_dict())  # type: ignore[union-attr, operator]
+    generator_state = dict(method.generator.state_dict())  # type: ignore[union-attr]
     discriminator_state = dict(discriminator.state_dict())
     rows: list[int] | None = list(range(len(domains)))
     if method.domains != domains:

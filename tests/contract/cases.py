@@ -44,7 +44,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "data": {"size": 32},
         "training": {"accumulate": 2},
         "model": {
-            "width": 2, "shared_dim": 4, "z_dim": 8, "transfer": [], "adaptor_steps": 6, "finetune_steps": 7, "batch_size": 2,
+            "width": 2,
+            "shared_dim": 4,
+            "z_dim": 8,
+            "transfer": [],
+            "adaptor_steps": 6,
+            "finetune_steps": 7,
+            "batch_size": 2,
         },
     },
 }

@@ -357,6 +357,10 @@ def _commands(report: CheckReport) -> Iterable[str]:
     name = shlex.quote(f"runs/{show(tree.root.resolve().name) or 'data'}")
     if len(tree.domains) == 2:
         yield f"unpaired train {shlex.quote(show(tree.root))} --method unit --out {name} {sizes}"
+    if size >= 32:
+        quoted = shlex.quote(show(tree.root))
+        side = f"--set data.size={min(size, 128)}"
+        yield f"unpaired pretrain {quoted} --out {name}-gan {side}  (any number of domains: a GAN, from which deepi2i starts)"
 
 
 def _text(report: CheckReport) -> Iterable[str]:

@@ -60,8 +60,8 @@ class BigGANConfig(MethodConfig):
     """Adam's momentums."""
     eps: Rate = 1e-6
     """Adam's ε."""
-    discriminator_steps: Count = 1
-    """Steps of the discriminator for one of the generator."""
+    generator_every: Count = 1
+    """The generator takes a step once in so many steps of the discriminator."""
     orthogonal: Weight = 0.0
     """β of the orthogonal regularisation of the generator (Eq. 3); the paper has 1e-4, the official script 0."""
     batch_size: Count = 256
@@ -133,7 +133,7 @@ class BigGAN(Method):
         g = Adam(c.lr_generator, c.betas, c.eps)
         updates = (
             Update("discriminator", self.discriminator_loss, (self.discriminator,), d),
-            Update("generator", self.generator_loss, (self.generator,), g, every=c.discriminator_steps),
+            Update("generator", self.generator_loss, (self.generator,), g, every=c.generator_every),
         )
         return (Stage("train", c.steps, updates, c.batch_size),)
 

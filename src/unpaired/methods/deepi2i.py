@@ -363,7 +363,9 @@ class DeepI2I(Method):
         fake = self._translated(batch)
         with steady(self.discriminator):  # so that translation and source go through the very same weights
             psi = self.discriminator.taps(fake)
-            terms = {"gan": c.adversarial_weight * losses.hinge_fooling(self.discriminator.judge(psi, batch.target_domain))}
+            terms = {
+                "gan": c.adversarial_weight * losses.hinge_fooling(self.discriminator.judge(psi, batch.target_domain))
+            }
             if self.compared and c.reconstruction_weight > 0:
                 with torch.no_grad():
                     goal = self.discriminator.taps(batch.source)

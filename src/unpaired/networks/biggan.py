@@ -35,7 +35,7 @@ class _Spectral(nn.Module):
     """Adds ``u0`` [1, rows] and ``sv0`` [1] to a layer: its weight is divided by an estimate of its largest
     singular value (Miyato et al. 2018, Algorithm 1: one power iteration a pass, stored in train mode alone)."""
 
-    weight: nn.Parameter
+    weight: Tensor
     u0: Tensor
     sv0: Tensor
 
@@ -66,7 +66,7 @@ class SNConv2d(nn.Conv2d, _Spectral):
         self._spectral()
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.normalised(), self.bias, padding=self.padding)  # type: ignore[arg-type]
+        return F.conv2d(x, self.normalised(), self.bias, padding=self.padding)
 
 
 class SNLinear(nn.Linear, _Spectral):
@@ -237,7 +237,8 @@ class DiscriminatorBlock(nn.Module):
             h = F.avg_pool2d(h, 2)
             if not self.first:
                 x = F.avg_pool2d(x, 2)
-        return h + x
+        out: Tensor = h + x
+        return out
 
 
 # ------------------------------------------------------------------------------------------ networks
@@ -324,15 +325,15 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor, y: Tensor, add: Mapping[int, Tensor] | None = None) -> Tensor:
         add = add or {}
-        first, *rest = z.split(self.shape.chunk, 1)
+        first, *rest = torch.split(z, self.shape.chunk, 1)
         embedded = self.shared(y)
         h = self.linear(first).view(len(z), -1, 4, 4)
         if 4 in add:
             h = h + add[4]
         for block, chunk, (_, _, resolution) in zip(self.blocks, rest, self.shape.generator, strict=True):
-            body, *attention = block  # type: ignore[misc]
-            h = body(h, torch.cat([embedded, chunk], 1))
-            for layer in attention:
+            layers = list(block)  # type: ignore[call-overload]
+            h = layers[0](h, torch.cat([embedded, chunk], 1))
+            for layer in layers[1:]:
                 h = layer(h)
             if resolution in add:
                 h = h + add[resolution]
