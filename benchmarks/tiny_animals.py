@@ -216,7 +216,7 @@ def main() -> None:
                     "torch": torch.__version__,
                 }
                 results["commit"] = subprocess.run(
-                    ["git", "rev-parse", "HEAD"], capture_output=True, text=True
+                    ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
                 ).stdout.strip()
                 results["seconds"] = results.get("seconds", {}) | seconds
                 path.write_text(json.dumps(results, indent=1))

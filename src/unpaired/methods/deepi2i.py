@@ -332,6 +332,9 @@ class DeepI2I(Method):
         """
         if not self.config.freeze_encoder:
             return self.encode(images)
+        if torch.compiler.is_compiling():  # a compiled loss can hold no such store
+            with torch.no_grad(), steady(self.encoder):
+                return self.encode(images)
         weights = sum(p._version for p in self.encoder.parameters())
         key = (images.data_ptr(), tuple(images.shape), images.dtype, images._version, weights, _precision(images))
         if key not in self._seen:
