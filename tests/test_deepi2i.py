@@ -476,3 +476,41 @@ def test_import_needs_fitting_names(tmp_path: Path) -> None:
         interop.import_deepi2i(*files, (*THREE, "pink"))
     with pytest.raises(CheckpointError, match="do not fit"):
         interop.import_deepi2i(files[0], files[1], files[3], files[2], THREE)
+
+
+def test_more_than_a_hundred_classes(tmp_path: Path) -> None:
+    """120 classes in one model: it trains, its file stays small and loads, and a picture goes to every class in one grid."""
+    names = tuple(f"class {i:03d}" for i in range(120))
+    many = ArrayPool({n: tiny.pictures(1, 32, i) for i, n in enumerate(names)})
+    config = run_config(transfer=[])
+    path = training.fit(runs.build(config, names), many, config, tmp_path / "run", quiet=True)
+    model = unpaired.load(path)
+    assert model.header["directions"] == "all" and len(model.directions) == 120 * 119
+    assert model.info()["directions"] == "all 14280 of 120 domains"
+    Image.fromarray(tiny.pictures(1, 32)[0]).save(tmp_path / "one.png")
+    unpaired.translate_files(model, [tmp_path / "one.png"], to="all", out=tmp_path / "all", quiet=True)
+    side = 11 * 34 - 2  # 121 cells: the input and 120 classes
+    assert Image.open(tmp_path / "all/one.png").size == (side, side)
+
+
+def test_wrong_resolution_of_the_pretrained_model(tmp_path: Path) -> None:
+    """A GAN of another image size is refused with both sizes."""
+    with pytest.raises(ConfigError, match=r"size is 32 there and 64 here.*--pretrained"):
+        make(size=64, transfer=["generator"], pretrained=str(gan(tmp_path)), z_dim=8).prepare()
+
+
+def test_bf16_losses_stay_near_those_in_fp32() -> None:
+    """Under autocast spectral norms stay float32; all terms agree within 2 %."""
+    method, b = make().train(), batch()
+    for _ in range(30):  # spectral vectors settle
+        with torch.no_grad():
+            method.discriminator_loss(b)
+    state = {k: v.clone() for k, v in method.state_dict().items()}
+    found = []
+    for enabled in (False, True):
+        method.load_state_dict(state)
+        torch.manual_seed(0)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            found.append({**method.discriminator_loss(b), **method.generator_loss(b)})
+    for key, value in found[0].items():
+        assert found[1][key].item() == pytest.approx(value.item(), rel=0.02, abs=0.02), key

@@ -134,11 +134,11 @@ class Translator:
             if name is not None and name not in self.domains:
                 there = ", ".join(self.domains)
                 raise ConfigError(f"no domain '{name}'.{nearest(name, self.domains)} This model knows: {there}.")
+        if self.method.any_source:  # with hundreds of domains their pairs are too many to look through for each picture
+            return source, target
         sources = [a for a, b in self.directions if b == target]
         able = ", ".join(f"{a} -> {b}" for a, b in self.directions)
         if source is None:
-            if self.method.any_source:
-                return None, target
             if len(sources) == 1:
                 return sources[0], target
             if not sources:
