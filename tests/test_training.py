@@ -215,6 +215,37 @@ def test_a_complete_run_is_left_alone(tmp_path: Path) -> None:
     assert fit(tmp_path) == path and path.stat().st_mtime_ns == before
 
 
+def test_a_fresh_run_can_start_from_a_model(tmp_path: Path) -> None:
+    """The weights of a model file are where training begins; a whole file brings the critic too; where they came from stays in the
+    header across a resume; a model of another shape is refused with the tensors that differ."""
+    first = fit(tmp_path / "first")
+    trained, header = checkpoint.load_method(first)
+    config = tiny.config()
+    method = build(config, ("red", "blue"))
+    critic = method.critic[0].weight.clone()  # type: ignore[index,union-attr]
+    origin = checkpoint.start_from(method, "tiny", first)
+    assert torch.equal(method.back[0].weight, trained.back[0].weight)  # type: ignore[index,union-attr]
+    assert torch.equal(method.critic[0].weight, critic)  # type: ignore[index,union-attr]
+    whole = checkpoint.write_model(
+        tmp_path / "whole.safetensors", build(tiny.config(seed=9), ("red", "blue")), header, whole=True
+    )
+    assert checkpoint.start_from(method, "tiny", whole)["tensors"] > origin["tensors"]
+    assert not torch.equal(method.critic[0].weight, critic)  # type: ignore[index,union-attr]
+    assert checkpoint.load_method(whole)[0].state_dict().keys() == trained.state_dict().keys()
+    path = training.fit(
+        method, tiny.pool(), config, tmp_path / "second", header_extra={"started_from": origin}, quiet=True
+    )
+    path.parent.joinpath(
+        checkpoint.MANIFEST
+    ).unlink()  # the last one is gone: resume from the one before, without saying it again
+    again = fit(tmp_path / "second")
+    assert checkpoint.load_method(again)[1]["extra"]["started_from"] == origin
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"forth\.0\.weight: here \(5, 3, 3, 3\), in the file \(4, 3, 3, 3\)"
+    ):
+        checkpoint.start_from(build(tiny.config(model__width=5), ("red", "blue")), "tiny", first)
+
+
 def test_a_second_trainer_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:
     """The lock names its owner, and a dead owner's lock is taken over."""
     code = (

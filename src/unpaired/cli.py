@@ -67,6 +67,7 @@ def train(
     precision: Literal["auto", "fp32", "tf32", "bf16"] | None = None,
     device: str | None = None,
     compile: bool | None = None,
+    start_from: Path | None = None,
     workers: int | None = None,
     allow_change: Names = [],  # noqa: B006
     quiet: bool = False,
@@ -97,6 +98,8 @@ def train(
         auto, cpu, cuda or cuda:N.
     compile
         Compile the losses with torch.compile.
+    start_from
+        Model whose weights a fresh run begins with: an imported one, or one trained on other images.
     workers
         Loader processes; the result does not depend on it.
     allow_change
@@ -113,16 +116,9 @@ def train(
     }  # fmt: skip
     settings |= {key: value for key, value in named.items() if value is not None}
     run(
-        data,
-        out,
-        method=method,
-        preset=preset,
-        config=config,
-        settings=settings,
-        steps=steps,
-        allow_change=allow_change,
-        quiet=quiet,
-    )
+        data, out, method=method, preset=preset, config=config, settings=settings, steps=steps, start_from=start_from,
+        allow_change=allow_change, quiet=quiet,
+    )  # fmt: skip
     if not quiet:
         print(f"done: {out}\nnext: unpaired translate {out} PICTURES --to DOMAIN --out DIR")
 
@@ -324,7 +320,7 @@ def adapt(
 def import_unit_v2(
     gen: Path, dis: Path | None = None, /, *, domains: Domains, out: Path, norm: Literal["none", "instance"] = "none"
 ) -> None:
-    """UNIT's paper branch (version_02): GEN.pkl and, to go on training, DIS.pkl.
+    """UNIT's paper branch (version_02): GEN.pkl and, for `unpaired train --start-from`, DIS.pkl.
 
     Parameters
     ----------
@@ -341,12 +337,12 @@ def import_unit_v2(
     """
     from unpaired import interop
 
-    _imported(interop.import_unit_v2(gen, dis, _split(domains), norm=norm), out)
+    _imported(interop.import_unit_v2(gen, dis, _split(domains), norm=norm), out, whole=dis is not None)
 
 
 @importer.command(name="unit-munit")
 def import_unit_munit(gen: Path, dis: Path | None = None, /, *, domains: Domains, out: Path) -> None:
-    """UNIT's second generation (master branch, MUNIT code base): GEN.pt and, to go on training, DIS.pt.
+    """UNIT's second generation (master branch, MUNIT code base): GEN.pt and, for `unpaired train --start-from`, DIS.pt.
 
     Parameters
     ----------
@@ -361,14 +357,14 @@ def import_unit_munit(gen: Path, dis: Path | None = None, /, *, domains: Domains
     """
     from unpaired import interop
 
-    _imported(interop.import_unit_munit(gen, dis, _split(domains)), out)
+    _imported(interop.import_unit_munit(gen, dis, _split(domains)), out, whole=dis is not None)
 
 
-def _imported(result: tuple[Any, dict[str, Any]], out: Path) -> None:
+def _imported(result: tuple[Any, dict[str, Any]], out: Path, *, whole: bool) -> None:
     from unpaired.checkpoint import write_model
 
     method, header = result
-    write_model(out, method, header)
+    write_model(out, method, header, whole=whole)
     print(f"wrote {out}: {', '.join(f'{a} → {b}' for a, b in method.directions)}")
 
 

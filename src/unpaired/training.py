@@ -397,7 +397,7 @@ class Trainer:
 
     def batches(self) -> Iterator[Batch]:
         """Batches of the steps still to come; the same whatever the number of workers."""
-        sampler = Sampler(self.pool, self.config.data, self.method.pairs, self.config.seed)
+        sampler = Sampler(self.pool, self.config.data, self.method.pairs, self.config.seed, domains=self.method.domains)
         dataset = StepDataset(sampler, lambda step: self.plan.at(step)[0].batch_size, self.ranks.rank, self.ranks.world)
         workers = self.config.data.workers
         loader = DataLoader(
@@ -519,6 +519,7 @@ def _resume(trainer: Trainer, root: Path, say: Callable[[str], None], allow_chan
             f"{trainer.pool.fingerprint[:12]}…). Restore them, use another --out, or accept it with --allow-change data"
         )
     trainer.restore(*checkpoint.read_state(saved))
+    trainer.header_extra = {**checkpoint.read_header(saved)["extra"], **trainer.header_extra}
     say(f"resuming {root.parent} from step {trainer.step:,} of {trainer.plan.total:,}")
 
 

@@ -243,7 +243,7 @@ class UNIT(Method):
             raise ConfigError(f"method 'unit' translates between 2 domains, {len(domains)} given: {', '.join(domains)}")
         c = config
         # A constant of the class elsewhere; here it follows a setting.
-        self.stride = 2**c.downsampling  # type: ignore[misc]
+        self.stride = 2**c.downsampling
         self.encoders = nn.ModuleList([build_encoder(c) for _ in domains])  # E_L,1 and E_L,2
         self.encoder_shared = nn.Sequential(*_residual(c, c.shared_layers))  # E_H
         self.generator_shared = nn.Sequential(*_residual(c, c.shared_layers))  # G_H
