@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 
+from unpaired import signals
 from unpaired._version import __version__
 from unpaired.errors import UnpairedError
 
@@ -432,7 +433,8 @@ def main(arguments: list[str] | None = None) -> None:
     debug = os.environ.get("UNPAIRED_DEBUG") == "1" or "--debug" in tokens
     tokens = [t for t in tokens if t != "--debug"]
     try:
-        app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        with signals.handled():  # in every command and phase: the first signal ends it cleanly, the second at once
+            app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         _usage_error(error)
     except UnpairedError as error:

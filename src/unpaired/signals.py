@@ -33,7 +33,7 @@ def requested() -> int | None:
     return _state.requested
 
 
-def poll(message: str = "stopped by a signal before any training step; nothing to save") -> None:
+def poll(message: str = "stopped by a signal outside training; nothing to save, the same command goes on or begins again") -> None:
     """Raise :class:`Interrupted` when a signal has come."""
     if _state.requested is not None:
         raise Interrupted(_state.requested, message)
