@@ -232,10 +232,10 @@ def _page(
         "plain digit also black on white, as the released settings of UNIT did with MNIST. Adapted: the same again, half of each "
         "batch being translations to photo with the labels of the plain digits. No label of a photo digit was used for training "
         "or for choosing.\n\nThe last row is no adaptation: random contrast, inversion and colour of plain digits. Where one knows "
-        "how the target differs, as here, telling the training is cheap and strong; adaptation is for when one does not."
+        "how the target differs, as here, telling the training is cheaper and does better; adaptation is for when one does not know."
     )
     rows_: list[list[str | int | float | None]] = [
-        [name, score.accuracy, score.n]
+        [name, f"{score.accuracy:.3f}", score.n]
         for name, score in (
             ("source only", others["source only"]),
             ("source only, inverted copies", result.source_only),
