@@ -225,6 +225,10 @@ def load_method(path: Path | str, device: torch.device | str = "cpu") -> tuple[M
     if file.name == MODEL and manifest.is_file():
         verify(file.parent, only=(MODEL,))
     tensors, header = unpack(file, _read_bytes(file, MAX_FILE_BYTES))
+    if "method" not in header:
+        raise CheckpointError(
+            f"{file}: the state for resuming, not a model; give {file.parent / MODEL} or the run's folder"
+        )
     try:
         config = from_dict(header["config"])
         with torch.device("meta"):  # no memory yet: a lying header must not cost any
@@ -337,7 +341,7 @@ def commit(root: Path, step: int, *, model: bytes, state: bytes, about: Mapping[
     finally:
         if temporary.exists():
             shutil.rmtree(temporary, ignore_errors=True)
-    prune(root, keep)
+    prune(root, keep, until=step)
     return final
 
 
@@ -347,9 +351,13 @@ def _manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
     return json.dumps({**dict(sorted(manifest.items())), "digest": digest}, indent=1).encode()
 
 
-def prune(root: Path, keep: int) -> None:
-    """Remove all but the newest ``keep`` checkpoints. Called only after a commit."""
-    for folder in steps(root)[keep:]:
+def prune(root: Path, keep: int, *, until: int) -> None:
+    """Remove all but the newest ``keep`` checkpoints up to step ``until``. Called only after a commit of that step.
+
+    Later ones are there only when they were found damaged on resume: counted as the newest, they would cost sound ones their place.
+    """
+    last = folder_of(root, until).name
+    for folder in [f for f in steps(root) if f.name <= last][keep:]:
         # the manifest goes first: a half-removed folder must not look like a checkpoint
         with contextlib.suppress(OSError):  # the new state is safe; what cannot go now goes next time
             (folder / MANIFEST).unlink(missing_ok=True)
