@@ -16,6 +16,7 @@ import torch
 
 import tiny
 from unpaired import checkpoint, signals, training
+from unpaired.config import from_dict
 from unpaired.data.sampling import ArrayPool, open_pool
 from unpaired.errors import ConfigError, Interrupted, NonFiniteError, RefusedError, StoppedError
 from unpaired.methods.base import Adam, Stage, Update
@@ -404,3 +405,53 @@ def test_a_signal_during_the_last_step_is_not_lost(tmp_path: Path) -> None:
     assert caught.value.exit_code == 143
     found, _ = checkpoint.latest(tmp_path / "checkpoints")
     assert found is not None and found.step == 13
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from unpaired.errors import StoppedError
+from unpaired.runlog import RunLog
+log = RunLog(Path(sys.argv[1]), 0, tensorboard=None)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+try:
+    for step in range(10):
+        log.write({"step": step, "value": 0.5})
+except StoppedError as error:
+    log.close()
+    print(error); sys.exit(error.exit_code)
+"""
+
+
+def test_a_log_that_cannot_be_written_stops_in_words(tmp_path: Path) -> None:
+    """A full disk often shows first in the log: exit 4 with path and cause, and closing it afterwards raises nothing."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path / "log.jsonl")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 4 and "log.jsonl: could not be written: File too large" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"data": {"size": 18}}, "trains at sizes divisible by 4.*data.size=16"),
+        (
+            {
+                "data": {"size": 16},
+                "model": {"architecture": "munit", "shared_layers": 0, "discriminator": "multiscale"},
+            },
+            "too small for these discriminators, which want ",
+        ),
+    ],
+)
+def test_sizes_that_cannot_be_trained_are_refused(settings: dict[str, Any], text: str) -> None:
+    """Before any data is read, with a size that would do."""
+    config = from_dict({"method": "unit", **settings})
+    with pytest.raises(ConfigError, match=text):
+        build(config, ("a", "b"))
+
+
+def test_a_model_that_is_no_table_is_refused() -> None:
+    """--set model=5 is answered in words."""
+    with pytest.raises(ConfigError, match="model = 5: a table"):
+        from_dict({"model": 5})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import traceback
 from pathlib import Path
@@ -121,7 +122,7 @@ def train(
         allow_change=allow_change, quiet=quiet,
     )  # fmt: skip
     if not quiet:
-        print(f"done: {out}\nnext: unpaired translate {out} PICTURES --to DOMAIN --out DIR")
+        print(f"done: {out}\nnext: unpaired translate {shlex.quote(str(out))} PICTURES --to DOMAIN --out DIR")
 
 
 @app.command

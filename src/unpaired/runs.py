@@ -64,7 +64,9 @@ def resolve(
 
 
 def build(config: RunConfig, domains: tuple[str, ...], classes: tuple[str, ...] = ()) -> Method:
-    """A fresh method for ``domains``, its weights seeded from ``config.seed``. Raises ConfigError for a wrong number of domains."""
+    """A fresh method for ``domains``, its weights seeded from ``config.seed``.
+
+    Raises ConfigError for a wrong number of domains, or a size at which the method cannot train."""
     from unpaired.methods import method_class
     from unpaired.training import seed_everything
 
@@ -77,7 +79,15 @@ def build(config: RunConfig, domains: tuple[str, ...], classes: tuple[str, ...] 
             "Move the others out, or choose another --method"
         )
     seed_everything(config.seed, 0)
-    return kind(config.model, domains, image_size=config.data.size, classes=classes)
+    method = kind(config.model, domains, image_size=config.data.size, classes=classes)
+    size, stride = config.data.size, method.stride
+    if size % stride:
+        raise ConfigError(
+            f"data.size = {size}: '{config.method}' trains at sizes divisible by {stride} (it translates any size). "
+            f"Type --set data.size={max(1, size // stride) * stride}"
+        )
+    method.stages()  # here a method refuses settings under which it cannot train, before any data is read
+    return method
 
 
 def _order(domains: tuple[str, ...], run_dir: Path, start_from: Path | str | None) -> tuple[str, ...]:

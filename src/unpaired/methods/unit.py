@@ -266,6 +266,12 @@ class UNIT(Method):
 
     def stages(self) -> tuple[Stage, ...]:
         c: UNITConfig = self.config
+        smallest = 2 ** (c.discriminator_layers + (c.scales - 1 if c.discriminator == "multiscale" else 0))
+        if c.architecture == "munit" and self.image_size < smallest:  # reflection needs two pixels before each layer
+            raise ConfigError(
+                f"data.size = {self.image_size} is too small for these discriminators, which want {smallest}: "
+                "lower model.discriminator_layers or model.scales, or raise data.size"
+            )
         every = c.halve_lr_every
         adam = Adam(
             lr=c.lr,
