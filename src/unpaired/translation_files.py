@@ -114,7 +114,7 @@ class IncompleteTranslation(PartialError):
 
 def translate_files(
     model: Translator | Path | str,
-    inputs: Sequence[Path | str],
+    inputs: Sequence[Path | str] | Path | str,
     *,
     to: str,
     source: str | None = None,
@@ -159,7 +159,8 @@ def translate_files(
     translator = model if isinstance(model, Translator) else load(model, device=device, precision=precision)
     source, to = translator.direction(source, to)
     out = Path(out)
-    todo = plan([Path(i) for i in inputs], out, f".{format}")
+    given = [inputs] if isinstance(inputs, (str, Path)) else inputs
+    todo = plan([Path(i) for i in given], out, f".{format}")
     limit = MAX_PIXELS if max_pixels is None else max_pixels
     check_max_pixels(translator.method.stride, limit)
     job = _Job(translator, source, to, seed, limit, 1 if translator.method.stochastic else batch_size, format, out)
