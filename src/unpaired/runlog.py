@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -128,6 +128,3 @@ def _duration(seconds: float) -> str:
 def warn(text: str) -> None:
     """A warning on standard error, whatever the progress display does."""
     print(f"warning: {text}", file=sys.stderr, flush=True)
-
-
-Say = Callable[[str], None]
