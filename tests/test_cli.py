@@ -318,7 +318,9 @@ def test_pretrain_transfer_samples_and_grid(tmp_path: Path) -> None:
     assert run("pretrain", tmp_path / "data", "--out", out, *quick) == 2
 
 
-def test_import_commands_of_biggan_and_deepi2i(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_import_commands_of_biggan_and_deepi2i(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The official files become models from the command line; names come from a file or are counted."""
     folder = shared / "parity/biggan"
     assert run("import", "biggan", folder / "G_ema.pth", folder / "D.pth", "--out", tmp_path / "gan.safetensors") == 0
@@ -329,3 +331,33 @@ def test_import_commands_of_biggan_and_deepi2i(shared: Path, tmp_path: Path, cap
     assert run("import", "deepi2i", *files, "--domains", names, "--out", tmp_path / "m.safetensors") == 0
     assert run("import", "deepi2i", *files, "--domains", names, "--out", tmp_path / "m.safetensors", "--wrong") == 2
     assert run("import", "biggan", *files[:2], "--domains", "a,b", "--out", tmp_path / "x.safetensors") == 2
+
+
+def test_a_run_keeps_the_domain_order_of_the_model_it_starts_from(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An imported model names its domains in its own order; training goes on with that order, though folders sort otherwise."""
+    method, header = checkpoint.load_method(trained / "run")
+    header["domains"] = ["red", "blue"]
+    method.domains = ("red", "blue")
+    model = checkpoint.write_model(tmp_path / "m.safetensors", method, header)
+    command = [
+        "train",
+        trained / "data",
+        "--out",
+        tmp_path / "r",
+        "--device",
+        "cpu",
+        "--set",
+        "training.tensorboard=false",
+        "--quiet",
+    ]
+    assert run(*command, "--start-from", model, "--steps", 1) == 0
+    assert checkpoint.load_method(tmp_path / "r")[1]["domains"] == ["red", "blue"]
+    assert run(*command, "--steps", 2, "--allow-change", "model.steps") == 0
+    about = checkpoint.load_method(tmp_path / "r")[1]
+    assert (
+        about["domains"] == ["red", "blue"]
+        and about["step"] == 2
+        and about["extra"]["started_from"]["source"] == "m.safetensors"
+    )

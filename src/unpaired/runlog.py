@@ -12,7 +12,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from unpaired.checkpoint import write_atomic
+from unpaired.checkpoint import save_error, write_atomic
 
 PLAIN_SECONDS = 10.0
 """Without a terminal a progress line is printed at most this often."""
@@ -25,9 +25,13 @@ class RunLog:
     def __init__(self, path: Path, step: int, *, tensorboard: Path | None) -> None:
         self.path = path
         if path.exists():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+            text = path.read_text(encoding="utf-8", errors="replace")  # a crash can leave anything at the end
+            kept = [line for line in text.splitlines() if _step_of(line) <= step]
             write_atomic(path, "".join(f"{line}\n" for line in kept).encode())
-        self._file = path.open("a", encoding="utf-8")
+        try:
+            self._file = path.open("ab", buffering=0)  # nothing is held back that a later close would have to write
+        except OSError as error:
+            raise save_error(path, error, 0) from error
         self._writer: Any = None
         if tensorboard is not None:
             try:
@@ -37,24 +41,34 @@ class RunLog:
             self._writer = SummaryWriter(str(tensorboard), purge_step=step + 1)
 
     def write(self, entry: Mapping[str, Any]) -> None:
-        """Append one line; numbers also go to TensorBoard."""
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
-        if self._writer is not None:
-            for key, value in entry.items():
-                if key != "step" and isinstance(value, (int, float)):
-                    self._writer.add_scalar(key, value, entry["step"])
+        """Append one line; numbers also go to TensorBoard. Raises StoppedError when the disk is full."""
+        line = json.dumps(entry).encode() + b"\n"
+        try:
+            self._file.write(line)
+        except OSError as error:
+            raise save_error(self.path, error, len(line)) from error
+        numbers = {k: v for k, v in entry.items() if k != "step" and isinstance(v, (int, float))}
+        self._tell(lambda writer: [writer.add_scalar(k, v, entry["step"]) for k, v in numbers.items()])
 
     def picture(self, name: str, pixels: Any, step: int) -> None:
         """A uint8 [H, W, 3] picture for TensorBoard."""
-        if self._writer is not None:
-            self._writer.add_image(name, pixels, step, dataformats="HWC")
+        self._tell(lambda writer: writer.add_image(name, pixels, step, dataformats="HWC"))
 
     def close(self) -> None:
         """Flush and close both."""
         self._file.close()
+        self._tell(lambda writer: writer.close())
+
+    def _tell(self, do: Callable[[Any], object]) -> None:
+        """TensorBoard is a convenience: when its files fail, training goes on without them."""
         if self._writer is not None:
-            self._writer.close()
+            try:
+                do(self._writer)
+            except OSError as error:
+                self._writer = None
+                warn(
+                    f"TensorBoard's log cannot be written ({error.strerror or error}); going on without it, log.jsonl has everything"
+                )
 
 
 def _step_of(line: str) -> float:
@@ -121,6 +135,3 @@ def _duration(seconds: float) -> str:
 def warn(text: str) -> None:
     """A warning on standard error, whatever the progress display does."""
     print(f"warning: {text}", file=sys.stderr, flush=True)
-
-
-Say = Callable[[str], None]

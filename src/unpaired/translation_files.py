@@ -121,7 +121,7 @@ class IncompleteTranslation(PartialError):
 
 def translate_files(
     model: Translator | Path | str,
-    inputs: Sequence[Path | str],
+    inputs: Sequence[Path | str] | Path | str,
     *,
     to: str,
     source: str | None = None,
@@ -180,7 +180,8 @@ def translate_files(
         source, to = translator.direction(source, to)
         targets = (to,)
     out = Path(out)
-    todo = plan([Path(i) for i in inputs], out, f".{format}", samples)
+    given = [inputs] if isinstance(inputs, (str, Path)) else inputs
+    todo = plan([Path(i) for i in given], out, f".{format}", samples)
     limit = MAX_PIXELS if max_pixels is None else max_pixels
     check_max_pixels(translator.method.stride, limit)
     one_by_one = translator.method.stochastic

@@ -114,7 +114,7 @@ class Method(nn.Module):
     """Names of child modules (or buffers) that ``translate()`` never needs; they stay out of the shared file."""
     never_averaged: ClassVar[tuple[str, ...]] = ()
     """Names of children in the shared file whose raw weights stay there also where ``training.ema`` is on."""
-    stride: ClassVar[int] = 1
+    stride: int = 1
     """``translate`` accepts heights and widths divisible by this; callers pad to it and crop back."""
     stochastic: ClassVar[bool] = False
     """``translate`` draws noise. Files are then translated one by one, each seeded from its own bytes."""
@@ -135,6 +135,8 @@ class Method(nn.Module):
         """Side in pixels of the training crops."""
         self.examples: Callable[[str, int], Tensor] | None = None
         """While :meth:`prepare` runs in a training: (domain, at most so many) -> its first training images, [n, 3, S, S]."""
+        self.has_weights = False
+        """Set where a run begins with the weights of another model of this method: :meth:`prepare` must leave those alone."""
         self.monitor: dict[str, Tensor] = {}
         """Detached scalars from the last losses, logged beside the terms. ``<player>/sign_accuracy`` (the share of real
         and fake samples that a discriminator judges rightly, in [0, 1]) feeds the GAN watch."""

@@ -120,7 +120,7 @@ class BigGAN(Method):
 
     def prepare(self) -> list[dict[str, str]]:
         c: BigGANConfig = self.config
-        if not c.pretrained:
+        if not c.pretrained or self.has_weights:
             return []
         found = transfer.read(c.pretrained, self.shape, self.domains, c.class_rows, self.examples)
         self.generator.load_state_dict(found.generator)

@@ -254,7 +254,7 @@ class DeepI2I(Method):
 
     def prepare(self) -> list[dict[str, str]]:
         c: DeepI2IConfig = self.config
-        if not c.transfer:
+        if not c.transfer or self.has_weights:
             return []
         if not c.pretrained:
             raise ConfigError(
