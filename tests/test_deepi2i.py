@@ -514,3 +514,21 @@ def test_bf16_losses_stay_near_those_in_fp32() -> None:
             found.append({**method.discriminator_loss(b), **method.generator_loss(b)})
     for key, value in found[0].items():
         assert found[1][key].item() == pytest.approx(value.item(), rel=0.02, abs=0.02), key
+
+
+def test_training_goes_on_from_a_whole_model(tmp_path: Path) -> None:
+    """`start_from` takes the weights of a DeepI2I model, discriminator included where the file has it; no pretrained GAN is
+    asked for then, and none replaces them."""
+    method = make(("blue", "red"), transfer=["encoder", "generator", "discriminator"])
+    header = checkpoint.make_header(
+        method, from_dict({"method": "deepi2i", "data": {"size": 32}, "model": method.config.model_dump()})
+    )
+    file = checkpoint.write_model(tmp_path / "whole.safetensors", method, header, whole=True)
+    tiny.folder(tmp_path / "data", count=6, side=32)
+    quick = {"data.cache": False, "training.tensorboard": False, "model.lr_discriminator": 1e-12}
+    unpaired.train(tmp_path / "data", tmp_path / "run", start_from=file, settings=quick, steps=2, quiet=True)
+    saved, _ = checkpoint.latest(tmp_path / "run/checkpoints")
+    assert saved is not None
+    tensors, _ = checkpoint.read_state(saved)
+    for name in ("discriminator.linear.weight", "encoder.blocks.0.0.conv1.weight"):
+        assert torch.allclose(tensors[f"method/{name}"], method.state_dict()[name], atol=1e-6), name
