@@ -189,11 +189,15 @@ def test_differences_between_domains_are_warned_about(tmp_path: Path) -> None:
     assert "1 images of b are more than 4 times as long as wide" in warnings
 
 
-def test_more_than_two_domains_say_so(tmp_path: Path) -> None:
-    """With three domains no method here fits, and the text says what would."""
+def test_more_than_two_domains_go_to_deepi2i(tmp_path: Path) -> None:
+    """With three domains the commands make a GAN and a translator from it; images too small for that have no command."""
     report = check(write_tree(tmp_path / "d", {"train/a": 3, "train/b": 3, "train/c": 3}))
-    assert (report.ok, report.commands) == (True, ())
-    assert "No method here trains on 3 domains at once" in report.text()
+    assert report.ok
+    first, second = report.commands
+    assert first.startswith("unpaired pretrain ") and first.endswith("--out runs/d-gan --set data.size=32")
+    assert "--method deepi2i --pretrained runs/d-gan --out runs/d" in second
+    small = check(write_tree(tmp_path / "s", {"train/a": 3, "train/b": 3, "train/c": 3}, width=20, height=20))
+    assert small.commands == () and "No method here trains on 3 domains of so small images" in small.text()
 
 
 def test_sizes_in_the_command_follow_the_images(tmp_path: Path) -> None:

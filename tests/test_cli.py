@@ -297,6 +297,42 @@ def test_no_torch_file_is_read_outside_the_safe_reader() -> None:
     assert os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD") is None
 
 
+def test_pretrain_transfer_samples_and_grid(tmp_path: Path) -> None:
+    """The commands of docs/methods/deepi2i.md in order: pretrain, train with --pretrained, several samples of a picture of no
+    trained domain, a grid of all classes; wrong uses exit with 2 and say what to do."""
+    tiny.folder(tmp_path / "data", count=6, side=32, domains=("red", "green", "blue"))
+    quick = ["--device", "cpu", "--precision", "fp32", "--set", "training.tensorboard=false", "--steps", 2, "--quiet"]
+    quick += ["--set", "model.batch_size=2"]
+    shape = ["data.size=32", "model.width=2", "model.shared_dim=4", "model.z_dim=8"]
+    shape = [word for s in shape for word in ("--set", s)]
+    gan, out, picture = tmp_path / "gan", tmp_path / "run", tmp_path / "data/test/red/000.png"
+    assert run("pretrain", tmp_path / "data", "--out", gan, *shape, *quick) == 0
+    assert run("train", tmp_path / "data", "--out", out, "--pretrained", gan, *quick) == 0
+    arguments = ["--source", "none", "--out", tmp_path / "k", "--samples", 2, "--seed", 1, "--device", "cpu", "--quiet"]
+    assert run("translate", out, picture, "--to", "green", *arguments) == 0
+    assert (tmp_path / "k/sample-2/000.png").exists()
+    assert run("translate", out, picture, "--to", "all", "--out", tmp_path / "all", "--device", "cpu", "--quiet") == 0
+    assert Image.open(tmp_path / "all/000.png").size == (2 * 32 + 2, 2 * 32 + 2)
+    assert run("train", tmp_path / "data", "--method", "deepi2i", "--out", tmp_path / "no", *shape, *quick) == 2
+    assert run("train", tmp_path / "data", "--pretrained", tmp_path / "nothing", "--out", tmp_path / "no", *quick) == 2
+    assert run("pretrain", tmp_path / "data", "--out", out, *quick) == 2
+
+
+def test_import_commands_of_biggan_and_deepi2i(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The official files become models from the command line; names come from a file or are counted."""
+    folder = shared / "parity/biggan"
+    assert run("import", "biggan", folder / "G_ema.pth", folder / "D.pth", "--out", tmp_path / "gan.safetensors") == 0
+    assert "12 classes" in capsys.readouterr().out
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(f"animal {i}" for i in range(12)))
+    files = [shared / "parity/deepi2i" / f"{n}.pth" for n in ("G", "D", "E1", "A1")]
+    assert run("import", "deepi2i", *files, "--domains", names, "--out", tmp_path / "m.safetensors") == 0
+    assert run("import", "deepi2i", *files, "--domains", names, "--out", tmp_path / "m.safetensors", "--wrong") == 2
+    assert run("import", "biggan", *files[:2], "--domains", "a,b", "--out", tmp_path / "x.safetensors") == 2
+
+
 def test_a_run_keeps_the_domain_order_of_the_model_it_starts_from(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -395,3 +395,22 @@ def test_shared_digits_are_read(shared: Path, tmp_path: Path) -> None:
     train = open_labelled(tmp_path / "usps.npz", DataConfig(size=16), "usps")
     test = open_labelled(tmp_path / "usps.npz", DataConfig(size=16), "usps", split="test")
     assert (train.count("usps"), test.count("usps"), len(train.classes)) == (7291, 2007, 10)
+
+
+def test_a_single_domain_where_it_is_asked_for(tmp_path: Path) -> None:
+    """With least = 1 one folder, or images without any folder, are one domain, split by hash; images beside folders are
+    still refused, and by default a single domain is."""
+    write_tree(tmp_path / "one", {"fox": 30})
+    with pytest.raises(DataError, match="at least two"):
+        find(tmp_path / "one")
+    tree = find(tmp_path / "one", least=1)
+    flat = find(tmp_path / "one/fox", least=1)
+    assert tree.domains == flat.domains == ("fox",)
+    assert len(tree.files["train", "fox"]) + len(tree.files["test", "fox"]) == 30
+    assert [p.name for p in tree.files["test", "fox"]] == [p.name for p in flat.files["test", "fox"]]
+    write_tree(tmp_path / "mixed", {"fox": 2, ".": 1})
+    with pytest.raises(DataError, match="beside the folders"):
+        find(tmp_path / "mixed", least=1)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no domain folders"):
+        find(tmp_path / "empty", least=1)

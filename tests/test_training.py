@@ -44,6 +44,52 @@ def test_the_stage_is_a_function_of_the_step() -> None:
     assert [u.name for u in plan.updates_until(6)] == ["critic", "forth"]
 
 
+def test_an_update_may_grow_and_its_modules_have_rates(tmp_path: Path) -> None:
+    """A module that joins a name in a later stage starts with fresh state, the first one keeps its own; each module steps
+    with its own rate, also after a resume at the boundary or later."""
+
+    class Growing(tiny.Tiny):
+        def stages(self) -> tuple[Stage, ...]:
+            adam = Adam(1e-2)
+            return (
+                Stage("one", 3, (Update("u", self.both_loss, (self.forth,), adam),), 2),
+                Stage("two", 3, (Update("u", self.both_loss, (self.forth, self.back), adam, rates=(1.0, 0.5)),), 2),
+            )
+
+    config = tiny.config()
+
+    def trainer() -> training.Trainer:
+        method = Growing(config.model, ("red", "blue"), image_size=16)
+        method.load_state_dict(start)
+        return training.Trainer(
+            method, tiny.pool(), config, tmp_path, held_out=None, header_extra={}, on_step=None,
+            device=torch.device("cpu"), ranks=training.Ranks(), reporter=None,
+        )  # fmt: skip
+
+    def go(t: training.Trainer, until: int) -> None:
+        for batch in t.batches():
+            stage, first = t.plan.at(t.step + 1)
+            t.step += 1
+            t.modes(stage)
+            t.run_step(stage, first, batch)
+            if t.step == until:
+                return
+
+    start = Growing(config.model, ("red", "blue"), image_size=16).state_dict()
+    whole = trainer()
+    go(whole, 6)
+    (optimizer,) = whole.optimizers.values()
+    assert [g["lr"] for g in optimizer.param_groups] == [1e-2, 5e-3]
+    steps = [int(optimizer.state[g["params"][0]]["step"]) for g in optimizer.param_groups]
+    assert steps == [6, 3]
+    for cut in (2, 3, 4):
+        first, second = trainer(), trainer()
+        go(first, cut)
+        second.restore(*first.state())
+        go(second, 6)
+        assert all(torch.equal(v, second.state()[0][k]) for k, v in whole.state()[0].items())
+
+
 def test_a_name_belongs_to_one_set_of_parameters() -> None:
     """The same update name on other parameters in a later stage is a mistake of the method, named."""
     a, b = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)

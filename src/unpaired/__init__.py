@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from unpaired.errors import UnpairedError
     from unpaired.evaluation import evaluate
     from unpaired.methods import METHODS
-    from unpaired.runs import train
+    from unpaired.runs import pretrain, train
     from unpaired.translation import Translator, load, translate_files
 
 _WHERE = {
@@ -32,6 +32,7 @@ _WHERE = {
     "check": "unpaired.data.check",
     "evaluate": "unpaired.evaluation",
     "load": "unpaired.translation",
+    "pretrain": "unpaired.runs",
     "train": "unpaired.runs",
     "translate_files": "unpaired.translation",
 }
@@ -45,6 +46,7 @@ __all__ = [
     "check",
     "evaluate",
     "load",
+    "pretrain",
     "train",
     "translate_files",
 ]

@@ -44,6 +44,8 @@ MAX_FILE_BYTES = 16 * 2**30
 MAX_HEADER_BYTES = 16 * 2**20
 """Largest safetensors header: ours have some 100 bytes a tensor, so this allows 100,000 tensors."""
 MAX_MANIFEST_BYTES = 2**20
+MAX_LISTED_DIRECTIONS = 1000
+"""More directions than this stand as "all" in a header: 500 domains have a quarter of a million."""
 MODEL, STATE, MANIFEST = "model.safetensors", "state.safetensors", "manifest.json"
 _STEP = re.compile(r"step-(\d{9,})$")
 
@@ -167,6 +169,7 @@ def make_header(
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything that a reader needs to rebuild and to describe the model."""
+    directions = method.directions
     return {
         "format": FORMAT,
         "version": __version__,
@@ -174,7 +177,7 @@ def make_header(
         "config": config.to_dict(),
         "domains": list(method.domains),
         "classes": list(method.classes),
-        "directions": [list(d) for d in method.directions],
+        "directions": [list(d) for d in directions] if len(directions) <= MAX_LISTED_DIRECTIONS else "all",
         "image_size": method.image_size,
         "value_range": [-1, 1],
         "step": step,

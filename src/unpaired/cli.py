@@ -39,6 +39,7 @@ app.register_install_completion_command()
 Settings = Annotated[list[str], Parameter(name="--set", negative="", consume_multiple=False)]
 Names = Annotated[list[str], Parameter(negative="", consume_multiple=False)]
 Domains = Annotated[str, Parameter(name="--domains")]
+Classes = Annotated[str | None, Parameter(name="--domains")]
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -64,6 +65,7 @@ def train(
     preset: str | None = None,
     config: Path | None = None,
     set_: Settings = [],  # noqa: B006  read only; None would show as a type in the help
+    pretrained: Path | None = None,
     steps: int | None = None,
     seed: int | None = None,
     precision: Literal["auto", "fp32", "tf32", "bf16"] | None = None,
@@ -90,6 +92,8 @@ def train(
         TOML file laid over the preset.
     set_
         KEY=VALUE, any setting, as in --set model.width=32; may be repeated.
+    pretrained
+        Run or model file of a pretrained GAN to start from (unpaired pretrain, unpaired import biggan); method deepi2i.
     steps
         Training steps in all (stages are scaled in proportion).
     seed
@@ -119,10 +123,73 @@ def train(
     settings |= {key: value for key, value in named.items() if value is not None}
     run(
         data, out, method=method, preset=preset, config=config, settings=settings, steps=steps, start_from=start_from,
-        allow_change=allow_change, quiet=quiet,
+        pretrained=pretrained, allow_change=allow_change, quiet=quiet,
     )  # fmt: skip
     if not quiet:
         print(f"done: {out}\nnext: unpaired translate {shlex.quote(str(out))} PICTURES --to DOMAIN --out DIR")
+
+
+@app.command
+def pretrain(
+    data: Path,
+    /,
+    *,
+    out: Path,
+    preset: str | None = None,
+    config: Path | None = None,
+    set_: Settings = [],  # noqa: B006
+    pretrained: Path | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    precision: Literal["auto", "fp32", "tf32", "bf16"] | None = None,
+    device: str | None = None,
+    workers: int | None = None,
+    allow_change: Names = [],  # noqa: B006
+    quiet: bool = False,
+) -> None:
+    """Train a GAN on your own images, for DeepI2I to start from; or resume the run that --out holds.
+
+    Parameters
+    ----------
+    data
+        Folder of class folders, or a single folder of images.
+    out
+        Folder of the run: settings, log, samples, checkpoints.
+    preset
+        biggan-small when nothing is said; `unpaired presets` lists others.
+    config
+        TOML file laid over the preset.
+    set_
+        KEY=VALUE, any setting; may be repeated.
+    pretrained
+        Run or model file of another GAN to start from, whatever its classes.
+    steps
+        Training steps.
+    seed
+        Everything random follows from it.
+    precision
+        auto takes bf16 where the hardware has it.
+    device
+        auto, cpu, cuda or cuda:N.
+    workers
+        Loader processes; the result does not depend on it.
+    allow_change
+        Setting that may differ from the run being resumed; may be repeated.
+    quiet
+        No progress; warnings stay.
+    """
+    from unpaired.config import parse_assignments
+    from unpaired.runs import pretrain as run
+
+    settings = parse_assignments(set_)
+    named = {"seed": seed, "training.precision": precision, "training.device": device, "data.workers": workers}
+    settings |= {key: value for key, value in named.items() if value is not None}
+    run(
+        data, out, preset=preset, config=config, settings=settings, steps=steps, pretrained=pretrained, allow_change=allow_change,
+        quiet=quiet,
+    )  # fmt: skip
+    if not quiet:
+        print(f"done: {out}\nnext: unpaired train DATA --out RUN --method deepi2i --pretrained {out}")
 
 
 @app.command
@@ -135,6 +202,7 @@ def translate(
     source: str | None = None,
     batch_size: int = 8,
     seed: int = 0,
+    samples: int = 1,
     device: str = "auto",
     precision: Literal["fp32", "bf16"] = "fp32",
     max_pixels: int | None = None,
@@ -152,15 +220,17 @@ def translate(
     inputs
         Pictures or folders.
     to
-        Domain to translate to.
+        Domain to translate to; all makes a grid of every domain for each input.
     out
         Folder for the results; run the same command again to go on after an interruption.
     source
-        Domain of the inputs, where it does not follow from --to.
+        Domain of the inputs, where it does not follow from --to; none for pictures of no trained domain (deepi2i).
     batch_size
         Pictures of equal size at a time.
     seed
         For methods with random outputs.
+    samples
+        Results for each input, in OUT/sample-1 and so on (methods with random outputs).
     device
         auto, cpu, cuda or cuda:N.
     precision
@@ -180,7 +250,7 @@ def translate(
 
     done = translate_files(
         model, list(inputs), to=to, source=source, out=out, device=device, precision=precision, batch_size=batch_size, seed=seed,
-        max_pixels=max_pixels, format=format, report=report, overwrite=overwrite, quiet=quiet,
+        samples=samples, max_pixels=max_pixels, format=format, report=report, overwrite=overwrite, quiet=quiet,
     )  # fmt: skip
     if not quiet:
         print(done.text())
@@ -362,12 +432,64 @@ def import_unit_munit(gen: Path, dis: Path | None = None, /, *, domains: Domains
     _imported(interop.import_unit_munit(gen, dis, _split(domains)), out, whole=dis is not None)
 
 
+@importer.command(name="biggan")
+def import_biggan(gen: Path, dis: Path, /, *, domains: Classes = None, out: Path, standing: int = 0) -> None:
+    """BigGAN-PyTorch: G_ema.pth (or G.pth) and D.pth, for DeepI2I to start from.
+
+    Parameters
+    ----------
+    gen
+        Generator file.
+    dis
+        Discriminator file.
+    domains
+        Names of all classes in order: comma-separated, or a text file with one a line. Numbered when left out.
+    out
+        Model file to write, model.safetensors.
+    standing
+        Replace the batch statistics by the mean over this many batches of noise (the official sampling uses 16).
+    """
+    from unpaired import interop
+
+    _imported(interop.import_biggan(gen, dis, interop.class_names(domains), standing=standing), out, whole=True)
+
+
+@importer.command(name="deepi2i")
+def import_deepi2i(
+    gen: Path, dis: Path, enc: Path, ada: Path, /, *, domains: Annotated[str, Parameter(name="--domains")], out: Path
+) -> None:
+    """DeepI2I: G.pth, D.pth, E1.pth (encoder) and A1.pth (adaptors) of the BigGAN variant.
+
+    Parameters
+    ----------
+    gen
+        Generator file.
+    dis
+        Discriminator file.
+    enc
+        Encoder file.
+    ada
+        Adaptor file.
+    domains
+        Names of the classes in order: comma-separated, or a text file with one a line. Fewer than the files have is right where
+        the model reused ImageNet's rows.
+    out
+        Model file to write, model.safetensors.
+    """
+    from unpaired import interop
+
+    _imported(interop.import_deepi2i(gen, dis, enc, ada, interop.class_names(domains) or ()), out, whole=True)
+
+
 def _imported(result: tuple[Any, dict[str, Any]], out: Path, *, whole: bool) -> None:
     from unpaired.checkpoint import write_model
 
     method, header = result
     write_model(out, method, header, whole=whole)
-    print(f"wrote {out}: {', '.join(f'{a} → {b}' for a, b in method.directions)}")
+    if len(method.domains) > 2:
+        print(f"wrote {out}: {len(method.domains)} classes")
+    else:
+        print(f"wrote {out}: {', '.join(f'{a} → {b}' for a, b in method.directions)}")
 
 
 @app.command

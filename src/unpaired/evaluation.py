@@ -20,7 +20,7 @@ from torch import Tensor
 from unpaired._files import write_atomically
 from unpaired._version import __version__
 from unpaired.config import DataConfig
-from unpaired.data.folders import DataTree
+from unpaired.data.folders import DataTree, find
 from unpaired.data.images import Pixels, to_tensor, to_uint8
 from unpaired.data.sampling import Pool, open_pool
 from unpaired.errors import ConfigError, DataError, ImageError, NotComparableError, WeightsError
@@ -195,7 +195,8 @@ def _pool(data: Pool | DataTree | Path | str, translator: Translator, split: str
         return data
     settings = (translator.header.get("config") or {}).get("data") or {}
     config = DataConfig(**settings).model_copy(update={"size": translator.method.image_size, "resize": None})
-    return open_pool(data, config, split=split)
+    tree = data if isinstance(data, DataTree) else find(data, least=min(2, len(translator.domains)))
+    return open_pool(tree, config, split=split)
 
 
 @dataclass

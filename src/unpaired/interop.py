@@ -1,4 +1,4 @@
-"""Checkpoints of the official implementations, in: both generations of UNIT so far.
+"""Checkpoints of the official implementations, in: both generations of UNIT, BigGAN-PyTorch, DeepI2I.
 
 Each importer takes widths and numbers of layers from the tensors, compares every tensor with the network they describe, and
 gives a method in eval mode and the header for ``checkpoint.write_model``. Files are read by :mod:`unpaired.torchfile`.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -17,10 +17,14 @@ from torch import Tensor
 
 from unpaired.config import DataConfig, RunConfig
 from unpaired.errors import CheckpointError, ConfigError
+from unpaired.methods.base import Method
+from unpaired.methods.biggan import BigGAN
+from unpaired.methods.deepi2i import DeepI2I
 from unpaired.methods.unit import UNIT
+from unpaired.networks.biggan import Discriminator, Generator, Shape, with_classes
 from unpaired.torchfile import read_torch_file
 
-__all__ = ["import_unit_munit", "import_unit_v2", "read_torch_file"]
+__all__ = ["class_names", "import_biggan", "import_deepi2i", "import_unit_munit", "import_unit_v2", "read_torch_file"]
 
 # -- names of layers
 
@@ -43,11 +47,16 @@ def _convert(path: Path, given: Mapping[str, Tensor], names: Names, wanted: Mapp
     present = set(given)
     rows += [(a, _shape(wanted[b]), "-") for a, b in renamed.items() if b in wanted and a not in present]
     if rows:
-        table = [("tensor", "wanted", "found"), *sorted(rows)[:30]]
-        widths = [max(len(row[i]) for row in table) for i in range(3)]
-        lines = ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in table]
-        raise CheckpointError(f"{path}: {len(rows)} tensors do not fit the network they describe:\n" + "\n".join(lines))
+        raise _misfit(path, rows)
     return ours
+
+
+def _misfit(path: Path, rows: list[tuple[str, str, str]]) -> CheckpointError:
+    """The error with a table of (tensor, wanted shape, found shape)."""
+    table = [("tensor", "wanted", "found"), *sorted(rows)[:30]]
+    widths = [max(len(row[i]) for row in table) for i in range(3)]
+    lines = ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in table]
+    return CheckpointError(f"{path}: {len(rows)} tensors do not fit the network they describe:\n" + "\n".join(lines))
 
 
 def _shape(tensor: Tensor) -> str:
@@ -283,5 +292,154 @@ def _assemble(
         step=int(step.group(1)) if step else 0,
         extra={"imported_from": f"official UNIT, {'version_02' if architecture == 'paper' else 'MUNIT code base'}"},
     )
+    method.requires_grad_(False)
+    return method.eval(), header
+
+
+# -- BigGAN and DeepI2I: the names of their tensors are ours
+
+
+def class_names(text: str | None) -> tuple[str, ...] | None:
+    """Names of classes from a comma-separated list or from a text file with one a line; None stays None.
+
+    Raises ConfigError: an unreadable file, an empty name, or a name twice.
+    """
+    if text is None:
+        return None
+    path = Path(text)
+    try:
+        is_file = path.is_file()
+        lines = path.read_text(encoding="utf-8-sig").splitlines() if is_file else text.split(",")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--domains {text}: cannot be read: {error}") from error
+    names = [line.strip() for line in lines]
+    while is_file and names and not names[-1]:
+        names.pop()
+    if not names or not all(names):
+        raise ConfigError(f"--domains {text}: name number {names.index('') + 1 if names else 1} is empty")
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise ConfigError(f"--domains {text}: twice: {', '.join(twice[:8])}")
+    return tuple(names)
+
+
+def _biggan_shape(path: Path, tensors: Mapping[str, Tensor]) -> Shape:
+    """Sizes of the networks from a generator's tensors. Raises CheckpointError."""
+    kind = "a BigGAN generator with shared embedding and hierarchical latents"
+    shared = _first(path, tensors, "shared.weight", kind)
+    linear = _first(path, tensors, "linear.weight", kind)
+    last = _first(path, tensors, "output_layer.0.gain", kind)
+    blocks = _count(tensors, "blocks.{}.0.conv1.weight")
+    sides, thinnest = {3: 32, 4: 64, 5: 128, 6: 256}, {3: 4, 4: 2, 5: 1, 6: 1}
+    if blocks not in sides or shared.ndim != 2 or linear.ndim != 2 or len(last) % thinnest.get(blocks, 1):
+        raise CheckpointError(f"{path}: {blocks} blocks; BigGAN has 3 to 6, for 32 to 256 pixels")
+    attention = [8 * 2**i for i in range(blocks) if f"blocks.{i}.1.gamma" in tensors]
+    return Shape(
+        size=sides[blocks],
+        width=len(last) // thinnest[blocks],
+        classes=len(shared),
+        shared_dim=shared.shape[1],
+        z_dim=linear.shape[1] * (blocks + 1),
+        attention=attention[0] if attention else 0,
+    )
+
+
+def _same_names(
+    path: Path, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], dead: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
+    """``given`` after a comparison with ``wanted``; ``dead`` starts names of layers that the official code never uses."""
+    rows = [(k, "-", _shape(v)) for k, v in given.items() if k not in wanted and not k.startswith(dead or ("\0",))]
+    rows += [(k, _shape(v), "-") for k, v in wanted.items() if k not in given]
+    rows += [(k, _shape(v), _shape(given[k])) for k, v in wanted.items() if k in given and given[k].shape != v.shape]
+    if rows:
+        raise _misfit(path, rows)
+    return {k: given[k].float() for k in wanted}
+
+
+def import_biggan(
+    gen: Path | str, dis: Path | str, domains: tuple[str, ...] | None = None, *, standing: int = 0
+) -> tuple[BigGAN, dict[str, Any]]:
+    """Generator and discriminator of BigGAN-PyTorch: method in eval mode and header for ``checkpoint.write_model``.
+
+    Resolution, widths, latents and the number of classes come from the tensors.
+
+    Args:
+        domains: a name for each class, in order; numbered names when None.
+        standing: above 0, batch norms get the mean statistics of this many batches of noise instead of the running ones.
+
+    Raises:
+        CheckpointError: unsafe, damaged, or not such a checkpoint; mismatching tensors are listed.
+        ConfigError: another number of names than the file has classes.
+    """
+    gen_path, dis_path = Path(gen), Path(dis)
+    tensors = _cleaned(read_torch_file(gen_path))
+    shape = _biggan_shape(gen_path, tensors)
+    if domains is None:
+        digits = max(3, len(str(shape.classes - 1)))
+        domains = tuple(f"class-{i:0{digits}d}" for i in range(shape.classes))
+    if len(domains) != shape.classes:
+        raise ConfigError(
+            f"{gen_path} has {shape.classes} classes, --domains names {len(domains)}; name them all, or none"
+        )
+    model = BigGAN.Config(width=shape.width, shared_dim=shape.shared_dim, z_dim=shape.z_dim, attention=shape.attention)
+    with torch.device("meta"):  # every tensor comes from the files
+        method = BigGAN(model, domains, image_size=shape.size)
+    method.generator.load_state_dict(_same_names(gen_path, tensors, method.generator.state_dict()), assign=True)
+    judge = _cleaned(read_torch_file(dis_path))
+    _first(dis_path, judge, "embed.weight", "a BigGAN discriminator")
+    method.discriminator.load_state_dict(_same_names(dis_path, judge, method.discriminator.state_dict()), assign=True)
+    if standing > 0:
+        method.standing_statistics(standing)
+    extra = {"imported_from": "official BigGAN-PyTorch", "licence": "of the imported weights: see their source"}
+    return _finished(method, "biggan", model, extra)
+
+
+def import_deepi2i(
+    gen: Path | str, dis: Path | str, enc: Path | str, ada: Path | str, domains: tuple[str, ...]
+) -> tuple[DeepI2I, dict[str, Any]]:
+    """The four networks of the official DeepI2I (BigGAN variant): method in eval mode and header for ``write_model``.
+
+    Resolution, widths and latents come from the tensors. The released models keep ImageNet's 1000 class rows and use the
+    first ones, in the order of their class folders: as many rows are kept as ``domains`` names. The adaptors' and the
+    encoder's ``linear`` and ``embed`` are never used there and are left out.
+
+    Raises:
+        CheckpointError: unsafe, damaged, or not such a checkpoint; mismatching tensors are listed.
+        ConfigError: more names than the files have classes.
+    """
+    paths = {"generator": Path(gen), "discriminator": Path(dis), "encoder": Path(enc), "adaptors": Path(ada)}
+    given = {name: _cleaned(read_torch_file(path)) for name, path in paths.items()}
+    shape = _biggan_shape(paths["generator"], given["generator"])
+    if not domains or len(domains) > shape.classes:
+        raise ConfigError(f"{paths['generator']} has {shape.classes} classes, --domains names {len(domains)}")
+    _first(paths["discriminator"], given["discriminator"], "embed.weight", "a DeepI2I discriminator")
+    _first(paths["encoder"], given["encoder"], "blocks.0.0.conv1.weight", "a DeepI2I encoder")
+    _first(paths["adaptors"], given["adaptors"], "blocks.0.0.conv1.weight", "DeepI2I adaptors")
+    for name in ("generator", "discriminator"):  # the released models' further rows belong to no class of theirs
+        wanted = Generator if name == "generator" else Discriminator
+        with torch.device("meta"):
+            _same_names(paths[name], given[name], wanted(shape).state_dict())
+        given[name] = with_classes(given[name], list(range(len(domains))))
+    model = DeepI2I.Config(
+        width=shape.width, shared_dim=shape.shared_dim, z_dim=shape.z_dim, attention=shape.attention,
+        reconstruction="mse", reconstruction_rows="released",  # training that goes on does so as that code trained
+    )  # fmt: skip
+    with torch.device("meta"):
+        method = DeepI2I(model, domains, image_size=shape.size)
+    for name, path in paths.items():
+        network = method.get_submodule(name)
+        dead = ("linear.", "embed.") if name in ("encoder", "adaptors") else ()
+        network.load_state_dict(_same_names(path, given[name], network.state_dict(), dead), assign=True)
+    return _finished(method, "deepi2i", model, {"imported_from": "official DeepI2I, BigGAN variant"})
+
+
+M = TypeVar("M", bound=Method)
+
+
+def _finished(method: M, name: str, model: Any, extra: dict[str, Any]) -> tuple[M, dict[str, Any]]:
+    from unpaired.checkpoint import make_header
+
+    run = RunConfig(method=name, data=DataConfig(size=method.image_size), model=model)
+    header = make_header(method, run, extra=extra)
     method.requires_grad_(False)
     return method.eval(), header

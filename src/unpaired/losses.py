@@ -72,3 +72,18 @@ def sign_accuracy(real: Sequence[Tensor], fake: Sequence[Tensor], kind: Adversar
     right = [(x.detach() > middle).float().mean() for x in real]
     right += [(x.detach() < middle).float().mean() for x in fake]
     return torch.stack(right).mean()
+
+
+def hinge_real(logits: Tensor) -> Tensor:
+    """What a discriminator pays for its ``logits`` on real images: the hinge at 1 (Lim and Ye 2017)."""
+    return F.relu(1 - logits.float()).mean()
+
+
+def hinge_fake(logits: Tensor) -> Tensor:
+    """What a discriminator pays for its ``logits`` on generated images: the hinge at -1."""
+    return F.relu(1 + logits.float()).mean()
+
+
+def hinge_fooling(logits: Tensor) -> Tensor:
+    """What a generator pays for the discriminator's ``logits`` on its images; no hinge, so that it always has a slope."""
+    return -logits.float().mean()

@@ -114,6 +114,7 @@ def train(
     config: Path | str | None = None,
     settings: Mapping[str, Any] | None = None,
     steps: int | None = None,
+    pretrained: Path | str | None = None,
     start_from: Path | str | None = None,
     allow_change: Sequence[str] = (),
     quiet: bool = False,
@@ -123,11 +124,12 @@ def train(
     Args:
         data: a folder in one of the layouts of docs/data.md.
         out: the run's folder: settings, log, samples, checkpoints.
-        method: a key of ``unpaired.METHODS``; ``unit`` when nothing says otherwise.
+        method: a key of ``unpaired.METHODS``; when nothing says otherwise ``unit``, or ``deepi2i`` with ``pretrained``.
         preset: a shipped preset (``unpaired presets``) or a TOML file.
         config: a TOML file laid over the preset.
         settings: dotted keys, as in ``{"model.width": 32, "training.precision": "fp32"}``.
         steps: number of training steps in all; stages are scaled in proportion.
+        pretrained: model file (or run folder) of a pretrained GAN to start from; its widths and image size are taken over.
         start_from: a model of the same method and size whose weights a fresh run begins with: an imported one, or one trained on
             other images. A run that is being resumed keeps its own weights.
         allow_change: settings that may differ from the run being resumed.
@@ -142,10 +144,16 @@ def train(
     from unpaired.data.check import check
     from unpaired.data.folders import find
     from unpaired.data.sampling import open_pool
+    from unpaired.methods import method_class
     from unpaired.translation import load
 
     with signals.handled():
         out = Path(out)
+        if pretrained is not None:
+            settings = {**_from_pretrained(pretrained, out), **(settings or {})}
+            named = method is not None or preset is not None or config is not None or start_from is not None
+            if not named and not (out / "config.toml").exists():
+                method = "deepi2i"
         run = resolve(
             method=method,
             preset=preset,
@@ -155,7 +163,7 @@ def train(
             start_from=start_from,
             run_dir=out,
         )
-        tree = find(data)
+        tree = find(data, least=min(2, method_class(run.method).min_domains))
         domains = _order(tree.domains, out, start_from)
         model = build(run, domains)
         check(tree, run.data).require()
@@ -165,8 +173,62 @@ def train(
             held_out = open_pool(tree, run.data, split="test")
         if any(pool.count(domain) == 0 for domain in tree.domains):
             raise DataError(f"{data}: a domain has no training images")
-        extra = {"started_from": checkpoint.start_from(model, run.method, start_from)} if start_from is not None else {}
+        extra = {}
+        if start_from is not None:
+            extra["started_from"] = checkpoint.start_from(model, run.method, start_from)
+            model.has_weights = True
         path = training.fit(
             model, pool, run, out, held_out=held_out, header_extra=extra, allow_change=allow_change, quiet=quiet
         )
         return load(path)
+
+
+def _from_pretrained(path: Path | str, out: Path) -> dict[str, Any]:
+    """Settings that the pretrained model fixes; when the run is there already, those it was begun with."""
+    from unpaired.transfer import ARCHITECTURE, settings_from
+
+    saved = out / "config.toml"
+    if saved.exists():  # the pretrained file is not needed any more, and may be gone
+        values = read_toml(saved)
+        model = values.get("model", {})
+        if model.get("pretrained") == str(path):
+            return {"data.size": values["data"]["size"]} | {
+                f"model.{name}": model[name] for name in ("pretrained", *ARCHITECTURE)
+            }
+    return settings_from(path)
+
+
+def pretrain(
+    data: Path | str,
+    out: Path | str,
+    *,
+    preset: str | None = None,
+    config: Path | str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    steps: int | None = None,
+    pretrained: Path | str | None = None,
+    allow_change: Sequence[str] = (),
+    quiet: bool = False,
+) -> Translator:
+    """Train a GAN (method ``biggan``) that DeepI2I can start from, on class folders or on a single folder of images.
+
+    Arguments and errors as :func:`train`; without ``preset`` and ``config`` a new run has the preset ``biggan-small``.
+    """
+    saved = Path(out) / "config.toml"
+    if preset is None and config is None:
+        if not saved.exists():
+            preset = "biggan-small"
+        elif (found := read_toml(saved).get("method")) != "biggan":
+            raise ConfigError(f"{out} holds a run of method '{found}', not a pretraining; use another --out")
+    return train(
+        data,
+        out,
+        method="biggan" if config is not None or preset is not None else None,
+        preset=preset,
+        config=config,
+        settings=settings,
+        steps=steps,
+        pretrained=pretrained,
+        allow_change=allow_change,
+        quiet=quiet,
+    )

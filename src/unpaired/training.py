@@ -75,10 +75,11 @@ class Plan:
         for stage in self.stages:
             for update in stage.updates:
                 ids = {id(p) for m in update.modules for p in m.parameters()}
-                if modules.setdefault(update.name, ids) != ids:
+                if not modules.get(update.name, set()) <= ids:
                     raise ValueError(
                         f"update '{update.name}' trains other parameters in stage '{stage.name}': give it a name of its own"
                     )
+                modules[update.name] = ids
 
     @property
     def total(self) -> int:
@@ -91,12 +92,12 @@ class Plan:
         return self.stages[index], self.ends[index] - self.stages[index].steps
 
     def updates_until(self, step: int) -> list[Update]:
-        """The updates that have had a step after ``step`` steps; the first of each name."""
+        """The updates that have had a step after ``step`` steps; the last of each name, which trains the most."""
         found: dict[str, Update] = {}
         for stage, end in zip(self.stages, self.ends, strict=True):
             if end - stage.steps < step:
                 for update in stage.updates:
-                    found.setdefault(update.name, update)
+                    found[update.name] = update
         return list(found.values())
 
 
@@ -185,9 +186,10 @@ class Trainer:
         self.plan = Plan(method.stages())
         self.watch = Watch()
         self.step = 0
+        self.pretrained: list[dict[str, str]] = []
         self.optimizers: dict[str, torch.optim.Adam] = {}
         self.names = {id(p): n for n, p in method.named_parameters()}
-        shared = set(method.shared_state())
+        shared = {n for n in method.shared_state() if n.split(".")[0] not in method.never_averaged}
         self.average = (
             {n: p.detach().clone() for n, p in method.named_parameters() if n in shared} if self.settings.ema else {}
         )
@@ -206,13 +208,32 @@ class Trainer:
     # ---- state -------------------------------------------------------------------------------------------
 
     def _optimizer(self, update: Update) -> torch.optim.Adam:
-        if update.name not in self.optimizers:
-            parameters = list(dict.fromkeys(p for m in update.modules for p in m.parameters()))
-            spec = update.optimizer
-            self.optimizers[update.name] = torch.optim.Adam(
-                parameters, lr=spec.lr, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay, fused=True
-            )
-        return self.optimizers[update.name]
+        """The optimiser of an update's name, with a group for each module that has joined it so far."""
+        optimizer = self.optimizers.get(update.name)
+        seen: set[int] = set()
+        for module, rate in zip(update.modules, update.rates or (1.0,) * len(update.modules), strict=True):
+            own = [p for p in dict.fromkeys(module.parameters()) if id(p) not in seen]
+            seen |= {id(p) for p in own}
+            groups = optimizer.param_groups if optimizer else []
+            known = next((g for g in groups if own and g["params"][0] is own[0]), None)
+            if known is not None:
+                known["rate"] = rate
+            elif own and optimizer is not None:
+                optimizer.add_param_group({"params": own, "rate": rate})
+            elif own:
+                spec = update.optimizer
+                optimizer = torch.optim.Adam(
+                    [{"params": own, "rate": rate}],
+                    lr=spec.lr,
+                    betas=spec.betas,
+                    eps=spec.eps,
+                    weight_decay=spec.weight_decay,
+                    fused=True,
+                )
+        if optimizer is None:
+            raise ValueError(f"update '{update.name}' has no parameters")
+        self.optimizers[update.name] = optimizer
+        return optimizer
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that must survive a restart: the one list of it."""
@@ -221,7 +242,26 @@ class Trainer:
         for name, optimizer in self.optimizers.items():
             for parameter, values in optimizer.state.items():
                 tensors |= {f"optimizer/{name}/{self.names[id(parameter)]}/{k}": v for k, v in values.items()}
-        return tensors, {"format": checkpoint.FORMAT, "step": self.step, "watch": self.watch.state()}
+        values = {
+            "format": checkpoint.FORMAT,
+            "step": self.step,
+            "watch": self.watch.state(),
+            "pretrained": self.pretrained,
+        }
+        return tensors, values
+
+    def prepare(self) -> None:
+        """Before the first step of a fresh run: let the method load pretrained weights. Raises WeightsError."""
+        self.method.examples = self._examples
+        self.pretrained = self.method.prepare()
+        self.method.examples = None
+        live = dict(self.method.named_parameters())
+        self.average = {name: live[name].detach().clone() for name in self.average}
+
+    def _examples(self, domain: str, count: int) -> Tensor:
+        """[n, 3, S, S]: centre crops of the first ``count`` training images of a domain, fewer where there are fewer."""
+        rows = range(min(count, self.pool.count(domain)))
+        return to_tensor(centre_crops(self.pool, domain, rows, self.config.data)).to(self.device)
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Take back what :meth:`state` gave. Raises CheckpointError when it does not fit."""
@@ -253,6 +293,7 @@ class Trainer:
                 if saved:
                     optimizer.state[parameter] = saved
         self.watch.restore(values["watch"])
+        self.pretrained = list(values.get("pretrained", ()))  # files from before there was such a thing
 
     def shared_tensors(self) -> dict[str, Tensor]:
         """What goes into the model file: averaged weights where EMA is on, the raw ones elsewhere."""
@@ -272,6 +313,7 @@ class Trainer:
                 step=self.step,
                 stage=stage,
                 data_fingerprint=self.pool.fingerprint,
+                pretrained=self.pretrained,
                 extra=self.header_extra,
             )
             tensors, values = self.state()
@@ -340,7 +382,7 @@ class Trainer:
         spec = update.optimizer
         factor = spec.schedule(self.step - first - 1, stage.steps) if spec.schedule else 1.0
         for group in optimizer.param_groups:
-            group["lr"] = spec.lr * factor
+            group["lr"] = spec.lr * factor * group["rate"]
         optimizer.step()
         for parameter in parameters:
             parameter.requires_grad_(False)
@@ -525,7 +567,7 @@ def _compiled(loss: Callable[[Batch], dict[str, Tensor]]) -> Callable[[Batch], d
 
 
 def _resume(trainer: Trainer, root: Path, say: Callable[[str], None], allow_change: Sequence[str]) -> None:
-    """Restore the newest checkpoint that verifies, and say which ones were passed over."""
+    """Restore the newest checkpoint that verifies, and say which ones were passed over; prepare a fresh run."""
     saved, rejected = checkpoint.latest(root)
     for line in rejected if trainer.ranks.main else ():
         warn(f"skipped a damaged checkpoint: {line}")
@@ -534,6 +576,7 @@ def _resume(trainer: Trainer, root: Path, say: Callable[[str], None], allow_chan
             raise CheckpointError(
                 f"{root}: no checkpoint is intact, so the run cannot be resumed. Use another --out, or remove this folder"
             )
+        trainer.prepare()
         return
     known = saved.manifest.get("data_fingerprint")
     if known != trainer.pool.fingerprint and "data" not in allow_change:
@@ -575,7 +618,7 @@ def fit(
         allow_change: settings that may differ from the run being resumed (``data`` allows other images).
 
     Raises:
-        ConfigError, CheckpointError, RefusedError: before any work.
+        ConfigError, CheckpointError, WeightsError, RefusedError: before any work.
         NonFiniteError, StoppedError: stopped by itself, the last good checkpoint is kept.
         Interrupted: a signal came; saved.
     """

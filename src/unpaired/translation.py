@@ -93,12 +93,16 @@ class Translator:
         return {
             "method": header.get("method"),
             "domains": list(self.domains),
-            "directions": [f"{a} -> {b}" for a, b in self.directions],
+            "directions": [f"{a} -> {b}" for a, b in self.directions]
+            if len(self.directions) <= checkpoint.MAX_LISTED_DIRECTIONS
+            else f"all {len(self.directions)} of {len(self.domains)} domains",
             "classes": list(self.method.classes),
             "trained at": self.method.image_size,
             "input size": wanted,
             "stride": self.method.stride,
             "random outputs": self.method.stochastic,
+            "inputs of any domain": self.method.any_source,
+            "latent size": self.method.latent_size,
             "parameters": sum(p.numel() for p in self.method.parameters()),
             "step": header.get("step"),
             "stage": header.get("stage"),
@@ -113,16 +117,25 @@ class Translator:
             "extra": header.get("extra", {}),
         }
 
-    def direction(self, source: str | None, target: str) -> tuple[str, str]:
+    def direction(self, source: str | None, target: str) -> tuple[str | None, str]:
         """The (source, target) meant; ``source`` may be None when only one direction leads to ``target``.
+
+        Methods that do not ask where an image comes from take None for an image of any domain, known or not, and so does
+        the word "none"; then the source stays None.
 
         Raises:
             ConfigError: no such domain (with the nearest name), no such direction, or several sources fit.
         """
+        if source == "none" and source not in self.domains:
+            if not self.method.any_source:
+                raise ConfigError("this model must know the domain of its inputs: name one of its own as source")
+            source = None
         for name in (source, target):
             if name is not None and name not in self.domains:
                 there = ", ".join(self.domains)
                 raise ConfigError(f"no domain '{name}'.{nearest(name, self.domains)} This model knows: {there}.")
+        if self.method.any_source:  # with hundreds of domains their pairs are too many to look through for each picture
+            return source, target
         sources = [a for a, b in self.directions if b == target]
         able = ", ".join(f"{a} -> {b}" for a, b in self.directions)
         if source is None:
@@ -135,6 +148,22 @@ class Translator:
             raise ConfigError(f"this model does not translate '{source}' to '{target}'. It can do: {able}.")
         return source, target
 
+    def targets(self, source: str | None) -> tuple[str | None, tuple[str, ...]]:
+        """The source meant and every domain that it can be translated to, in the model's order.
+
+        Raises ConfigError: no such domain, or the source must be named.
+        """
+        if source is None and not self.method.any_source:
+            sources = sorted({a for a, _ in self.directions})
+            if len(sources) > 1:
+                raise ConfigError(
+                    f"the inputs can be of several domains: {', '.join(sources)}; say which one with source"
+                )
+            source = sources[0]
+        possible = tuple(b for a, b in self.directions if a == source)
+        source, _ = self.direction(source, possible[0] if possible else self.domains[-1])
+        return source, possible if source is not None else self.domains
+
     def translate(
         self,
         images: Tensor,
@@ -142,13 +171,16 @@ class Translator:
         target: str,
         *,
         seed: int | None = None,
+        latents: Tensor | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> Tensor:
         """Images of domain ``source`` as images of domain ``target``.
 
         Args:
             images: float [N, 3, H, W] in [-1, 1], any H and W from 1 on.
+            source: None where only one domain leads to ``target``, and for images of no trained domain (see :meth:`direction`).
             seed: of the noise, for methods with random outputs; None draws anew each time.
+            latents: float [N, ``method.latent_size``], the noise itself, for methods that have a latent.
             max_pixels: larger pictures go through in overlapping tiles of at most this many pixels.
 
         Returns:
@@ -160,16 +192,32 @@ class Translator:
         """
         source, target = self.direction(source, target)
         check_images(images)
+        if latents is not None:
+            self._check_latents(latents, len(images))
         generator = None
         if seed is not None:
             generator = torch.Generator(self.device).manual_seed(seed)
         if not len(images):
             return images.to(self.device, torch.float32)
 
+        used = 0
+
         def network(part: Tensor) -> Tensor:
-            return self.method.translate(part, source, target, generator=generator)
+            nonlocal used
+            if latents is None:
+                return self.method.translate(part, source, target, generator=generator)  # type: ignore[arg-type]
+            used += len(part)  # methods with latents have a fixed size, so the parts come in order
+            own = latents[used - len(part) : used].to(self.device)
+            return self.method.translate(part, source, target, latents=own)  # type: ignore[arg-type, call-arg]
 
         return self._run(network, images, max_pixels)
+
+    def _check_latents(self, latents: Tensor, count: int) -> None:
+        size = self.method.latent_size
+        if size is None:
+            raise ConfigError("this model has no latents: one input has one result")
+        if tuple(latents.shape) != (count, size) or not latents.is_floating_point():
+            raise DataError(f"latents are {latents.dtype} {list(latents.shape)}; wanted floats {[count, size]}")
 
     def reconstruct(self, images: Tensor, domain: str, *, max_pixels: int = MAX_PIXELS) -> Tensor | None:
         """The method's own reconstruction within ``domain`` (shapes as :meth:`translate`); None if it has none."""

@@ -11,16 +11,19 @@ import errno
 import hashlib
 import io
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from unpaired import translation_journal
 from unpaired._files import sync_folder, write_atomically
@@ -40,6 +43,10 @@ FORMATS: dict[str, dict[str, Any]] = {
     "webp": {"format": "WEBP", "lossless": True, "method": 4},
 }
 """Ending of the results -> how Pillow writes them. PNG and WebP keep every pixel."""
+CELL = 256
+"""Longer side in pixels of a cell in the grids of ``to="all"``, at most."""
+GAP = 2
+"""White pixels between the cells of such a grid."""
 REPORT = ".unpaired-report.json"
 """Name of the report in the output folder when something failed."""
 FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -123,6 +130,7 @@ def translate_files(
     precision: str = "fp32",
     batch_size: int = 8,
     seed: int = 0,
+    samples: int = 1,
     max_pixels: int | None = None,
     format: str = "png",
     report: Path | str | None = None,
@@ -134,10 +142,14 @@ def translate_files(
 
     Args:
         model: a translator (then ``device`` and ``precision`` are its own), or a path as for :func:`unpaired.load`.
-        to, source: domains; ``source`` may be left out when only one direction leads to ``to``.
+        to, source: domains; ``source`` may be left out when only one direction leads to ``to``, and is "none" for pictures
+            of no trained domain. ``to="all"`` makes one grid for each input: the input, then every domain that it can be
+            translated to, row by row in the model's order (the report lists them); sides above ``CELL`` pixels are scaled down.
         batch_size: pictures of equal size at a time. Results differ by float rounding at most: by one step of 255
             in rare pixels.
         seed: for methods with random outputs; each picture's noise follows from it and the picture's own bytes.
+        samples: results for each input, each with noise of its own, in ``out/sample-1`` and so on; more than 1 is for
+            methods with random outputs. The first is the one that ``samples=1`` gives.
         max_pixels: larger pictures are translated in overlapping tiles of at most this many pixels.
         format: ``png``, ``jpg`` (quality 95) or ``webp`` (lossless).
         report: where to write the JSON report; ``out/.unpaired-report.json`` gets it as well when something failed.
@@ -157,13 +169,23 @@ def translate_files(
     if batch_size < 1:
         raise ConfigError(f"batch_size = {batch_size}: must be at least 1")
     translator = model if isinstance(model, Translator) else load(model, device=device, precision=precision)
-    source, to = translator.direction(source, to)
+    if samples < 1 or (samples > 1 and not translator.method.stochastic):
+        raise ConfigError(
+            f"samples = {samples}: must be at least 1"
+            + ("; this model gives one result for an input" if samples > 1 else "")
+        )
+    if to == "all" and to not in translator.domains:
+        source, targets = translator.targets(source)
+    else:
+        source, to = translator.direction(source, to)
+        targets = (to,)
     out = Path(out)
     given = [inputs] if isinstance(inputs, (str, Path)) else inputs
-    todo = plan([Path(i) for i in given], out, f".{format}")
+    todo = plan([Path(i) for i in given], out, f".{format}", samples)
     limit = MAX_PIXELS if max_pixels is None else max_pixels
     check_max_pixels(translator.method.stride, limit)
-    job = _Job(translator, source, to, seed, limit, 1 if translator.method.stochastic else batch_size, format, out)
+    one_by_one = translator.method.stochastic
+    job = _Job(translator, source, to, targets, seed, samples, limit, 1 if one_by_one else batch_size, format, out)
     try:
         with translation_journal.opened(out, job.options, overwrite=overwrite) as journal:
             if not overwrite:
@@ -219,9 +241,11 @@ class _Picture:
 @dataclass(frozen=True)
 class _Job:
     translator: Translator
-    source: str
+    source: str | None
     to: str
+    targets: tuple[str, ...]
     seed: int
+    samples: int
     max_pixels: int
     batch_size: int
     format: str
@@ -231,7 +255,11 @@ class _Job:
     def options(self) -> dict[str, Any]:
         """All that the results depend on; results of different options are not mixed."""
         model = self.translator
+        several: dict[str, Any] = {"samples": self.samples} if self.samples > 1 else {}
+        if self.to not in self.targets:
+            several["targets"] = list(self.targets)
         return {
+            **several,
             "model": model.sha256 or _weights_hash(model),
             "source": self.source,
             "to": self.to,
@@ -244,17 +272,17 @@ class _Job:
     def run(self, todo: Plan, journal: Journal, progress: Progress | None) -> TranslationReport:
         report = TranslationReport(self.out, self.options, ignored=len(todo.ignored))
         report.renamed = {show(t.input): show(t.output) for t in todo.tasks if t.renamed}
-        results: dict[Path, Item] = {}
+        results: dict[PurePosixPath, Item] = {}
         total, finished = len(todo.tasks), 0
         for batch, failures in self._batches(todo, journal):
             for item_task, reason in failures:
-                results[item_task.input] = _item(item_task, "failed", reason)
+                results[item_task.output] = _item(item_task, "failed", reason)
             for item_task, status, reason in self._do(batch, journal):
-                results[item_task.input] = _item(item_task, status, reason)
+                results[item_task.output] = _item(item_task, status, reason)
             finished += len(batch) + len(failures)
             if progress is not None:
                 progress(finished, total)
-        report.items = [results[task.input] for task in todo.tasks]
+        report.items = [results[task.output] for task in todo.tasks]
         return report
 
     def _batches(self, todo: Plan, journal: Journal) -> Iterator[tuple[list[_Picture], list[tuple[Task, str]]]]:
@@ -321,24 +349,29 @@ class _Job:
     ) -> tuple[list[NDArray[np.uint8] | None], list[str]]:
         """Results, or None with a reason, for uint8 [N, H, W, 3]."""
         # 63 bits of (seed, the first picture's bytes); methods that draw noise come here one picture at a time
-        digest = hashlib.sha256(f"{self.seed} {batch[0].sha256}".encode()).digest()
+        number = batch[0].task.sample
+        digest = hashlib.sha256(f"{self.seed} {batch[0].sha256}{f' {number}' if number else ''}".encode()).digest()
         seed = int.from_bytes(digest[:8], "big") >> 1
+        grid = self.to not in self.targets
         try:
-            outputs = self.translator.translate(
-                to_tensor(stack), self.source, self.to, seed=seed, max_pixels=self.max_pixels
-            )
+            images = _scaled(to_tensor(stack)) if grid else to_tensor(stack)
+            columns = [  # the same noise for every domain
+                self.translator.translate(images, self.source, target, seed=seed, max_pixels=self.max_pixels)
+                for target in self.targets
+            ]
         except (RuntimeError, MemoryError) as error:  # also out of memory
             if len(batch) == 1:
                 return [None], [f"the model failed: {type(error).__name__}: {str(error).splitlines()[0][:200]}"]
             parts = [self._translate(stack[i : i + 1], batch[i : i + 1]) for i in range(len(batch))]
             return [p[0][0] for p in parts], [p[1][0] for p in parts]
-        images: list[NDArray[np.uint8] | None] = []
+        results: list[NDArray[np.uint8] | None] = []
         reasons = []
-        for output in outputs:
-            sound = bool(torch.isfinite(output).all())
-            images.append(to_uint8(output) if sound else None)
+        for n, outputs in enumerate(zip(*columns, strict=True)):
+            sound = all(bool(torch.isfinite(output).all()) for output in outputs)
+            cells = [to_uint8(cell) for cell in ((images[n], *outputs) if grid else outputs)] if sound else []
+            results.append((_grid(cells) if grid else cells[0]) if sound else None)
             reasons.append("" if sound else "the model's output is not finite (NaN or infinity)")
-        return images, reasons
+        return results, reasons
 
     def _write(self, picture: _Picture, image: NDArray[np.uint8], written: dict[str, Done]) -> str:
         """Put one result in place; the reason if that failed. Raises UnpairedError where going on is pointless."""
@@ -358,6 +391,27 @@ class _Job:
             return f"cannot be written: {text}"
         written[name] = Done(picture.sha256, hashlib.sha256(buffer.getvalue()).hexdigest(), picture.size)
         return ""
+
+
+def _scaled(images: Tensor) -> Tensor:
+    """[N, 3, H, W] with neither side above CELL, for a grid."""
+    h, w = images.shape[-2:]
+    if max(h, w) <= CELL:
+        return images
+    size = max(1, round(h * CELL / max(h, w))), max(1, round(w * CELL / max(h, w)))
+    return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(-1, 1)
+
+
+def _grid(cells: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Cells of one size, row by row in a nearly square grid on white."""
+    h, w, _ = cells[0].shape
+    columns = math.ceil(math.sqrt(len(cells)))
+    rows = math.ceil(len(cells) / columns)
+    sheet = np.full((rows * (h + GAP) - GAP, columns * (w + GAP) - GAP, 3), 255, np.uint8)
+    for n, cell in enumerate(cells):
+        top, left = n // columns * (h + GAP), n % columns * (w + GAP)
+        sheet[top : top + h, left : left + w] = cell
+    return sheet
 
 
 def _decoded(picture: _Picture) -> NDArray[np.uint8]:

@@ -6,7 +6,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from unpaired.data.images import IMAGE_SUFFIXES, show
@@ -22,6 +22,8 @@ class Task:
     """Relative to the output folder."""
     renamed: bool = False
     """The plain name was taken, by another input or by a folder."""
+    sample: int = 0
+    """Which of several results of this input, counted from 0."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,10 @@ class Plan:
     """Files in the given folders that are no images by their ending."""
 
 
-def plan(inputs: Sequence[Path], out: Path, suffix: str) -> Plan:
+def plan(inputs: Sequence[Path], out: Path, suffix: str, samples: int = 1) -> Plan:
     """Find the inputs and name the results. Reads folders, never files.
+
+    With several ``samples`` of each input the results are named as ever, in the folders ``sample-1``, ``sample-2`` and so on.
 
     Folders are walked in sorted order; hidden entries, links to folders, and ``out`` itself are left out. Results keep
     the input's place and name, with ``suffix``. Where two would share a name (``a.jpg`` and ``a.png``; ``A.png`` and
@@ -77,6 +81,12 @@ def plan(inputs: Sequence[Path], out: Path, suffix: str) -> Plan:
         endings = " ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"no images in {', '.join(show(p) for p in inputs)} (looked for {endings})")
     tasks = _name(found, suffix)
+    if samples > 1:
+        tasks = [
+            replace(task, output=PurePosixPath(f"sample-{n + 1}") / task.output, sample=n)
+            for task in tasks
+            for n in range(samples)
+        ]
     _protect(tasks, out, roots)
     return Plan(tuple(tasks), tuple(ignored))
 

@@ -35,9 +35,27 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "data": {"size": 32, "mirror": False},
         "model": {"width": 4, "discriminator_width": 4, "steps": 13, "batch_size": 4},
     },
+    "biggan": {
+        "data": {"size": 32},
+        "training": {"ema": 0.9},
+        "model": {"width": 2, "shared_dim": 4, "z_dim": 8, "steps": 13, "batch_size": 2},
+    },
+    "deepi2i": {
+        "data": {"size": 32},
+        "training": {"accumulate": 2},
+        "model": {
+            "width": 2,
+            "shared_dim": 4,
+            "z_dim": 8,
+            "transfer": [],
+            "adaptor_steps": 6,
+            "finetune_steps": 7,
+            "batch_size": 2,
+        },
+    },
 }
 LABELLED = {"unit-digits"}
-SIZES = {"unit-digits": 32}
+SIZES = {"unit-digits": 32, "biggan": 32, "deepi2i": 32}
 
 
 def config(name: str, **changes: Any) -> RunConfig:

@@ -357,6 +357,10 @@ def _commands(report: CheckReport) -> Iterable[str]:
     name = shlex.quote(f"runs/{show(tree.root.resolve().name) or 'data'}")
     if len(tree.domains) == 2:
         yield f"unpaired train {shlex.quote(show(tree.root))} --method unit --out {name} {sizes}"
+    elif size >= 32:  # a GAN of all domains, from which deepi2i starts
+        side = f"--set data.size={min(size, 128)}"
+        yield f"unpaired pretrain {shlex.quote(show(tree.root))} --out {name}-gan {side}"
+        yield f"unpaired train {shlex.quote(show(tree.root))} --method deepi2i --pretrained {name}-gan --out {name}"
 
 
 def _text(report: CheckReport) -> Iterable[str]:
@@ -386,7 +390,7 @@ def _text(report: CheckReport) -> Iterable[str]:
         yield "\nTrain with:"
         yield from (f"  {c}" for c in report.commands)
     else:
-        yield f"\nNo method here trains on {len(tree.domains)} domains at once; put two of them into a folder of their own."
+        yield f"\nNo method here trains on {len(tree.domains)} domains of so small images; put two of them into a folder of their own."
 
 
 def _table(report: CheckReport) -> Iterable[str]:

@@ -55,7 +55,7 @@ class DataTree:
     root: Path
     layout: Layout
     domains: tuple[str, ...]
-    """Sorted; at least two."""
+    """Sorted; at least two, or one where that was asked for."""
     files: Mapping[tuple[str, str], tuple[Path, ...]]
     """(split, domain) -> paths below ``root``, sorted; both splits ("train" and "test") are present for every domain."""
     ignored: tuple[tuple[Path, str], ...] = ()
@@ -229,24 +229,29 @@ def _prefixed(name: str) -> tuple[str, str] | None:
 Plan = dict[tuple[str, str], list[Path]]  # (split or "" for by-hash, domain) -> folders to read
 
 
-def find(root: str | os.PathLike[str]) -> DataTree:
+def find(root: str | os.PathLike[str], least: int = 2) -> DataTree:
     """The files of ``root`` by split and domain.
+
+    With ``least`` = 1 a single domain will do, and so will a folder of images without any folders in it: it is the domain.
 
     Raises:
         DataError: no such folder; a layout that cannot be told for certain (the text shows what was seen and what would
-            do); fewer than two domains; a list file that names no existing file. A domain without images is not an error
+            do); fewer than ``least`` domains; a list file that names no existing file. A domain without images is not an error
             here: ``unpaired check`` and ``open_pool`` report it.
     """
     top = _look(Path(root))
+    if least == 1 and top.images and not top.folders:
+        name = top.root.resolve().name or "images"
+        return _read(top, "domain", {("", name): [top.root]}, (), least)
     lists = _list_files(top)
     if len({domain for _, domain in lists}) > 1 or (lists and not top.folders):
         return _from_lists(top, lists)
-    tree = _from_folders(top)
+    tree = _from_folders(top, least)
     unused = tuple(f"{show(p.name)} is not used: list files count when they name two domains" for p in lists.values())
     return replace(tree, notes=tree.notes + unused)
 
 
-def _from_folders(top: _Top) -> DataTree:
+def _from_folders(top: _Top, least: int) -> DataTree:
     if top.images:
         raise top.refuse(f"{len(top.images)} images lie beside the folders; it is not clear which domain is theirs.")
     splits = [n for n in top.folders if n.lower() in _SPLITS]
@@ -254,15 +259,15 @@ def _from_folders(top: _Top) -> DataTree:
     if splits and prefixed:
         raise top.refuse(f"both {_listing(splits)} and {_listing(prefixed)} name splits.")
     if splits:
-        return _read(top, "split", *_split_plan(top, splits))
+        return _read(top, "split", *_split_plan(top, splits), least)
     if prefixed:
-        return _read(top, "cyclegan", *_prefixed_plan(top, prefixed))
+        return _read(top, "cyclegan", *_prefixed_plan(top, prefixed), least)
     if len(top.folders) == 1:
         inner = _look(top.root / top.folders[0])
         if len(inner.folders) > 1:
             hint = f"Did you mean {show(inner.root)}? It has the folders {_listing(inner.folders)}."
             raise top.refuse("only one folder.", hint)
-    return _read(top, "domain", {("", name): [top.root / name] for name in top.folders}, ())
+    return _read(top, "domain", {("", name): [top.root / name] for name in top.folders}, (), least)
 
 
 def _split_plan(top: _Top, splits: Sequence[str]) -> tuple[Plan, tuple[str, ...]]:
@@ -314,9 +319,9 @@ def _prefixed_plan(top: _Top, prefixed: Sequence[str]) -> tuple[Plan, tuple[str,
     return plan, tuple(notes)
 
 
-def _read(top: _Top, layout: Layout, plan: Plan, notes: tuple[str, ...]) -> DataTree:
+def _read(top: _Top, layout: Layout, plan: Plan, notes: tuple[str, ...], least: int) -> DataTree:
     """Read the planned folders and, where the plan has no split, split by the hash of the name within the domain."""
-    domains = _checked_domains(top, {domain for _, domain in plan})
+    domains = _checked_domains(top, {domain for _, domain in plan}, least)
     files: dict[tuple[str, str], tuple[Path, ...]] = {}
     walks = []
     for domain in domains:
@@ -347,11 +352,11 @@ def _hash_split(domain: str, paths: Sequence[Path], base: Path) -> dict[tuple[st
     return {(split, domain): tuple(found) for split, found in parts.items()}
 
 
-def _checked_domains(top: _Top, names: Iterable[str]) -> tuple[str, ...]:
+def _checked_domains(top: _Top, names: Iterable[str], least: int = 2) -> tuple[str, ...]:
     domains = tuple(sorted(names, key=os.fsencode))
-    if len(domains) < 2:
+    if len(domains) < least:
         found = f"only one domain, {show(domains[0])}" if domains else "no domain folders"
-        raise top.refuse(f"{found}; translation needs at least two.")
+        raise top.refuse(f"{found}; translation needs at least two." if least > 1 else f"{found}.")
     odd = [d for d in domains if not d.isprintable() or not d.strip()]  # also true of names that are not UTF-8
     if odd:
         raise top.refuse(f"the folder name {_listing(odd)} cannot be a domain's name; rename it to plain text.")

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 METHODS: dict[str, str] = {
     "unit": "unpaired.methods.unit:UNIT",
     "unit-digits": "unpaired.methods.unit_digits:UNITDigits",
+    "biggan": "unpaired.methods.biggan:BigGAN",
+    "deepi2i": "unpaired.methods.deepi2i:DeepI2I",
 }
 """Name -> ``module:class``; strings, so that the command line's help does not import torch."""
 

@@ -71,7 +71,8 @@ class Update:
     """One optimiser step of one player."""
 
     name: str
-    """Names the optimiser: the same name in a later stage keeps its state, a new name starts fresh."""
+    """Names the optimiser: the same name in a later stage keeps its state, a new name starts fresh. A later stage may add
+    modules to a name, never take some away."""
     loss: Callable[[Batch], dict[str, Tensor]]
     """Weighted scalar terms by name; their sum is the objective that is minimised."""
     modules: tuple[nn.Module, ...]
@@ -79,6 +80,8 @@ class Update:
     optimizer: Adam
     every: int = 1
     """Run at steps divisible by this: critics every step, a generator every 4th."""
+    rates: tuple[float, ...] = ()
+    """Factor of ``optimizer.lr`` for each of ``modules``, where they differ; empty means 1 for all."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +112,14 @@ class Method(nn.Module):
     """Every number of the paper, one sentence each."""
     training_only: ClassVar[tuple[str, ...]] = ()
     """Names of child modules (or buffers) that ``translate()`` never needs; they stay out of the shared file."""
+    never_averaged: ClassVar[tuple[str, ...]] = ()
+    """Names of children in the shared file whose raw weights stay there also where ``training.ema`` is on."""
     stride: int = 1
     """``translate`` accepts heights and widths divisible by this; callers pad to it and crop back."""
     stochastic: ClassVar[bool] = False
     """``translate`` draws noise. Files are then translated one by one, each seeded from its own bytes."""
+    any_source: ClassVar[bool] = False
+    """``translate`` takes None for ``source``: images of no trained domain."""
     min_domains: ClassVar[int] = 2
     max_domains: ClassVar[int | None] = 2
     """How many domains the method can be trained on (None: any number)."""
@@ -126,6 +133,10 @@ class Method(nn.Module):
         self.classes = tuple(classes)
         self.image_size = image_size
         """Side in pixels of the training crops."""
+        self.examples: Callable[[str, int], Tensor] | None = None
+        """While :meth:`prepare` runs in a training: (domain, at most so many) -> its first training images, [n, 3, S, S]."""
+        self.has_weights = False
+        """Set where a run begins with the weights of another model of this method: :meth:`prepare` must leave those alone."""
         self.monitor: dict[str, Tensor] = {}
         """Detached scalars from the last losses, logged beside the terms. ``<player>/sign_accuracy`` (the share of real
         and fake samples that a discriminator judges rightly, in [0, 1]) feeds the GAN watch."""
@@ -145,16 +156,30 @@ class Method(nn.Module):
         """The only side that ``translate`` accepts (square), or None for any multiple of ``stride``."""
         return None
 
+    @property
+    def latent_size(self) -> int | None:
+        """Numbers in a latent, for a method whose ``translate`` has the keyword ``latents``; None for the others."""
+        return None
+
     def stages(self) -> tuple[Stage, ...]:
         """The training plan; a pure function of the config."""
         raise NotImplementedError(f"{type(self).__name__} must define stages()")
+
+    def prepare(self) -> list[dict[str, str]]:
+        """Called once, before the first step of a fresh run: load pretrained weights. Never on resume or when a model is loaded.
+
+        Returns where they came from (name, file, sha256, licence, url), for the header's ``pretrained``. May raise a
+        WeightsError, which refuses the run. What is loaded must be parameters or buffers, so that it is saved with the run.
+        """
+        return []
 
     def translate(
         self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """[N, 3, H, W] in [-1, 1] of domain ``source`` -> the same shape and range, in domain ``target``.
 
-        Called in eval mode. Deterministic for deterministic methods; ``generator`` seeds the others.
+        Called in eval mode. Deterministic for deterministic methods; ``generator`` seeds the others. Where ``any_source`` is
+        set, ``source`` may be None; where ``latent_size`` is not None there is a keyword ``latents``, [N, latent_size].
         """
         raise NotImplementedError(f"{type(self).__name__} must define translate()")
 

@@ -1,0 +1,138 @@
+"""Starting from a pretrained GAN: reading a ``biggan`` model file, and giving it another set of classes.
+
+Such a file comes from ``unpaired pretrain`` or ``unpaired import biggan`` and holds generator and discriminator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from unpaired import checkpoint
+from unpaired._files import sha256_of
+from unpaired.errors import CheckpointError, ConfigError
+from unpaired.networks.biggan import Discriminator, Rule, Shape, nearest_classes, with_classes
+
+ARCHITECTURE = ("width", "shared_dim", "z_dim", "attention")
+"""Settings that a pretrained model fixes; the same names in every method on these networks."""
+EXAMPLES = 64
+"""Training images of each new class that are compared with the old classes."""
+_GET = "Make one with: unpaired pretrain DATA --out RUN, or: unpaired import biggan G_ema.pth D.pth --out FILE"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """State dictionaries that fit networks of the new classes."""
+
+    generator: dict[str, Tensor]
+    discriminator: dict[str, Tensor]
+    came_from: dict[str, str]
+    """For the header's ``pretrained``."""
+    rows: list[int] | None
+    """The old class that each new one started from; None for the mean."""
+
+
+def settings_from(path: Path | str) -> dict[str, Any]:
+    """The settings that a run must share with a pretrained model, by dotted name, and ``model.pretrained`` itself.
+
+    Raises CheckpointError: missing, damaged, or no pretrained GAN.
+    """
+    file = checkpoint.model_file(path)
+    header = _header(file)
+    found = {f"model.{name}": header["config"]["model"][name] for name in ARCHITECTURE}
+    return {"model.pretrained": str(path), "data.size": header["image_size"], **found}
+
+
+def _header(file: Path) -> dict[str, Any]:
+    _, header = checkpoint.load_method(file)
+    _require_gan(file, header)
+    return header
+
+
+def _require_gan(file: Path, header: Mapping[str, Any]) -> None:
+    if header["method"] != "biggan":
+        raise CheckpointError(f"{file}: holds a model of method '{header['method']}', not a pretrained GAN. {_GET}")
+
+
+def read(
+    path: Path | str,
+    shape: Shape,
+    domains: tuple[str, ...],
+    rule: Rule,
+    examples: Callable[[str, int], Tensor] | None,
+) -> Pretrained:
+    """Both networks' tensors of a ``biggan`` model with their classes replaced by ``domains``.
+
+    With the very same names in the same order nothing is replaced. Otherwise ``rule`` says where a new class starts:
+    ``nearest``, the old class as which the discriminator takes ``examples`` of it for most real; ``mean`` of all old
+    classes; ``index``, the old class of the same number, as the official code does.
+
+    Raises:
+        CheckpointError: missing, damaged, or no pretrained GAN.
+        ConfigError: other networks than ``shape``, or ``rule`` cannot be followed; the text says what to do.
+    """
+    if not str(path):
+        raise ConfigError(f"transfer needs a pretrained GAN: --pretrained FILE. {_GET}")
+    file = checkpoint.model_file(path)
+    method, header = checkpoint.load_method(file)
+    _require_gan(file, header)
+    theirs: Shape = method.shape  # type: ignore[assignment]
+    old, new = asdict(theirs), asdict(shape)
+    wrong = [f"{k} is {old[k]} there and {new[k]} here" for k in old if k != "classes" and old[k] != new[k]]
+    if wrong:
+        raise ConfigError(
+            f"{file}: a GAN with other networks: {'; '.join(wrong)}. `--pretrained {path}` takes its settings over; "
+            "leave out those that contradict it"
+        )
+    discriminator: Discriminator = method.discriminator  # type: ignore[assignment]
+    generator_state = dict(method.generator.state_dict())  # type: ignore[union-attr]
+    discriminator_state = dict(discriminator.state_dict())
+    rows: list[int] | None = list(range(len(domains)))
+    if method.domains != domains:
+        rows = _rows(rule, file, discriminator, method.domains, domains, examples)
+        follow = len(domains) if rows is None else rows
+        generator_state = with_classes(generator_state, follow)
+        discriminator_state = _settled(with_classes(discriminator_state, follow))
+    about = {"name": "biggan", "file": str(file), "sha256": sha256_of(file)}
+    about["classes"] = f"{len(method.domains)} -> {len(domains)}" + ("" if method.domains == domains else f", {rule}")
+    about["licence"] = str(header.get("extra", {}).get("licence", "that of its training"))
+    return Pretrained(generator_state, discriminator_state, about, rows)
+
+
+def _rows(
+    rule: Rule,
+    file: Path,
+    discriminator: Discriminator,
+    old: tuple[str, ...],
+    new: tuple[str, ...],
+    examples: Callable[[str, int], Tensor] | None,
+) -> list[int] | None:
+    if rule == "mean":
+        return None
+    if rule == "index":
+        if len(new) > len(old):
+            raise ConfigError(
+                f"{file}: has {len(old)} classes, the data {len(new)}: class_rows = index needs as many. "
+                "Use --set model.class_rows=nearest or =mean"
+            )
+        return list(range(len(new)))
+    if examples is None:
+        raise ConfigError("class_rows = nearest looks at training images; outside a training use mean or index")
+    discriminator.to(examples(new[0], 1).device)
+    found = nearest_classes(discriminator, (examples(domain, EXAMPLES) for domain in new))
+    discriminator.cpu()
+    return found
+
+
+def _settled(state: dict[str, Tensor], rounds: int = 20) -> dict[str, Tensor]:
+    """The class table's spectral vector after some power iterations on its new rows, which need not be near the old."""
+    w, u = state["embed.weight"].float(), state["embed.u0"]
+    for _ in range(rounds):
+        v = F.normalize(u @ w)
+        u = F.normalize(v @ w.T)
+    return {**state, "embed.u0": u, "embed.sv0": (v @ w.T @ u.T).view(1)}
