@@ -34,10 +34,11 @@ def verdicts(report: CheckReport) -> dict[str, str]:
 
 
 def test_a_sane_folder_has_nothing_to_report(tmp_path: Path) -> None:
-    """No problems, no warnings, and a command that can be pasted."""
+    """No problems, no warnings, and commands that can be pasted: a small one, and one for a GPU."""
     report = check(sane(tmp_path / "my data"))
     assert (report.ok, report.problems, report.warnings, report.bad) == (True, (), (), ())
-    (command,) = report.commands
+    small, command = report.commands
+    assert small.startswith(f"unpaired train '{tmp_path}/my data' --preset unit-small --out 'runs/my data'-small")
     assert command.startswith(
         f"unpaired train '{tmp_path}/my data' --method unit --out 'runs/my data' --set data.size=32"
     )
@@ -203,11 +204,12 @@ def test_more_than_two_domains_go_to_deepi2i(tmp_path: Path) -> None:
 def test_sizes_in_the_command_follow_the_images(tmp_path: Path) -> None:
     """Nothing is enlarged, and where there is room the resize leaves some for the random crop."""
     wide = write_tree(tmp_path / "w", {"train/a": 2, "train/b": 2}, width=200, height=143)
-    assert "--set data.size=128 --set data.resize=143" in check(wide).commands[0]
+    assert "--set data.size=128 --set data.resize=143" in check(wide).commands[1]
     large = write_tree(tmp_path / "l", {"train/a": 2, "train/b": 2}, width=400, height=300)
-    assert "--set data.size=256 --set data.resize=286" in check(large).commands[0]
+    assert "--set data.size=256 --set data.resize=286" in check(large).commands[1]
+    assert "--set data.size=64 --set data.resize=72" in check(large).commands[0]
     small = write_tree(tmp_path / "s", {"train/a": 2, "train/b": 2}, width=20, height=16)
-    assert check(small).commands[0].endswith("--set data.size=16")
+    assert "--set data.size=16 --set data.resize=16" in check(small).commands[0]
 
 
 def test_names_of_every_kind_are_checked_and_escaped(tmp_path: Path) -> None:

@@ -352,15 +352,21 @@ def _commands(report: CheckReport) -> Iterable[str]:
     tree = report.tree
     short = int(median(f.short for d in tree.domains for f in report.good(d, "train")))
     size = next((s for s in (256, 128, 64, 32) if s <= short), 16)
-    larger = min(short, round(size * 286 / 256))  # room for the random crop, in CycleGAN's proportion
-    sizes = f"--set data.size={size}" + (f" --set data.resize={larger}" if larger > size else "")
     name = shlex.quote(f"runs/{show(tree.root.resolve().name) or 'data'}")
     if len(tree.domains) == 2:
-        yield f"unpaired train {shlex.quote(show(tree.root))} --method unit --out {name} {sizes}"
+        root = shlex.quote(show(tree.root))
+        yield f"unpaired train {root} --preset unit-small --out {name}-small {_sizes(min(size, 64), short)}  # without a GPU"
+        yield f"unpaired train {root} --method unit --out {name} {_sizes(size, short)}  # full width, for a GPU"
     elif size >= 32:  # a GAN of all domains, from which deepi2i starts
         side = f"--set data.size={min(size, 128)}"
         yield f"unpaired pretrain {shlex.quote(show(tree.root))} --out {name}-gan {side}"
         yield f"unpaired train {shlex.quote(show(tree.root))} --method deepi2i --pretrained {name}-gan --out {name}"
+
+
+def _sizes(size: int, short: int) -> str:
+    """Options for a crop of ``size`` from images whose shorter side is ``short``, with CycleGAN's room for the random crop."""
+    larger = max(size, min(short, round(size * 286 / 256)))
+    return f"--set data.size={size} --set data.resize={larger}"
 
 
 def _text(report: CheckReport) -> Iterable[str]:
