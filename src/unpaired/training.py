@@ -172,6 +172,7 @@ class Trainer:
         self.plan = Plan(method.stages())
         self.watch = Watch()
         self.step = 0
+        self.pretrained: list[dict[str, str]] = []
         self.optimizers: dict[str, torch.optim.Adam] = {}
         self.names = {id(p): n for n, p in method.named_parameters()}
         shared = set(method.shared_state())
@@ -208,7 +209,14 @@ class Trainer:
         for name, optimizer in self.optimizers.items():
             for parameter, values in optimizer.state.items():
                 tensors |= {f"optimizer/{name}/{self.names[id(parameter)]}/{k}": v for k, v in values.items()}
-        return tensors, {"format": checkpoint.FORMAT, "step": self.step, "watch": self.watch.state()}
+        values = {"format": checkpoint.FORMAT, "step": self.step, "watch": self.watch.state(), "pretrained": self.pretrained}
+        return tensors, values
+
+    def prepare(self) -> None:
+        """Before the first step of a fresh run: let the method load pretrained weights. Raises WeightsError."""
+        self.pretrained = self.method.prepare()
+        live = dict(self.method.named_parameters())
+        self.average = {name: live[name].detach().clone() for name in self.average}
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Take back what :meth:`state` gave. Raises CheckpointError when it does not fit."""
@@ -233,6 +241,7 @@ class Trainer:
                 if saved:
                     optimizer.state[parameter] = saved
         self.watch.restore(values["watch"])
+        self.pretrained = list(values.get("pretrained", ()))  # files from before there was such a thing
 
     def shared_tensors(self) -> dict[str, Tensor]:
         """What goes into the model file: averaged weights where EMA is on, the raw ones elsewhere."""
@@ -252,6 +261,7 @@ class Trainer:
                 step=self.step,
                 stage=stage,
                 data_fingerprint=self.pool.fingerprint,
+                pretrained=self.pretrained,
                 extra=self.header_extra,
             )
             tensors, values = self.state()
@@ -361,7 +371,8 @@ class Trainer:
     # ---- pictures ----------------------------------------------------------------------------------------
 
     def sample(self, log: RunLog) -> None:
-        """Write ``samples/step-N.png``: fixed held-out inputs above their translations, one pair of rows a direction."""
+        """Write ``samples/step-N.png``: fixed held-out inputs above their translations (and the method's own views between
+        them), for each direction."""
         self.method.eval()
         swapped = self._swap_average()
         rows, warnings = [], []
@@ -371,7 +382,8 @@ class Trainer:
                 outputs = self.method.translate(
                     images, source, target, generator=torch.Generator(self.device).manual_seed(0)
                 ).float()
-            rows += [_row(images, self.settings.samples), _row(outputs, self.settings.samples)]
+                between = self.method.views(images, source, target)
+            rows += [_row(pictures, self.settings.samples) for pictures in (images, *between, outputs)]
             if self.step * 4 >= self.plan.total:  # an untrained network is allowed to give one grey
                 warnings += self.watch.sampled(images, outputs, (source, target))
         self._swap_average(swapped)
@@ -502,7 +514,7 @@ def _compiled(loss: Callable[[Batch], dict[str, Tensor]]) -> Callable[[Batch], d
 
 
 def _resume(trainer: Trainer, root: Path, say: Callable[[str], None], allow_change: Sequence[str]) -> None:
-    """Restore the newest checkpoint that verifies, and say which ones were passed over."""
+    """Restore the newest checkpoint that verifies, and say which ones were passed over; prepare a fresh run."""
     saved, rejected = checkpoint.latest(root)
     for line in rejected:
         say(f"skipped a damaged checkpoint: {line}")
@@ -511,6 +523,7 @@ def _resume(trainer: Trainer, root: Path, say: Callable[[str], None], allow_chan
             raise CheckpointError(
                 f"{root}: no checkpoint is intact, so the run cannot be resumed. Use another --out, or remove this folder"
             )
+        trainer.prepare()
         return
     known = saved.manifest.get("data_fingerprint")
     if known != trainer.pool.fingerprint and "data" not in allow_change:
@@ -544,7 +557,7 @@ def fit(
         allow_change: settings that may differ from the run being resumed (``data`` allows other images).
 
     Raises:
-        ConfigError, CheckpointError, RefusedError: before any work.
+        ConfigError, CheckpointError, WeightsError, RefusedError: before any work.
         NonFiniteError, StoppedError: stopped by itself, the last good checkpoint is kept.
         Interrupted: a signal came; saved.
     """

@@ -149,6 +149,14 @@ class Method(nn.Module):
         """The training plan; a pure function of the config."""
         raise NotImplementedError(f"{type(self).__name__} must define stages()")
 
+    def prepare(self) -> list[dict[str, str]]:
+        """Called once, before the first step of a fresh run: load pretrained weights. Never on resume or when a model is loaded.
+
+        Returns where they came from (name, file, sha256, licence, url), for the header's ``pretrained``. May raise a
+        WeightsError, which refuses the run. What is loaded must be parameters or buffers, so that it is saved with the run.
+        """
+        return []
+
     def translate(
         self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -161,6 +169,16 @@ class Method(nn.Module):
     def reconstruct(self, images: Tensor, domain: str) -> Tensor | None:
         """The method's own reconstruction within a domain (for the identity error), or None if it has none."""
         return None
+
+    def attention(self, images: Tensor) -> Tensor | None:
+        """[N, 3, H, W] in [-1, 1] -> the mask [N, 1, H, W] in [0, 1] by which ``translate`` mixes its result into the image,
+        0 where the image stays as it is; None if the method has no such mask."""
+        return None
+
+    def views(self, images: Tensor, source: str, target: str) -> list[Tensor]:
+        """Pictures [N, 3, H, W] in [-1, 1] of what happens between an image and its translation, such as a mask; they
+        become rows between the two in the sample sheets."""
+        return []
 
     def shared_state(self) -> Mapping[str, Tensor]:
         """The part of ``state_dict()`` that ``translate`` needs: what is not in ``training_only``."""
