@@ -64,6 +64,7 @@ def train(
     set_: Settings = [],  # noqa: B006  read only; None would show as a type in the help
     steps: int | None = None,
     seed: int | None = None,
+    weights: str | None = None,
     precision: Literal["auto", "fp32", "tf32", "bf16"] | None = None,
     device: str | None = None,
     compile: bool | None = None,
@@ -91,6 +92,8 @@ def train(
         Training steps in all (stages are scaled in proportion).
     seed
         Everything random follows from it.
+    weights
+        Pretrained weights of methods that build on them: file or folder, or random to do without.
     precision
         auto takes bf16 where the hardware has it.
     device
@@ -109,7 +112,7 @@ def train(
 
     settings = parse_assignments(set_)
     named = {
-        "seed": seed, "training.precision": precision, "training.device": device, "training.compile": compile, "data.workers": workers,
+        "seed": seed, "model.weights": weights, "training.precision": precision, "training.device": device, "training.compile": compile, "data.workers": workers,
     }  # fmt: skip
     settings |= {key: value for key, value in named.items() if value is not None}
     run(
@@ -362,6 +365,26 @@ def import_unit_munit(gen: Path, dis: Path | None = None, /, *, domains: Domains
     from unpaired import interop
 
     _imported(interop.import_unit_munit(gen, dis, _split(domains)), out)
+
+
+@importer.command(name="cyclegan")
+def import_cyclegan(gen: Path, dis: Path | None = None, /, *, domains: Domains, out: Path) -> None:
+    """CycleGAN (pytorch-CycleGAN-and-pix2pix): latest_net_G_A.pth and, to go on training, latest_net_D_A.pth.
+
+    Parameters
+    ----------
+    gen
+        ResNet generator with instance norm, of one direction.
+    dis
+        Discriminator of that direction's target.
+    domains
+        What the generator translates from and to: horse,zebra for G_A of horse2zebra, zebra,horse for G_B.
+    out
+        Model file to write, model.safetensors.
+    """
+    from unpaired import interop
+
+    _imported(interop.import_cyclegan(gen, dis, _split(domains)), out)
 
 
 def _imported(result: tuple[Any, dict[str, Any]], out: Path) -> None:
