@@ -146,6 +146,8 @@ def translate(
     format: Literal["png", "jpg", "webp"] = "png",
     report: Path | None = None,
     overwrite: bool = False,
+    mask: Path | None = None,
+    mask_threshold: float | None = None,
     quiet: bool = False,
 ) -> None:
     """Translate pictures or whole trees of them; the structure, sizes and inputs are kept.
@@ -178,6 +180,10 @@ def translate(
         Where to write the JSON report (always written into --out as well when something failed).
     overwrite
         Replace results of another model or other options.
+    mask
+        Folder for the attention maps (method attend): 8-bit grey, 0 where the result equals the input exactly.
+    mask_threshold
+        Make the maps black and white at this value, 0 to 1; what is black stays as it was in the input.
     quiet
         No progress.
     """
@@ -185,7 +191,8 @@ def translate(
 
     done = translate_files(
         model, list(inputs), to=to, source=source, out=out, device=device, precision=precision, batch_size=batch_size, seed=seed,
-        max_pixels=max_pixels, format=format, report=report, overwrite=overwrite, quiet=quiet,
+        max_pixels=max_pixels, format=format, report=report, overwrite=overwrite, mask=mask,
+        mask_threshold=mask_threshold, quiet=quiet,
     )  # fmt: skip
     if not quiet:
         print(done.text())

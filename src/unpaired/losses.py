@@ -118,7 +118,7 @@ def ssim(x: Tensor, y: Tensor, *, window: int = 11, sigma: float = 1.5) -> Tenso
 
     Gaussian window without padding, made smaller for images smaller than it; constants (0.01 L)^2 and (0.03 L)^2, L = 2.
     """
-    x, y = x.float(), y.float()
+    x, y = x.float() + 1, y.float() + 1  # black is 0: the luminance term is made for that
     channels = x.shape[1]
     window = min(window, *x.shape[-2:])
     offset = torch.arange(window, device=x.device, dtype=torch.float32) - (window - 1) / 2

@@ -41,6 +41,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
             "induction_threshold": 100.0,
             "induction_smoothing": 0.5,
             "induction_checks": 2,
+            "induction_warmup": 0.2,
             "batch_size": 2,
             "initial_steps": 5,
             "attention_steps": 4,
