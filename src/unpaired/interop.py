@@ -295,9 +295,7 @@ def import_cyclegan(
     method = Attend(run.model, domains, image_size=image_size)
     method.generator.load_state_dict(_convert(gen_path, tensors, names, method.generator.state_dict()))
     if dis_path:
-        method.discriminator.load_state_dict(
-            _convert(dis_path, judges, judge_names, method.discriminator.state_dict())
-        )
+        method.discriminator.load_state_dict(_convert(dis_path, judges, judge_names, method.discriminator.state_dict()))
     from unpaired.checkpoint import make_header
 
     header = make_header(method, run, extra={"imported_from": "pytorch-CycleGAN-and-pix2pix"})

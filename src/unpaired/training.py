@@ -209,7 +209,12 @@ class Trainer:
         for name, optimizer in self.optimizers.items():
             for parameter, values in optimizer.state.items():
                 tensors |= {f"optimizer/{name}/{self.names[id(parameter)]}/{k}": v for k, v in values.items()}
-        values = {"format": checkpoint.FORMAT, "step": self.step, "watch": self.watch.state(), "pretrained": self.pretrained}
+        values = {
+            "format": checkpoint.FORMAT,
+            "step": self.step,
+            "watch": self.watch.state(),
+            "pretrained": self.pretrained,
+        }
         return tensors, values
 
     def prepare(self) -> None:

@@ -146,9 +146,7 @@ class AttendConfig(MethodConfig):
         if len(layers) != len(self.layer_weights):
             raise ValueError(f"layer_weights has {len(self.layer_weights)} numbers for {len(layers)} layers")
         if self.gan == "wgan-gp" and self.discriminator_norm == "batch":
-            raise ValueError(
-                'gan = "wgan-gp" judges each image alone: set discriminator_norm to "none" or "instance"'
-            )
+            raise ValueError('gan = "wgan-gp" judges each image alone: set discriminator_norm to "none" or "instance"')
         if self.gan == "wgan-gp" and self.reg_weight is None and self.induction_threshold is None:
             raise ValueError('gan = "wgan-gp" has no natural scale: give induction_threshold, or a constant reg_weight')
         if self.attention and not self.attention_steps and self.joint_steps:
@@ -287,7 +285,9 @@ class Attend(Method):
             c.discriminator_width, c.discriminator_layers, norm=c.discriminator_norm, spectral_norm=c.spectral_norm
         )  # D
         perceptual = c.distance == "perceptual" and c.reg_weight != 0
-        self.features = Features(c.network, c.layers or NETWORKS[c.network].shallow) if perceptual else nn.Identity()  # F
+        self.features = (
+            Features(c.network, c.layers or NETWORKS[c.network].shallow) if perceptual else nn.Identity()
+        )  # F
         self.past = ImageBuffer(c.history, image_size)
         self.initial_induction = self._induction(c.initial_steps)
         self.attention_induction = self._induction(c.attention_steps)
@@ -360,9 +360,7 @@ class Attend(Method):
 
         adam = Adam(lr, c.betas, schedule=schedule)
         updates = (
-            Update(
-                f"{phase}-discriminator", lambda b: self.discriminator_loss(b, phase), (self.discriminator,), adam
-            ),
+            Update(f"{phase}-discriminator", lambda b: self.discriminator_loss(b, phase), (self.discriminator,), adam),
             Update(f"{phase}-generator", lambda b: self.generator_loss(b, phase), players, adam),
         )
 
@@ -386,7 +384,7 @@ class Attend(Method):
         """G(x) = m ⊙ G0(x) + (1 - m) ⊙ x; where m is below MASK_FLOOR, x itself."""
         if (source, target) != self.direction:
             raise ConfigError(f"this model translates {' to '.join(self.direction)} alone, not {source} to {target}")
-        translated = self.generator(images)
+        translated: Tensor = self.generator(images)
         if self.branch is None or not bool(self.attending):
             return translated
         return self.compose(images, translated, self.attention(images))
@@ -416,10 +414,10 @@ class Attend(Method):
 
     def _output(self, images: Tensor, phase: Phase) -> Tensor:
         """G(x) as the stage has it."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and phase != "attention"):  # G0 is fixed there
+            translated: Tensor = self.generator(images)
         if phase == "initial" or self.branch is None:
-            return self.generator(images)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and phase == "joint"):
-            translated = self.generator(images)  # G0 is fixed in the second stage
+            return translated
         return self.compose(images, translated, self.branch(images))
 
     # -- losses

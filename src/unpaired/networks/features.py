@@ -75,8 +75,8 @@ def _squeezenet1_1() -> Layers:
         return (name, _make(nn.MaxPool2d, 3, 2, ceil_mode=True), "")
 
     layers: Layers = [("conv1", _make(nn.Conv2d, 3, 64, 3, 2), "features.0"), ("relu1", nn.ReLU, ""), pool("pool1")]
-    fires = ((64, 16, 64), (128, 16, 64), (128, 32, 128), (256, 32, 128))
-    fires += ((256, 48, 192), (384, 48, 192), (384, 64, 256), (512, 64, 256))
+    fires = [(64, 16, 64), (128, 16, 64), (128, 32, 128), (256, 32, 128)]
+    fires += [(256, 48, 192), (384, 48, 192), (384, 64, 256), (512, 64, 256)]
     index = 3
     for number, sizes in enumerate(fires, start=2):
         layers.append((f"fire{number}", _make(Fire, *sizes), f"features.{index}"))
@@ -163,7 +163,9 @@ class Features(nn.Module):
         names = [name for name, _, _ in layers]
         for tap in self.taps:
             if tap not in names:
-                raise ConfigError(f"{network} has no layer '{tap}'.{nearest(tap, names)} There are: {', '.join(names)}.")
+                raise ConfigError(
+                    f"{network} has no layer '{tap}'.{nearest(tap, names)} There are: {', '.join(names)}."
+                )
         last = max(names.index(tap) for tap in self.taps)
         self.layers = nn.ModuleDict({name: make() for name, make, _ in layers[: last + 1]})
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if NETWORKS[network].imagenet else ((0.5,) * 3, (0.5,) * 3)

@@ -49,4 +49,5 @@ class ResnetGenerator(nn.Module):
         self.head = nn.Conv2d(width, 3, 7, padding=3, padding_mode="reflect")
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.back(self.blocks(self.front(images)))).tanh()
+        out: Tensor = self.head(self.back(self.blocks(self.front(images))))
+        return out.tanh()
