@@ -212,6 +212,11 @@ def evaluate(
     batch_size: int = 16,
     seed: int = 0,
     device: str = "auto",
+    pairs: Path | None = None,
+    threshold: float = 12.0,
+    left: str | None = None,
+    masks: Path | None = None,
+    mask_threshold: float = 0.5,
 ) -> None:
     """Distances between translated and real images, and reconstruction errors, each with its N.
 
@@ -237,6 +242,16 @@ def evaluate(
         For random halves, subsets and random outputs.
     device
         auto, cpu, cuda or cuda:N.
+    pairs
+        Folder of true pairs, for pixel accuracy: pictures of two halves, or two folders named like the domains.
+    threshold
+        Colour difference (0 to 255) up to which a pixel is right: of all three channels together, and of each.
+    left
+        Domain of the left halves; the model's first source if not given.
+    masks
+        Folder with pictures (named like the source) and true masks (mask), for the overlap with the attention's masks.
+    mask_threshold
+        Where the attention's masks are cut.
     """
     from unpaired.evaluation import evaluate as run
     from unpaired.evaluation import format_table
@@ -252,6 +267,11 @@ def evaluate(
         batch_size=batch_size,
         seed=seed,
         device=device,
+        pairs=pairs,
+        threshold=threshold,
+        left=left,
+        masks=masks,
+        mask_threshold=mask_threshold,
     )
     print(format_table(results))
 
