@@ -228,7 +228,7 @@ def test_induction_on_a_noisy_series() -> None:
     assert follow(calm, (1.0 + noise).tolist())[-1] == pytest.approx(7.8, abs=0.5)
     assert int(calm.stopped) == 0
     follow(loud, (2.0 + noise).tolist())
-    assert int(loud.stopped) == 1 and float(loud.weight) <= 0.2
+    assert int(loud.stopped) == 1 and float(loud.level) <= 0.2
 
 
 def test_induction_on_spikes() -> None:
@@ -247,6 +247,32 @@ def test_induction_the_other_way_round() -> None:
     controller = induction(threshold=0.5, direction="below")
     found = follow(controller, [max(0.1, 1.4 - 0.02 * i) for i in range(150)])
     assert int(controller.stopped) == 1 and 0.2 < found[-1] < 1.5
+
+
+def test_induction_beside_a_strong_discriminator() -> None:
+    """With a margin, a loss that was beyond the threshold before λ rose does not keep λ at 0; a further rise by the margin
+    stops it. Without one, λ stays at 0, as the threshold alone says."""
+    series = [3.0] * 60 + [3.0 + 0.02 * i for i in range(100)]
+    plain, wise = induction(), induction(margin=0.5)
+    assert set(follow(plain, series)) == {0.0}
+    found = follow(wise, series)
+    assert found[59] == pytest.approx(1.0) and 1.2 < found[-1] < 2.5 and int(wise.stopped) == 1
+    assert float(wise.baseline) == pytest.approx(3.0)
+    below = induction(threshold=0.5, direction="below", margin=0.3)
+    assert follow(below, [0.4] * 40)[-1] > 0.4 and int(below.stopped) == 0  # 0.4 was there before λ was
+    follow(below, [0.05] * 60)
+    assert int(below.stopped) == 1
+
+
+def test_induction_counts_in_units_of_the_distance() -> None:
+    """λ times the distance is the same for distances of any scale; what comes after the warm-up changes the unit no more."""
+    for scale in (1e-3, 1.0, 1e4):
+        controller = induction()
+        for i in range(40):
+            controller.measure(torch.tensor(scale * (1 + (i % 2) if i < 10 else 77)))
+            weight = controller(torch.tensor(0.7))
+        assert float(controller.unit) == pytest.approx(1.5 * scale, rel=1e-5)
+        assert float(weight) * 1.5 * scale == pytest.approx(0.6, rel=1e-4)
 
 
 def test_induction_is_frozen_in_eval_mode_and_saved() -> None:
@@ -624,7 +650,6 @@ MINE = sorted(n for n in presets() if n.startswith("attend-"))
 def test_presets(name: str) -> None:
     """Every preset is valid, builds its networks, and says command, cost and expected result."""
     values = preset(name)
-    values.pop("adapt", None)
     config = from_dict(values)
     names = (config.model.source, "other") if config.model.source else DOMAINS
     with torch.device("meta"):
@@ -633,4 +658,4 @@ def test_presets(name: str) -> None:
         assert method.generator(x).shape == x.shape and method.discriminator(x)[0].numel() > 0
     text = (resources.files("unpaired") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
     head = text.split("\n\n")[0]
-    assert all(word in head for word in ("unpaired ", f"--preset {name} --out", "Cost:", "Expected:"))
+    assert all(word in head for word in ("unpaired ", f"--preset {name} ", "--out RUN", "Cost:", "Expected:"))

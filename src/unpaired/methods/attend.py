@@ -48,6 +48,8 @@ THRESHOLDS: dict[tuple[str, str], float] = {
 }
 """Default of l_adv^t by loss and player: what a discriminator reaches that gives translations a probability of 0.22 of being
 real (and real images 0.78). The paper has no number. A balanced game stands at 0.69, -0.69, 0.25; 1.39, 1.39, 0.5."""
+MARGINS = {"nonsaturating": 0.5, "minimax": 0.25, "lsgan": 0.2}
+"""By how much a default threshold lies beyond the loss without regularisation, at least."""
 
 
 class AttendConfig(MethodConfig):
@@ -109,13 +111,17 @@ class AttendConfig(MethodConfig):
     """When λ stops rising: the generator's adversarial loss is above the threshold; the discriminator's is below it; or the
     generator's is below it, as the paper's sentence reads."""
     induction_threshold: float | None = None
-    """l_adv^t; None takes one that fits ``gan`` and the rule (THRESHOLDS in the code)."""
+    """l_adv^t; None takes one that fits ``gan`` and the rule (THRESHOLDS in the code), moved to lie beyond the loss that the
+    stage's warm-up had without regularisation, by MARGINS at least."""
+    induction_unit: Literal["distance", "one"] = "distance"
+    """λ is counted in units of 1 / (mean d(x, G(x)) in the stage's warm-up), so that networks and distances of any scale start
+    alike, or of ``one``."""
     induction_warmup: Share = 0.05
     """Share of a stage's steps before λ may rise."""
     induction_span: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Share of a stage's steps in which λ would rise to ``induction_largest`` if nothing stopped it."""
-    induction_largest: Annotated[float, Field(gt=0)] = 1.0
-    """Bound of λ."""
+    induction_largest: Annotated[float, Field(gt=0)] = 10.0
+    """Bound of λ, in those units."""
     induction_checks: Count = 100
     """Looks at the loss within that span; λ rises by an equal part at each."""
     induction_patience: Count = 3
@@ -167,13 +173,20 @@ class WeightInduction(nn.Module):
 
     In train mode each call with the newest loss counts one step. After ``warmup`` steps, every ``every`` steps, a running
     average of the loss is looked at: λ rises by ``rise`` while it is on the good side of ``threshold`` and waits while it
-    is not; ``patience`` looks in a row beyond it stop λ for good. So neither a noisy step nor a single spike stops it. In
-    eval mode λ is as it is. All state is in buffers, and nothing leaves the GPU.
+    is not; ``patience`` looks in a row beyond it stop λ for good. So neither a noisy step nor a single spike stops it. With
+    ``margin``, the threshold is at least that far from the average at the end of the warm-up, when λ was still 0: a
+    discriminator that is strong anyway does not keep λ at 0.
+
+    λ is counted in units of 1 / d, where d is the mean of what :meth:`measure` was given in the warm-up; without any, of 1.
+    In eval mode λ is as it is. All state is in buffers, and nothing leaves the GPU.
     """
 
-    weight: Tensor
+    level: Tensor
+    unit: Tensor
     average: Tensor
+    baseline: Tensor
     seen: Tensor
+    measured: Tensor
     beyond: Tensor
     stopped: Tensor
 
@@ -187,31 +200,53 @@ class WeightInduction(nn.Module):
         warmup: int = 0,
         patience: int = 3,
         smoothing: float = 0.99,
+        margin: float | None = None,
         direction: Literal["above", "below"] = "above",
     ) -> None:
         super().__init__()
         self.threshold, self.rise, self.every, self.largest = threshold, rise, every, largest
-        self.warmup, self.patience, self.smoothing, self.direction = warmup, patience, smoothing, direction
-        self.register_buffer("weight", torch.zeros(()))  # λ
-        self.register_buffer("average", torch.zeros(()))
-        for name in ("seen", "beyond", "stopped"):
+        self.warmup, self.patience, self.smoothing, self.margin = warmup, patience, smoothing, margin
+        self.direction = direction
+        for name in ("level", "average", "baseline"):
+            self.register_buffer(name, torch.zeros(()))
+        self.register_buffer("unit", torch.ones(()))
+        for name in ("seen", "measured", "beyond", "stopped"):
             self.register_buffer(name, torch.zeros((), dtype=torch.int64))
+
+    @property
+    def weight(self) -> Tensor:
+        """λ, a detached scalar."""
+        return self.level / self.unit
+
+    @torch.no_grad()
+    def measure(self, distance: Tensor) -> None:
+        """The newest l_reg: in the warm-up (once at least) its mean becomes the unit."""
+        if self.training:
+            wanted = self.measured < max(self.warmup, 1)
+            self.measured += wanted
+            share = wanted / self.measured.clamp(min=1)  # a running mean, then nothing
+            self.unit.copy_(torch.lerp(self.unit, distance.detach().float().clamp(min=1e-8), share.float()))
 
     @torch.no_grad()
     def forward(self, loss: Tensor) -> Tensor:
         """The newest loss, a scalar -> λ, a detached scalar."""
         if not self.training:
-            return self.weight.clone()
+            return self.weight
         self.seen += 1
         # a plain mean at first, so that the average does not hang on its first value
         self.average.lerp_(loss.detach().float(), torch.clamp(1 / self.seen, min=1 - self.smoothing))
+        self.baseline.copy_(torch.where(self.seen <= max(self.warmup, 1), self.average, self.baseline))
         look = (self.seen > self.warmup) & ((self.seen - self.warmup) % self.every == 0)
-        over = self.average > self.threshold if self.direction == "above" else self.average < self.threshold
+        sign = 1 if self.direction == "above" else -1  # "below" is "above" for the negative loss
+        limit = torch.full_like(self.average, sign * self.threshold)
+        if self.margin is not None:
+            limit = torch.maximum(limit, sign * self.baseline + self.margin)
+        over = sign * self.average > limit
         self.beyond.copy_(torch.where(look, torch.where(over, self.beyond + 1, 0), self.beyond))
         self.stopped.copy_(torch.maximum(self.stopped, (self.beyond >= self.patience).long()))
         up = look & ~over & (self.stopped == 0)
-        self.weight.copy_(torch.where(up, (self.weight + self.rise).clamp(max=self.largest), self.weight))
-        return self.weight.clone()
+        self.level.copy_(torch.where(up, (self.level + self.rise).clamp(max=self.largest), self.level))
+        return self.weight
 
 
 class AttentionBranch(nn.Module):
@@ -311,8 +346,9 @@ class Attend(Method):
     def _induction(self, steps: int) -> WeightInduction:
         c: AttendConfig = self.config
         player, side = c.induction_rule.split("-")
-        threshold = c.induction_threshold
+        threshold, margin = c.induction_threshold, None
         if threshold is None:
+            margin = MARGINS.get(c.gan)
             threshold = THRESHOLDS.get((c.gan, player), 0.0)  # wgan-gp without one has a constant λ: never asked
         return WeightInduction(
             threshold=threshold,
@@ -322,6 +358,7 @@ class Attend(Method):
             warmup=round(c.induction_warmup * steps),
             patience=c.induction_patience,
             smoothing=c.induction_smoothing,
+            margin=margin,
             direction="above" if side == "above" else "below",
         )
 
@@ -457,21 +494,22 @@ class Attend(Method):
         terms = {"adversarial": adversarial}
         if c.reg_weight != 0:
             distance = self.distance(x, output)
-            weight = self._weight(adversarial, phase)
+            weight = self._weight(adversarial, distance, phase)
             terms["regularisation"] = weight * distance
             self.monitor["distance"] = distance.detach()
         if c.identity_weight > 0:
             terms["identity"] = c.identity_weight * losses.mean_l1(self._output(batch.target, phase), batch.target)
         return terms
 
-    def _weight(self, adversarial: Tensor, phase: Phase) -> Tensor | float:
+    def _weight(self, adversarial: Tensor, distance: Tensor, phase: Phase) -> Tensor | float:
         """λ at this step; in the log as ``lambda``."""
         c: AttendConfig = self.config
         if c.reg_weight is not None:
             return c.reg_weight
         induction = self._induction_of(phase)
-        watched = c.induction_rule.startswith("generator")
-        weight: Tensor = induction(adversarial) if watched else induction.weight.clone()
+        if c.induction_unit == "distance":
+            induction.measure(distance)
+        weight: Tensor = induction(adversarial) if c.induction_rule.startswith("generator") else induction.weight
         self.monitor["lambda"] = weight
         self.monitor["lambda/watched"] = induction.average.clone()
         self.monitor["lambda/stopped"] = induction.stopped.float()
