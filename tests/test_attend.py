@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 import tiny
-from unpaired import checkpoint, losses, training
+from unpaired import adapt, checkpoint, losses, training
+from unpaired.cli import main
 from unpaired.config import from_dict, preset, presets
 from unpaired.data.images import to_tensor, to_uint8
 from unpaired.errors import ConfigError, RefusedError, WeightsError
@@ -548,6 +549,61 @@ def test_pretrained_weights_are_loaded_once_and_recorded(
     state, _ = checkpoint.read_state(saved)
     assert torch.equal(state["method/features.layers.fire2.squeeze.weight"], original)
     assert not torch.equal(state[f"method/{key}"], original)
+
+
+def test_weights_option_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``unpaired train`` without weights exits with 2 and names the file; ``--weights random`` trains; ``translate --mask``
+    then writes results and masks."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("UNPAIRED_OFFLINE", "1")
+    monkeypatch.delenv("UNPAIRED_WEIGHTS", raising=False)
+    data = tiny.folder(tmp_path / "data", count=6)
+    model = {k: v for k, v in cases.SETTINGS["attend"]["model"].items() if k != "weights"}
+    model |= {"initial_steps": 1, "attention_steps": 1, "joint_steps": 1, "source": "red"}
+    quick = {"data.size": 16, "data.cache": False, "training.device": "cpu", "training.tensorboard": False}
+    settings = [f"{k}={json.dumps(v)}" for k, v in ({f"model.{k}": v for k, v in model.items()} | quick).items()]
+    command = ["train", str(data), "--out", str(tmp_path / "run"), "--method", "attend", "--quiet"]
+    command += [part for text in settings for part in ("--set", text)]
+
+    def exit_code(*arguments: str) -> object:
+        with pytest.raises(SystemExit) as left:
+            main(list(arguments))
+        return left.value.code
+
+    assert exit_code(*command) == 2
+    assert "squeezenet1_1-b8a52dc0.pth" in capsys.readouterr().err
+    assert exit_code(*command, "--weights", "random") == 0
+    out, masks = tmp_path / "out", tmp_path / "masks"
+    pictures = str(data / "test" / "red")
+    assert (
+        exit_code("translate", str(tmp_path / "run"), pictures, "--to", "blue", "--out", str(out), "--mask", str(masks))
+        == 0
+    )
+    assert sorted(p.name for p in masks.glob("*.png")) == sorted(p.name for p in out.glob("*.png")) != []
+
+
+def test_adapt_translates_and_classifies(tmp_path: Path) -> None:
+    """The translate recipe runs with this method: a classifier, scores of source-only and adapted, the settings used."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    images = rng.integers(0, 60, (40, 16, 16), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[4:12, 2 + 8 * label : 6 + 8 * label] = 220
+    np.savez(tmp_path / "source.npz", x_train=images, y_train=labels)
+    np.savez(tmp_path / "target.npz", x_train=255 - images)
+    np.savez(tmp_path / "test.npz", x_test=255 - images, y_test=labels)
+    model = {k: v for k, v in cases.SETTINGS["attend"]["model"].items() if "induction" not in k}
+    settings: dict[str, Any] = {f"model.{k}": v for k, v in {**model, "attention": False}.items()}
+    settings |= {"data.size": 16, "training.tensorboard": False, "training.precision": "fp32", "training.device": "cpu"}
+    settings |= {"adapt.steps": 20, "adapt.width": 4, "adapt.anchor": 1.0}
+    result = adapt(
+        tmp_path / "source.npz", tmp_path / "target.npz", tmp_path / "test.npz", out=tmp_path / "out", method="attend",
+        settings=settings, quiet=True,
+    )  # fmt: skip
+    assert (result.recipe, result.method) == ("translate", "attend") and result.classifier.is_file()
+    assert result.source_only is not None and result.last is not None and result.last.n == 40
 
 
 # -- masks

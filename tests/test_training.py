@@ -18,6 +18,7 @@ import tiny
 from unpaired import checkpoint, training
 from unpaired.data.sampling import open_pool
 from unpaired.errors import ConfigError, NonFiniteError, RefusedError, StoppedError
+from unpaired.methods import METHODS
 from unpaired.methods.base import Adam, Stage, Update
 from unpaired.runs import build
 from unpaired.watch import WON_LOGS, Watch
@@ -40,6 +41,47 @@ def test_the_stage_is_a_function_of_the_step() -> None:
     assert [plan.at(s)[0].name for s in range(1, 14)] == ["first"] * 6 + ["second"] * 7
     assert plan.at(7)[1] == 6 and plan.total == 13
     assert [u.name for u in plan.updates_until(6)] == ["critic", "forth"]
+
+
+class Prepared(tiny.Tiny):
+    """Takes "pretrained" weights before its first step."""
+
+    calls = 0
+
+    def prepare(self) -> list[dict[str, str]]:
+        """All ones, from nowhere."""
+        Prepared.calls += 1
+        with torch.no_grad():
+            for parameter in self.forth.parameters():
+                parameter.fill_(1.0)
+        return [{"name": "ones", "file": "ones.pth"}]
+
+
+def test_a_fresh_run_is_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """prepare() runs before the first step alone, not on resume and not when a model is loaded; the first checkpoint and the
+    averaged weights begin with what it loaded, and every model names the source."""
+    monkeypatch.setitem(METHODS, "prepared", "test_training:Prepared")
+    monkeypatch.setattr(Prepared, "calls", 0)
+    config = tiny.config(method="prepared", training__ema=0.9, training__checkpoint_every=1, training__keep=20)
+
+    def fit_it(stop_at: int | None) -> Path:
+        def stop(step: int, _method: object) -> None:
+            if step == stop_at:
+                raise KeyboardInterrupt
+
+        return training.fit(
+            build(config, ("red", "blue")), tiny.pool(), config, tmp_path / "run", quiet=True, on_step=stop
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_it(3)
+    path = fit_it(None)
+    assert Prepared.calls == 1
+    first, _ = checkpoint.load_method(checkpoint.folder_of(tmp_path / "run/checkpoints", 0) / checkpoint.MODEL)
+    assert all(bool((p == 1).all()) for p in first.get_submodule("forth").parameters())
+    _, header = checkpoint.load_method(path)
+    assert header["pretrained"] == [{"name": "ones", "file": "ones.pth"}]
+    assert Prepared.calls == 1
 
 
 def test_a_name_belongs_to_one_set_of_parameters() -> None:

@@ -511,6 +511,7 @@ class Attend(Method):
             induction.measure(distance)
         weight: Tensor = induction(adversarial) if c.induction_rule.startswith("generator") else induction.weight
         self.monitor["lambda"] = weight
+        self.monitor["lambda/level"] = induction.level.clone()  # in units of 1 / distance
         self.monitor["lambda/watched"] = induction.average.clone()
         self.monitor["lambda/stopped"] = induction.stopped.float()
         return weight
