@@ -1,6 +1,6 @@
 """MNIST↔USPS with the paper's digits networks (UNIT, Table 2): 0.9597 for MNIST→USPS, 0.9358 for USPS→MNIST.
 
-    python benchmarks/digits.py DIGITS mnist-usps --out RESULTS [--split cogan] [--preset unit-digits-mnist-usps-cpu]
+    python benchmarks/digits.py DIGITS mnist-usps --out RESULTS [--split cogan] [--preset unit-digits-cpu]
 
 DIGITS holds mnist.npz and usps.npz with arrays <name>_train, <name>_train_y, <name>_test, <name>_test_y. ``--split standard`` is
 60,000/10,000 and 7,291/2,007; ``--split cogan`` joins all 9,298 USPS digits and cuts 7,438/1,860 by a fixed permutation (which
@@ -47,6 +47,7 @@ def main() -> None:
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--split", choices=("standard", "cogan"), default="cogan")
     p.add_argument("--preset", help="default: unit-digits-DIRECTION")
+    p.add_argument("--recipe", choices=("joint", "translate"), default="joint")
     p.add_argument("--width", type=int, help="model.width")
     p.add_argument("--steps", type=int, help="model.steps")
     p.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
@@ -72,7 +73,7 @@ def main() -> None:
     settings |= {k: v for k, v in (("model.width", args.width), ("model.steps", args.steps)) if v is not None}
     result = adapt(
         data / "source.npz", data / "target.npz", data / "test.npz", out=args.out,
-        preset=args.preset or f"unit-digits-{args.direction}", settings=settings, seed=args.seed, names=(source, target),
+        recipe=args.recipe, preset=args.preset or f"unit-digits-{args.direction}", settings=settings, seed=args.seed, names=(source, target),
     )  # fmt: skip
     print(result.text())
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()

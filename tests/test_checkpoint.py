@@ -270,3 +270,28 @@ def test_atomic_write_never_shows_a_part(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(OSError, match="input/output"):
         _files.write_atomically(path, b"0000111122223333")
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_damaged_later_checkpoints_cost_sound_ones_nothing(tmp_path: Path) -> None:
+    """After resuming from before a damaged checkpoint, the new commit stays, though keep = 1 and the damaged one has a higher step."""
+    root = run_folder(tmp_path, (5, 10)) / "checkpoints"
+    (root / "step-000000010" / checkpoint.STATE).write_bytes(b"")
+    method, header = model()
+    checkpoint.commit(
+        root,
+        7,
+        model=checkpoint.pack(method.shared_state(), header),
+        state=checkpoint.pack({}, {"format": 1, "step": 7}),
+        about={},
+        keep=1,
+    )
+    found, rejected = checkpoint.latest(root)
+    assert found is not None and found.step == 7 and len(rejected) == 1
+    assert [f.name for f in checkpoint.steps(root)] == ["step-000000010", "step-000000007"]
+
+
+def test_the_training_state_is_no_model(tmp_path: Path) -> None:
+    """Loading state.safetensors names the file that is one."""
+    folder = checkpoint.steps(run_folder(tmp_path) / "checkpoints")[0]
+    with pytest.raises(CheckpointError, match=r"state for resuming.*model\.safetensors"):
+        checkpoint.load_method(folder / checkpoint.STATE)

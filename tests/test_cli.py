@@ -295,3 +295,33 @@ def test_no_torch_file_is_read_outside_the_safe_reader() -> None:
             assert "weights_only=True" in call, (path, call)
         assert "allow_pickle=True" not in text, path
     assert os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD") is None
+
+
+def test_a_run_keeps_the_domain_order_of_the_model_it_starts_from(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An imported model names its domains in its own order; training goes on with that order, though folders sort otherwise."""
+    method, header = checkpoint.load_method(trained / "run")
+    header["domains"] = ["red", "blue"]
+    method.domains = ("red", "blue")
+    model = checkpoint.write_model(tmp_path / "m.safetensors", method, header)
+    command = [
+        "train",
+        trained / "data",
+        "--out",
+        tmp_path / "r",
+        "--device",
+        "cpu",
+        "--set",
+        "training.tensorboard=false",
+        "--quiet",
+    ]
+    assert run(*command, "--start-from", model, "--steps", 1) == 0
+    assert checkpoint.load_method(tmp_path / "r")[1]["domains"] == ["red", "blue"]
+    assert run(*command, "--steps", 2, "--allow-change", "model.steps") == 0
+    about = checkpoint.load_method(tmp_path / "r")[1]
+    assert (
+        about["domains"] == ["red", "blue"]
+        and about["step"] == 2
+        and about["extra"]["started_from"]["source"] == "m.safetensors"
+    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -14,10 +16,11 @@ import torch
 from PIL import Image
 
 from image_zoo import bad_files, bomb, chunk, encoded, picture, png, png16, write_tree
+from unpaired import signals
 from unpaired.config import DataConfig
 from unpaired.data import images
 from unpaired.data.images import encode_image, load_resized, open_image, resize, show, to_tensor, to_uint8
-from unpaired.errors import ConfigError, ImageError
+from unpaired.errors import ConfigError, ImageError, Interrupted
 
 RNG = np.random.default_rng(7)
 
@@ -380,3 +383,23 @@ def test_the_opener_does_not_change_the_file(tmp_path: Path) -> None:
     before = (path.read_bytes(), path.stat().st_mtime_ns)
     open_image(path)
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+
+
+def test_a_signal_while_decoding_is_not_a_damaged_file() -> None:
+    """Ctrl-C inside a parser leaves the command; it must not count as an unusable image."""
+
+    class Slow(io.BytesIO):
+        def __init__(self, data: bytes, at: int) -> None:
+            super().__init__(data)
+            self.reads, self.at = 0, at
+
+        def read(self, size: int | None = -1) -> bytes:
+            self.reads += 1
+            if self.reads == self.at:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().read(size)
+
+    data = encoded(picture(), "JPEG")
+    for at in (1, 2, 4):
+        with signals.handled(), pytest.raises(Interrupted):
+            open_image(Slow(data, at))

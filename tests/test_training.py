@@ -15,9 +15,10 @@ import pytest
 import torch
 
 import tiny
-from unpaired import checkpoint, training
-from unpaired.data.sampling import open_pool
-from unpaired.errors import ConfigError, NonFiniteError, RefusedError, StoppedError
+from unpaired import checkpoint, signals, training
+from unpaired.config import from_dict
+from unpaired.data.sampling import ArrayPool, open_pool
+from unpaired.errors import ConfigError, Interrupted, NonFiniteError, RefusedError, StoppedError
 from unpaired.methods import METHODS
 from unpaired.methods.base import Adam, Stage, Update
 from unpaired.runs import build
@@ -82,6 +83,18 @@ def test_a_fresh_run_is_prepared_once(tmp_path: Path, monkeypatch: pytest.Monkey
     _, header = checkpoint.load_method(path)
     assert header["pretrained"] == [{"name": "ones", "file": "ones.pth"}]
     assert Prepared.calls == 1
+    again = build(config, ("red", "blue"))  # started from that model: its weights stay
+    extra = {"started_from": checkpoint.start_from(again, "prepared", path)}
+
+    def enough(step: int, _method: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.fit(again, tiny.pool(), config, tmp_path / "more", quiet=True, on_step=enough, header_extra=extra)
+    second, header = checkpoint.load_method(checkpoint.folder_of(tmp_path / "more/checkpoints", 0) / checkpoint.MODEL)
+    last, _ = checkpoint.load_method(path)
+    assert Prepared.calls == 2 and header["pretrained"] == [{"name": "ones", "file": "ones.pth"}]
+    assert all(torch.equal(v, last.state_dict()[k]) for k, v in second.state_dict().items())
 
 
 def test_a_name_belongs_to_one_set_of_parameters() -> None:
@@ -219,7 +232,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_aloud(tmp_path: Path, capsys
     config = tiny.config()
     again = training.fit(build(config, ("red", "blue")), tiny.pool(), config, tmp_path / "a")
     said = capsys.readouterr().err
-    assert "skipped a damaged checkpoint" in said and str(damaged) in said and "from step 12 of 13" in said
+    assert "warning: skipped a damaged checkpoint" in said and str(damaged) in said and "from step 12 of 13" in said
     assert again.read_bytes() == whole
 
 
@@ -250,11 +263,93 @@ def test_images_that_vanish_during_training_stop_it_with_state_saved(workers: in
     assert saved is not None and saved.step >= 2 and caught.value.exit_code == 4
 
 
+def test_a_change_of_shape_is_refused_in_words_even_when_named(tmp_path: Path) -> None:
+    """--allow-change cannot make other networks fit: the tensors are named, in a few lines."""
+    fit(tmp_path)
+    with pytest.raises(checkpoint.CheckpointError, match=r"(?s)other shapes.*back\.0\.weight: here") as caught:
+        fit(tmp_path, ("model.width",), model__width=5)
+    assert str(caught.value).count("\n") <= 8
+
+
+def test_a_run_keeps_its_domains(tmp_path: Path) -> None:
+    """Accepting other images does not let a model of red and blue go on under other names."""
+    fit(tmp_path)
+    config = tiny.config(model__second_steps=8)
+    pool = ArrayPool({"cat": tiny.pictures(4), "dog": tiny.pictures(4, seed=1)})
+    with pytest.raises(ConfigError, match=r"between red, blue; the data has the domains cat, dog"):
+        training.fit(
+            build(config, ("cat", "dog")),
+            pool,
+            config,
+            tmp_path,
+            quiet=True,
+            allow_change=["model.second_steps", "data"],
+        )
+
+
+def test_a_resumed_run_keeps_its_origin(tmp_path: Path) -> None:
+    """Another --start-from on resume changes no weights, so it does not change the header either."""
+    first = fit(tmp_path / "a", model__second_steps=2)
+    method = build(tiny.config(model__second_steps=2), ("red", "blue"))
+    training.fit(
+        method, tiny.pool(), tiny.config(model__second_steps=2), tmp_path / "b", header_extra={"from": "x"}, quiet=True
+    )
+    config = tiny.config(model__second_steps=3)
+    path = training.fit(
+        build(config, ("red", "blue")), tiny.pool(), config, tmp_path / "b", header_extra={"from": "y"}, quiet=True,
+        allow_change=["model.second_steps"],
+    )  # fmt: skip
+    assert checkpoint.load_method(path)[1]["extra"] == {"from": "x"}
+    assert checkpoint.load_method(first)[1]["extra"] == {}
+
+
+def test_settings_that_a_file_leaves_out_mean_the_default(tmp_path: Path) -> None:
+    """A config.toml written by hand, or before a setting existed, is not another run; one that is wrong is named."""
+    (tmp_path / "config.toml").write_text(
+        'method = "tiny"\nseed = 3\n[data]\nsize = 16\n[training]\nprecision = "auto"\n'
+    )
+    fit(tmp_path)
+    (tmp_path / "config.toml").write_text('method = "tiny"\ncolour = 3\n')
+    with pytest.raises(ConfigError, match=r"config\.toml: unknown setting 'colour'"):
+        fit(tmp_path)
+
+
 def test_a_complete_run_is_left_alone(tmp_path: Path) -> None:
     """The same command after the end changes nothing and gives the same file."""
     path = fit(tmp_path)
     before = path.stat().st_mtime_ns
     assert fit(tmp_path) == path and path.stat().st_mtime_ns == before
+
+
+def test_a_fresh_run_can_start_from_a_model(tmp_path: Path) -> None:
+    """The weights of a model file are where training begins; a whole file brings the critic too; where they came from stays in the
+    header across a resume; a model of another shape is refused with the tensors that differ."""
+    first = fit(tmp_path / "first")
+    trained, header = checkpoint.load_method(first)
+    config = tiny.config()
+    method = build(config, ("red", "blue"))
+    critic = method.critic[0].weight.clone()  # type: ignore[index,union-attr]
+    origin = checkpoint.start_from(method, "tiny", first)
+    assert torch.equal(method.back[0].weight, trained.back[0].weight)  # type: ignore[index,union-attr]
+    assert torch.equal(method.critic[0].weight, critic)  # type: ignore[index,union-attr]
+    whole = checkpoint.write_model(
+        tmp_path / "whole.safetensors", build(tiny.config(seed=9), ("red", "blue")), header, whole=True
+    )
+    assert checkpoint.start_from(method, "tiny", whole)["tensors"] > origin["tensors"]
+    assert not torch.equal(method.critic[0].weight, critic)  # type: ignore[index,union-attr]
+    assert checkpoint.load_method(whole)[0].state_dict().keys() == trained.state_dict().keys()
+    path = training.fit(
+        method, tiny.pool(), config, tmp_path / "second", header_extra={"started_from": origin}, quiet=True
+    )
+    path.parent.joinpath(
+        checkpoint.MANIFEST
+    ).unlink()  # the last one is gone: resume from the one before, without saying it again
+    again = fit(tmp_path / "second")
+    assert checkpoint.load_method(again)[1]["extra"]["started_from"] == origin
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"forth\.0\.weight: here \(5, 3, 3, 3\), in the file \(4, 3, 3, 3\)"
+    ):
+        checkpoint.start_from(build(tiny.config(model__width=5), ("red", "blue")), "tiny", first)
 
 
 def test_a_second_trainer_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:
@@ -314,6 +409,20 @@ def test_a_signal_saves_and_leaves(number: int, code: int, tmp_path: Path) -> No
     assert saved.step == len(log_lines(run))
 
 
+def test_sigterm_to_the_whole_group_spares_the_loader_workers(tmp_path: Path) -> None:
+    """Batch systems signal every process of a job: the workers stay until the parent has saved, and the exit code is 143."""
+    run = tmp_path / "run"
+    script = CHILD.format(tests=str(Path(__file__).parent), run=str(run)).replace("100000", "100000, data__workers=2")
+    child = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not (run / "log.jsonl").exists() or len(log_lines(run)) < 5:
+        assert time.monotonic() < deadline and child.poll() is None
+        time.sleep(0.02)
+    os.killpg(child.pid, signal.SIGTERM)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 143 and "saved as" in said, said
+
+
 def log_lines(run: Path) -> list[str]:
     """Whole lines of a log that is being written."""
     return [line for line in (run / "log.jsonl").read_text().split("\n")[:-1] if line]
@@ -335,3 +444,68 @@ def test_the_watch_warns_once_of_each_kind() -> None:
     again = Watch()
     again.restore(json.loads(json.dumps(watch.state())))
     assert again.logged({"d/sign_accuracy": 0.99}) == [] and again.sampled(images, images, ("a", "b")) == []
+
+
+def test_a_signal_during_the_last_step_is_not_lost(tmp_path: Path) -> None:
+    """What follows a training (a demo's next phase) does not begin: the run is complete, and the signal is raised."""
+
+    def at_the_end(step: int, _method: object) -> None:
+        if step == 13:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    config = tiny.config()
+    with signals.handled(), pytest.raises(Interrupted, match="complete") as caught:
+        training.fit(build(config, ("red", "blue")), tiny.pool(), config, tmp_path, on_step=at_the_end, quiet=True)
+    assert caught.value.exit_code == 143
+    found, _ = checkpoint.latest(tmp_path / "checkpoints")
+    assert found is not None and found.step == 13
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from unpaired.errors import StoppedError
+from unpaired.runlog import RunLog
+log = RunLog(Path(sys.argv[1]), 0, tensorboard=None)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+try:
+    for step in range(10):
+        log.write({"step": step, "value": 0.5})
+except StoppedError as error:
+    log.close()
+    print(error); sys.exit(error.exit_code)
+"""
+
+
+def test_a_log_that_cannot_be_written_stops_in_words(tmp_path: Path) -> None:
+    """A full disk often shows first in the log: exit 4 with path and cause, and closing it afterwards raises nothing."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path / "log.jsonl")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 4 and "log.jsonl: could not be written: File too large" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"data": {"size": 18}}, "trains at sizes divisible by 4.*data.size=16"),
+        (
+            {
+                "data": {"size": 16},
+                "model": {"architecture": "munit", "shared_layers": 0, "discriminator": "multiscale"},
+            },
+            "too small for these discriminators, which want ",
+        ),
+    ],
+)
+def test_sizes_that_cannot_be_trained_are_refused(settings: dict[str, Any], text: str) -> None:
+    """Before any data is read, with a size that would do."""
+    config = from_dict({"method": "unit", **settings})
+    with pytest.raises(ConfigError, match=text):
+        build(config, ("a", "b"))
+
+
+def test_a_model_that_is_no_table_is_refused() -> None:
+    """--set model=5 is answered in words."""
+    with pytest.raises(ConfigError, match="model = 5: a table"):
+        from_dict({"model": 5})

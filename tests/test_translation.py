@@ -154,6 +154,12 @@ def test_a_picture_whose_output_is_nan_is_an_error() -> None:
         translator(OneWay()).translate_image(Image.new("RGB", (8, 8), "white"), target="night")
 
 
+def test_a_path_instead_of_a_picture_is_refused_in_words() -> None:
+    """translate_image takes an opened picture, and says so."""
+    with pytest.raises(DataError, match=r"not str: open it first"):
+        translator(OneWay()).translate_image("photo.jpg", target="night")  # type: ignore[arg-type]
+
+
 def test_reconstruct_is_none_where_the_method_has_none() -> None:
     """The method's own reconstruction at any size, or None."""
     images = noise(1, 3, 7, 9)

@@ -410,3 +410,12 @@ def test_memory_stays_flat_over_many_files(tmp_path: Path) -> None:
     assert report.counts["ok"] == 1000 == len(digests(tmp_path / "out"))
     assert sizes[1000] - sizes[200] < 20 * 2**20
     assert PurePosixPath("999.png") in {PurePosixPath(i.output) for i in report.items}
+
+
+def test_one_path_is_a_list_of_one(tmp_path: Path) -> None:
+    """translate_files(model, "photos", …) does not take the letters for paths; no path at all is refused with an example."""
+    source = tree(tmp_path / "in", 2)
+    done = translate_files(translator(Negative()), str(source), to="night", out=tmp_path / "out", quiet=True)
+    assert done.counts["ok"] == 2
+    with pytest.raises(DataError, match="name pictures or folders"):
+        translate_files(translator(Negative()), [], to="night", out=tmp_path / "out", quiet=True)

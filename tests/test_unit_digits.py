@@ -123,6 +123,18 @@ def test_shared_file_keeps_the_class_head() -> None:
     assert left_out == {"judge"}
 
 
+def test_same_start_makes_domains_equal_at_first() -> None:
+    """With same_start both domains translate and classify alike before training; without it they do not."""
+    images = batch().source
+    for same in (True, False):
+        method = build(same_start=same, classes=CLASSES).eval()
+        classified, back = method.classify(images, "house"), method.translate(images, "mail", "house")
+        assert torch.equal(classified, method.classify(images, "mail")) == same
+        assert torch.equal(back, method.translate(images, "house", "mail")) == same
+    with pytest.raises(ConfigError, match=r"equal model\.channels"):
+        build(same_start=True, channels=(3, 1))
+
+
 def test_noise_is_drawn_from_the_generator() -> None:
     """sample() with the same seed gives the same images, another seed others; translate() has no noise."""
     method, images = build().eval(), batch().source

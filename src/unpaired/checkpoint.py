@@ -186,11 +186,11 @@ def make_header(
     }
 
 
-def write_model(path: Path | str, method: Method, header: Mapping[str, Any]) -> Path:
-    """Write one shareable file, atomically."""
+def write_model(path: Path | str, method: Method, header: Mapping[str, Any], *, whole: bool = False) -> Path:
+    """Write one shareable file, atomically; ``whole`` adds the parts that only training needs (discriminators)."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, pack(method.shared_state(), header))
+    write_atomic(path, pack(method.state_dict() if whole else method.shared_state(), header))
     return path
 
 
@@ -225,6 +225,10 @@ def load_method(path: Path | str, device: torch.device | str = "cpu") -> tuple[M
     if file.name == MODEL and manifest.is_file():
         verify(file.parent, only=(MODEL,))
     tensors, header = unpack(file, _read_bytes(file, MAX_FILE_BYTES))
+    if "method" not in header:
+        raise CheckpointError(
+            f"{file}: the state for resuming, not a model; give {file.parent / MODEL} or the run's folder"
+        )
     try:
         config = from_dict(header["config"])
         with torch.device("meta"):  # no memory yet: a lying header must not cost any
@@ -240,6 +244,7 @@ def load_method(path: Path | str, device: torch.device | str = "cpu") -> tuple[M
         ) from error
     for name in method.training_only:
         delattr(method, name)
+    tensors = {k: v for k, v in tensors.items() if k.split(".")[0] not in method.training_only}
     wanted = {k: (tuple(v.shape), v.dtype) for k, v in method.state_dict().items()}
     given = {k: (tuple(v.shape), v.dtype) for k, v in tensors.items()}
     if wanted != given:
@@ -249,6 +254,38 @@ def load_method(path: Path | str, device: torch.device | str = "cpu") -> tuple[M
     method.load_state_dict(tensors, strict=True, assign=True)
     method.requires_grad_(False)
     return method.eval().to(device), header
+
+
+def start_from(method: Method, name: str, path: Path | str) -> dict[str, Any]:
+    """Give a fresh method the weights of a model file of the same shape; what the file lacks (most have no discriminators)
+    keeps its initialisation. ``name`` is the method's key. Returns where the weights came from, for the header.
+
+    Raises CheckpointError with the tensors that do not fit, or those of :func:`load_method`.
+    """
+    file = model_file(path)
+    data = _read_bytes(file, MAX_FILE_BYTES)
+    tensors, header = unpack(file, data)
+    own = method.state_dict()
+    wrong = [k for k, v in tensors.items() if k not in own or own[k].shape != v.shape]
+    missing = [k for k in method.shared_state() if k not in tensors]
+    if header.get("method") != name or wrong or missing:
+        lines = "".join(
+            f"\n  {k}: here {tuple(own[k].shape) if k in own else 'none'}, "
+            f"in the file {tuple(tensors[k].shape) if k in tensors else 'none'}"
+            for k in [*wrong, *missing][:8]
+        )
+        raise CheckpointError(
+            f"{file}: a '{header.get('method')}' model whose weights do not fit this '{name}' run: {len(wrong) + len(missing)} "
+            f"tensors differ.{lines}\nUse its settings: unpaired info {file} shows them"
+        )
+    method.load_state_dict(tensors, strict=False)
+    return {
+        "source": str(file.name),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "step": header.get("step", 0),
+        "tensors": len(tensors),
+        "of": len(own),
+    }
 
 
 # --------------------------------------------------------------------------------------------- checkpoints of a run
@@ -304,7 +341,7 @@ def commit(root: Path, step: int, *, model: bytes, state: bytes, about: Mapping[
     finally:
         if temporary.exists():
             shutil.rmtree(temporary, ignore_errors=True)
-    prune(root, keep)
+    prune(root, keep, until=step)
     return final
 
 
@@ -314,9 +351,13 @@ def _manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
     return json.dumps({**dict(sorted(manifest.items())), "digest": digest}, indent=1).encode()
 
 
-def prune(root: Path, keep: int) -> None:
-    """Remove all but the newest ``keep`` checkpoints. Called only after a commit."""
-    for folder in steps(root)[keep:]:
+def prune(root: Path, keep: int, *, until: int) -> None:
+    """Remove all but the newest ``keep`` checkpoints up to step ``until``. Called only after a commit of that step.
+
+    Later ones are there only when they were found damaged on resume: counted as the newest, they would cost sound ones their place.
+    """
+    last = folder_of(root, until).name
+    for folder in [f for f in steps(root) if f.name <= last][keep:]:
         # the manifest goes first: a half-removed folder must not look like a checkpoint
         with contextlib.suppress(OSError):  # the new state is safe; what cannot go now goes next time
             (folder / MANIFEST).unlink(missing_ok=True)
@@ -367,6 +408,12 @@ def latest(root: Path, only: Sequence[str] | None = None) -> tuple[Saved | None,
         except CheckpointError as error:
             rejected.append(str(error))
     return None, rejected
+
+
+def read_header(saved: Saved) -> dict[str, Any]:
+    """The header of a checkpoint's model file."""
+    path = saved.folder / MODEL
+    return unpack(path, _read_bytes(path, MAX_FILE_BYTES))[1]
 
 
 def read_state(saved: Saved) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import traceback
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 
+from unpaired import signals
 from unpaired._version import __version__
 from unpaired.errors import UnpairedError
 
@@ -68,6 +70,7 @@ def train(
     precision: Literal["auto", "fp32", "tf32", "bf16"] | None = None,
     device: str | None = None,
     compile: bool | None = None,
+    start_from: Path | None = None,
     workers: int | None = None,
     allow_change: Names = [],  # noqa: B006
     quiet: bool = False,
@@ -100,6 +103,8 @@ def train(
         auto, cpu, cuda or cuda:N.
     compile
         Compile the losses with torch.compile.
+    start_from
+        Model whose weights a fresh run begins with: an imported one, or one trained on other images.
     workers
         Loader processes; the result does not depend on it.
     allow_change
@@ -116,18 +121,11 @@ def train(
     }  # fmt: skip
     settings |= {key: value for key, value in named.items() if value is not None}
     run(
-        data,
-        out,
-        method=method,
-        preset=preset,
-        config=config,
-        settings=settings,
-        steps=steps,
-        allow_change=allow_change,
-        quiet=quiet,
-    )
+        data, out, method=method, preset=preset, config=config, settings=settings, steps=steps, start_from=start_from,
+        allow_change=allow_change, quiet=quiet,
+    )  # fmt: skip
     if not quiet:
-        print(f"done: {out}\nnext: unpaired translate {out} PICTURES --to DOMAIN --out DIR")
+        print(f"done: {out}\nnext: unpaired translate {shlex.quote(str(out))} PICTURES --to DOMAIN --out DIR")
 
 
 @app.command
@@ -354,7 +352,7 @@ def adapt(
 def import_unit_v2(
     gen: Path, dis: Path | None = None, /, *, domains: Domains, out: Path, norm: Literal["none", "instance"] = "none"
 ) -> None:
-    """UNIT's paper branch (version_02): GEN.pkl and, to go on training, DIS.pkl.
+    """UNIT's paper branch (version_02): GEN.pkl and, for `unpaired train --start-from`, DIS.pkl.
 
     Parameters
     ----------
@@ -371,12 +369,12 @@ def import_unit_v2(
     """
     from unpaired import interop
 
-    _imported(interop.import_unit_v2(gen, dis, _split(domains), norm=norm), out)
+    _imported(interop.import_unit_v2(gen, dis, _split(domains), norm=norm), out, whole=dis is not None)
 
 
 @importer.command(name="unit-munit")
 def import_unit_munit(gen: Path, dis: Path | None = None, /, *, domains: Domains, out: Path) -> None:
-    """UNIT's second generation (master branch, MUNIT code base): GEN.pt and, to go on training, DIS.pt.
+    """UNIT's second generation (master branch, MUNIT code base): GEN.pt and, for `unpaired train --start-from`, DIS.pt.
 
     Parameters
     ----------
@@ -391,12 +389,12 @@ def import_unit_munit(gen: Path, dis: Path | None = None, /, *, domains: Domains
     """
     from unpaired import interop
 
-    _imported(interop.import_unit_munit(gen, dis, _split(domains)), out)
+    _imported(interop.import_unit_munit(gen, dis, _split(domains)), out, whole=dis is not None)
 
 
 @importer.command(name="cyclegan")
 def import_cyclegan(gen: Path, dis: Path | None = None, /, *, domains: Domains, out: Path) -> None:
-    """CycleGAN (pytorch-CycleGAN-and-pix2pix): latest_net_G_A.pth and, to go on training, latest_net_D_A.pth.
+    """CycleGAN (pytorch-CycleGAN-and-pix2pix): latest_net_G_A.pth and, for `unpaired train --start-from`, latest_net_D_A.pth.
 
     Parameters
     ----------
@@ -411,14 +409,14 @@ def import_cyclegan(gen: Path, dis: Path | None = None, /, *, domains: Domains, 
     """
     from unpaired import interop
 
-    _imported(interop.import_cyclegan(gen, dis, _split(domains)), out)
+    _imported(interop.import_cyclegan(gen, dis, _split(domains)), out, whole=dis is not None)
 
 
-def _imported(result: tuple[Any, dict[str, Any]], out: Path) -> None:
+def _imported(result: tuple[Any, dict[str, Any]], out: Path, *, whole: bool) -> None:
     from unpaired.checkpoint import write_model
 
     method, header = result
-    write_model(out, method, header)
+    write_model(out, method, header, whole=whole)
     print(f"wrote {out}: {', '.join(f'{a} → {b}' for a, b in method.directions)}")
 
 
@@ -486,7 +484,8 @@ def main(arguments: list[str] | None = None) -> None:
     debug = os.environ.get("UNPAIRED_DEBUG") == "1" or "--debug" in tokens
     tokens = [t for t in tokens if t != "--debug"]
     try:
-        app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        with signals.handled():  # in every command and phase: the first signal ends it cleanly, the second at once
+            app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         _usage_error(error)
     except UnpairedError as error:

@@ -155,6 +155,8 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
     config_class = method_class(str(method)).Config
     known = _fields_of(RunConfig, config_class)
     model = values.pop("model", None) or {}
+    if not isinstance(model, Mapping):
+        raise ConfigError(f"model = {model!r}: a table of settings is wanted, as in --set model.batch_size=4")
     problems = []
     run, model_config = None, None
     try:
@@ -212,7 +214,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as plain values; ConfigError names the file and the line that is wrong."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
 
 

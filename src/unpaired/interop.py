@@ -299,6 +299,8 @@ def import_cyclegan(
     from unpaired.checkpoint import make_header
 
     header = make_header(method, run, extra={"imported_from": "pytorch-CycleGAN-and-pix2pix"})
+    for name in set(method.training_only) - {"discriminator"}:
+        delattr(method, name)  # not part of what was imported, and no weights to start from
     method.requires_grad_(False)
     return method.eval(), header
 

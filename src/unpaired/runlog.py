@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from unpaired.checkpoint import write_atomic
+from unpaired.checkpoint import save_error, write_atomic
 
 PLAIN_SECONDS = 10.0
 """Without a terminal a progress line is printed at most this often."""
@@ -25,9 +25,13 @@ class RunLog:
     def __init__(self, path: Path, step: int, *, tensorboard: Path | None) -> None:
         self.path = path
         if path.exists():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+            text = path.read_text(encoding="utf-8", errors="replace")  # a crash can leave anything at the end
+            kept = [line for line in text.splitlines() if _step_of(line) <= step]
             write_atomic(path, "".join(f"{line}\n" for line in kept).encode())
-        self._file = path.open("a", encoding="utf-8")
+        try:
+            self._file = path.open("ab", buffering=0)  # nothing is held back that a later close would have to write
+        except OSError as error:
+            raise save_error(path, error, 0) from error
         self._writer: Any = None
         if tensorboard is not None:
             try:
@@ -37,9 +41,12 @@ class RunLog:
             self._writer = SummaryWriter(str(tensorboard), purge_step=step + 1)
 
     def write(self, entry: Mapping[str, Any]) -> None:
-        """Append one line; numbers also go to TensorBoard."""
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
+        """Append one line; numbers also go to TensorBoard. Raises StoppedError when the disk is full."""
+        line = json.dumps(entry).encode() + b"\n"
+        try:
+            self._file.write(line)
+        except OSError as error:
+            raise save_error(self.path, error, len(line)) from error
         if self._writer is not None:
             for key, value in entry.items():
                 if key != "step" and isinstance(value, (int, float)):
@@ -121,6 +128,3 @@ def _duration(seconds: float) -> str:
 def warn(text: str) -> None:
     """A warning on standard error, whatever the progress display does."""
     print(f"warning: {text}", file=sys.stderr, flush=True)
-
-
-Say = Callable[[str], None]

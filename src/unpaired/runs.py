@@ -23,17 +23,28 @@ def resolve(
     config: Path | str | None = None,
     settings: Mapping[str, Any] | None = None,
     steps: int | None = None,
+    start_from: Path | str | None = None,
     run_dir: Path | None = None,
 ) -> RunConfig:
-    """One validated run from its layers; a later one wins: the run already in ``run_dir`` (only when nothing else is
-    given), ``preset``, ``config`` (a TOML file), ``method``, ``settings`` (dotted keys), ``steps`` in all.
+    """One validated run from its layers; a later one wins: the run already in ``run_dir``, or else the method, networks and image
+    size of the model ``start_from`` (both only where no preset, config or method is given), ``preset``, ``config`` (a TOML file), ``method``, ``settings`` (dotted keys), ``steps`` in all.
 
     Raises ConfigError.
     """
     values: dict[str, Any] = {}
     existing = run_dir / "config.toml" if run_dir is not None else None
-    if preset is None and config is None and method is None and existing is not None and existing.exists():
-        values = read_toml(existing)  # "the same command" may be as short as DATA and --out
+    if preset is None and config is None and method is None:
+        if existing is not None and existing.exists():
+            values = read_toml(existing)  # "the same command" may be as short as DATA and --out
+        elif start_from is not None:
+            from unpaired.checkpoint import load_method
+
+            header = load_method(start_from)[1]
+            values = {
+                "method": header["method"],
+                "model": header["config"]["model"],
+                "data": {"size": header["image_size"]},
+            }
     if preset is not None:
         values = merge(values, read_preset(preset))
     if config is not None:
@@ -53,7 +64,9 @@ def resolve(
 
 
 def build(config: RunConfig, domains: tuple[str, ...], classes: tuple[str, ...] = ()) -> Method:
-    """A fresh method for ``domains``, its weights seeded from ``config.seed``. Raises ConfigError for a wrong number of domains."""
+    """A fresh method for ``domains``, its weights seeded from ``config.seed``.
+
+    Raises ConfigError for a wrong number of domains, or a size at which the method cannot train."""
     from unpaired.methods import method_class
     from unpaired.training import seed_everything
 
@@ -66,7 +79,28 @@ def build(config: RunConfig, domains: tuple[str, ...], classes: tuple[str, ...] 
             "Move the others out, or choose another --method"
         )
     seed_everything(config.seed, 0)
-    return kind(config.model, domains, image_size=config.data.size, classes=classes)
+    method = kind(config.model, domains, image_size=config.data.size, classes=classes)
+    size, stride = config.data.size, method.stride
+    if size % stride:
+        raise ConfigError(
+            f"data.size = {size}: '{config.method}' trains at sizes divisible by {stride} (it translates any size). "
+            f"Type --set data.size={max(1, size // stride) * stride}"
+        )
+    method.stages()  # here a method refuses settings under which it cannot train, before any data is read
+    return method
+
+
+def _order(domains: tuple[str, ...], run_dir: Path, start_from: Path | str | None) -> tuple[str, ...]:
+    """The order of the data's domains in the model: that of the run or model it goes on from where the names are the same."""
+    from unpaired import checkpoint
+
+    saved, _ = checkpoint.latest(run_dir / "checkpoints")
+    known: tuple[str, ...] = ()
+    if saved is not None:
+        known = tuple(checkpoint.read_header(saved)["domains"])
+    elif start_from is not None:
+        known = tuple(checkpoint.load_method(start_from)[1]["domains"])
+    return known if set(known) == set(domains) else domains
 
 
 def train(
@@ -78,6 +112,7 @@ def train(
     config: Path | str | None = None,
     settings: Mapping[str, Any] | None = None,
     steps: int | None = None,
+    start_from: Path | str | None = None,
     allow_change: Sequence[str] = (),
     quiet: bool = False,
 ) -> Translator:
@@ -91,6 +126,8 @@ def train(
         config: a TOML file laid over the preset.
         settings: dotted keys, as in ``{"model.width": 32, "training.precision": "fp32"}``.
         steps: number of training steps in all; stages are scaled in proportion.
+        start_from: a model of the same method and size whose weights a fresh run begins with: an imported one, or one trained on
+            other images. A run that is being resumed keeps its own weights.
         allow_change: settings that may differ from the run being resumed.
 
     Raises:
@@ -99,7 +136,7 @@ def train(
         NonFiniteError, StoppedError: stopped by itself, state saved.
         Interrupted: a signal came; state saved.
     """
-    from unpaired import training
+    from unpaired import checkpoint, training
     from unpaired.data.check import check
     from unpaired.data.folders import find
     from unpaired.data.sampling import open_pool
@@ -107,9 +144,18 @@ def train(
 
     with signals.handled():
         out = Path(out)
-        run = resolve(method=method, preset=preset, config=config, settings=settings, steps=steps, run_dir=out)
+        run = resolve(
+            method=method,
+            preset=preset,
+            config=config,
+            settings=settings,
+            steps=steps,
+            start_from=start_from,
+            run_dir=out,
+        )
         tree = find(data)
-        model = build(run, tree.domains)
+        domains = _order(tree.domains, out, start_from)
+        model = build(run, domains)
         check(tree, run.data).require()
         pool = open_pool(tree, run.data, split="train")
         held_out = None
@@ -117,5 +163,8 @@ def train(
             held_out = open_pool(tree, run.data, split="test")
         if any(pool.count(domain) == 0 for domain in tree.domains):
             raise DataError(f"{data}: a domain has no training images")
-        path = training.fit(model, pool, run, out, held_out=held_out, allow_change=allow_change, quiet=quiet)
+        extra = {"started_from": checkpoint.start_from(model, run.method, start_from)} if start_from is not None else {}
+        path = training.fit(
+            model, pool, run, out, held_out=held_out, header_extra=extra, allow_change=allow_change, quiet=quiet
+        )
         return load(path)

@@ -17,6 +17,8 @@ from types import FrameType
 from unpaired.errors import Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+WORKER_GRACE_SECONDS = 60
+"""How long a loader worker outlives a SIGTERM: time for the parent to finish its step and save."""
 
 
 class _State:
@@ -33,7 +35,9 @@ def requested() -> int | None:
     return _state.requested
 
 
-def poll(message: str = "stopped by a signal before any training step; nothing to save") -> None:
+def poll(
+    message: str = "stopped by a signal outside training; nothing to save, the same command goes on or begins again",
+) -> None:
     """Raise :class:`Interrupted` when a signal has come."""
     if _state.requested is not None:
         raise Interrupted(_state.requested, message)
@@ -74,6 +78,8 @@ def deferred() -> Iterator[None]:
 
 
 def ignore_in_worker(_worker: int) -> None:
-    """``worker_init_fn`` of loaders: a terminal sends Ctrl-C to the whole group, and only the parent shall act on it."""
+    """``worker_init_fn`` of loaders: a terminal sends Ctrl-C to the whole group, a batch system SIGTERM, and only the parent shall
+    act on it: a worker that died would break the parent's last step and save. SIGTERM ends a worker later, should it hang."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE_SECONDS))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from unpaired import checkpoint, devices, signals
-from unpaired.config import RunConfig, differences, read_toml
+from unpaired.config import RunConfig, differences, from_dict, read_toml
 from unpaired.data.images import encode_image, to_tensor, to_uint8
 from unpaired.data.sampling import Pool, Sampler, StepDataset, centre_crops
 from unpaired.distributed import Ranks, joined
@@ -106,7 +106,7 @@ def lock(run_dir: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             file.seek(0)
             owner = file.read().strip() or "unknown"
             raise RefusedError(
@@ -126,7 +126,15 @@ def compare_settings(run_dir: Path, config: RunConfig, allow_change: Sequence[st
     path = run_dir / "config.toml"
     if not path.exists():
         return
-    found = differences(read_toml(path), config.written())
+    try:
+        old = from_dict(read_toml(path))  # what a file by hand, or of an older version, leaves out means the default
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
+    if old.training.precision == "auto":  # never written by a run, only by hand
+        old = old.model_copy(
+            update={"training": old.training.model_copy(update={"precision": config.training.precision})}
+        )
+    found = differences(old.written(), config.written())
     changed = {k: v for k, v in found.items() if k not in FREE_SETTINGS and k not in allow_change}
     if changed:
         lines = "\n".join(f"  {k}: {old!r} in the run, {new!r} now" for k, (old, new) in sorted(changed.items()))
@@ -219,7 +227,11 @@ class Trainer:
 
     def prepare(self) -> None:
         """Before the first step of a fresh run: let the method load pretrained weights. Raises WeightsError."""
+        # a run that starts from another model has its weights already: those stay, and only the rest is prepared
+        kept = dict(self.method.shared_state()) if "started_from" in self.header_extra else {}
+        kept = {name: value.clone() for name, value in kept.items()}
         self.pretrained = self.method.prepare()
+        self.method.load_state_dict(kept, strict=False)
         live = dict(self.method.named_parameters())
         self.average = {name: live[name].detach().clone() for name in self.average}
 
@@ -231,6 +243,13 @@ class Trainer:
         if own_names != given_names:
             raise CheckpointError(
                 f"the saved state does not fit this method; it differs in: {', '.join(sorted(own_names ^ given_names)[:8])}"
+            )
+        other = [k for k in sorted(own_names) if own[k].shape != tensors[k].shape]
+        if other:
+            lines = "".join(f"\n  {k}: here {tuple(own[k].shape)}, saved {tuple(tensors[k].shape)}" for k in other[:8])
+            raise CheckpointError(
+                f"the saved state does not fit this method; {len(other)} tensors have other shapes, so a setting that shapes the "
+                f"networks has changed. Repeat the old one, or use another --out{lines}"
             )
         self.method.load_state_dict(
             {k.removeprefix("method/"): v for k, v in tensors.items() if k.startswith("method/")}
@@ -414,7 +433,7 @@ class Trainer:
 
     def batches(self) -> Iterator[Batch]:
         """Batches of the steps still to come; the same whatever the number of workers."""
-        sampler = Sampler(self.pool, self.config.data, self.method.pairs, self.config.seed)
+        sampler = Sampler(self.pool, self.config.data, self.method.pairs, self.config.seed, domains=self.method.domains)
         dataset = StepDataset(sampler, lambda step: self.plan.at(step)[0].batch_size, self.ranks.rank, self.ranks.world)
         workers = self.config.data.workers
         loader = DataLoader(
@@ -521,8 +540,8 @@ def _compiled(loss: Callable[[Batch], dict[str, Tensor]]) -> Callable[[Batch], d
 def _resume(trainer: Trainer, root: Path, say: Callable[[str], None], allow_change: Sequence[str]) -> None:
     """Restore the newest checkpoint that verifies, and say which ones were passed over; prepare a fresh run."""
     saved, rejected = checkpoint.latest(root)
-    for line in rejected:
-        say(f"skipped a damaged checkpoint: {line}")
+    for line in rejected if trainer.ranks.main else ():
+        warn(f"skipped a damaged checkpoint: {line}")
     if saved is None:
         if rejected:
             raise CheckpointError(
@@ -536,7 +555,15 @@ def _resume(trainer: Trainer, root: Path, say: Callable[[str], None], allow_chan
             f"{root.parent}: the training images are not the ones this run began with (fingerprint {str(known)[:12]}…, now "
             f"{trainer.pool.fingerprint[:12]}…). Restore them, use another --out, or accept it with --allow-change data"
         )
+    header = checkpoint.read_header(saved)
+    # names are what translate is asked for: never renamed on the way
+    if tuple(header["domains"]) != trainer.method.domains:
+        raise ConfigError(
+            f"{root.parent}: the run translates between {', '.join(header['domains'])}; the data has the domains "
+            f"{', '.join(trainer.method.domains)}. Name them as before, or use another --out (and --start-from {root.parent})"
+        )
     trainer.restore(*checkpoint.read_state(saved))
+    trainer.header_extra = {**trainer.header_extra, **header["extra"]}  # a resumed run keeps its own origin
     say(f"resuming {root.parent} from step {trainer.step:,} of {trainer.plan.total:,}")
 
 
@@ -602,5 +629,7 @@ def fit(
         trainer.reporter = stack.enter_context(
             Reporter(trainer.plan.total, trainer.step, quiet=quiet or not ranks.main)
         )
-        stack.enter_context(signals.deferred())
-        return trainer.run(log) / checkpoint.MODEL
+        with signals.deferred():
+            path = trainer.run(log) / checkpoint.MODEL
+        signals.poll(f"stopped by a signal at the end of {run_dir}, which is complete")  # else a demo would go on
+        return path

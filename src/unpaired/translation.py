@@ -281,12 +281,16 @@ class Translator:
         """A picture of any size and mode -> an 8-bit RGB picture of the same size, EXIF orientation applied.
 
         Raises:
-            ConfigError: the direction is not possible. DataError: the output is not finite.
+            ConfigError: the direction is not possible. DataError: no PIL image, or an output that is not finite.
         """
         from PIL import Image, ImageOps
 
         from unpaired.data import images as opener
 
+        if not isinstance(image, Image.Image):
+            raise DataError(
+                f"translate_image wants a PIL image, not {type(image).__name__}: open it first, as in PIL.Image.open(PATH)"
+            )
         upright = ImageOps.exif_transpose(image)
         rgb = opener.to_rgb("<picture>", upright, (255, 255, 255))
         tensor = opener.to_tensor(_pixels(rgb))[None]

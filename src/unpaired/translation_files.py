@@ -115,7 +115,7 @@ class IncompleteTranslation(PartialError):
 
 def translate_files(
     model: Translator | Path | str,
-    inputs: Sequence[Path | str],
+    inputs: Sequence[Path | str] | Path | str,
     *,
     to: str,
     source: str | None = None,
@@ -165,12 +165,13 @@ def translate_files(
     translator = model if isinstance(model, Translator) else load(model, device=device, precision=precision)
     source, to = translator.direction(source, to)
     out = Path(out)
+    given = [Path(i) for i in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
     if mask is None and mask_threshold is not None:
         raise ConfigError("mask_threshold needs a folder for the masks: --mask DIR")
     if mask is not None:
         translator._check_attention(mask_threshold)
-        mask = _check_mask_folder(Path(mask), out, [Path(i) for i in inputs])
-    todo = plan([Path(i) for i in inputs], out, f".{format}")
+        mask = _check_mask_folder(Path(mask), out, given)
+    todo = plan(given, out, f".{format}")
     limit = MAX_PIXELS if max_pixels is None else max_pixels
     check_max_pixels(translator.method.stride, limit)
     size = 1 if translator.method.stochastic else batch_size

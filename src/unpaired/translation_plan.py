@@ -70,6 +70,10 @@ def plan(inputs: Sequence[Path], out: Path, suffix: str) -> Plan:
         else:
             raise DataError(f"{show(path)}: no such file or folder")
     if not found:
+        if not inputs:
+            raise DataError(
+                "nothing to translate: name pictures or folders, as in: unpaired translate RUN PICTURES --to DOMAIN --out DIR"
+            )
         endings = " ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"no images in {', '.join(show(p) for p in inputs)} (looked for {endings})")
     tasks = _name(found, suffix)

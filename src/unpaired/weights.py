@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from unpaired._files import sha256_of, sync_folder
-from unpaired.errors import UnpairedError, WeightsError, nearest
+from unpaired.errors import Interrupted, UnpairedError, WeightsError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -165,6 +165,8 @@ def load(name: str, where: Path | str | None = None, *, offline: bool | None = N
         raise WeightsError(f"{path}: {path.stat().st_size:,} bytes are more than the {MAX_BYTES:,} that are read")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except Interrupted:
+        raise
     except Exception as error:  # torch raises half a dozen kinds for damaged files
         raise WeightsError(f"{path}: not a file of plain tensors ({type(error).__name__})") from error
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):

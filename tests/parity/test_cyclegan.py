@@ -9,10 +9,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from unpaired.checkpoint import write_model
+from unpaired.checkpoint import start_from, write_model
 from unpaired.cli import main
+from unpaired.config import from_dict
 from unpaired.errors import CheckpointError
 from unpaired.interop import import_cyclegan
+from unpaired.runs import build
 from unpaired.translation import load
 
 FIXTURES = Path(__file__).parents[2] / "../shared/parity/cyclegan"
@@ -54,6 +56,15 @@ def test_command_and_reload(tmp_path: Path) -> None:
     model = load(out)
     assert model.directions == (("zebra", "horse"),)
     assert error(model.translate(io["x"], None, "horse"), io["out"]) <= TOLERANCE
+    both = [str(FIXTURES / f"latest_net_{n}_A.pth") for n in "GD"]
+    whole = tmp_path / "whole.safetensors"
+    with pytest.raises(SystemExit):
+        main(["import", "cyclegan", *both, "--domains", "zebra,horse", "--out", str(whole)])
+    run = from_dict(load(whole).header["config"])
+    fresh = build(run, ("zebra", "horse"))
+    assert start_from(fresh, "attend", whole)["tensors"] > start_from(fresh, "attend", out)["tensors"]
+    assert error(fresh.discriminator(io["x"])[0], io["dis"]) <= TOLERANCE
+    assert whole.stat().st_size < 2_000_000  # no history, no features: weights alone
 
 
 @torch.no_grad()

@@ -281,7 +281,7 @@ def _warnings(report: CheckReport) -> Iterable[str]:
         yield f"few training images in {_some(few)}; expect the model to learn them by heart"
     untested = [d for d, files in train.items() if files and not report.good(d, "test")]
     if untested:
-        yield f"no test images in {_some(untested)}; samples and evaluation will use training images"
+        yield f"no test images in {_some(untested)}; samples will show training images, and `unpaired evaluate` wants --split train"
     sizes = {d: len(f) for d, f in train.items() if f}
     if sizes and max(sizes.values()) > IMBALANCE * min(sizes.values()):
         least, most = min(sizes, key=lambda d: sizes[d]), max(sizes, key=lambda d: sizes[d])

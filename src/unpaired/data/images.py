@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from unpaired.config import DataConfig
-from unpaired.errors import ConfigError, ImageError
+from unpaired.errors import ConfigError, ImageError, Interrupted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -152,6 +152,8 @@ def _header(name: str, file: BinaryIO, max_pixels: int, min_side: int) -> Image.
         raise ImageError(name, known[0] if known else other) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(name, f"more than {max_pixels / 1e6:g} million pixels") from error
+    except Interrupted:
+        raise
     except Exception as error:  # Pillow's parsers raise nearly anything on damaged headers
         raise ImageError(name, f"damaged header ({_text(error)})") from error
     if width * height > max_pixels:
@@ -224,10 +226,14 @@ def open_image(
             image.draft(None, (at_least, at_least))  # never below at_least in either direction
         try:
             image.load()
+        except Interrupted:
+            raise
         except Exception as error:
             raise ImageError(name, f"truncated or damaged ({_text(error)})") from error
         try:
             orientation = int(image.getexif().get(_ORIENTATION_TAG, 1))
+        except Interrupted:
+            raise
         except Exception:  # damaged metadata; the pixels are sound
             orientation = 1
         rgb = to_rgb(name, image, background)
@@ -244,6 +250,8 @@ def open_image(
 def _frames(image: Image.Image) -> int:
     try:
         return int(getattr(image, "n_frames", 1))  # walks through the file: only when asked for
+    except Interrupted:
+        raise
     except Exception:  # a damaged later frame; the first one was sound
         return 2
 

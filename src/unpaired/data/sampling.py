@@ -170,6 +170,7 @@ def open_pool(tree_or_path: DataTree | str | os.PathLike[str], config: DataConfi
     if empty:
         raise DataError(
             f"{show(tree.root)}: no {split} images of {', '.join(empty)}; `unpaired check` shows what is there"
+            + ("; --split train takes the training images" if split == "test" else "")
         )
     pool = FolderPool(tree, config, split, cache.open_store(tree, split, config) if config.cache else None)
     total = sum(len(tree.files[split, d]) for d in tree.domains)

@@ -296,7 +296,7 @@ class Attend(Method):
         "initial_induction",
         "attention_induction",
     )
-    stride: ClassVar[int] = ResnetGenerator.STRIDE
+    stride: int = ResnetGenerator.STRIDE
 
     attending: Tensor
     """1 once G_attn is in use, else 0."""

@@ -109,7 +109,7 @@ class Method(nn.Module):
     """Every number of the paper, one sentence each."""
     training_only: ClassVar[tuple[str, ...]] = ()
     """Names of child modules (or buffers) that ``translate()`` never needs; they stay out of the shared file."""
-    stride: ClassVar[int] = 1
+    stride: int = 1
     """``translate`` accepts heights and widths divisible by this; callers pad to it and crop back."""
     stochastic: ClassVar[bool] = False
     """``translate`` draws noise. Files are then translated one by one, each seeded from its own bytes."""

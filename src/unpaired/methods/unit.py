@@ -243,7 +243,7 @@ class UNIT(Method):
             raise ConfigError(f"method 'unit' translates between 2 domains, {len(domains)} given: {', '.join(domains)}")
         c = config
         # A constant of the class elsewhere; here it follows a setting.
-        self.stride = 2**c.downsampling  # type: ignore[misc]
+        self.stride = 2**c.downsampling
         self.encoders = nn.ModuleList([build_encoder(c) for _ in domains])  # E_L,1 and E_L,2
         self.encoder_shared = nn.Sequential(*_residual(c, c.shared_layers))  # E_H
         self.generator_shared = nn.Sequential(*_residual(c, c.shared_layers))  # G_H
@@ -266,6 +266,12 @@ class UNIT(Method):
 
     def stages(self) -> tuple[Stage, ...]:
         c: UNITConfig = self.config
+        smallest = 2 ** (c.discriminator_layers + (c.scales - 1 if c.discriminator == "multiscale" else 0))
+        if c.architecture == "munit" and self.image_size < smallest:  # reflection needs two pixels before each layer
+            raise ConfigError(
+                f"data.size = {self.image_size} is too small for these discriminators, which want {smallest}: "
+                "lower model.discriminator_layers or model.scales, or raise data.size"
+            )
         every = c.halve_lr_every
         adam = Adam(
             lr=c.lr,

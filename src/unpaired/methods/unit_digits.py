@@ -52,6 +52,9 @@ class UNITDigitsConfig(MethodConfig):
     """Not in the paper: x̂₁₂ must keep the label of x₁ in the eyes of the class head (generator's update)."""
     dropout: tuple[float, float, float, float] = (0.1, 0.3, 0.5, 0.5)
     """Dropout after each stage of the discriminator, on its real/fake and class paths."""
+    same_start: bool = False
+    """Not in the paper: the private layers of both domains start with equal weights, so that the class head is from the first
+    step on as good in domain 2 as a classifier that ignores the difference. Needs equal ``channels``."""
     invert_target: bool = False
     """Show half of the target images inverted, as the released SVHN→MNIST did with MNIST."""
     shift: Annotated[int, Field(ge=0, le=8)] = 0
@@ -206,6 +209,12 @@ class UNITDigits(Method):
             if isinstance(part, nn.Conv2d):
                 nn.init.xavier_uniform_(part.weight, 2**0.5)
                 nn.init.constant_(part.bias, 0.1)  # type: ignore[arg-type]  # every convolution here has a bias
+
+        if config.same_start:
+            if config.channels[0] != config.channels[1]:
+                raise ConfigError(f"model.same_start needs equal model.channels; they are {list(config.channels)}")
+            for private in (self.encoder.private, self.decoder.private, self.features.private):
+                private[1].load_state_dict(private[0].state_dict())
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
