@@ -35,7 +35,7 @@ def test_layers_by_name(name: str, taps: tuple[str, ...], shapes: list[tuple[int
 def test_a_tap_before_a_relu_stays_what_it_was() -> None:
     """Nothing works in place: conv1_1 keeps its negative values when relu1_1 is computed from it."""
     before, after = Features("vgg19", ("conv1_1", "relu1_1"))(X)
-    assert float(before.min()) < 0 and torch.equal(before.relu(), after)
+    assert float(before.detach().min()) < 0 and torch.equal(before.relu(), after)
 
 
 def test_unknown_names_are_refused() -> None:
