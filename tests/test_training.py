@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -509,3 +510,44 @@ def test_a_model_that_is_no_table_is_refused() -> None:
     """--set model=5 is answered in words."""
     with pytest.raises(ConfigError, match="model = 5: a table"):
         from_dict({"model": 5})
+
+
+def test_compile_gives_the_same_losses_and_falls_back_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With --compile the logged losses are those of the plain run within rounding; a compiler that fails costs one line of warning
+    and nothing else."""
+    fit(tmp_path / "plain", model__first_steps=2, model__second_steps=0)
+    with pytest.MonkeyPatch.context() as patch:  # the real tracer and autograd, without minutes of C++
+        patch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+        fit(tmp_path / "compiled", model__first_steps=2, model__second_steps=0, training__compile=True)
+    capsys.readouterr()
+    a, b = log(tmp_path / "plain")[-1], log(tmp_path / "compiled")[-1]
+    assert a.keys() == b.keys()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", lambda loss: lambda batch: 1 / 0)
+        fit(tmp_path / "broken", model__first_steps=2, model__second_steps=0, training__compile=True)
+    assert capsys.readouterr().err.count("torch.compile failed (ZeroDivisionError)") == 2  # one a loss
+    c = log(tmp_path / "broken")[-1]
+    for key in ("critic/real", "critic/fake"):
+        assert a[key] == c[key]
+        assert b[key] == pytest.approx(a[key], rel=0.2)  # compiled code draws its noise in another order
+
+
+def test_tensorboard_holds_what_the_log_holds(tmp_path: Path) -> None:
+    """Where the package is installed every logged number is in the event file, and a sheet of samples."""
+    pytest.importorskip("tensorboard", reason="the extra `log` is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    fit(tmp_path, training__tensorboard=True)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("critic/real")] == [
+        (line["step"], pytest.approx(line["critic/real"], rel=1e-5)) for line in log(tmp_path) if "critic/real" in line
+    ]
+    assert "samples" in events.Tags()["images"]
+
+
+def test_a_group_described_by_half_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """WORLD_SIZE alone, as some batch systems set it, is an error that names torchrun."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="torchrun"):
+        fit(tmp_path)

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from unpaired.errors import ConfigError
+
 TIMEOUT = datetime.timedelta(seconds=float(os.environ.get("UNPAIRED_RANK_TIMEOUT", "600")))
 """How long a rank waits for another: long enough for a slow save on rank 0, short enough to notice a hang."""
 
@@ -74,6 +76,12 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     if world == 1:
         yield Ranks()
         return
+    missing = [k for k in ("RANK", "MASTER_ADDR", "MASTER_PORT") if k not in os.environ]
+    if missing:
+        raise ConfigError(
+            f"WORLD_SIZE={world} is set but not {', '.join(missing)}: start several processes with torchrun --nproc-per-node {world} "
+            "-m unpaired train …, or unset WORLD_SIZE for one"
+        )
     ours = not dist.is_initialized()
     if ours:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)

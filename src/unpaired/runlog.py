@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -47,21 +47,28 @@ class RunLog:
             self._file.write(line)
         except OSError as error:
             raise save_error(self.path, error, len(line)) from error
-        if self._writer is not None:
-            for key, value in entry.items():
-                if key != "step" and isinstance(value, (int, float)):
-                    self._writer.add_scalar(key, value, entry["step"])
+        numbers = {k: v for k, v in entry.items() if k != "step" and isinstance(v, (int, float))}
+        self._tell(lambda writer: [writer.add_scalar(k, v, entry["step"]) for k, v in numbers.items()])
 
     def picture(self, name: str, pixels: Any, step: int) -> None:
         """A uint8 [H, W, 3] picture for TensorBoard."""
-        if self._writer is not None:
-            self._writer.add_image(name, pixels, step, dataformats="HWC")
+        self._tell(lambda writer: writer.add_image(name, pixels, step, dataformats="HWC"))
 
     def close(self) -> None:
         """Flush and close both."""
         self._file.close()
+        self._tell(lambda writer: writer.close())
+
+    def _tell(self, do: Callable[[Any], object]) -> None:
+        """TensorBoard is a convenience: when its files fail, training goes on without them."""
         if self._writer is not None:
-            self._writer.close()
+            try:
+                do(self._writer)
+            except OSError as error:
+                self._writer = None
+                warn(
+                    f"TensorBoard's log cannot be written ({error.strerror or error}); going on without it, log.jsonl has everything"
+                )
 
 
 def _step_of(line: str) -> float:

@@ -46,7 +46,9 @@ def resolve(
                 "data": {"size": header["image_size"]},
             }
     if preset is not None:
-        values = merge(values, read_preset(preset))
+        values = merge(
+            values, {k: v for k, v in read_preset(preset).items() if k != "adapt"}
+        )  # that table is for `adapt` alone
     if config is not None:
         values = merge(values, read_toml(Path(config)))
     if method is not None:

@@ -48,6 +48,8 @@ FREE_SETTINGS = frozenset(
 )
 """Settings that may change on resume without being named: none of them changes what is learnt."""
 
+WATCH_FROM_STEP = 500
+"""Before this step (or a quarter of the run) the GAN watch does not judge sample sheets."""
 MAX_SHEET_DIRECTIONS = 6
 """Directions on a sample sheet: with many domains there would be hundreds."""
 
@@ -102,7 +104,10 @@ class Plan:
 def lock(run_dir: Path) -> Iterator[None]:
     """Hold ``run_dir/lock``. The kernel frees it when its owner dies, so a stale one is simply taken over."""
     path = run_dir / "lock"
-    file: IO[str] = path.open("a+", encoding="utf-8")
+    try:
+        file: IO[str] = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise RefusedError(f"{path}: cannot be written: {error.strerror}; use another --out") from error
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -408,7 +413,7 @@ class Trainer:
                 ).float()
                 between = self.method.views(images, source, target)
             rows += [_row(pictures, self.settings.samples) for pictures in (images, *between, outputs)]
-            if self.step * 4 >= self.plan.total:  # an untrained network is allowed to give one grey
+            if self.step >= max(WATCH_FROM_STEP, self.plan.total // 4):  # an untrained network may give one grey
                 warnings += self.watch.sampled(images, outputs, (source, target))
         self._swap_average(swapped)
         if rows:
@@ -452,6 +457,13 @@ class Trainer:
         except DataError as error:  # files vanished or broke during training, more than can be replaced
             path = self.save()
             raise StoppedError(f"{error}; saved as {path}. Mend the data, then the same command goes on") from error
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            path = self.save()
+            raise StoppedError(
+                f"a loader process died ({str(error).splitlines()[0]}): often too little memory; saved as {path}. Go on with --workers 0"
+            ) from error
 
     def run(self, log: RunLog) -> Path:
         """Train to the end; the folder of the last checkpoint."""
@@ -517,22 +529,18 @@ def _row(images: Tensor, columns: int) -> np.ndarray[Any, Any]:
 
 
 def _compiled(loss: Callable[[Batch], dict[str, Tensor]]) -> Callable[[Batch], dict[str, Tensor]]:
-    """``loss`` through torch.compile, or itself with one warning when that fails at the first call."""
+    """``loss`` through torch.compile; from the first failure of the compiler on, ``loss`` itself, with one warning."""
     compiled: Callable[[Batch], dict[str, Tensor]] = torch.compile(loss)
-    chosen: list[Callable[[Batch], dict[str, Tensor]]] = []
+    use = [compiled]
 
     def call(batch: Batch) -> dict[str, Tensor]:
-        if not chosen:
+        if use[0] is compiled:
             try:
-                result = compiled(batch)
-                chosen.append(compiled)
-                return result
-            except (
-                Exception
-            ) as error:  # the compiler raises many kinds; the plain loss decides whether it is a real one
+                return compiled(batch)
+            except Exception as error:  # the compiler raises many kinds; if the loss is at fault, it raises again below
                 warn(f"torch.compile failed ({type(error).__name__}); going on without it")
-                chosen.append(loss)
-        return chosen[0](batch)
+                use[0] = loss
+        return loss(batch)
 
     return call
 
