@@ -20,6 +20,7 @@ from unpaired import checkpoint, signals, training
 from unpaired.config import from_dict
 from unpaired.data.sampling import ArrayPool, open_pool
 from unpaired.errors import ConfigError, Interrupted, NonFiniteError, RefusedError, StoppedError
+from unpaired.methods import METHODS
 from unpaired.methods.base import Adam, Stage, Update
 from unpaired.runs import build
 from unpaired.watch import WON_LOGS, Watch
@@ -88,6 +89,59 @@ def test_an_update_may_grow_and_its_modules_have_rates(tmp_path: Path) -> None:
         second.restore(*first.state())
         go(second, 6)
         assert all(torch.equal(v, second.state()[0][k]) for k, v in whole.state()[0].items())
+
+
+class Prepared(tiny.Tiny):
+    """Takes "pretrained" weights before its first step."""
+
+    calls = 0
+
+    def prepare(self) -> list[dict[str, str]]:
+        """All ones, from nowhere."""
+        Prepared.calls += 1
+        with torch.no_grad():
+            for parameter in self.forth.parameters():
+                parameter.fill_(1.0)
+        return [{"name": "ones", "file": "ones.pth"}]
+
+
+def test_a_fresh_run_is_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """prepare() runs before the first step alone, not on resume and not when a model is loaded; the first checkpoint and the
+    averaged weights begin with what it loaded, and every model names the source."""
+    monkeypatch.setitem(METHODS, "prepared", "test_training:Prepared")
+    monkeypatch.setattr(Prepared, "calls", 0)
+    config = tiny.config(method="prepared", training__ema=0.9, training__checkpoint_every=1, training__keep=20)
+
+    def fit_it(stop_at: int | None) -> Path:
+        def stop(step: int, _method: object) -> None:
+            if step == stop_at:
+                raise KeyboardInterrupt
+
+        return training.fit(
+            build(config, ("red", "blue")), tiny.pool(), config, tmp_path / "run", quiet=True, on_step=stop
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_it(3)
+    path = fit_it(None)
+    assert Prepared.calls == 1
+    first, _ = checkpoint.load_method(checkpoint.folder_of(tmp_path / "run/checkpoints", 0) / checkpoint.MODEL)
+    assert all(bool((p == 1).all()) for p in first.get_submodule("forth").parameters())
+    _, header = checkpoint.load_method(path)
+    assert header["pretrained"] == [{"name": "ones", "file": "ones.pth"}]
+    assert Prepared.calls == 1
+    again = build(config, ("red", "blue"))  # started from that model: its weights stay
+    extra = {"started_from": checkpoint.start_from(again, "prepared", path)}
+
+    def enough(step: int, _method: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.fit(again, tiny.pool(), config, tmp_path / "more", quiet=True, on_step=enough, header_extra=extra)
+    second, header = checkpoint.load_method(checkpoint.folder_of(tmp_path / "more/checkpoints", 0) / checkpoint.MODEL)
+    last, _ = checkpoint.load_method(path)
+    assert Prepared.calls == 2 and header["pretrained"] == [{"name": "ones", "file": "ones.pth"}]
+    assert all(torch.equal(v, last.state_dict()[k]) for k, v in second.state_dict().items())
 
 
 def test_a_name_belongs_to_one_set_of_parameters() -> None:

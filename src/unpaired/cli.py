@@ -68,6 +68,7 @@ def train(
     pretrained: Path | None = None,
     steps: int | None = None,
     seed: int | None = None,
+    weights: str | None = None,
     precision: Literal["auto", "fp32", "tf32", "bf16"] | None = None,
     device: str | None = None,
     compile: bool | None = None,
@@ -98,6 +99,8 @@ def train(
         Training steps in all (stages are scaled in proportion).
     seed
         Everything random follows from it.
+    weights
+        Pretrained weights of methods that build on them: file or folder, or random to do without.
     precision
         auto takes bf16 where the hardware has it.
     device
@@ -118,7 +121,7 @@ def train(
 
     settings = parse_assignments(set_)
     named = {
-        "seed": seed, "training.precision": precision, "training.device": device, "training.compile": compile, "data.workers": workers,
+        "seed": seed, "model.weights": weights, "training.precision": precision, "training.device": device, "training.compile": compile, "data.workers": workers,
     }  # fmt: skip
     settings |= {key: value for key, value in named.items() if value is not None}
     run(
@@ -209,6 +212,8 @@ def translate(
     format: Literal["png", "jpg", "webp"] = "png",
     report: Path | None = None,
     overwrite: bool = False,
+    mask: Path | None = None,
+    mask_threshold: float | None = None,
     quiet: bool = False,
 ) -> None:
     """Translate pictures or whole trees of them; the structure, sizes and inputs are kept.
@@ -243,6 +248,10 @@ def translate(
         Where to write the JSON report (always written into --out as well when something failed).
     overwrite
         Replace results of another model or other options.
+    mask
+        Folder for the attention maps (method attend): 8-bit grey, 0 where the result equals the input exactly.
+    mask_threshold
+        Make the maps black and white at this value, 0 to 1; what is black stays as it was in the input.
     quiet
         No progress.
     """
@@ -250,7 +259,8 @@ def translate(
 
     done = translate_files(
         model, list(inputs), to=to, source=source, out=out, device=device, precision=precision, batch_size=batch_size, seed=seed,
-        samples=samples, max_pixels=max_pixels, format=format, report=report, overwrite=overwrite, quiet=quiet,
+        samples=samples, max_pixels=max_pixels, format=format, report=report, overwrite=overwrite, mask=mask,
+        mask_threshold=mask_threshold, quiet=quiet,
     )  # fmt: skip
     if not quiet:
         print(done.text())
@@ -270,6 +280,11 @@ def evaluate(
     batch_size: int = 16,
     seed: int = 0,
     device: str = "auto",
+    pairs: Path | None = None,
+    threshold: float = 12.0,
+    left: str | None = None,
+    masks: Path | None = None,
+    mask_threshold: float = 0.5,
 ) -> None:
     """Distances between translated and real images, and reconstruction errors, each with its N.
 
@@ -295,6 +310,16 @@ def evaluate(
         For random halves, subsets and random outputs.
     device
         auto, cpu, cuda or cuda:N.
+    pairs
+        Folder of true pairs, for pixel accuracy: pictures of two halves, or two folders named like the domains.
+    threshold
+        Colour difference (0 to 255) up to which a pixel is right: of all three channels together, and of each.
+    left
+        Domain of the left halves; the model's first source if not given.
+    masks
+        Folder with pictures (named like the source) and true masks (mask), for the overlap with the attention's masks.
+    mask_threshold
+        Where the attention's masks are cut.
     """
     from unpaired.evaluation import evaluate as run
     from unpaired.evaluation import format_table
@@ -310,6 +335,11 @@ def evaluate(
         batch_size=batch_size,
         seed=seed,
         device=device,
+        pairs=pairs,
+        threshold=threshold,
+        left=left,
+        masks=masks,
+        mask_threshold=mask_threshold,
     )
     print(format_table(results))
 
@@ -479,6 +509,26 @@ def import_deepi2i(
     from unpaired import interop
 
     _imported(interop.import_deepi2i(gen, dis, enc, ada, interop.class_names(domains) or ()), out, whole=True)
+
+
+@importer.command(name="cyclegan")
+def import_cyclegan(gen: Path, dis: Path | None = None, /, *, domains: Domains, out: Path) -> None:
+    """CycleGAN (pytorch-CycleGAN-and-pix2pix): latest_net_G_A.pth and, for `unpaired train --start-from`, latest_net_D_A.pth.
+
+    Parameters
+    ----------
+    gen
+        ResNet generator with instance norm, of one direction.
+    dis
+        Discriminator of that direction's target.
+    domains
+        What the generator translates from and to: horse,zebra for G_A of horse2zebra, zebra,horse for G_B.
+    out
+        Model file to write, model.safetensors.
+    """
+    from unpaired import interop
+
+    _imported(interop.import_cyclegan(gen, dis, _split(domains)), out, whole=dis is not None)
 
 
 def _imported(result: tuple[Any, dict[str, Any]], out: Path, *, whole: bool) -> None:

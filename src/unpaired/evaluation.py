@@ -24,6 +24,7 @@ from unpaired.data.folders import DataTree, find
 from unpaired.data.images import Pixels, to_tensor, to_uint8
 from unpaired.data.sampling import Pool, open_pool
 from unpaired.errors import ConfigError, DataError, ImageError, NotComparableError, WeightsError
+from unpaired.evaluation_pairs import mask_figures, pixel_figures
 from unpaired.metrics import Backbone, Statistics, kernel_distance, open_backbone
 from unpaired.translation import Translator, load
 
@@ -99,6 +100,11 @@ def evaluate(
     batch_size: int = 16,
     limit: int | None = None,
     seed: int = 0,
+    pairs: Path | str | None = None,
+    threshold: float = 12.0,
+    left: str | None = None,
+    masks: Path | str | None = None,
+    mask_threshold: float = 0.5,
 ) -> dict[str, Any]:
     """Distances between translated and real images for every direction, and reconstruction errors.
 
@@ -115,6 +121,9 @@ def evaluate(
         weights: its file, or the folder with it. Without weights the distances are left out and a line says why.
         limit: at most this many images of each domain, drawn at random with ``seed``.
         out: also written here, as JSON.
+        pairs, threshold, left: folder of true pairs; adds pixel accuracies (:func:`unpaired.evaluation_pairs.pixel_figures`).
+        masks, mask_threshold: folder of true masks; adds their overlap with the attention's
+            (:func:`unpaired.evaluation_pairs.mask_figures`).
 
     Returns:
         ``directions`` (a list), ``reconstruction`` (by domain), ``warnings`` and ``provenance``; plain JSON values.
@@ -144,6 +153,11 @@ def evaluate(
     directions = [
         _direction(translator, network, images, real, source, target, seed) for source, target in translator.directions
     ]
+    for entry in directions:
+        if pairs is not None:
+            entry |= pixel_figures(translator, pairs, entry["source"], entry["target"], threshold=threshold, left=left)
+        if masks is not None:
+            entry |= mask_figures(translator, masks, entry["source"], threshold=mask_threshold)
     warnings += _warnings(directions, images)
     results = {
         "directions": directions,
@@ -164,6 +178,8 @@ def evaluate(
             "backbone": network.name if network else None,
             "backbone_sha256": network.sha256 if network else None,
             "resize": network.resize if network else None,
+            "pairs": str(pairs) if pairs is not None else None,
+            "masks": str(masks) if masks is not None else None,
             "device": str(translator.device),
             "precision": translator.precision,
             "torch": torch.__version__,

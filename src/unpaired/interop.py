@@ -1,4 +1,4 @@
-"""Checkpoints of the official implementations, in: both generations of UNIT, BigGAN-PyTorch, DeepI2I.
+"""Checkpoints of the official implementations, in: both generations of UNIT, CycleGAN, BigGAN-PyTorch, DeepI2I.
 
 Each importer takes widths and numbers of layers from the tensors, compares every tensor with the network they describe, and
 gives a method in eval mode and the header for ``checkpoint.write_model``. Files are read by :mod:`unpaired.torchfile`.
@@ -15,8 +15,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from unpaired.config import DataConfig, RunConfig
+from unpaired.config import DataConfig, MethodConfig, RunConfig
 from unpaired.errors import CheckpointError, ConfigError
+from unpaired.methods.attend import Attend
 from unpaired.methods.base import Method
 from unpaired.methods.biggan import BigGAN
 from unpaired.methods.deepi2i import DeepI2I
@@ -24,7 +25,15 @@ from unpaired.methods.unit import UNIT
 from unpaired.networks.biggan import Discriminator, Generator, Shape, with_classes
 from unpaired.torchfile import read_torch_file
 
-__all__ = ["class_names", "import_biggan", "import_deepi2i", "import_unit_munit", "import_unit_v2", "read_torch_file"]
+__all__ = [
+    "class_names",
+    "import_biggan",
+    "import_cyclegan",
+    "import_deepi2i",
+    "import_unit_munit",
+    "import_unit_v2",
+    "read_torch_file",
+]
 
 # -- names of layers
 
@@ -72,10 +81,10 @@ def _cleaned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return kept
 
 
-def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
-    """How many of the layers ``pattern`` (with {} for the number) there are, counted from 0 without a gap."""
+def _count(tensors: Mapping[str, Tensor], pattern: str, first: int = 0) -> int:
+    """How many of the layers ``pattern`` (with {} for the number) there are, counted from ``first`` without a gap."""
     n = 0
-    while pattern.format(n) in tensors:
+    while pattern.format(first + n) in tensors:
         n += 1
     return n
 
@@ -246,7 +255,99 @@ def _munit_generator_names(downsampling: int, blocks: int) -> Names:
     return names
 
 
+# -- CycleGAN
+
+
+def import_cyclegan(
+    gen: Path | str,
+    dis: Path | str | None = None,
+    domains: tuple[str, str] = ("a", "b"),
+    *,
+    image_size: int = 256,
+) -> tuple[Attend, dict[str, Any]]:
+    """A generator of pytorch-CycleGAN-and-pix2pix (``*_net_G_A.pth``, ``resnet_9blocks`` or with another number, instance norm),
+    as a one-way model of method ``attend`` without attention: method in eval mode and header for ``checkpoint.write_model``.
+
+    ``domains``: what the file translates from and to. ``dis``: the PatchGAN that judges ``domains[1]`` (``*_net_D_A.pth`` goes with
+    ``G_A``), to go on training. Widths and numbers of layers come from the tensors; ``image_size`` is only recorded.
+
+    Raises:
+        CheckpointError: unsafe, damaged, or not such a checkpoint; mismatching tensors are listed.
+    """
+    gen_path = Path(gen)
+    tensors = _cleaned(read_torch_file(gen_path))
+    first = _first(gen_path, tensors, "model.1.weight", "a ResNet generator of CycleGAN")
+    blocks = _count(tensors, "model.{}.conv_block.1.weight", 10)
+    if not blocks or "model.2.weight" in tensors:
+        raise CheckpointError(
+            f"{gen_path}: not a ResNet generator of CycleGAN with instance norm, which is what can be imported "
+            "(U-Nets and batch norm cannot)"
+        )
+    names: Names = {"model.1": "front.0.0", "model.4": "front.1.0", "model.7": "front.2.0"}
+    for i in range(blocks):
+        there = f"model.{10 + i}.conv_block"
+        second = 6 if f"{there}.6.weight" in tensors else 5  # dropout, which translating never uses, moves it by one
+        names |= {f"{there}.1": f"blocks.{i}.body.0", f"{there}.{second}": f"blocks.{i}.body.3"}
+    up = 10 + blocks
+    names |= {f"model.{up}": "back.0.0", f"model.{up + 3}": "back.1.0", f"model.{up + 7}": "head"}
+    settings: dict[str, Any] = {
+        "attention": False, "width": len(first), "residual_blocks": blocks, "dilation": 1, "norm": "instance",
+        "discriminator_norm": "instance", "gan": "lsgan", "source": domains[0],
+    }  # fmt: skip
+    judges: dict[str, Tensor] = {}
+    judge_names: Names = {}
+    dis_path = Path(dis) if dis is not None else None
+    if dis_path:
+        judges = _cleaned(read_torch_file(dis_path))
+        kind = "a PatchGAN of CycleGAN"
+        settings["discriminator_width"] = len(_first(dis_path, judges, "model.0.weight", kind))
+        layers = 0
+        while f"model.{2 + 3 * layers}.weight" in judges:  # each layer, its norm and its LeakyReLU
+            layers += 1
+        layers = max(1, layers - 1)  # the last of these is the head
+        settings["discriminator_layers"] = layers
+        judge_names = {"model.0": "layers.0.0", f"model.{2 + 3 * layers}": "head"}
+        judge_names |= {f"model.{2 + 3 * i}": f"layers.{i + 1}.0" for i in range(layers)}
+    run = _run_config("attend", Attend.Config, gen_path, settings, domains, image_size)
+    method = Attend(run.model, domains, image_size=image_size)
+    method.generator.load_state_dict(_convert(gen_path, tensors, names, method.generator.state_dict()))
+    if dis_path:
+        method.discriminator.load_state_dict(_convert(dis_path, judges, judge_names, method.discriminator.state_dict()))
+    from unpaired.checkpoint import make_header
+
+    header = make_header(method, run, extra={"imported_from": "pytorch-CycleGAN-and-pix2pix"})
+    for name in set(method.training_only) - {"discriminator"}:
+        delattr(method, name)  # not part of what was imported, and no weights to start from
+    method.requires_grad_(False)
+    return method.eval(), header
+
+
 # -- putting it together
+
+
+def _run_config(
+    method: str,
+    settings_class: type[MethodConfig],
+    path: Path,
+    settings: Mapping[str, Any],
+    domains: tuple[str, str],
+    image_size: int,
+) -> RunConfig:
+    """The validated run that an imported model belongs to. Raises ConfigError, CheckpointError."""
+    if len(domains) != 2 or domains[0] == domains[1]:
+        raise ConfigError(
+            f"--domains {','.join(domains)}: two different names are needed, for A and B of the checkpoint"
+        )
+    try:
+        data = DataConfig(size=image_size)
+    except ValidationError as error:
+        raise ConfigError(f"image_size = {image_size}: {error.errors()[0]['msg']}") from error
+    try:
+        model = settings_class(**settings)
+    except ValidationError as error:
+        why = "; ".join(f"{'.'.join(map(str, e['loc']))} {e['msg']}".strip() for e in error.errors())
+        raise CheckpointError(f"{path}: its tensors describe no {method.upper()} network: {why}") from error
+    return RunConfig(method=method, data=data, model=model)
 
 
 def _assemble(
@@ -263,19 +364,8 @@ def _assemble(
 ) -> tuple[UNIT, dict[str, Any]]:
     from unpaired.checkpoint import make_header
 
-    if len(domains) != 2 or domains[0] == domains[1]:
-        raise ConfigError(
-            f"--domains {','.join(domains)}: two different names are needed, for A and B of the checkpoint"
-        )
-    try:
-        data = DataConfig(size=image_size)
-    except ValidationError as error:
-        raise ConfigError(f"image_size = {image_size}: {error.errors()[0]['msg']}") from error
-    try:
-        model = UNIT.Config(architecture=architecture, **settings)
-    except ValidationError as error:
-        why = "; ".join(f"{'.'.join(map(str, e['loc']))} {e['msg']}".strip() for e in error.errors())
-        raise CheckpointError(f"{gen_path}: its tensors describe no UNIT network: {why}") from error
+    run = _run_config("unit", UNIT.Config, gen_path, {"architecture": architecture, **settings}, domains, image_size)
+    model = run.model
     with torch.device("meta"):
         method = UNIT(model, domains, image_size=image_size)
     wanted = method.state_dict()
@@ -288,7 +378,7 @@ def _assemble(
     step = re.search(r"_(\d{8})$", gen_path.stem)
     header = make_header(
         method,
-        RunConfig(method="unit", data=data, model=model),
+        run,
         step=int(step.group(1)) if step else 0,
         extra={"imported_from": f"official UNIT, {'version_02' if architecture == 'paper' else 'MUNIT code base'}"},
     )

@@ -7,7 +7,7 @@ several scales give one tensor of logits a scale; the adversarial losses take th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -87,3 +87,64 @@ def hinge_fake(logits: Tensor) -> Tensor:
 def hinge_fooling(logits: Tensor) -> Tensor:
     """What a generator pays for the discriminator's ``logits`` on its images; no hinge, so that it always has a slope."""
     return -logits.float().mean()
+
+
+def critic_gap(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+    """What a Wasserstein critic pays, mean D(fake) - mean D(real), one tensor a scale; the scales are added up."""
+    return _total([f.float().mean() - r.float().mean() for r, f in zip(real, fake, strict=True)])
+
+
+def gradient_penalty(critic: Callable[[Tensor], Sequence[Tensor]], real: Tensor, fake: Tensor) -> Tensor:
+    """Mean of (||grad D(x)||_2 - 1)^2 at random points x between real and fake samples (Gulrajani 2017, Eq. 3).
+
+    Each pair is mixed by one uniform number. D is the mean of a sample's logits, and its gradient's norm is taken over
+    all of that sample's elements; so the critic must judge each sample alone (no batch norm). In float32, also under
+    autocast. ``real`` and ``fake`` [N, ...] are not differentiated; the result is, by the critic's parameters.
+    """
+    mix = torch.rand(len(real), *[1] * (real.ndim - 1), device=real.device)
+    with torch.autocast(real.device.type, enabled=False), torch.enable_grad():
+        x = torch.lerp(fake.detach().float(), real.detach().float(), mix).requires_grad_()
+        judged = _total([logits.flatten(1).mean(dim=1).sum() for logits in critic(x)])
+        (gradient,) = torch.autograd.grad(judged, x, create_graph=True)
+        # the small number keeps the root differentiable where the gradient vanishes
+        norm = (gradient.flatten(1).square().sum(dim=1) + 1e-12).sqrt()
+        return (norm - 1).square().mean()
+
+
+def feature_distance(
+    x: Sequence[Tensor], y: Sequence[Tensor], weights: Sequence[float], *, inside: bool = False, unit: bool = False
+) -> Tensor:
+    """Sum over layers of w times the squared difference of features, summed over channels, averaged over space and samples.
+
+    ``inside`` weights the difference before it is squared, so that w counts twice. ``unit`` scales each position's features to
+    length 1 first (as LPIPS does, Zhang 2018). ``x``, ``y``: one [N, C, H, W] a layer.
+    """
+    terms = []
+    for a, b, w in zip(x, y, weights, strict=True):
+        a, b = a.float(), b.float()
+        if unit:
+            a, b = F.normalize(a, dim=1, eps=1e-8), F.normalize(b, dim=1, eps=1e-8)
+        terms.append((w**2 if inside else w) * (a - b).square().sum(dim=1).mean())
+    return _total(terms)
+
+
+def ssim(x: Tensor, y: Tensor, *, window: int = 11, sigma: float = 1.5) -> Tensor:
+    """Mean structural similarity (Wang 2004, Eq. 13) of images [N, C, H, W] in [-1, 1]; 1 for equal ones.
+
+    Gaussian window without padding, made smaller for images smaller than it; constants (0.01 L)^2 and (0.03 L)^2, L = 2.
+    """
+    x, y = x.float() + 1, y.float() + 1  # black is 0: the luminance term is made for that
+    channels = x.shape[1]
+    window = min(window, *x.shape[-2:])
+    offset = torch.arange(window, device=x.device, dtype=torch.float32) - (window - 1) / 2
+    line = torch.exp(-offset.square() / (2 * sigma**2))
+    line = line / line.sum()
+    kernel = torch.outer(line, line).expand(channels, 1, window, window)
+
+    def blur(image: Tensor) -> Tensor:
+        return F.conv2d(image, kernel, groups=channels)
+
+    mx, my = blur(x), blur(y)
+    vx, vy, cov = blur(x * x) - mx**2, blur(y * y) - my**2, blur(x * y) - mx * my
+    c1, c2 = 0.02**2, 0.06**2
+    return (((2 * mx * my + c1) * (2 * cov + c2)) / ((mx**2 + my**2 + c1) * (vx + vy + c2))).mean()

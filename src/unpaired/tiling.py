@@ -90,15 +90,19 @@ def tiled(network: Network, images: Tensor, stride: int, max_pixels: int) -> Ten
     if (th, tw) == (h, w):
         return network(images)
     rows, columns = starts(h, th, stride), starts(w, tw, stride)
-    total = torch.zeros_like(images, dtype=torch.float32)
+    total: Tensor | None = None
     weights = torch.zeros(h, w, device=images.device)
     ramp_h, ramp_w = max(1, th // OVERLAP), max(1, tw // OVERLAP)
     for top in rows:
         for left in columns:
             here = (slice(top, top + th), slice(left, left + tw))
             weight = torch.outer(window(h, top, th, ramp_h), window(w, left, tw, ramp_w)).to(images.device)
-            total[:, :, *here] += network(images[:, :, *here]).float() * weight
+            result = network(images[:, :, *here]).float() * weight
+            if total is None:  # the network's result tells how many channels there are
+                total = result.new_zeros(len(result), result.shape[1], h, w)
+            total[:, :, *here] += result
             weights[here] += weight
+    assert total is not None, "there is at least one tile"
     return total / weights
 
 

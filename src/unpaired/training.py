@@ -253,7 +253,11 @@ class Trainer:
     def prepare(self) -> None:
         """Before the first step of a fresh run: let the method load pretrained weights. Raises WeightsError."""
         self.method.examples = self._examples
+        # a run that starts from another model has its weights already: those stay, and only the rest is prepared
+        kept = dict(self.method.shared_state()) if "started_from" in self.header_extra else {}
+        kept = {name: value.clone() for name, value in kept.items()}
         self.pretrained = self.method.prepare()
+        self.method.load_state_dict(kept, strict=False)
         self.method.examples = None
         live = dict(self.method.named_parameters())
         self.average = {name: live[name].detach().clone() for name in self.average}
@@ -423,7 +427,8 @@ class Trainer:
     # ---- pictures ----------------------------------------------------------------------------------------
 
     def sample(self, log: RunLog) -> None:
-        """Write ``samples/step-N.png``: fixed held-out inputs above their translations, one pair of rows a direction."""
+        """Write ``samples/step-N.png``: fixed held-out inputs above their translations (and the method's own views between
+        them), for each direction."""
         self.method.eval()
         swapped = self._swap_average()
         rows, warnings = [], []
@@ -433,7 +438,8 @@ class Trainer:
                 outputs = self.method.translate(
                     images, source, target, generator=torch.Generator(self.device).manual_seed(0)
                 ).float()
-            rows += [_row(images, self.settings.samples), _row(outputs, self.settings.samples)]
+                between = self.method.views(images, source, target)
+            rows += [_row(pictures, self.settings.samples) for pictures in (images, *between, outputs)]
             if self.step >= max(WATCH_FROM_STEP, self.plan.total // 4):  # an untrained network may give one grey
                 warnings += self.watch.sampled(images, outputs, (source, target))
         self._swap_average(swapped)

@@ -219,6 +219,74 @@ class Translator:
         if tuple(latents.shape) != (count, size) or not latents.is_floating_point():
             raise DataError(f"latents are {latents.dtype} {list(latents.shape)}; wanted floats {[count, size]}")
 
+    @property
+    def has_attention(self) -> bool:
+        """Whether the model says where it changes an image (:meth:`attention`)."""
+        side = self.method.fixed_size or MIN_STRIDES * self.method.stride
+        with torch.inference_mode():
+            return self.method.attention(torch.zeros(1, 3, side, side, device=self.device)) is not None
+
+    def attention(self, images: Tensor, *, threshold: float | None = None, max_pixels: int = MAX_PIXELS) -> Tensor:
+        """Where and how much ``translate`` changes each image: [N, 1, H, W] in [0, 1]; 0 where the image stays as it is.
+
+        Args:
+            threshold: 1 where the mask is at least this, else 0: an unsupervised segmentation.
+
+        Raises:
+            ConfigError: the method has no attention. DataError: as :meth:`translate`.
+        """
+        self._check_attention(threshold)
+        check_images(images)
+        if not len(images):
+            return images[:, :1].to(self.device, torch.float32)
+        return self._run(lambda part: self._mask(part, threshold), images, max_pixels)
+
+    def translate_with_attention(
+        self,
+        images: Tensor,
+        source: str | None,
+        target: str,
+        *,
+        threshold: float | None = None,
+        seed: int | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> tuple[Tensor, Tensor]:
+        """:meth:`translate` and :meth:`attention` in one: images [N, 3, H, W] and masks [N, 1, H, W].
+
+        With ``threshold``, pixels whose mask is below it keep the input's colour, so that the images fit the masks. Where a mask
+        is below 1/512, rounding to 8 bits gives the input's pixel exactly.
+        """
+        source, target = self.direction(source, target)
+        self._check_attention(threshold)
+        check_images(images)
+        if not len(images):
+            return images.to(self.device, torch.float32), images[:, :1].to(self.device, torch.float32)
+        generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
+
+        def network(part: Tensor) -> Tensor:
+            mask = self._mask(part, threshold)
+            result = self.method.translate(part, source, target, generator=generator).float()  # type: ignore[arg-type]  # None only where any_source is set
+            if threshold is not None:
+                result = torch.where(mask > 0, result, part)
+            return torch.cat([result, mask], dim=1)
+
+        both = self._run(network, images, max_pixels)
+        return both[:, :3], both[:, 3:].clamp(min=0)
+
+    def _check_attention(self, threshold: float | None) -> None:
+        if threshold is not None and not 0 < threshold <= 1:
+            raise ConfigError(f"mask threshold {threshold}: must be above 0 and at most 1")
+        if not self.has_attention:
+            raise ConfigError(
+                f"this model ({self.header.get('method')}) has no attention, so there are no masks; method 'attend' has, "
+                "unless it was trained with model.attention = false"
+            )
+
+    def _mask(self, part: Tensor, threshold: float | None) -> Tensor:
+        mask = self.method.attention(part)
+        assert mask is not None, "asked before"
+        return mask.float() if threshold is None else (mask >= threshold).float()
+
     def reconstruct(self, images: Tensor, domain: str, *, max_pixels: int = MAX_PIXELS) -> Tensor | None:
         """The method's own reconstruction within ``domain`` (shapes as :meth:`translate`); None if it has none."""
         check_images(images)

@@ -28,8 +28,8 @@ from torch import Tensor
 from unpaired import translation_journal
 from unpaired._files import sync_folder, write_atomically
 from unpaired._version import __version__
-from unpaired.data.images import open_image, open_regular, show, to_tensor, to_uint8
-from unpaired.errors import ConfigError, DataError, ImageError, PartialError, UnpairedError
+from unpaired.data.images import encode_image, open_image, open_regular, show, to_tensor, to_uint8
+from unpaired.errors import ConfigError, DataError, ImageError, PartialError, RefusedError, UnpairedError
 from unpaired.tiling import MAX_PIXELS, check_max_pixels
 from unpaired.translation_journal import Done, Journal
 from unpaired.translation_plan import Plan, Task, plan
@@ -135,6 +135,8 @@ def translate_files(
     format: str = "png",
     report: Path | str | None = None,
     overwrite: bool = False,
+    mask: Path | str | None = None,
+    mask_threshold: float | None = None,
     quiet: bool = False,
     progress: Progress | None = None,
 ) -> TranslationReport:
@@ -154,6 +156,9 @@ def translate_files(
         format: ``png``, ``jpg`` (quality 95) or ``webp`` (lossless).
         report: where to write the JSON report; ``out/.unpaired-report.json`` gets it as well when something failed.
         overwrite: replace results of another model or other options, and foreign files, that are in the way.
+        mask: folder for the attention maps, 8-bit grey PNG under the results' names; 0 where the result equals the input
+            exactly. Written together with the results; files of the same name there are replaced.
+        mask_threshold: makes the maps black and white at this value, and keeps the input's pixels where they are black.
         progress: called with (items finished, items in all).
 
     Raises:
@@ -180,12 +185,19 @@ def translate_files(
         source, to = translator.direction(source, to)
         targets = (to,)
     out = Path(out)
-    given = [inputs] if isinstance(inputs, (str, Path)) else inputs
-    todo = plan([Path(i) for i in given], out, f".{format}", samples)
+    given = [Path(i) for i in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
+    if mask is None and mask_threshold is not None:
+        raise ConfigError("mask_threshold needs a folder for the masks: --mask DIR")
+    if mask is not None:
+        translator._check_attention(mask_threshold)
+        if targets != (to,):
+            raise ConfigError("--mask goes with one domain, not with --to all")
+        mask = _check_mask_folder(Path(mask), out, given)
+    todo = plan(given, out, f".{format}", samples)
     limit = MAX_PIXELS if max_pixels is None else max_pixels
     check_max_pixels(translator.method.stride, limit)
-    one_by_one = translator.method.stochastic
-    job = _Job(translator, source, to, targets, seed, samples, limit, 1 if one_by_one else batch_size, format, out)
+    size = 1 if translator.method.stochastic else batch_size
+    job = _Job(translator, source, to, targets, seed, samples, limit, size, format, out, mask, mask_threshold)
     try:
         with translation_journal.opened(out, job.options, overwrite=overwrite) as journal:
             if not overwrite:
@@ -196,6 +208,18 @@ def translate_files(
     except OSError as error:
         raise UnpairedError(f"{show(out)}: cannot be written: {error.strerror or error}") from error
     return _finish(result, report)
+
+
+def _check_mask_folder(mask: Path, out: Path, inputs: Sequence[Path]) -> Path:
+    """Refuse where masks could replace results or inputs, or be read as inputs by the next run."""
+    place, results = mask.resolve(), out.resolve()
+    if place.is_relative_to(results) or results.is_relative_to(place):
+        raise RefusedError(f"{show(mask)}: masks and results need folders apart. Choose another --mask")
+    for path in inputs:
+        folder = path.resolve()
+        if place.is_relative_to(folder) if path.is_dir() else place == folder.parent:
+            raise RefusedError(f"{show(mask)}: the masks would lie among the inputs. Choose another --mask")
+    return mask
 
 
 def _refuse_foreign(todo: Plan, journal: Journal) -> None:
@@ -250,6 +274,8 @@ class _Job:
     batch_size: int
     format: str
     out: Path
+    mask: Path | None = None
+    mask_threshold: float | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -258,6 +284,8 @@ class _Job:
         several: dict[str, Any] = {"samples": self.samples} if self.samples > 1 else {}
         if self.to not in self.targets:
             several["targets"] = list(self.targets)
+        if self.mask is not None:
+            several |= {"mask": True, "mask_threshold": self.mask_threshold}
         return {
             **several,
             "model": model.sha256 or _weights_hash(model),
@@ -312,7 +340,7 @@ class _Job:
             raise ImageError(show(task.input), f"cannot be read: {error.strerror}") from error
         sha256 = hashlib.sha256(content).hexdigest()
         name = str(task.output)
-        if journal.intact(name, sha256):
+        if journal.intact(name, sha256) and (self.mask is None or self._mask_path(task).is_file()):
             return _Picture(task, sha256, journal.finished[name].size, None, True)
         pixels = np.asarray(open_image(content, min_side=1))
         return _Picture(task, sha256, (pixels.shape[1], pixels.shape[0]), pixels, False)
@@ -326,17 +354,17 @@ class _Job:
         # The whole batch goes through the model again, also when only a part is missing: sums are grouped by batch
         # shape, and the bytes shall be those of an undisturbed run.
         stack = np.stack([_decoded(p) for p in batch])
-        images, reasons = self._translate(stack, batch)
+        images, masks, reasons = self._translate(stack, batch)
         written: dict[str, Done] = {}
         results: list[tuple[Task, str, str]] = []
         names = [str(p.task.output) for p, i in zip(batch, images, strict=True) if not p.finished and i is not None]
         if names:
             journal.begin(names)
-        for picture, image, reason in zip(batch, images, reasons, strict=True):
+        for picture, image, mask, reason in zip(batch, images, masks, reasons, strict=True):
             if picture.finished:
                 continue
             if image is not None:
-                reason = self._write(picture, image, written)
+                reason = self._write_mask(picture, mask) or self._write(picture, image, written)
             results.append((picture.task, "failed" if reason else "ok", reason))
         for folder in sorted({(self.out / name).parent for name in written}):
             sync_folder(folder)
@@ -346,24 +374,32 @@ class _Job:
 
     def _translate(
         self, stack: NDArray[np.uint8], batch: list[_Picture]
-    ) -> tuple[list[NDArray[np.uint8] | None], list[str]]:
-        """Results, or None with a reason, for uint8 [N, H, W, 3]."""
+    ) -> tuple[list[NDArray[np.uint8] | None], list[NDArray[np.uint8] | None], list[str]]:
+        """Results, or None with a reason, for uint8 [N, H, W, 3]; with them the masks [H, W] where they are wanted."""
         # 63 bits of (seed, the first picture's bytes); methods that draw noise come here one picture at a time
         number = batch[0].task.sample
         digest = hashlib.sha256(f"{self.seed} {batch[0].sha256}{f' {number}' if number else ''}".encode()).digest()
         seed = int.from_bytes(digest[:8], "big") >> 1
         grid = self.to not in self.targets
+        masks: list[NDArray[np.uint8] | None] = [None] * len(batch)
         try:
             images = _scaled(to_tensor(stack)) if grid else to_tensor(stack)
-            columns = [  # the same noise for every domain
-                self.translator.translate(images, self.source, target, seed=seed, max_pixels=self.max_pixels)
-                for target in self.targets
-            ]
+            if self.mask is None:
+                columns = [  # the same noise for every domain
+                    self.translator.translate(images, self.source, target, seed=seed, max_pixels=self.max_pixels)
+                    for target in self.targets
+                ]
+            else:
+                translated, found = self.translator.translate_with_attention(
+                    images, self.source, self.to, threshold=self.mask_threshold, seed=seed, max_pixels=self.max_pixels
+                )
+                columns = [translated]
+                masks = [mask_to_uint8(m, black_and_white=self.mask_threshold is not None) for m in found]
         except (RuntimeError, MemoryError) as error:  # also out of memory
             if len(batch) == 1:
-                return [None], [f"the model failed: {type(error).__name__}: {str(error).splitlines()[0][:200]}"]
+                return [None], [None], [f"the model failed: {type(error).__name__}: {str(error).splitlines()[0][:200]}"]
             parts = [self._translate(stack[i : i + 1], batch[i : i + 1]) for i in range(len(batch))]
-            return [p[0][0] for p in parts], [p[1][0] for p in parts]
+            return [p[0][0] for p in parts], [p[1][0] for p in parts], [p[2][0] for p in parts]
         results: list[NDArray[np.uint8] | None] = []
         reasons = []
         for n, outputs in enumerate(zip(*columns, strict=True)):
@@ -371,7 +407,28 @@ class _Job:
             cells = [to_uint8(cell) for cell in ((images[n], *outputs) if grid else outputs)] if sound else []
             results.append((_grid(cells) if grid else cells[0]) if sound else None)
             reasons.append("" if sound else "the model's output is not finite (NaN or infinity)")
-        return results, reasons
+        return results, masks, reasons
+
+    def _mask_path(self, task: Task) -> Path:
+        assert self.mask is not None, "only called with a folder for masks"
+        return self.mask / str(task.output.with_suffix(".png"))
+
+    def _write_mask(self, picture: _Picture, mask: NDArray[np.uint8] | None) -> str:
+        """Put one mask in place, before its result, so that a result that is there has its mask; the reason if that failed."""
+        if mask is None:
+            return ""
+        path = self._mask_path(picture.task)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, encode_image(mask))
+        except OSError as error:
+            text = error.strerror or str(error)
+            if error.errno in FATAL:
+                raise UnpairedError(
+                    f"{show(path)}: cannot be written: {text}. What is done is kept: mend it and run again"
+                ) from error
+            return f"its mask cannot be written: {text}"
+        return ""
 
     def _write(self, picture: _Picture, image: NDArray[np.uint8], written: dict[str, Done]) -> str:
         """Put one result in place; the reason if that failed. Raises UnpairedError where going on is pointless."""
@@ -412,6 +469,19 @@ def _grid(cells: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
         top, left = n // columns * (h + GAP), n % columns * (w + GAP)
         sheet[top : top + h, left : left + w] = cell
     return sheet
+
+
+def mask_to_uint8(mask: Tensor, *, black_and_white: bool = False) -> NDArray[np.uint8]:
+    """A mask [1, H, W] in [0, 1] -> uint8 [H, W]; 0 only below 1/512, where the 8-bit result equals the input.
+
+    A plain rounding would also give 0 up to 1/510, where a result may be one grey level off. ``black_and_white`` gives 255
+    to all others.
+    """
+    touched = mask[0] >= 1 / 512
+    grey = (mask[0] * 255).round().clamp(1, 255)
+    if black_and_white:
+        grey = torch.full_like(grey, 255)
+    return torch.where(touched, grey, 0).to(torch.uint8).cpu().numpy()
 
 
 def _decoded(picture: _Picture) -> NDArray[np.uint8]:

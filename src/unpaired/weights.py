@@ -174,6 +174,13 @@ def load(name: str, where: Path | str | None = None, *, offline: bool | None = N
     return state
 
 
+def provenance(name: str, path: Path) -> dict[str, str]:
+    """Where weights came from, for a model's header: name, file, SHA-256, licence, address."""
+    known = CATALOGUE[name]
+    about = {"name": name, "file": known.file, "sha256": sha256_of(path), "licence": known.licence}
+    return about | ({"url": known.url} if known.url else {})
+
+
 def download(weights: Weights, folder: Path) -> Path:
     """Fetch a file into ``folder``: under a temporary name, hashed on the way, renamed only when its hash is right.
 

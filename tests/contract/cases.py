@@ -26,6 +26,28 @@ BASE: dict[str, Any] = {
     },
 }
 SETTINGS: dict[str, dict[str, Any]] = {
+    "attend": {
+        "model": {
+            "weights": "random",
+            "width": 4,
+            "residual_blocks": 1,
+            "attention_network": "squeezenet1_1",
+            "discriminator_width": 4,
+            "discriminator_layers": 2,
+            "network": "squeezenet1_1",
+            "layers": ["relu1", "fire2"],
+            "layer_weights": [0.5, 0.5],
+            "history": 3,
+            "induction_threshold": 100.0,
+            "induction_smoothing": 0.5,
+            "induction_checks": 2,
+            "induction_warmup": 0.2,
+            "batch_size": 2,
+            "initial_steps": 5,
+            "attention_steps": 4,
+            "joint_steps": 4,
+        },
+    },
     "tiny": {"training": {"ema": 0.9}},
     "unit": {
         "model": {"width": 4, "discriminator_layers": 3, "steps": 13, "batch_size": 2},

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from unpaired.methods.base import Method
 
 METHODS: dict[str, str] = {
+    "attend": "unpaired.methods.attend:Attend",
     "unit": "unpaired.methods.unit:UNIT",
     "unit-digits": "unpaired.methods.unit_digits:UNITDigits",
     "biggan": "unpaired.methods.biggan:BigGAN",

@@ -187,6 +187,16 @@ class Method(nn.Module):
         """The method's own reconstruction within a domain (for the identity error), or None if it has none."""
         return None
 
+    def attention(self, images: Tensor) -> Tensor | None:
+        """[N, 3, H, W] in [-1, 1] -> the mask [N, 1, H, W] in [0, 1] by which ``translate`` mixes its result into the image,
+        0 where the image stays as it is; None if the method has no such mask."""
+        return None
+
+    def views(self, images: Tensor, source: str, target: str) -> list[Tensor]:
+        """Pictures [N, 3, H, W] in [-1, 1] of what happens between an image and its translation, such as a mask; they
+        become rows between the two in the sample sheets."""
+        return []
+
     def shared_state(self) -> Mapping[str, Tensor]:
         """The part of ``state_dict()`` that ``translate`` needs: what is not in ``training_only``."""
         return {k: v for k, v in self.state_dict().items() if k.split(".")[0] not in self.training_only}

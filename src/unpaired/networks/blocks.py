@@ -11,29 +11,46 @@ import torch
 from torch import Tensor, nn
 
 Padding = Literal["zeros", "reflect"]
+Norm = Literal["batch", "instance"]
+
+
+def norm_layer(kind: Norm, channels: int) -> nn.Module:
+    """``batch``: with scale, shift and running statistics. ``instance``: without any parameter, the same in training and after."""
+    return nn.BatchNorm2d(channels) if kind == "batch" else nn.InstanceNorm2d(channels)
 
 
 class ResidualBlock(nn.Module):
-    """x + (conv3 - IN - ReLU - conv3 - IN [- dropout])(x), without an activation after the sum.
+    """x + (conv3 - norm - ReLU - conv3 - norm [- dropout])(x); ``relu_after`` adds a ReLU after the sum.
 
-    [N, C, H, W] -> the same. The instance norms have no parameters; H x W must be more than one element.
+    [N, C, H, W] -> the same. A convolution with ``dilation`` d skips d - 1 pixels between those it looks at.
+    With instance norm, H x W must be more than one element.
     """
 
-    def __init__(self, channels: int, padding_mode: Padding = "zeros", dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        channels: int,
+        padding_mode: Padding = "zeros",
+        dropout: float = 0.0,
+        *,
+        norm: Norm = "instance",
+        dilation: int = 1,
+        relu_after: bool = False,
+    ) -> None:
         super().__init__()
+        self.relu_after = relu_after
         self.body = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, padding_mode=padding_mode),
-            nn.InstanceNorm2d(channels),
+            nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, padding_mode=padding_mode),
+            norm_layer(norm, channels),
             nn.ReLU(inplace=True),
-            nn.Conv2d(channels, channels, 3, padding=1, padding_mode=padding_mode),
-            nn.InstanceNorm2d(channels),
+            nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, padding_mode=padding_mode),
+            norm_layer(norm, channels),
         )
         if dropout > 0:
             self.body.append(nn.Dropout(dropout))
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = x + self.body(x)
-        return out
+        return torch.relu(out) if self.relu_after else out
 
 
 class SampleNorm(nn.Module):

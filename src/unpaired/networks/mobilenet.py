@@ -36,7 +36,7 @@ def _pad_same(x: Tensor, kernel: int, stride: int) -> Tensor:
     return F.pad(x, pads) if any(pads) else x
 
 
-class _ConvBN(nn.Conv2d):
+class ConvBN(nn.Conv2d):
     """Convolution with "same" padding, BatchNorm, ReLU6."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1) -> None:
@@ -54,11 +54,11 @@ class MobileNetV1(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv0 = _ConvBN(3, 32, 3, stride=2)
+        self.conv0 = ConvBN(3, 32, 3, stride=2)
         inputs = 32
         for number, (outputs, stride) in enumerate(BLOCKS, start=1):
-            self.add_module(f"dw{number}", _ConvBN(inputs, inputs, 3, stride=stride, groups=inputs))
-            self.add_module(f"pw{number}", _ConvBN(inputs, outputs, 1))
+            self.add_module(f"dw{number}", ConvBN(inputs, inputs, 3, stride=stride, groups=inputs))
+            self.add_module(f"pw{number}", ConvBN(inputs, outputs, 1))
             inputs = outputs
         self.eval().requires_grad_(False)
 

@@ -6,12 +6,14 @@ Legend: N batch, H height, W width, h and w those of a map of logits.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm as normalise_spectrum
 
-from unpaired.networks.blocks import Padding
+from unpaired.networks.blocks import Padding, norm_layer
 
 
 def strided_convolutions(
@@ -58,6 +60,47 @@ class PatchDiscriminator(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return [self.head(self.features(images))]
+
+
+class OverlappingPatches(nn.Module):
+    """pix2pix's and CycleGAN's PatchGAN (Isola et al., arXiv 1611.07004, appendix 6.1.2): each logit sees 70 x 70
+    pixels with 3 ``layers``, and neighbours overlap.
+
+    4 x 4 convolutions with LeakyReLU 0.2: ``layers`` of stride 2, one of stride 1, and one of stride 1 to the logits.
+    All but the first and the last are normalised. ``width`` channels out of the first, doubled by each next up to
+    8 * ``width``. [N, 3, H, W] -> one [N, 1, H/8 - 2, W/8 - 2] in a list.
+    """
+
+    def __init__(
+        self,
+        width: int = 64,
+        layers: int = 3,
+        *,
+        norm: Literal["batch", "instance", "none"] = "batch",
+        spectral_norm: bool = False,
+    ) -> None:
+        super().__init__()
+
+        def convolution(inputs: int, outputs: int, stride: int) -> nn.Module:
+            plain = nn.Conv2d(inputs, outputs, 4, stride, 1)
+            return normalise_spectrum(plain) if spectral_norm else plain
+
+        self.layers = nn.ModuleList([nn.Sequential(convolution(3, width, 2), nn.LeakyReLU(0.2, inplace=True))])
+        inputs = width
+        for i in range(1, layers + 1):
+            outputs = width * min(2**i, 8)
+            layer = nn.Sequential(convolution(inputs, outputs, 2 if i < layers else 1))
+            if norm != "none":
+                layer.append(norm_layer(norm, outputs))
+            self.layers.append(layer.append(nn.LeakyReLU(0.2, inplace=True)))
+            inputs = outputs
+        self.head = convolution(inputs, 1, 1)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = images
+        for layer in self.layers:
+            x = layer(x)
+        return [self.head(x)]
 
 
 class GaussianHalf(nn.Module):

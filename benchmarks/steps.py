@@ -1,0 +1,93 @@
+"""Cost of a training step of each stage of a preset: milliseconds, GFLOP, peak memory; random images and random weights.
+
+    python benchmarks/steps.py attend-horse2zebra [--precision bf16] [--steps 10] [--set KEY=VALUE …]
+
+On a CPU the time is that of all threads together and of the clock (other programs disturb the latter), and the memory is
+the process's peak; on a GPU the time is the clock's after synchronising, and the memory PyTorch's peak. FLOP are counted by
+PyTorch's counter: 2 for each multiply-add, of convolutions and matrix products alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from unpaired import devices, runs, training
+from unpaired.config import parse_assignments
+from unpaired.data.sampling import ArrayPool, Sampler
+
+
+def main() -> None:
+    """Parse, build, step through every stage, print one JSON object a stage."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("preset")
+    p.add_argument("--precision", default="fp32", choices=("fp32", "tf32", "bf16"))
+    p.add_argument("--device", default="auto")
+    p.add_argument("--steps", type=int, default=10, help="measured; two more come before")
+    p.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
+    args = p.parse_args()
+    settings = {"training.precision": args.precision, "training.device": args.device, **parse_assignments(args.set)}
+    config = runs.resolve(preset=args.preset, settings=settings)
+    device = devices.choose_device(args.device)
+    devices.set_products(args.precision)
+    source = getattr(config.model, "source", "") or "a"
+    names = tuple(sorted((source, "b" if source != "b" else "c")))
+    side, rng = config.data.resize or config.data.size, np.random.default_rng(0)
+    images = {d: rng.integers(0, 256, (8, side, side, 3), dtype=np.uint8) for d in names}
+    pool = ArrayPool(images)
+    method = runs.build(config, names)
+    trainer = training.Trainer(
+        method, pool, config, Path("unused"), held_out=None, header_extra={}, on_step=None, device=device,
+        ranks=training.Ranks(), reporter=None,
+    )  # fmt: skip
+    sampler = Sampler(pool, config.data, method.pairs, config.seed)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    cuda = device.type == "cuda"
+    about = {
+        "preset": args.preset, "precision": args.precision, "n": args.steps, "torch": torch.__version__, "commit": commit,
+        "machine": torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {torch.get_num_threads()} threads",
+    }  # fmt: skip
+    first = 0
+    for stage in trainer.plan.stages:
+        if stage.start is not None:
+            stage.start()
+        trainer.modes(stage)
+        batch = sampler.batch(1, stage.batch_size).to(device)
+
+        def step(stage: training.Stage = stage, first: int = first, batch: training.Batch = batch) -> None:
+            trainer.step += 1
+            trainer.run_step(stage, first, batch)
+
+        trainer.step = first
+        step()
+        with FlopCounterMode(display=False) as counter:
+            step()
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.synchronize()
+        wall, processor = time.perf_counter(), time.process_time()
+        for _ in range(args.steps):
+            step()
+        if cuda:
+            torch.cuda.synchronize()
+        wall, processor = (time.perf_counter() - wall) / args.steps, (time.process_time() - processor) / args.steps
+        peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        figures = {
+            "stage": stage.name, "batch": stage.batch_size, "ms": round(1e3 * wall, 1), "cpu_ms": round(1e3 * processor, 1),
+            "gflop": round(counter.get_total_flops() / 1e9, 1), "peak_mib": round(peak / 2**20),
+        }  # fmt: skip
+        print(json.dumps({**about, **figures}), flush=True)
+        first += stage.steps
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,533 @@
+"""Show, Attend and Translate: Unsupervised Image Translation with Self-Regularization and Attention (Yang et al., ICLR 2019
+submission; arXiv 1806.06195).
+
+One generator, one way. G0 translates the whole image, G_attn says where that is wanted, and a perceptual distance to the
+input keeps the result close to it, with a weight that training finds by itself. Equation numbers are the paper's;
+docs/methods/attend.md lists every reading taken where the paper leaves or contradicts something.
+
+Legend: x [N, 3, H, W] in [-1, 1] is an image of the source domain, y one of the target domain (unrelated to x);
+m [N, 1, H, W] in [0, 1] is the mask; G0 and G give images like x; λ weighs the distance between x and G(x).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from unpaired import losses
+from unpaired.config import MethodConfig
+from unpaired.errors import ConfigError, nearest
+from unpaired.methods.base import Adam, Batch, Method, Stage, Update
+from unpaired.networks.blocks import Norm, kaiming_convolutions, norm_layer, normal_convolutions
+from unpaired.networks.features import NETWORKS, Features, load_pretrained
+from unpaired.networks.image_buffer import ImageBuffer
+from unpaired.networks.patchgan import OverlappingPatches
+from unpaired.networks.resnet import ResnetGenerator
+
+Count = Annotated[int, Field(ge=1)]
+Steps = Annotated[int, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Phase = Literal["initial", "attention", "joint"]
+Rule = Literal["generator-above", "discriminator-below", "generator-below"]
+
+MASK_FLOOR = 1 / 512
+"""A mask below this is 0 when translating. It could not change an 8-bit pixel: |m (G0(x) - x)| <= 2 / 512 is less than half
+of the step 2 / 255 between two grey levels."""
+
+THRESHOLDS: dict[tuple[str, str], float] = {
+    ("nonsaturating", "generator"): 1.5,
+    ("minimax", "generator"): -0.25,
+    ("lsgan", "generator"): 0.6,
+    ("nonsaturating", "discriminator"): 0.5,
+    ("minimax", "discriminator"): 0.5,
+    ("lsgan", "discriminator"): 0.1,
+}
+"""Default of l_adv^t by loss and player: what a discriminator reaches that gives translations a probability of 0.22 of being
+real (and real images 0.78). The paper has no number. A balanced game stands at 0.69, -0.69, 0.25; 1.39, 1.39, 0.5."""
+MARGINS = {"nonsaturating": 0.5, "minimax": 0.25, "lsgan": 0.2}
+"""By how much a default threshold lies beyond the loss without regularisation, at least."""
+
+
+class AttendConfig(MethodConfig):
+    """Every number of the paper, and those it leaves out."""
+
+    source: str = ""
+    """Name of the domain that is translated; empty: the first."""
+    attention: bool = True
+    """False trains G0 alone, in the first stage alone (digits and maps in the paper)."""
+
+    width: Count = 64
+    """Channels of G0's first layer; 32 in the first author's TensorFlow code."""
+    residual_blocks: Count = 9
+    """Residual blocks of G0."""
+    dilation: Count = 2
+    """Dilation of their convolutions; 1 is CycleGAN's generator."""
+    relu_after: bool = False
+    """ReLU after a residual block's sum, as in the first author's TensorFlow code."""
+    norm: Norm = "batch"
+    """After the convolutions of G0 and G_attn; ``instance`` for batches of one image."""
+    attention_network: Literal["vgg19", "squeezenet1_1"] = "vgg19"
+    """Whose first layers G_attn begins with, down to a quarter of the size: vgg19 to conv3_3, squeezenet1_1 to fire3."""
+    discriminator_width: Count = 64
+    """Channels of the discriminator's first layer."""
+    discriminator_layers: Count = 3
+    """Its convolutions of stride 2; with 3, five in all, and each patch has 70 x 70 pixels."""
+    discriminator_norm: Literal["batch", "instance", "none"] = "batch"
+    """After its middle convolutions."""
+    spectral_norm: bool = False
+    """Divide the discriminator's weights by their largest singular value."""
+
+    gan: Literal["nonsaturating", "minimax", "lsgan", "wgan-gp"] = "nonsaturating"
+    """Adversarial loss (Eq. 2, 3)."""
+    penalty_weight: Weight = 10.0
+    """Of the gradient penalty where ``gan`` is ``wgan-gp``."""
+    history: Annotated[int, Field(ge=0)] = 50
+    """Translations kept for the discriminator; 0 shows it the newest only."""
+    identity_weight: Weight = 0.0
+    """Of the mean |G(y) - y|, which the paper tried without gain."""
+
+    distance: Literal["perceptual", "l1", "l2", "ssim"] = "perceptual"
+    """d of the self-regularisation l_reg = d(x, G(x)): over features (Eq. 4), mean absolute or squared difference, 1 - SSIM."""
+    network: Literal["vgg19", "squeezenet1_1", "mobilenet_v1", "alexnet"] = "vgg19"
+    """Whose features the perceptual distance compares; frozen."""
+    layers: tuple[str, ...] = ()
+    """Its layers, in order of depth; none: relu1_1, relu2_1, relu3_1 of vgg19 and their like in the others."""
+    layer_weights: tuple[Weight, ...] = (1 / 32, 1 / 16, 1 / 8)
+    """w_l of Eq. 4, one a layer."""
+    layer_weight_place: Literal["outside", "inside"] = "outside"
+    """``outside`` the squared norm, as the prose has it, or ``inside`` it, as Eq. 4 is printed, which squares them."""
+    unit_features: bool = False
+    """Scale features to length 1 at each position before they are compared, as LPIPS does."""
+    weights: str = "pretrained"
+    """``pretrained`` (found by name or downloaded), a file or folder with the weights, or ``random``."""
+
+    reg_weight: Weight | None = None
+    """λ of Eq. 1, held constant; None finds it by adaptive weight induction."""
+    induction_rule: Rule = "generator-above"
+    """When λ stops rising: the generator's adversarial loss is above the threshold; the discriminator's is below it; or the
+    generator's is below it, as the paper's sentence reads."""
+    induction_threshold: float | None = None
+    """l_adv^t; None takes one that fits ``gan`` and the rule (THRESHOLDS in the code), moved to lie beyond the loss that the
+    stage's warm-up had without regularisation, by MARGINS at least."""
+    induction_unit: Literal["distance", "one"] = "distance"
+    """λ is counted in units of 1 / (mean d(x, G(x)) in the stage's warm-up), so that networks and distances of any scale start
+    alike, or of ``one``."""
+    induction_warmup: Share = 0.05
+    """Share of a stage's steps before λ may rise."""
+    induction_span: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of a stage's steps in which λ would rise to ``induction_largest`` if nothing stopped it."""
+    induction_largest: Annotated[float, Field(gt=0)] = 10.0
+    """Bound of λ, in those units."""
+    induction_checks: Count = 100
+    """Looks at the loss within that span; λ rises by an equal part at each."""
+    induction_patience: Count = 3
+    """Looks in a row beyond the threshold that stop λ for good."""
+    induction_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Decay of the running average of the loss that is looked at."""
+
+    lr: Annotated[float, Field(gt=0)] = 2e-4
+    """Adam's learning rate in the first two stages."""
+    joint_lr: Annotated[float, Field(gt=0)] = 2e-5
+    """In the third; the paper says "smaller"."""
+    betas: tuple[float, float] = (0.5, 0.999)
+    """Adam's momentums."""
+    decay_from: Share = 0.5
+    """Share of a stage's steps after which the rate falls linearly to 0 (5,000 of 10,000 in the paper)."""
+    batch_size: Count = 8
+    """Images of each domain in a step; the paper does not say."""
+    initial_steps: Steps = 10_000
+    """Steps of the first stage: G0 alone."""
+    attention_steps: Steps = 10_000
+    """Steps of the second: G_attn, with G0 fixed."""
+    joint_steps: Steps = 10_000
+    """Steps of the third: both."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        layers = self.layers or NETWORKS[self.network].shallow
+        if len(layers) != len(self.layer_weights):
+            raise ValueError(f"layer_weights has {len(self.layer_weights)} numbers for {len(layers)} layers")
+        if self.gan == "wgan-gp" and self.discriminator_norm == "batch":
+            raise ValueError('gan = "wgan-gp" judges each image alone: set discriminator_norm to "none" or "instance"')
+        if self.gan == "wgan-gp" and self.reg_weight is None and self.induction_threshold is None:
+            raise ValueError('gan = "wgan-gp" has no natural scale: give induction_threshold, or a constant reg_weight')
+        if self.attention and not self.attention_steps and self.joint_steps:
+            raise ValueError("joint_steps without attention_steps would fine-tune a mask that was never trained")
+        return self
+
+    def with_steps(self, total: int) -> Self:
+        """About ``total`` steps in all; without attention only the first stage counts."""
+        if not self.attention:
+            return self.model_copy(update={"initial_steps": total})
+        names = [n for n in ("initial_steps", "attention_steps", "joint_steps") if getattr(self, n)]
+        now = sum(getattr(self, n) for n in names)
+        return self.model_copy(update={n: max(1, round(getattr(self, n) * total / now)) for n in names})
+
+
+class WeightInduction(nn.Module):
+    """Adaptive weight induction: λ starts at 0 and rises until the adversarial loss passes a threshold, then stays.
+
+    In train mode each call with the newest loss counts one step. After ``warmup`` steps, every ``every`` steps, a running
+    average of the loss is looked at: λ rises by ``rise`` while it is on the good side of ``threshold`` and waits while it
+    is not; ``patience`` looks in a row beyond it stop λ for good. So neither a noisy step nor a single spike stops it. With
+    ``margin``, the threshold is at least that far from the average at the end of the warm-up, when λ was still 0: a
+    discriminator that is strong anyway does not keep λ at 0.
+
+    λ is counted in units of 1 / d, where d is the mean of what :meth:`measure` was given in the warm-up; without any, of 1.
+    In eval mode λ is as it is. All state is in buffers, and nothing leaves the GPU.
+    """
+
+    level: Tensor
+    unit: Tensor
+    average: Tensor
+    baseline: Tensor
+    seen: Tensor
+    measured: Tensor
+    beyond: Tensor
+    stopped: Tensor
+
+    def __init__(
+        self,
+        *,
+        threshold: float,
+        rise: float,
+        every: int,
+        largest: float = float("inf"),
+        warmup: int = 0,
+        patience: int = 3,
+        smoothing: float = 0.99,
+        margin: float | None = None,
+        direction: Literal["above", "below"] = "above",
+    ) -> None:
+        super().__init__()
+        self.threshold, self.rise, self.every, self.largest = threshold, rise, every, largest
+        self.warmup, self.patience, self.smoothing, self.margin = warmup, patience, smoothing, margin
+        self.direction = direction
+        for name in ("level", "average", "baseline"):
+            self.register_buffer(name, torch.zeros(()))
+        self.register_buffer("unit", torch.ones(()))
+        for name in ("seen", "measured", "beyond", "stopped"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.int64))
+
+    @property
+    def weight(self) -> Tensor:
+        """λ, a detached scalar."""
+        return self.level / self.unit
+
+    @torch.no_grad()
+    def measure(self, distance: Tensor) -> None:
+        """The newest l_reg: in the warm-up (once at least) its mean becomes the unit."""
+        if self.training:
+            wanted = self.measured < max(self.warmup, 1)
+            self.measured += wanted
+            share = wanted / self.measured.clamp(min=1)  # a running mean, then nothing
+            self.unit.copy_(torch.lerp(self.unit, distance.detach().float().clamp(min=1e-8), share.float()))
+
+    @torch.no_grad()
+    def forward(self, loss: Tensor) -> Tensor:
+        """The newest loss, a scalar -> λ, a detached scalar."""
+        if not self.training:
+            return self.weight
+        self.seen += 1
+        # a plain mean at first, so that the average does not hang on its first value
+        self.average.lerp_(loss.detach().float(), torch.clamp(1 / self.seen, min=1 - self.smoothing))
+        self.baseline.copy_(torch.where(self.seen <= max(self.warmup, 1), self.average, self.baseline))
+        look = (self.seen > self.warmup) & ((self.seen - self.warmup) % self.every == 0)
+        sign = 1 if self.direction == "above" else -1  # "below" is "above" for the negative loss
+        limit = torch.full_like(self.average, sign * self.threshold)
+        if self.margin is not None:
+            limit = torch.maximum(limit, sign * self.baseline + self.margin)
+        over = sign * self.average > limit
+        self.beyond.copy_(torch.where(look, torch.where(over, self.beyond + 1, 0), self.beyond))
+        self.stopped.copy_(torch.maximum(self.stopped, (self.beyond >= self.patience).long()))
+        up = look & ~over & (self.stopped == 0)
+        self.level.copy_(torch.where(up, (self.level + self.rise).clamp(max=self.largest), self.level))
+        return self.weight
+
+
+class AttentionBranch(nn.Module):
+    """G_attn: the first layers of a classifier, two deconvolutions, one convolution and a sigmoid.
+
+    [N, 3, H, W] in [-1, 1] -> [N, 1, H, W] in [0, 1], float32; H and W divisible by 4.
+    """
+
+    def __init__(self, network: str, norm: Norm) -> None:
+        super().__init__()
+        kind = NETWORKS[network]
+        if kind.stride4 is None:
+            raise ConfigError(f"{network} has no layer at a quarter of the size to grow an attention branch from")
+        self.margin = kind.margin
+        self.trunk = Features(network, (kind.stride4,))
+        c = kind.stride4_channels
+        self.up = nn.Sequential(
+            nn.ConvTranspose2d(c, c // 2, 4, 2, 1),
+            norm_layer(norm, c // 2),
+            nn.ReLU(inplace=True),
+            nn.ConvTranspose2d(c // 2, c // 4, 4, 2, 1),
+            norm_layer(norm, c // 4),
+            nn.ReLU(inplace=True),
+        )
+        self.head = nn.Conv2d(c // 4, 1, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.margin:
+            images = nn.functional.pad(images, [self.margin] * 4, mode="replicate")
+        (features,) = self.trunk(images)  # [N, C, H/4, W/4]
+        logits: Tensor = self.head(self.up(features))
+        return logits.float().sigmoid()
+
+
+class Attend(Method):
+    """One-way translation that changes what must change, and says where (arXiv 1806.06195).
+
+    Three stages: G0 alone; G_attn with G0 fixed; both at a lower rate. Before the second begins, ``translate`` gives G0(x) and
+    the mask is 1 everywhere. Deterministic; accepts sizes divisible by 4.
+    """
+
+    Config: ClassVar[type[AttendConfig]] = AttendConfig
+    training_only: ClassVar[tuple[str, ...]] = (
+        "discriminator",
+        "features",
+        "past",
+        "initial_induction",
+        "attention_induction",
+    )
+    stride: int = ResnetGenerator.STRIDE
+
+    attending: Tensor
+    """1 once G_attn is in use, else 0."""
+
+    def __init__(
+        self, config: AttendConfig, domains: tuple[str, ...], *, image_size: int, classes: tuple[str, ...] = ()
+    ):
+        super().__init__(config, domains, image_size=image_size, classes=classes)
+        c = config
+        self.direction = self._direction()
+        least = max(3 * 2**c.discriminator_layers, self.stride * (c.dilation + 1))
+        if image_size % self.stride or image_size < least:
+            raise ConfigError(
+                f"data.size = {image_size}: these networks need a multiple of {self.stride}, at least {least}"
+            )
+        self.generator = ResnetGenerator(
+            c.width, c.residual_blocks, dilation=c.dilation, norm=c.norm, relu_after=c.relu_after
+        )  # G0
+        self.branch = AttentionBranch(c.attention_network, c.norm) if c.attention else None  # G_attn
+        self.discriminator = OverlappingPatches(
+            c.discriminator_width, c.discriminator_layers, norm=c.discriminator_norm, spectral_norm=c.spectral_norm
+        )  # D
+        perceptual = c.distance == "perceptual" and c.reg_weight != 0
+        self.features = (
+            Features(c.network, c.layers or NETWORKS[c.network].shallow) if perceptual else nn.Identity()
+        )  # F
+        self.past = ImageBuffer(c.history, image_size)
+        self.initial_induction = self._induction(c.initial_steps)
+        self.attention_induction = self._induction(c.attention_steps)
+        self.register_buffer("attending", torch.zeros((), dtype=torch.int64))
+        for network in (self.generator, self.discriminator):
+            normal_convolutions(network)
+        kaiming_convolutions(self.features)  # stands where no pretrained weights are asked for
+        if self.branch is not None:
+            normal_convolutions(self.branch)
+            kaiming_convolutions(self.branch.trunk)
+
+    def _direction(self) -> tuple[str, str]:
+        source = self.config.source or self.domains[0]
+        if source not in self.domains:
+            raise ConfigError(
+                f"model.source = '{source}' is no domain of the data.{nearest(source, self.domains)} "
+                f"There are: {', '.join(self.domains)}."
+            )
+        return source, next(d for d in self.domains if d != source)
+
+    def _induction(self, steps: int) -> WeightInduction:
+        c: AttendConfig = self.config
+        player, side = c.induction_rule.split("-")
+        threshold, margin = c.induction_threshold, None
+        if threshold is None:
+            margin = MARGINS.get(c.gan)
+            threshold = THRESHOLDS.get((c.gan, player), 0.0)  # wgan-gp without one has a constant λ: never asked
+        return WeightInduction(
+            threshold=threshold,
+            rise=c.induction_largest / c.induction_checks,
+            every=max(1, round(c.induction_span * steps / c.induction_checks)),
+            largest=c.induction_largest,
+            warmup=round(c.induction_warmup * steps),
+            patience=c.induction_patience,
+            smoothing=c.induction_smoothing,
+            margin=margin,
+            direction="above" if side == "above" else "below",
+        )
+
+    def prepare(self) -> list[dict[str, str]]:
+        """Pretrained weights for F, and for the first layers of G_attn ("warm-started", section 2). Raises WeightsError."""
+        c: AttendConfig = self.config
+        if c.weights == "random":
+            return []
+        where = None if c.weights == "pretrained" else c.weights
+        wanted = [self.features, self.branch.trunk if self.branch is not None else None]
+        found = [load_pretrained(f, where) for f in wanted if isinstance(f, Features)]
+        return [about for i, about in enumerate(found) if about not in found[:i]]
+
+    # -- plan
+
+    @property
+    def directions(self) -> tuple[tuple[str, str], ...]:
+        """One."""
+        return (self.direction,)
+
+    def stages(self) -> tuple[Stage, ...]:
+        c: AttendConfig = self.config
+        stages = [self._stage("initial", c.initial_steps, (self.generator,), c.lr)]
+        if self.branch is not None:
+            stages.append(self._stage("attention", c.attention_steps, (self.branch,), c.lr))
+            stages.append(self._stage("joint", c.joint_steps, (self.generator, self.branch), c.joint_lr))
+        return tuple(stages)
+
+    def _stage(self, phase: Phase, steps: int, players: tuple[nn.Module, ...], lr: float) -> Stage:
+        """One of the three. D goes on from where it was, with a fresh optimiser and no old translations."""
+        c: AttendConfig = self.config
+        constant = c.decay_from
+
+        def schedule(step: int, of: int) -> float:
+            return min(1.0, (1 - step / of) / (1 - constant)) if constant < 1 else 1.0
+
+        adam = Adam(lr, c.betas, schedule=schedule)
+        updates = (
+            Update(f"{phase}-discriminator", lambda b: self.discriminator_loss(b, phase), (self.discriminator,), adam),
+            Update(f"{phase}-generator", lambda b: self.generator_loss(b, phase), players, adam),
+        )
+
+        def start() -> None:
+            self.past.empty()
+            self.attending.fill_(int(phase != "initial"))
+
+        awake: tuple[nn.Module, ...] = (self.past,)
+        if phase != "joint":  # there λ keeps what the second stage found
+            awake += (self._induction_of(phase),)
+        return Stage(phase, steps, updates, c.batch_size, start=start, train_mode=awake)
+
+    def _induction_of(self, phase: Phase) -> WeightInduction:
+        return self.initial_induction if phase == "initial" else self.attention_induction
+
+    # -- translation
+
+    def translate(
+        self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """G(x) = m ⊙ G0(x) + (1 - m) ⊙ x; where m is below MASK_FLOOR, x itself."""
+        if (source, target) != self.direction:
+            raise ConfigError(f"this model translates {' to '.join(self.direction)} alone, not {source} to {target}")
+        translated: Tensor = self.generator(images)
+        if self.branch is None or not bool(self.attending):
+            return translated
+        return self.compose(images, translated, self.attention(images))
+
+    def attention(self, images: Tensor) -> Tensor | None:
+        """m = G_attn(x), 0 where it is below MASK_FLOOR; 1 everywhere before its stage; None for a model without."""
+        if self.branch is None:
+            return None
+        if not bool(self.attending):
+            return torch.ones_like(images[:, :1], dtype=torch.float32)
+        mask: Tensor = self.branch(images)
+        return torch.where(mask < MASK_FLOOR, 0.0, mask)
+
+    def views(self, images: Tensor, source: str, target: str) -> list[Tensor]:
+        """G0(x) and the mask in grey, for the sample sheets."""
+        mask = self.attention(images)
+        if mask is None or not bool(self.attending):
+            return []
+        return [self.generator(images).float(), (2 * mask - 1).expand(-1, 3, -1, -1)]
+
+    @staticmethod
+    def compose(images: Tensor, translated: Tensor, mask: Tensor | None) -> Tensor:
+        """m ⊙ G0(x) + (1 - m) ⊙ x: exactly x for m = 0 and exactly G0(x) for m = 1."""
+        if mask is None:
+            return translated
+        return torch.lerp(images.float(), translated.float(), mask.float())
+
+    def _output(self, images: Tensor, phase: Phase) -> Tensor:
+        """G(x) as the stage has it."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and phase != "attention"):  # G0 is fixed there
+            translated: Tensor = self.generator(images)
+        if phase == "initial" or self.branch is None:
+            return translated
+        return self.compose(images, translated, self.branch(images))
+
+    # -- losses
+
+    def discriminator_loss(self, batch: Batch, phase: Phase) -> dict[str, Tensor]:
+        """Eq. 2 as a loss: -log D(y) - log(1 - D(G(x))), G fixed; D sees a history of translations."""
+        c: AttendConfig = self.config
+        with torch.no_grad():
+            fake = self.past(self._output(batch.source, phase))
+        # one pass each: batch norm must not see both kinds at once
+        judged_real, judged_fake = self.discriminator(batch.target), self.discriminator(fake)
+        if c.gan == "wgan-gp":
+            terms = {
+                "critic": losses.critic_gap(judged_real, judged_fake),
+                "penalty": c.penalty_weight * losses.gradient_penalty(self.discriminator, batch.target, fake),
+            }
+        else:
+            terms = {
+                "real": losses.judged_real(judged_real, c.gan),
+                "fake": losses.judged_fake(judged_fake, c.gan),
+            }
+            self.monitor["discriminator/sign_accuracy"] = losses.sign_accuracy(judged_real, judged_fake, c.gan)
+        if c.reg_weight is None and c.induction_rule.startswith("discriminator"):
+            self._induction_of(phase)(torch.stack(list(terms.values())).sum())
+        return terms
+
+    def generator_loss(self, batch: Batch, phase: Phase) -> dict[str, Tensor]:
+        """Eq. 1: l_adv + λ l_reg."""
+        c: AttendConfig = self.config
+        x = batch.source
+        output = self._output(x, phase)  # G(x)
+        judged = self.discriminator(output)
+        if c.gan == "wgan-gp":
+            adversarial = -torch.stack([logits.float().mean() for logits in judged]).sum()
+        else:
+            adversarial = losses.fooling(judged, c.gan)  # Eq. 3
+        terms = {"adversarial": adversarial}
+        if c.reg_weight != 0:
+            distance = self.distance(x, output)
+            weight = self._weight(adversarial, distance, phase)
+            terms["regularisation"] = weight * distance
+            self.monitor["distance"] = distance.detach()
+        if c.identity_weight > 0:
+            terms["identity"] = c.identity_weight * losses.mean_l1(self._output(batch.target, phase), batch.target)
+        return terms
+
+    def _weight(self, adversarial: Tensor, distance: Tensor, phase: Phase) -> Tensor | float:
+        """λ at this step; in the log as ``lambda``."""
+        c: AttendConfig = self.config
+        if c.reg_weight is not None:
+            return c.reg_weight
+        induction = self._induction_of(phase)
+        if c.induction_unit == "distance":
+            induction.measure(distance)
+        weight: Tensor = induction(adversarial) if c.induction_rule.startswith("generator") else induction.weight
+        self.monitor["lambda"] = weight
+        self.monitor["lambda/level"] = induction.level.clone()  # in units of 1 / distance
+        self.monitor["lambda/watched"] = induction.average.clone()
+        self.monitor["lambda/stopped"] = induction.stopped.float()
+        return weight
+
+    def distance(self, x: Tensor, output: Tensor) -> Tensor:
+        """l_reg = d(x, G(x))."""
+        c: AttendConfig = self.config
+        if c.distance == "l1":
+            return losses.mean_l1(output, x)
+        if c.distance == "l2":
+            return losses.mean_square(output - x)
+        if c.distance == "ssim":
+            return 1 - losses.ssim(output, x)
+        with torch.no_grad():
+            before = self.features(x)
+        inside = c.layer_weight_place == "inside"
+        return losses.feature_distance(  # Eq. 4
+            before, self.features(output), c.layer_weights, inside=inside, unit=c.unit_features
+        )
