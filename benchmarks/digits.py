@@ -55,6 +55,9 @@ def main() -> None:
     p.add_argument("--tune", action="store_true")
     args = p.parse_args()
     source, target = args.direction.split("-")
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()  # now: it may move on
     data = args.out / "data"
     data.mkdir(parents=True, exist_ok=True)
     first, second = read(args.digits, source, args.split), read(args.digits, target, args.split)
@@ -76,7 +79,6 @@ def main() -> None:
         recipe=args.recipe, preset=args.preset or f"unit-digits-{args.direction}", settings=settings, seed=args.seed, names=(source, target),
     )  # fmt: skip
     print(result.text())
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     about = {
         "direction": args.direction, "split": args.split, "paper": PAPER[args.direction], "measured_on":
         "target training images left out" if args.tune else "target test set", "commit": commit,
