@@ -269,13 +269,13 @@ def start_from(method: Method, name: str, path: Path | str) -> dict[str, Any]:
     data = _read_bytes(file, MAX_FILE_BYTES)
     tensors, header = unpack(file, data)
     own = method.state_dict()
-    wrong = [k for k, v in tensors.items() if k not in own or own[k].shape != v.shape]
+    wrong = sorted(k for k, v in tensors.items() if k not in own or own[k].shape != v.shape)
     missing = [k for k in method.shared_state() if k not in tensors]
     if header.get("method") != name or wrong or missing:
         lines = "".join(
             f"\n  {k}: here {tuple(own[k].shape) if k in own else 'none'}, "
             f"in the file {tuple(tensors[k].shape) if k in tensors else 'none'}"
-            for k in [*wrong, *missing][:8]
+            for k in [*wrong, *missing][:20]
         )
         raise CheckpointError(
             f"{file}: a '{header.get('method')}' model whose weights do not fit this '{name}' run: {len(wrong) + len(missing)} "
