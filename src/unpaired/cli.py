@@ -36,8 +36,8 @@ importer = App(
 app.command(importer)
 app.register_install_completion_command()
 
-Settings = Annotated[list[str], Parameter(name="--set", negative="", consume_multiple=False)]
-Names = Annotated[list[str], Parameter(negative="", consume_multiple=False)]
+Settings = Annotated[list[str], Parameter(name="--set", negative="", consume_multiple=False, show_default=False)]
+Names = Annotated[list[str], Parameter(negative="", consume_multiple=False, show_default=False)]
 Domains = Annotated[str, Parameter(name="--domains")]
 Classes = Annotated[str | None, Parameter(name="--domains")]
 

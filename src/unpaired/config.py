@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from unpaired.errors import ConfigError, nearest
 
@@ -58,6 +58,14 @@ class DataConfig(Settings):
     """Largest cache in GiB; a larger data set is decoded anew each time."""
     workers: Annotated[int, Field(ge=0, le=64)] = 0
     """Loader processes. The result does not depend on it."""
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Self:
+        if self.resize is not None and self.resize < self.size:
+            raise ValueError(
+                f"resize = {self.resize} is smaller than the crop, size = {self.size}; make it at least that"
+            )
+        return self
 
 
 class TrainingConfig(Settings):
