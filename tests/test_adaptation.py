@@ -18,7 +18,7 @@ from unpaired.config import from_dict
 from unpaired.errors import CheckpointError, ConfigError, DataError
 from unpaired.methods.base import Batch
 from unpaired.runs import build
-from unpaired.training import Plan
+from unpaired.stages import Plan
 
 CLASSES = ("left", "right")
 JOINT: dict[str, Any] = {

@@ -23,6 +23,7 @@ from unpaired.errors import ConfigError, Interrupted, NonFiniteError, RefusedErr
 from unpaired.methods import METHODS
 from unpaired.methods.base import Adam, Stage, Update
 from unpaired.runs import build
+from unpaired.stages import Plan
 from unpaired.watch import WON_LOGS, Watch
 
 
@@ -39,7 +40,7 @@ def log(run: Path) -> list[dict[str, Any]]:
 
 def test_the_stage_is_a_function_of_the_step() -> None:
     """Steps 1–6 are the first stage, 7–13 the second; an update of the first stage ends with it."""
-    plan = training.Plan(build(tiny.config(), ("red", "blue")).stages())
+    plan = Plan(build(tiny.config(), ("red", "blue")).stages())
     assert [plan.at(s)[0].name for s in range(1, 14)] == ["first"] * 6 + ["second"] * 7
     assert plan.at(7)[1] == 6 and plan.total == 13
     assert [u.name for u in plan.updates_until(6)] == ["critic", "forth"]
@@ -149,7 +150,7 @@ def test_a_name_belongs_to_one_set_of_parameters() -> None:
     a, b = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
     stages = [Stage("s", 1, (Update("u", lambda _: {}, (m,), Adam(1.0)),), 1) for m in (a, b)]
     with pytest.raises(ValueError, match="'u'"):
-        training.Plan(stages)
+        Plan(stages)
 
 
 def test_the_log_has_every_term_and_the_generator_steps_every_second_time(tmp_path: Path) -> None:
@@ -254,6 +255,27 @@ def test_changed_settings_are_listed_and_refused_unless_named(tmp_path: Path) ->
     fit(tmp_path, data__workers=1, training__keep=9)
     path = fit(tmp_path, ("model.second_steps",), model__second_steps=8)
     assert checkpoint.load_method(path)[1]["step"] == 14
+
+
+def test_an_allowed_change_of_no_setting_is_refused(tmp_path: Path) -> None:
+    """A misspelt --allow-change is named, with the nearest setting, not passed over."""
+    fit(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"--allow-change model.second_step: no such setting. Did you mean 'model.second_steps'"
+    ):
+        fit(tmp_path, ("model.second_step",), model__second_steps=8)
+
+
+def test_averaging_may_be_switched_on_and_off_on_resume(tmp_path: Path) -> None:
+    """EMA switched on at a resume starts from the weights of that step; switched off, the model file holds the raw weights."""
+    fit(tmp_path)
+    fit(tmp_path, ("training.ema", "model.second_steps"), training__ema=0.5, model__second_steps=8)
+    saved, _ = checkpoint.latest(tmp_path / "checkpoints")
+    assert saved is not None and any(k.startswith("average/") for k in checkpoint.read_state(saved)[0])
+    fit(tmp_path, ("training.ema", "model.second_steps"), model__second_steps=9)
+    saved, _ = checkpoint.latest(tmp_path / "checkpoints")
+    assert saved is not None and saved.step == 15
+    assert not any(k.startswith("average/") for k in checkpoint.read_state(saved)[0])
 
 
 def test_other_images_are_refused_unless_named(tmp_path: Path) -> None:
@@ -402,7 +424,7 @@ def test_a_fresh_run_can_start_from_a_model(tmp_path: Path) -> None:
 def test_a_second_trainer_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:
     """The lock names its owner, and a dead owner's lock is taken over."""
     code = (
-        "import sys, time; from pathlib import Path; from unpaired.training import lock\n"
+        "import sys, time; from pathlib import Path; from unpaired.resume import lock\n"
         f"with lock(Path({str(tmp_path)!r})): print('held', flush=True); time.sleep(60)"
     )
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

@@ -32,6 +32,7 @@ from unpaired.data.sampling import ArrayPool, centre_crops
 from unpaired.errors import ConfigError, DataError, nearest
 from unpaired.methods.base import Batch, Method, Stage, Update
 from unpaired.runlog import Reporter
+from unpaired.stages import Plan
 
 Recipe = Literal["joint", "translate"]
 DOMAINS = ("source", "target")
@@ -406,7 +407,7 @@ def _translate(job: _Job, plain: Fitted, select_on_test: bool) -> _Found:
     if options.anchor or options.anchor_cycle:
         frozen = plain.last.requires_grad_(False)
         add_anchor(method, frozen, options.anchor, options.anchor_cycle)
-    plan = training.Plan(method.stages())
+    plan = Plan(method.stages())
     job.say(f"translator: {plan.total:,} steps")
     file = training.fit(method, data.both(job.names), config, job.out / "run", quiet=job.quiet)
     trained, _ = checkpoint.load_method(file, job.device)

@@ -247,6 +247,11 @@ def preset(name: str) -> dict[str, Any]:
     return tomllib.loads((resources.files("unpaired") / "presets" / f"{name}.toml").read_text(encoding="utf-8"))
 
 
+def setting_names(config: RunConfig) -> list[str]:
+    """All dotted keys of a run's settings."""
+    return _fields_of(RunConfig, type(config.model))
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
     """Dotted keys whose values differ, with both values."""
     found: dict[str, tuple[Any, Any]] = {}

@@ -8,13 +8,11 @@ last good checkpoint; a signal saves and leaves.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,13 +20,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from unpaired import checkpoint, devices, signals
-from unpaired.config import RunConfig, differences, from_dict, read_toml
+from unpaired.config import RunConfig
 from unpaired.data.images import encode_image, to_tensor, to_uint8
 from unpaired.data.sampling import Pool, Sampler, StepDataset, centre_crops
 from unpaired.distributed import Ranks, joined
 from unpaired.errors import (
     CheckpointError,
-    ConfigError,
     DataError,
     Interrupted,
     NonFiniteError,
@@ -36,17 +33,10 @@ from unpaired.errors import (
     StoppedError,
 )
 from unpaired.methods.base import Batch, Method, Stage, Update
+from unpaired.resume import compare_settings, lock, restore_newest
 from unpaired.runlog import Reporter, RunLog, warn
+from unpaired.stages import Plan
 from unpaired.watch import Watch
-
-FREE_SETTINGS = frozenset(
-    {"data.workers", "data.cache", "data.cache_gib"}
-    | {
-        f"training.{k}"
-        for k in ("device", "log_every", "checkpoint_every", "keep", "sample_every", "samples", "tensorboard")
-    }
-)
-"""Settings that may change on resume without being named: none of them changes what is learnt."""
 
 WATCH_FROM_STEP = 500
 """Before this step (or a quarter of the run) the GAN watch does not judge sample sheets."""
@@ -59,96 +49,6 @@ OnStep = Callable[[int, Method], Mapping[str, float] | None]
 def seed_everything(seed: int, step: int, rank: int = 0) -> None:
     """Seed torch's generators from (seed, step, rank): noise, dropout and pools then need no saved state."""
     torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1))
-
-
-class Plan:
-    """The stages on one axis of steps. Steps are counted from 1; step 0 is before training."""
-
-    def __init__(self, stages: Sequence[Stage]) -> None:
-        self.stages = tuple(s for s in stages if s.steps > 0)
-        if not self.stages:
-            raise ConfigError("the method's settings ask for no training steps; set model.steps above 0")
-        self.ends: list[int] = []
-        for stage in self.stages:
-            self.ends.append((self.ends[-1] if self.ends else 0) + stage.steps)
-        modules: dict[str, set[int]] = {}
-        for stage in self.stages:
-            for update in stage.updates:
-                ids = {id(p) for m in update.modules for p in m.parameters()}
-                if not modules.get(update.name, set()) <= ids:
-                    raise ValueError(
-                        f"update '{update.name}' trains other parameters in stage '{stage.name}': give it a name of its own"
-                    )
-                modules[update.name] = ids
-
-    @property
-    def total(self) -> int:
-        """Steps of all stages."""
-        return self.ends[-1]
-
-    def at(self, step: int) -> tuple[Stage, int]:
-        """The stage of step ``step`` (1 to total) and the step before the stage's first."""
-        index = next(i for i, end in enumerate(self.ends) if step <= end)
-        return self.stages[index], self.ends[index] - self.stages[index].steps
-
-    def updates_until(self, step: int) -> list[Update]:
-        """The updates that have had a step after ``step`` steps; the last of each name, which trains the most."""
-        found: dict[str, Update] = {}
-        for stage, end in zip(self.stages, self.ends, strict=True):
-            if end - stage.steps < step:
-                for update in stage.updates:
-                    found[update.name] = update
-        return list(found.values())
-
-
-@contextlib.contextmanager
-def lock(run_dir: Path) -> Iterator[None]:
-    """Hold ``run_dir/lock``. The kernel frees it when its owner dies, so a stale one is simply taken over."""
-    path = run_dir / "lock"
-    try:
-        file: IO[str] = path.open("a+", encoding="utf-8")
-    except OSError as error:
-        raise RefusedError(f"{path}: cannot be written: {error.strerror}; use another --out") from error
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            raise RefusedError(
-                f"{run_dir}: another training is at work here (pid {owner}); wait for it, stop it, or use another --out"
-            ) from error
-        file.seek(0)
-        file.truncate()
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-    finally:
-        file.close()
-
-
-def compare_settings(run_dir: Path, config: RunConfig, allow_change: Sequence[str]) -> None:
-    """Refuse to resume with other settings unless each is free or named. Raises ConfigError that lists all of them."""
-    path = run_dir / "config.toml"
-    if not path.exists():
-        return
-    try:
-        old = from_dict(read_toml(path))  # what a file by hand, or of an older version, leaves out means the default
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
-    if old.training.precision == "auto":  # never written by a run, only by hand
-        old = old.model_copy(
-            update={"training": old.training.model_copy(update={"precision": config.training.precision})}
-        )
-    found = differences(old.written(), config.written())
-    changed = {k: v for k, v in found.items() if k not in FREE_SETTINGS and k not in allow_change}
-    if changed:
-        lines = "\n".join(f"  {k}: {old!r} in the run, {new!r} now" for k, (old, new) in sorted(changed.items()))
-        allow = " ".join(f"--allow-change {k}" for k in sorted(changed))
-        raise ConfigError(
-            f"{run_dir} holds a run with other settings:\n{lines}\nUse another --out for a new run, repeat the old settings to resume, "
-            f"or accept the change by name: {allow}"
-        )
 
 
 class Trainer:
@@ -270,6 +170,10 @@ class Trainer:
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Take back what :meth:`state` gave. Raises CheckpointError when it does not fit."""
         own, _ = self.state()
+        if not any(k.startswith("average/") for k in tensors):  # EMA switched on: it starts from the weights of now
+            tensors = {**tensors, **{f"average/{n}": tensors[f"method/{n}"] for n in self.average}}
+        elif not self.average:  # switched off
+            tensors = {k: v for k, v in tensors.items() if not k.startswith("average/")}
         own_names = {k for k in own if not k.startswith("optimizer/")}
         given_names = {k for k in tensors if not k.startswith("optimizer/")}
         if own_names != given_names:
@@ -287,7 +191,7 @@ class Trainer:
             {k.removeprefix("method/"): v for k, v in tensors.items() if k.startswith("method/")}
         )
         for name in self.average:
-            self.average[name] = tensors[f"average/{name}"].to(self.device)
+            self.average[name] = tensors[f"average/{name}"].to(self.device, copy=True)
         self.step = values["step"]
         for update in self.plan.updates_until(self.step):
             optimizer = self._optimizer(update)
@@ -572,36 +476,6 @@ def _compiled(loss: Callable[[Batch], dict[str, Tensor]]) -> Callable[[Batch], d
     return call
 
 
-def _resume(trainer: Trainer, root: Path, say: Callable[[str], None], allow_change: Sequence[str]) -> None:
-    """Restore the newest checkpoint that verifies, and say which ones were passed over; prepare a fresh run."""
-    saved, rejected = checkpoint.latest(root)
-    for line in rejected if trainer.ranks.main else ():
-        warn(f"skipped a damaged checkpoint: {line}")
-    if saved is None:
-        if rejected:
-            raise CheckpointError(
-                f"{root}: no checkpoint is intact, so the run cannot be resumed. Use another --out, or remove this folder"
-            )
-        trainer.prepare()
-        return
-    known = saved.manifest.get("data_fingerprint")
-    if known != trainer.pool.fingerprint and "data" not in allow_change:
-        raise ConfigError(
-            f"{root.parent}: the training images are not the ones this run began with (fingerprint {str(known)[:12]}…, now "
-            f"{trainer.pool.fingerprint[:12]}…). Restore them, use another --out, or accept it with --allow-change data"
-        )
-    header = checkpoint.read_header(saved)
-    # names are what translate is asked for: never renamed on the way
-    if tuple(header["domains"]) != trainer.method.domains:
-        raise ConfigError(
-            f"{root.parent}: the run translates between {', '.join(header['domains'])}; the data has the domains "
-            f"{', '.join(trainer.method.domains)}. Name them as before, or use another --out (and --start-from {root.parent})"
-        )
-    trainer.restore(*checkpoint.read_state(saved))
-    trainer.header_extra = {**trainer.header_extra, **header["extra"]}  # a resumed run keeps its own origin
-    say(f"resuming {root.parent} from step {trainer.step:,} of {trainer.plan.total:,}")
-
-
 def fit(
     method: Method,
     pool: Pool,
@@ -650,7 +524,7 @@ def fit(
             method, pool, config, run_dir, held_out=held_out, header_extra=header_extra or {}, on_step=on_step,
             device=device, ranks=ranks, reporter=None,
         )  # fmt: skip
-        _resume(trainer, root, say, allow_change)
+        restore_newest(trainer, root, say, allow_change)
         if ranks.main:
             checkpoint.write_atomic(run_dir / "config.toml", config.to_toml().encode())
         if trainer.step >= trainer.plan.total:

@@ -14,6 +14,7 @@ import torch
 from unpaired import checkpoint, signals, training
 from unpaired.errors import Interrupted
 from unpaired.methods import METHODS
+from unpaired.stages import Plan
 from unpaired.translation import Translator, load
 
 NAMES = sorted(METHODS)
@@ -58,7 +59,7 @@ def test_resume_is_bit_exact_at_every_step(name: str, tmp_path: Path) -> None:
     uninterrupted one, byte for byte."""
     train(name, tmp_path / "whole")
     expected = everything(tmp_path / "whole")
-    plan = training.Plan(cases.method(name).stages())
+    plan = Plan(cases.method(name).stages())
     assert plan.total > 12
     run = tmp_path / "always"
     for cut in range(1, plan.total):

@@ -1,0 +1,113 @@
+"""Whose run folder it is and whether its run may go on: the lock, the settings that must agree, the state to take back."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from unpaired import checkpoint
+from unpaired.config import RunConfig, differences, from_dict, read_toml, setting_names
+from unpaired.errors import CheckpointError, ConfigError, RefusedError, nearest
+from unpaired.runlog import warn
+
+if TYPE_CHECKING:
+    from unpaired.training import Trainer
+
+FREE_SETTINGS = frozenset(
+    {"data.workers", "data.cache", "data.cache_gib"}
+    | {
+        f"training.{k}"
+        for k in ("device", "log_every", "checkpoint_every", "keep", "sample_every", "samples", "tensorboard")
+    }
+)
+"""Settings that may change on resume without being named: none of them changes what is learnt."""
+
+
+@contextlib.contextmanager
+def lock(run_dir: Path) -> Iterator[None]:
+    """Hold ``run_dir/lock``. The kernel frees it when its owner dies, so a stale one is simply taken over."""
+    path = run_dir / "lock"
+    try:
+        file: IO[str] = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise RefusedError(f"{path}: cannot be written: {error.strerror}; use another --out") from error
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            raise RefusedError(
+                f"{run_dir}: another training is at work here (pid {owner}); wait for it, stop it, or use another --out"
+            ) from error
+        file.seek(0)
+        file.truncate()
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+    finally:
+        file.close()
+
+
+def compare_settings(run_dir: Path, config: RunConfig, allow_change: Sequence[str]) -> None:
+    """Refuse to resume with other settings unless each is free or named. Raises ConfigError that lists all of them."""
+    known = [*setting_names(config), "data"]
+    unknown = [
+        f"--allow-change {name}: no such setting.{nearest(name, known)}" for name in allow_change if name not in known
+    ]
+    if unknown:
+        raise ConfigError("\n".join(unknown))
+    path = run_dir / "config.toml"
+    if not path.exists():
+        return
+    try:
+        old = from_dict(read_toml(path))  # what a file by hand, or of an older version, leaves out means the default
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
+    if old.training.precision == "auto":  # never written by a run, only by hand
+        old = old.model_copy(
+            update={"training": old.training.model_copy(update={"precision": config.training.precision})}
+        )
+    found = differences(old.written(), config.written())
+    changed = {k: v for k, v in found.items() if k not in FREE_SETTINGS and k not in allow_change}
+    if changed:
+        lines = "\n".join(f"  {k}: {old!r} in the run, {new!r} now" for k, (old, new) in sorted(changed.items()))
+        allow = " ".join(f"--allow-change {k}" for k in sorted(changed))
+        raise ConfigError(
+            f"{run_dir} holds a run with other settings:\n{lines}\nUse another --out for a new run, repeat the old settings to resume, "
+            f"or accept the change by name: {allow}"
+        )
+
+
+def restore_newest(trainer: Trainer, root: Path, say: Callable[[str], None], allow_change: Sequence[str]) -> None:
+    """Restore the newest checkpoint that verifies, and say which ones were passed over; prepare a fresh run."""
+    saved, rejected = checkpoint.latest(root)
+    for line in rejected if trainer.ranks.main else ():
+        warn(f"skipped a damaged checkpoint: {line}")
+    if saved is None:
+        if rejected:
+            raise CheckpointError(
+                f"{root}: no checkpoint is intact, so the run cannot be resumed. Use another --out, or remove this folder"
+            )
+        trainer.prepare()
+        return
+    known = saved.manifest.get("data_fingerprint")
+    if known != trainer.pool.fingerprint and "data" not in allow_change:
+        raise ConfigError(
+            f"{root.parent}: the training images are not the ones this run began with (fingerprint {str(known)[:12]}…, now "
+            f"{trainer.pool.fingerprint[:12]}…). Restore them, use another --out, or accept it with --allow-change data"
+        )
+    header = checkpoint.read_header(saved)
+    # names are what translate is asked for: never renamed on the way
+    if tuple(header["domains"]) != trainer.method.domains:
+        raise ConfigError(
+            f"{root.parent}: the run translates between {', '.join(header['domains'])}; the data has the domains "
+            f"{', '.join(trainer.method.domains)}. Name them as before, or use another --out (and --start-from {root.parent})"
+        )
+    trainer.restore(*checkpoint.read_state(saved))
+    trainer.header_extra = {**trainer.header_extra, **header["extra"]}  # a resumed run keeps its own origin
+    say(f"resuming {root.parent} from step {trainer.step:,} of {trainer.plan.total:,}")
