@@ -20,7 +20,8 @@ from unpaired.data.sampling import ArrayPool, Sampler
 from unpaired.errors import CheckpointError, ConfigError, DataError
 from unpaired.methods.base import Batch
 from unpaired.methods.biggan import BigGAN
-from unpaired.methods.deepi2i import Adaptors, DeepI2I
+from unpaired.methods.deepi2i import DeepI2I
+from unpaired.methods.hierarchical import Adaptors
 from unpaired.networks.biggan import Shape
 from unpaired.translation import Translator
 
@@ -45,7 +46,8 @@ def batch(n: int = 3, size: int = 32, classes: int = 3) -> Batch:
 def test_official_counts() -> None:
     """The adaptors at width 96 have the parameters of the official ones that are used, split as there."""
     with torch.device("meta"):
-        adaptors = Adaptors(Shape(), (32, 16, 8, 4))
+        adaptors = DeepI2I(DeepI2I.Config(transfer=[]), ("one",), image_size=128).adaptors
+    assert isinstance(adaptors, Adaptors)
     counts = [sum(p.numel() for p in block.parameters()) for block in adaptors.blocks]
     assert counts == [2_065_536, 8_259_840, 33_034_752, 42_470_400]
     assert sum(counts) == 85_830_528
@@ -146,7 +148,7 @@ def test_an_identical_translation_has_no_reconstruction_loss() -> None:
     """Translation and source go through the very same weights: equal pictures give exactly 0, in training mode too."""
     method = make().train()
     b = batch()
-    method._translated = lambda _: b.source.clone().requires_grad_()  # type: ignore[method-assign]
+    method.translated = lambda _: b.source.clone().requires_grad_()  # type: ignore[method-assign]
     assert method.generator_loss(b)["reconstruction"].item() == 0
 
 

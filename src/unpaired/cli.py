@@ -94,7 +94,7 @@ def train(
     set_
         KEY=VALUE, any setting, as in --set model.width=32; may be repeated.
     pretrained
-        Run or model file of a pretrained GAN to start from (unpaired pretrain, unpaired import biggan); method deepi2i.
+        Run or model file of a pretrained GAN to start from (unpaired pretrain, unpaired import); methods deepi2i, deepi2i-stylegan.
     steps
         Training steps in all (stages are scaled in proportion).
     seed
@@ -138,6 +138,7 @@ def pretrain(
     /,
     *,
     out: Path,
+    method: Literal["biggan", "stylegan"] | None = None,
     preset: str | None = None,
     config: Path | None = None,
     set_: Settings = [],  # noqa: B006
@@ -158,8 +159,10 @@ def pretrain(
         Folder of class folders, or a single folder of images.
     out
         Folder of the run: settings, log, samples, checkpoints.
+    method
+        biggan (class-conditional; default), or stylegan (all images together, for two-domain translation).
     preset
-        biggan-small when nothing is said; `unpaired presets` lists others.
+        biggan-small or stylegan-small when nothing is said; `unpaired presets` lists others.
     config
         TOML file laid over the preset.
     set_
@@ -188,11 +191,11 @@ def pretrain(
     named = {"seed": seed, "training.precision": precision, "training.device": device, "data.workers": workers}
     settings |= {key: value for key, value in named.items() if value is not None}
     run(
-        data, out, preset=preset, config=config, settings=settings, steps=steps, pretrained=pretrained, allow_change=allow_change,
+        data, out, method=method, preset=preset, config=config, settings=settings, steps=steps, pretrained=pretrained, allow_change=allow_change,
         quiet=quiet,
     )  # fmt: skip
     if not quiet:
-        print(f"done: {out}\nnext: unpaired train DATA --out RUN --method deepi2i --pretrained {out}")
+        print(f"done: {out}\nnext: unpaired train DATA --out RUN --pretrained {shlex.quote(str(out))}")
 
 
 @app.command

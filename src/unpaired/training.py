@@ -300,7 +300,8 @@ class Trainer:
     def _loss(self, update: Update, stage: Stage) -> Callable[[Batch], dict[str, Tensor]]:
         key = (stage.name, update.name)
         if key not in self.losses:
-            self.losses[key] = _compiled(update.loss) if self.settings.compile else update.loss
+            compiled = self.settings.compile and not update.second_order
+            self.losses[key] = _compiled(update.loss) if compiled else update.loss
         return self.losses[key]
 
     def check_finite(self) -> None:

@@ -1,6 +1,6 @@
-"""Starting from a pretrained GAN: reading a ``biggan`` model file, and giving it another set of classes.
+"""Starting from a pretrained GAN: reading a ``biggan`` or ``stylegan`` model file; giving a BigGAN another set of classes.
 
-Such a file comes from ``unpaired pretrain`` or ``unpaired import biggan`` and holds generator and discriminator.
+Such a file comes from ``unpaired pretrain`` or ``unpaired import`` and holds generator and discriminator.
 """
 
 from __future__ import annotations
@@ -16,13 +16,29 @@ from torch import Tensor
 from unpaired import checkpoint
 from unpaired._files import sha256_of
 from unpaired.errors import CheckpointError, ConfigError
+from unpaired.methods.base import Method
+from unpaired.networks import stylegan
 from unpaired.networks.biggan import Discriminator, Rule, Shape, nearest_classes, with_classes
 
-ARCHITECTURE = ("width", "shared_dim", "z_dim", "attention")
-"""Settings that a pretrained model fixes; the same names in every method on these networks."""
+ARCHITECTURE: dict[str, tuple[str, ...]] = {
+    "biggan": ("width", "shared_dim", "z_dim", "attention"),
+    "stylegan": ("width", "latent", "mapping", "rgb_activation"),
+}
+"""Method of a pretrained GAN -> settings that it fixes; the same names in every method on these networks."""
+TRANSLATOR = {"biggan": "deepi2i", "stylegan": "deepi2i-stylegan"}
+"""Method of a pretrained GAN -> the translator that starts from it."""
 EXAMPLES = 64
 """Training images of each new class that are compared with the old classes."""
-_GET = "Make one with: unpaired pretrain DATA --out RUN, or: unpaired import biggan G_ema.pth D.pth --out FILE"
+_WAYS = {
+    "biggan": "Make one with: unpaired pretrain DATA --out RUN, or: unpaired import biggan G_ema.pth D.pth --out FILE",
+    "stylegan": "Make one with: unpaired pretrain DATA --method stylegan --out RUN, or: "
+    "unpaired import stylegan stylegan-256px-new.model --out FILE",
+}
+
+
+def get(kind: str) -> str:
+    """How one comes by a pretrained GAN of this kind."""
+    return _WAYS[kind]
 
 
 @dataclass(frozen=True)
@@ -37,26 +53,57 @@ class Pretrained:
     """The old class that each new one started from; None for the mean."""
 
 
-def settings_from(path: Path | str) -> dict[str, Any]:
-    """The settings that a run must share with a pretrained model, by dotted name, and ``model.pretrained`` itself.
+def settings_from(path: Path | str) -> tuple[str, dict[str, Any]]:
+    """The method of a pretrained model, and the settings that a run must share with it, by dotted name, with
+    ``model.pretrained`` itself.
 
     Raises CheckpointError: missing, damaged, or no pretrained GAN.
     """
     file = checkpoint.model_file(path)
-    header = _header(file)
-    found = {f"model.{name}": header["config"]["model"][name] for name in ARCHITECTURE}
-    return {"model.pretrained": str(path), "data.size": header["image_size"], **found}
-
-
-def _header(file: Path) -> dict[str, Any]:
     _, header = checkpoint.load_method(file)
-    _require_gan(file, header)
-    return header
+    kind = header["method"]
+    if kind not in ARCHITECTURE:
+        raise CheckpointError(f"{file}: holds a model of method '{kind}', not a pretrained GAN. {get('biggan')}")
+    found = {f"model.{name}": header["config"]["model"][name] for name in ARCHITECTURE[kind]}
+    return kind, {"model.pretrained": str(path), "data.size": header["image_size"], **found}
 
 
-def _require_gan(file: Path, header: Mapping[str, Any]) -> None:
-    if header["method"] != "biggan":
-        raise CheckpointError(f"{file}: holds a model of method '{header['method']}', not a pretrained GAN. {_GET}")
+def _open(path: Path | str, kind: str, shape: object) -> tuple[Path, Method, dict[str, Any]]:
+    """File, method and header of a pretrained GAN whose networks are ``shape`` but for the classes."""
+    if not str(path):
+        raise ConfigError(f"transfer needs a pretrained GAN: --pretrained FILE. {get(kind)}")
+    file = checkpoint.model_file(path)
+    method, header = checkpoint.load_method(file)
+    if header["method"] != kind:
+        what = "a GAN of another kind" if header["method"] in ARCHITECTURE else "not a pretrained GAN"
+        raise CheckpointError(f"{file}: holds a model of method '{header['method']}', {what}. {get(kind)}")
+    old, new = asdict(method.shape), asdict(shape)  # type: ignore[call-overload]
+    wrong = [f"{k} is {old[k]} there and {new[k]} here" for k in old if k != "classes" and old[k] != new[k]]
+    if wrong:
+        raise ConfigError(
+            f"{file}: a GAN with other networks: {'; '.join(wrong)}. `--pretrained {path}` takes its settings over; "
+            "leave out those that contradict it"
+        )
+    return file, method, header
+
+
+def _source(kind: str, file: Path, header: Mapping[str, Any]) -> dict[str, str]:
+    about = {"name": kind, "file": str(file), "sha256": sha256_of(file)}
+    return about | {"licence": str(header.get("extra", {}).get("licence", "that of its training"))}
+
+
+def read_stylegan(path: Path | str, shape: stylegan.Shape) -> Pretrained:
+    """Both networks' tensors of a ``stylegan`` model.
+
+    Raises:
+        CheckpointError: missing, damaged, or no StyleGAN.
+        ConfigError: other networks than ``shape``; the text says what to do.
+    """
+    file, method, header = _open(path, "stylegan", shape)
+    generator, discriminator = method.get_submodule("generator"), method.get_submodule("discriminator")
+    return Pretrained(
+        dict(generator.state_dict()), dict(discriminator.state_dict()), _source("stylegan", file, header), None
+    )
 
 
 def read(
@@ -76,19 +123,7 @@ def read(
         CheckpointError: missing, damaged, or no pretrained GAN.
         ConfigError: other networks than ``shape``, or ``rule`` cannot be followed; the text says what to do.
     """
-    if not str(path):
-        raise ConfigError(f"transfer needs a pretrained GAN: --pretrained FILE. {_GET}")
-    file = checkpoint.model_file(path)
-    method, header = checkpoint.load_method(file)
-    _require_gan(file, header)
-    theirs: Shape = method.shape  # type: ignore[assignment]
-    old, new = asdict(theirs), asdict(shape)
-    wrong = [f"{k} is {old[k]} there and {new[k]} here" for k in old if k != "classes" and old[k] != new[k]]
-    if wrong:
-        raise ConfigError(
-            f"{file}: a GAN with other networks: {'; '.join(wrong)}. `--pretrained {path}` takes its settings over; "
-            "leave out those that contradict it"
-        )
+    file, method, header = _open(path, "biggan", shape)
     discriminator: Discriminator = method.discriminator  # type: ignore[assignment]
     generator_state = dict(method.generator.state_dict())  # type: ignore[union-attr]
     discriminator_state = dict(discriminator.state_dict())
@@ -98,9 +133,8 @@ def read(
         follow = len(domains) if rows is None else rows
         generator_state = with_classes(generator_state, follow)
         discriminator_state = _settled(with_classes(discriminator_state, follow))
-    about = {"name": "biggan", "file": str(file), "sha256": sha256_of(file)}
+    about = _source("biggan", file, header)
     about["classes"] = f"{len(method.domains)} -> {len(domains)}" + ("" if method.domains == domains else f", {rule}")
-    about["licence"] = str(header.get("extra", {}).get("licence", "that of its training"))
     return Pretrained(generator_state, discriminator_state, about, rows)
 
 

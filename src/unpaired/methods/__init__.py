@@ -16,6 +16,8 @@ METHODS: dict[str, str] = {
     "unit-digits": "unpaired.methods.unit_digits:UNITDigits",
     "biggan": "unpaired.methods.biggan:BigGAN",
     "deepi2i": "unpaired.methods.deepi2i:DeepI2I",
+    "stylegan": "unpaired.methods.stylegan:StyleGAN",
+    "deepi2i-stylegan": "unpaired.methods.deepi2i_stylegan:DeepI2IStyleGAN",
 }
 """Name -> ``module:class``; strings, so that the command line's help does not import torch."""
 

@@ -82,6 +82,8 @@ class Update:
     """Run at steps divisible by this: critics every step, a generator every 4th."""
     rates: tuple[float, ...] = ()
     """Factor of ``optimizer.lr`` for each of ``modules``, where they differ; empty means 1 for all."""
+    second_order: bool = False
+    """The loss differentiates a gradient (a gradient penalty), which compiled code cannot: it stays uncompiled."""
 
 
 @dataclass(frozen=True)
