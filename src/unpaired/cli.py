@@ -514,6 +514,51 @@ def import_deepi2i(
     _imported(interop.import_deepi2i(gen, dis, enc, ada, interop.class_names(domains) or ()), out, whole=True)
 
 
+@importer.command(name="stylegan")
+def import_stylegan(
+    file: Path, /, *, out: Path, size: int = 256, averaged: bool = False, domains: Classes = None
+) -> None:
+    """StyleGAN in PyTorch (stylegan-256px-new.model of style-based-gan-pytorch), for DeepI2I's StyleGAN variant to start from.
+
+    Parameters
+    ----------
+    file
+        The checkpoint; NVIDIA's own .pkl files run code when opened and are refused.
+    out
+        Model file to write, model.safetensors.
+    size
+        Resolution that it was trained at.
+    averaged
+        Take the running average of the generator instead of the generator that the released DeepI2I starts from.
+    domains
+        A name for what it makes.
+    """
+    from unpaired import interop, interop_stylegan
+
+    names = interop.class_names(domains) or ("images",)
+    _imported(interop_stylegan.import_stylegan(file, names, size=size, averaged=averaged), out, whole=True)
+
+
+@importer.command(name="deepi2i-stylegan")
+def import_deepi2i_stylegan(file: Path, /, *, domains: Domains, out: Path, size: int = 256) -> None:
+    """DeepI2I's StyleGAN variant: train_step-NNNNNN.model of the released code.
+
+    Parameters
+    ----------
+    file
+        The checkpoint.
+    domains
+        What it translates from and to, as in dog,cat.
+    out
+        Model file to write, model.safetensors.
+    size
+        Resolution that it was trained at.
+    """
+    from unpaired import interop_stylegan
+
+    _imported(interop_stylegan.import_deepi2i_stylegan(file, _split(domains), size=size), out, whole=True)
+
+
 @importer.command(name="cyclegan")
 def import_cyclegan(gen: Path, dis: Path | None = None, /, *, domains: Domains, out: Path) -> None:
     """CycleGAN (pytorch-CycleGAN-and-pix2pix): latest_net_G_A.pth and, for `unpaired train --start-from`, latest_net_D_A.pth.
