@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import official_stylegan as official
 import tiny
 import unpaired
+from closeness import TOLERANCE, error
 from unpaired import checkpoint, losses, runs, training
 from unpaired.cli import main
 from unpaired.config import from_dict, merge
@@ -47,12 +48,6 @@ def batch(n: int = 3, size: int = 32) -> Batch:
 def parameters(*networks: nn.Module) -> int:
     """How many numbers are trained."""
     return sum(p.numel() for network in networks for p in network.parameters())
-
-
-def error(found: Tensor, reference: Tensor) -> float:
-    """Largest difference, as a share of the reference's largest value."""
-    assert found.shape == reference.shape
-    return float((found - reference).abs().max() / reference.abs().max())
 
 
 # -- networks
@@ -98,13 +93,13 @@ def test_imported_networks_give_the_official_outputs(size: int, tmp_path: Path) 
     noise = draw_noise(method.shape, z)
     logits, taps = official.judge(parts["discriminator"], x)
     for gan in (method, again):
-        assert error(gan.generator(z, noise), official.generate(parts["generator"], z, noise)) < 1e-4
-        assert error(gan.discriminator(x), logits) < 1e-4
+        assert error(gan.generator(z, noise), official.generate(parts["generator"], z, noise)) <= TOLERANCE
+        assert error(gan.discriminator(x), logits) <= TOLERANCE
         ours = gan.discriminator.taps(x)
         assert ours.keys() == taps.keys()
-        assert all(error(ours[r], taps[r]) < 1e-4 for r in taps)
+        assert all(error(ours[r], taps[r]) <= TOLERANCE for r in taps)
     averaged, _ = import_stylegan(file, size=size, averaged=True)
-    assert error(averaged.generator(z, noise), official.generate(parts["g_running"], z, noise)) < 1e-4
+    assert error(averaged.generator(z, noise), official.generate(parts["g_running"], z, noise)) <= TOLERANCE
 
 
 @torch.no_grad()
@@ -126,9 +121,9 @@ def test_imported_translator_gives_the_official_outputs(tmp_path: Path) -> None:
     adapted = official.adapt(parts["align"], taps)
     found = method.adaptors(method.encode(x))
     assert found.keys() == adapted.keys() == {4, 8, 16, 32}
-    assert all(error(found[r], adapted[r]) < 1e-4 for r in adapted)
+    assert all(error(found[r], adapted[r]) <= TOLERANCE for r in adapted)
     wanted = official.generate(parts["generator"], z, noise, {r: 0.1 * a for r, a in adapted.items()})
-    assert error(method.decode(method.encode(x), z, noise), wanted) < 1e-4
+    assert error(method.decode(method.encode(x), z, noise), wanted) <= TOLERANCE
     assert (method.config.loss, method.config.reconstruction) == ("wgan-gp", "mse")
 
 

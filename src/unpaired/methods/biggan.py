@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unpaired import losses, transfer
 from unpaired.methods.base import Adam, Batch, Stage, Update
-from unpaired.methods.gans import BigGANSettings, Count, OnBigGAN, Rate
+from unpaired.methods.gans import GAN, BigGANSettings, Count, OnBigGAN, Rate
 from unpaired.networks.biggan import Discriminator, Generator, orthogonal_weights, standing_statistics
 
 
@@ -39,14 +39,10 @@ class BigGANConfig(BigGANSettings):
     """Training steps."""
 
 
-class BigGAN(OnBigGAN):
-    """Class-conditional images from noise; any number of classes, a single one too.
-
-    The shared file keeps the discriminator, because transfer needs it; its raw weights, also where EMA is on.
-    """
+class BigGAN(OnBigGAN, GAN):
+    """Class-conditional images from noise; any number of classes, a single one too."""
 
     Config: ClassVar[type[BigGANConfig]] = BigGANConfig
-    never_averaged: ClassVar[tuple[str, ...]] = ("discriminator",)
     config: BigGANConfig
     generator: Generator
     discriminator: Discriminator
@@ -62,19 +58,9 @@ class BigGAN(OnBigGAN):
             orthogonal_weights(self.generator)
             orthogonal_weights(self.discriminator)
 
-    @property
-    def pairs(self) -> tuple[tuple[str, str], ...]:
-        """Each class with itself, so that all come equally often however many images they have."""
-        return tuple((d, d) for d in self.domains)
-
-    def prepare(self) -> list[dict[str, str]]:
+    def read_pretrained(self) -> transfer.Pretrained:
         c = self.config
-        if not c.pretrained or self.has_weights:
-            return []
-        found = transfer.read(c.pretrained, self.shape, self.domains, c.class_rows, self.examples)
-        self.generator.load_state_dict(found.generator)
-        self.discriminator.load_state_dict(found.discriminator)
-        return [found.came_from]
+        return transfer.read(c.pretrained, self.shape, self.domains, c.class_rows, self.examples)
 
     def stages(self) -> tuple[Stage, ...]:
         c = self.config

@@ -5,13 +5,14 @@ Legend: images [N, 3, S, S] in [-1, 1]; y [N] int64 is a class (index into ``dom
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from unpaired import losses
+from unpaired import losses, transfer
 from unpaired.config import MethodConfig
 from unpaired.errors import ConfigError
 from unpaired.methods.base import Batch, Method
@@ -113,6 +114,10 @@ class OnGAN(Method):
         size: int = self.shape.latent
         return size
 
+    @abstractmethod
+    def read_pretrained(self) -> transfer.Pretrained:
+        """State dictionaries of the configured ``pretrained`` that fit this method's networks."""
+
     def latents(self, images: Tensor, generator: torch.Generator | None, given: Tensor | None) -> Tensor:
         """[N, Z]: ``given``, or drawn. Raises DataError."""
         return draw_latents(self.shape.latent, images, generator, given)
@@ -126,6 +131,28 @@ class OnGAN(Method):
     def watch(self, real: Tensor, fake: Tensor) -> None:
         """Logs how often the discriminator is right."""
         self.monitor["discriminator/sign_accuracy"] = losses.sign_accuracy([real], [fake], "nonsaturating")
+
+
+class GAN(OnGAN):
+    """Base of the GANs themselves. The shared file keeps the discriminator, because transfer needs it; its raw weights, also
+    where EMA is on."""
+
+    never_averaged: ClassVar[tuple[str, ...]] = ("discriminator",)
+    generator: nn.Module
+    discriminator: nn.Module
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Each domain with itself, so that all come equally often however many images they have."""
+        return tuple((d, d) for d in self.domains)
+
+    def prepare(self) -> list[dict[str, str]]:
+        if not self.config.pretrained or self.has_weights:
+            return []
+        found = self.read_pretrained()
+        self.generator.load_state_dict(found.generator)
+        self.discriminator.load_state_dict(found.discriminator)
+        return [found.came_from]
 
 
 class OnBigGAN(OnGAN):

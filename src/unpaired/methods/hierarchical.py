@@ -187,10 +187,6 @@ class Hierarchical(OnGAN):
             self.adaptors = Repeat({r: maps[r] // taps[r] for r in self.resolutions})
         self._seen: dict[Any, tuple[Tensor, dict[int, Tensor]]] = {}
 
-    def read_pretrained(self) -> transfer.Pretrained:
-        """State dictionaries that fit this method's networks."""
-        raise NotImplementedError
-
     def prepare(self) -> list[dict[str, str]]:
         c: HierarchicalConfig = self.config
         if not c.transfer or self.has_weights:

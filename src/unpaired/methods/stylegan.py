@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unpaired import transfer
 from unpaired.methods.base import Adam, Batch, Stage, Update
-from unpaired.methods.gans import Count, OnStyleGAN, Rate, StyleGANSettings
+from unpaired.methods.gans import GAN, Count, OnStyleGAN, Rate, StyleGANSettings
 from unpaired.networks.stylegan import Discriminator, Generator, draw_noise
 
 
@@ -36,14 +36,10 @@ class StyleGANConfig(StyleGANSettings):
     """Training steps."""
 
 
-class StyleGAN(OnStyleGAN):
-    """Images from noise, of all domains alike; any number of domains, a single one too.
-
-    The shared file keeps the discriminator, because transfer needs it; its raw weights, also where EMA is on.
-    """
+class StyleGAN(OnStyleGAN, GAN):
+    """Images from noise, of all domains alike; any number of domains, a single one too."""
 
     Config: ClassVar[type[StyleGANConfig]] = StyleGANConfig
-    never_averaged: ClassVar[tuple[str, ...]] = ("discriminator",)
     config: StyleGANConfig
     generator: Generator
     discriminator: Discriminator
@@ -56,18 +52,8 @@ class StyleGAN(OnStyleGAN):
         self.generator = Generator(self.shape)
         self.discriminator = Discriminator(self.shape)
 
-    @property
-    def pairs(self) -> tuple[tuple[str, str], ...]:
-        """Each domain with itself, so that all come equally often however many images they have."""
-        return tuple((d, d) for d in self.domains)
-
-    def prepare(self) -> list[dict[str, str]]:
-        if not self.config.pretrained or self.has_weights:
-            return []
-        found = transfer.read_stylegan(self.config.pretrained, self.shape)
-        self.generator.load_state_dict(found.generator)
-        self.discriminator.load_state_dict(found.discriminator)
-        return [found.came_from]
+    def read_pretrained(self) -> transfer.Pretrained:
+        return transfer.read_stylegan(self.config.pretrained, self.shape)
 
     def stages(self) -> tuple[Stage, ...]:
         c = self.config
