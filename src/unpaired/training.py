@@ -159,8 +159,23 @@ class Trainer:
         self.pretrained = self.method.prepare()
         self.method.load_state_dict(kept, strict=False)
         self.method.examples = None
+        self._take_optimizers(self.method.carried)
+        self.method.carried = {}
         live = dict(self.method.named_parameters())
         self.average = {name: live[name].detach().clone() for name in self.average}
+
+    def _take_optimizers(self, tensors: Mapping[str, Tensor]) -> None:
+        """Optimiser state from ``optimizer/<update>/<parameter>/<what>``, for the updates up to ``self.step`` (the first stage's
+        where that is 0)."""
+        if not any(k.startswith("optimizer/") for k in tensors):
+            return
+        for update in self.plan.updates_until(max(self.step, 1)):
+            optimizer = self._optimizer(update)
+            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+                prefix = f"optimizer/{update.name}/{self.names[id(parameter)]}/"
+                saved = {k.removeprefix(prefix): v.to(self.device) for k, v in tensors.items() if k.startswith(prefix)}
+                if saved:
+                    optimizer.state[parameter] = saved
 
     def _examples(self, domain: str, count: int) -> Tensor:
         """[n, 3, S, S]: centre crops of the first ``count`` training images of a domain, fewer where there are fewer."""
@@ -193,13 +208,7 @@ class Trainer:
         for name in self.average:
             self.average[name] = tensors[f"average/{name}"].to(self.device, copy=True)
         self.step = values["step"]
-        for update in self.plan.updates_until(self.step):
-            optimizer = self._optimizer(update)
-            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-                prefix = f"optimizer/{update.name}/{self.names[id(parameter)]}/"
-                saved = {k.removeprefix(prefix): v.to(self.device) for k, v in tensors.items() if k.startswith(prefix)}
-                if saved:
-                    optimizer.state[parameter] = saved
+        self._take_optimizers(tensors)
         self.watch.restore(values["watch"])
         self.pretrained = list(values.get("pretrained", ()))  # files from before there was such a thing
 

@@ -6,7 +6,7 @@ Such a file comes from ``unpaired pretrain`` or ``unpaired import`` and holds ge
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ class Pretrained:
     """For the header's ``pretrained``."""
     rows: list[int] | None
     """The old class that each new one started from; None for the mean."""
+    moments: Mapping[str, Tensor] = field(default_factory=dict)
+    """Adam's state of both networks as ``optimizer/<network>/<parameter>/<what>``, where it was asked for."""
 
 
 def settings_from(path: Path | str) -> tuple[str, dict[str, Any]]:
@@ -112,8 +114,10 @@ def read(
     domains: tuple[str, ...],
     rule: Rule,
     examples: Callable[[str, int], Tensor] | None,
+    *,
+    carry: bool = False,
 ) -> Pretrained:
-    """Both networks' tensors of a ``biggan`` model with their classes replaced by ``domains``.
+    """Both networks' tensors of a ``biggan`` model with their classes replaced by ``domains``; with ``carry`` Adam's moments too.
 
     With the very same names in the same order nothing is replaced. Otherwise ``rule`` says where a new class starts:
     ``nearest``, the old class as which the discriminator takes ``examples`` of it for most real; ``mean`` of all old
@@ -127,15 +131,29 @@ def read(
     discriminator: Discriminator = method.discriminator  # type: ignore[assignment]
     generator_state = dict(method.generator.state_dict())  # type: ignore[union-attr]
     discriminator_state = dict(discriminator.state_dict())
+    moments = _moments(path) if carry else {}
     rows: list[int] | None = list(range(len(domains)))
     if method.domains != domains:
         rows = _rows(rule, file, discriminator, method.domains, domains, examples)
         follow = len(domains) if rows is None else rows
         generator_state = with_classes(generator_state, follow)
         discriminator_state = _settled(with_classes(discriminator_state, follow))
+        moments = with_classes(moments, follow)
     about = _source("biggan", file, header)
     about["classes"] = f"{len(method.domains)} -> {len(domains)}" + ("" if method.domains == domains else f", {rule}")
-    return Pretrained(generator_state, discriminator_state, about, rows)
+    return Pretrained(generator_state, discriminator_state, about, rows, moments)
+
+
+def _moments(path: Path | str) -> dict[str, Tensor]:
+    """Adam's state of a pretraining run's newest checkpoint. Raises ConfigError where there is none."""
+    run = Path(path)
+    saved, _ = checkpoint.latest(run / "checkpoints")
+    if saved is None:
+        raise ConfigError(
+            f"{path}: optimizer_state = carried needs the folder of a pretraining run; a model file has weights alone. "
+            "Give that folder as --pretrained, or --set model.optimizer_state=fresh"
+        )
+    return {k: v for k, v in checkpoint.read_state(saved)[0].items() if k.startswith("optimizer/")}
 
 
 def _rows(

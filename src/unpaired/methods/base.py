@@ -139,6 +139,8 @@ class Method(nn.Module):
         """While :meth:`prepare` runs in a training: (domain, at most so many) -> its first training images, [n, 3, S, S]."""
         self.has_weights = False
         """Set where a run begins with the weights of another model of this method: :meth:`prepare` must leave those alone."""
+        self.carried: dict[str, Tensor] = {}
+        """Set by :meth:`prepare`: optimiser state that the first stage begins with, as ``optimizer/<update>/<parameter>/<what>``."""
         self.monitor: dict[str, Tensor] = {}
         """Detached scalars from the last losses, logged beside the terms. ``<player>/sign_accuracy`` (the share of real
         and fake samples that a discriminator judges rightly, in [0, 1]) feeds the GAN watch."""

@@ -60,7 +60,8 @@ class BigGAN(OnBigGAN, GAN):
 
     def read_pretrained(self) -> transfer.Pretrained:
         c = self.config
-        return transfer.read(c.pretrained, self.shape, self.domains, c.class_rows, self.examples)
+        carry = c.optimizer_state == "carried"
+        return transfer.read(c.pretrained, self.shape, self.domains, c.class_rows, self.examples, carry=carry)
 
     def stages(self) -> tuple[Stage, ...]:
         c = self.config

@@ -62,7 +62,9 @@ class DeepI2I(OnBigGAN, Hierarchical):
             orthogonal_weights(self.adaptors)  # with transfer they have PyTorch's initial weights, as released
 
     def read_pretrained(self) -> transfer.Pretrained:
-        return transfer.read(self.config.pretrained, self.shape, self.domains, self.config.class_rows, self.examples)
+        c = self.config
+        carry = c.optimizer_state == "carried"
+        return transfer.read(c.pretrained, self.shape, self.domains, c.class_rows, self.examples, carry=carry)
 
     def decode(self, taps: Mapping[int, Tensor], z: Tensor, c: Tensor) -> Tensor:
         """Φ(Λ(Υ(t)), z, c), [N, 3, S, S] in [-1, 1]."""

@@ -6,7 +6,7 @@ Legend: images [N, 3, S, S] in [-1, 1]; y [N] int64 is a class (index into ``dom
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -39,6 +39,9 @@ class BigGANSettings(MethodConfig):
     """Model file of a ``biggan`` to start from: of ``unpaired pretrain`` or ``unpaired import biggan``; empty for none."""
     class_rows: biggan.Rule = "nearest"
     """Where a class starts that ``pretrained`` does not have: from its nearest class, the mean, or that of its number."""
+    optimizer_state: Literal["fresh", "carried"] = "fresh"
+    """``carried`` begins with Adam's moments of the pretraining run, class rows included: of both networks in a ``biggan``, of the
+    discriminator in a ``deepi2i``."""
     orthogonal: Weight = 0.0
     """β of the orthogonal regularisation of the generator (BigGAN, Eq. 3); 1e-4 in BigGAN's paper, 0 in all released scripts."""
 
@@ -152,6 +155,7 @@ class GAN(OnGAN):
         found = self.read_pretrained()
         self.generator.load_state_dict(found.generator)
         self.discriminator.load_state_dict(found.discriminator)
+        self.carried = dict(found.moments)
         return [found.came_from]
 
 

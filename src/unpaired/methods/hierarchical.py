@@ -202,6 +202,7 @@ class Hierarchical(OnGAN):
             self.encoder.load_state_dict({k: v for k, v in found.discriminator.items() if k in own})
         if "discriminator" in c.transfer:
             self.discriminator.load_state_dict(found.discriminator)
+            self.carried = {k: v for k, v in found.moments.items() if k.startswith("optimizer/discriminator/")}
         if "generator" in c.transfer:
             self.generator.load_state_dict(found.generator)
         return [found.came_from]
