@@ -196,7 +196,7 @@ def test_scratch_with_the_identity_in_place_of_adaptors() -> None:
 
 def test_levels_can_be_taken_out() -> None:
     """A weight of 0 takes that adaptor out of the model (Fig. 3); fewer halvings take the deep ones out (Fig. 6)."""
-    assert make(size=64).resolutions == (32, 16, 8, 4)
+    assert make(size=64).resolutions == make(size=256).resolutions == (32, 16, 8, 4)
     assert make(size=64, w_4=0, w_8=0, w_16=0).resolutions == (32,)
     assert make(size=128, downsampling=3).resolutions == (32, 16)
     assert make(size=128, downsampling=3).compared == (32, 16)

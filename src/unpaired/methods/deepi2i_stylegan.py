@@ -10,10 +10,9 @@ Legend: t [N, 3, S, S] in [-1, 1] is a source image, x a real image of the targe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from unpaired import transfer
@@ -31,8 +30,6 @@ class DeepI2IStyleGANConfig(StyleGANSettings, HierarchicalConfig):
     """Name of the domain that is translated; empty: the first."""
     w_64: Weight = 0.0
     """w_l of Eq. 5 at 64 pixels; the released script has it, at 0."""
-    downsampling: Annotated[int, Field(ge=1)] = 8
-    """Only maps that this many halvings or fewer lead to are used by adaptors and reconstruction; 6 is all at 256 pixels."""
     alpha_32: Weight = 0.1
     """α_l of Eq. 3 at 32 pixels."""
     alpha_64: Weight = 0.0

@@ -54,9 +54,9 @@ class HierarchicalConfig(MethodConfig):
     """The same at 16 pixels (l = 4)."""
     w_32: Weight = 0.1
     """The same at 32 pixels (l = 3)."""
-    downsampling: Annotated[int, Field(ge=1)] = 5
+    downsampling: Annotated[int, Field(ge=1)] = 8
     """Only maps that this many halvings or fewer lead to are used by adaptors and reconstruction (Fig. 6, middle); 5 is all at
-    128 pixels, and more than an image allows means all."""
+    128 pixels, 6 at 256, and more than an image allows means all."""
     freeze_encoder: bool = True
     """Keep the encoder as it is; the paper found that slightly better."""
 
