@@ -15,7 +15,7 @@ import official_stylegan as official
 import tiny
 import unpaired
 from closeness import TOLERANCE, error
-from unpaired import checkpoint, losses, runs, training
+from unpaired import checkpoint, devices, losses, runs, training
 from unpaired.cli import main
 from unpaired.config import from_dict, merge
 from unpaired.errors import CheckpointError, ConfigError, DataError
@@ -206,6 +206,7 @@ def test_both_losses() -> None:
     with torch.no_grad():
         real, fake = method.discriminator(x), method.discriminator(batch().source)
     assert terms["gap"].item() == pytest.approx((fake.mean() - real.mean()).item(), abs=1e-5)
+    assert not method.monitor  # only logits around 0 can be right or wrong
     assert terms["drift"].item() == pytest.approx(0.5 * real.square().mean().item(), rel=1e-4)
     assert method.fooled(real).item() == pytest.approx(-real.mean().item())
 
@@ -220,6 +221,26 @@ def test_reconstruction_of_a_sample_depends_on_that_sample_alone() -> None:
         (gradient,) = torch.autograd.grad(method.reconstruction(*one), fake, retain_graph=True)
         assert [bool(g.any()) for g in gradient] == [j == i for j in range(3)]
     assert method.reconstruction(goal, goal).item() == 0
+
+
+@pytest.mark.parametrize("loss", ["r1", "wgan-gp"])
+def test_bf16_losses_stay_near_those_in_fp32(loss: str) -> None:
+    """Under autocast all terms, penalties included, agree within 5 % or 0.02, and their gradients are finite."""
+    found = []
+    for precision in ("fp32", "bf16"):
+        method = make(width=16, loss=loss, r1=1.0)
+        found.append({})
+        for update in method.stages()[1].updates:
+            torch.manual_seed(1)
+            with devices.autocast(precision, torch.device("cpu")):
+                terms = update.loss(batch())
+            torch.stack([t.float() for t in terms.values()]).sum().backward()
+            found[-1].update({f"{update.name}/{k}": float(v) for k, v in terms.items()})
+        assert all(bool(torch.isfinite(p.grad).all()) for p in method.parameters() if p.grad is not None)
+    first, second = found
+    assert first.keys() == second.keys()
+    for name in first:
+        assert second[name] == pytest.approx(first[name], rel=0.05, abs=0.02), name
 
 
 def test_gradient_penalties_stay_uncompiled(tmp_path: Path) -> None:

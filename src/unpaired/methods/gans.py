@@ -205,8 +205,8 @@ class OnStyleGAN(OnGAN):
         """What the discriminator pays. Real and generated images are judged apart, because it sees how a batch varies."""
         c: StyleGANSettings = self.config
         judged_real, judged_fake = self.discriminator(real), self.discriminator(fake)
-        self.watch(judged_real, judged_fake)
         if c.loss == "r1":
+            self.watch(judged_real, judged_fake)  # WGAN's critic has no middle to be on one side of
             return {
                 "real": losses.judged_real([judged_real], "nonsaturating"),
                 "fake": losses.judged_fake([judged_fake], "nonsaturating"),
