@@ -19,21 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from unpaired import devices, runs, training
 from unpaired.config import parse_assignments
 from unpaired.data.sampling import ArrayPool, Sampler
-
-
-class _NoModules:
-    """In place of the counter's own tracker of modules, which cannot follow a gradient of a gradient; only the total counts."""
-
-    parents = ("Global",)
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
+from unpaired.planning import flop_counter
 
 
 def main() -> None:
@@ -79,9 +69,7 @@ def main() -> None:
 
         trainer.step = first
         step()
-        counter = FlopCounterMode(display=False)
-        counter.mod_tracker = _NoModules()  # type: ignore[assignment]
-        with counter:
+        with flop_counter() as counter:
             step()
         if cuda:
             torch.cuda.reset_peak_memory_stats()

@@ -26,6 +26,7 @@ from unpaired.methods.deepi2i_stylegan import DeepI2IStyleGAN
 from unpaired.methods.hierarchical import Adaptors
 from unpaired.methods.stylegan import StyleGAN
 from unpaired.networks.stylegan import Discriminator, Generator, Shape, draw_noise
+from unpaired.planning import flop_counter
 from unpaired.translation import load
 
 SMALL: dict[str, Any] = {"width": 2, "latent": 4, "mapping": 2, "batch_size": 2}
@@ -235,7 +236,7 @@ def test_bf16_losses_stay_near_those_in_fp32(loss: str) -> None:
             with devices.autocast(precision, torch.device("cpu")):
                 terms = update.loss(batch())
             torch.stack([t.float() for t in terms.values()]).sum().backward()
-            found[-1].update({f"{update.name}/{k}": float(v) for k, v in terms.items()})
+            found[-1].update({f"{update.name}/{k}": float(v.detach()) for k, v in terms.items()})
         assert all(bool(torch.isfinite(p.grad).all()) for p in method.parameters() if p.grad is not None)
     first, second = found
     assert first.keys() == second.keys()
@@ -256,6 +257,18 @@ def test_gradient_penalties_stay_uncompiled(tmp_path: Path) -> None:
     judge, translator = stage.updates
     assert trainer._loss(judge, stage) == judge.loss
     assert trainer._loss(translator, stage) != translator.loss
+
+
+def test_operations_of_a_gradient_penalty_are_counted() -> None:
+    """`unpaired plan` and the benchmarks count steps that differentiate a gradient, more of them than without the penalty."""
+    found = []
+    for weight in (0.0, 10.0):
+        method = make(r1=weight)
+        with flop_counter() as counter:
+            terms = method.discriminator_loss(batch())
+            (terms["real"] + terms["fake"] if weight == 0 else terms["penalty"]).backward()
+        found.append(counter.get_total_flops())
+    assert found[1] > found[0] > 0
 
 
 # -- plan

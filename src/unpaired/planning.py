@@ -130,6 +130,27 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
+class _NoModules:
+    """In place of the counter's own tracker of modules, which cannot follow a gradient of a gradient; only the total counts."""
+
+    parents = ("Global",)
+
+    def __enter__(self) -> None:
+        """Nothing to set up."""
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to undo."""
+
+
+def flop_counter() -> Any:
+    """A context in which PyTorch counts floating point operations, gradient penalties included; ``get_total_flops()`` is the sum."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _NoModules()  # type: ignore[assignment]
+    return counter
+
+
 def plan(
     config: RunConfig | str,
     data: Path | str,
@@ -233,7 +254,6 @@ def _measured(values: dict[str, Any], data: str, bound: int) -> Cost | None:
 
 def _stepped(run: RunConfig, data: str) -> Cost:
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     from unpaired import devices, training
     from unpaired.data.folders import find
@@ -282,7 +302,7 @@ def _stepped(run: RunConfig, data: str) -> Cost:
                 trainer.run_step(stage, first, batch)
 
             cycle = math.lcm(*(update.every for update in stage.updates))
-            with FlopCounterMode(display=False) as counter:
+            with flop_counter() as counter:
                 for _ in range(min(cycle, stage.steps)):
                     step()
             flop = counter.get_total_flops() / min(cycle, stage.steps)
