@@ -15,16 +15,16 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
 from unpaired._files import sha256_of
-from unpaired.classifier import load_classifier, train_classifier
+from unpaired.classifier import load_classifier, parts, train_classifier
 from unpaired.config import DataConfig, Settings
 from unpaired.data.images import Pixels, to_tensor
 from unpaired.data.labelled import open_labelled
 from unpaired.distributed import Ranks
-from unpaired.errors import ConfigError, DataError
+from unpaired.errors import ConfigError, DataError, nearest
 from unpaired.evaluation_figures import Figure, mean_figure
 from unpaired.evaluation_images import By, Images, Task, plan
 from unpaired.evaluation_pass import Pass
@@ -53,6 +53,19 @@ class ClassifierConfig(Settings):
         "RC: real training images, generated from test images. FC: generated from training images, real test images"
     )
     """Who sees what; no test image is ever trained on."""
+
+
+def classifier_settings(values: Mapping[str, Any]) -> ClassifierConfig:
+    """From ``{"classifier.steps": 300}``. Raises ConfigError."""
+    known = [f"classifier.{name}" for name in ClassifierConfig.model_fields if name not in ("classifier", "split")]
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"unknown setting '{key}'.{nearest(key, known)} There are: {', '.join(known)}.")
+    try:
+        return ClassifierConfig(**{key.removeprefix("classifier."): value for key, value in values.items()})
+    except ValidationError as error:
+        lines = [f"classifier.{'.'.join(map(str, p['loc']))} = {p['input']!r}: {p['msg']}" for p in error.errors()]
+        raise ConfigError("\n".join(lines)) from error
 
 
 def class_figures(
@@ -124,8 +137,7 @@ def _figure(right: Sequence[Tensor], generated: int, real: int, *, seed: int) ->
 
 
 def _squares(images: Images, domain: str) -> Pixels:
-    parts = [pixels for _, _, pixels in images.batches(images.items(domain), Ranks())]
-    return np.concatenate(parts)
+    return np.concatenate([pixels for _, _, pixels in images.batches(images.items(domain), Ranks())])
 
 
 def _labelled(sets: Sequence[tuple[str, Pixels]], config: ClassifierConfig) -> tuple[Tensor, Tensor]:
@@ -165,7 +177,7 @@ def _train(
 
 @torch.inference_mode()
 def _predict(network: nn.Module, pictures: Tensor, device: torch.device) -> Tensor:
-    return torch.cat([network(part.to(device)).argmax(1).cpu() for part in pictures.split(256)])
+    return torch.cat([network(part.to(device)).argmax(1).cpu() for part in parts(pictures, 256)])
 
 
 def _confusion(guess: Tensor, truth: Tensor, classes: int) -> list[list[int]]:

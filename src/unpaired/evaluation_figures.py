@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from unpaired.errors import NotComparableError
@@ -85,7 +86,9 @@ def nothing(reason: str, generated: int = 0, real: int = 0, *, pair: bool = Fals
     return {"value": None, "not_comparable": reason.removeprefix("not comparable: "), **counts}
 
 
-def mean_figure(values: Tensor | Sequence[float], *, real: int | None = None, seed: int = 0) -> Figure:
+def mean_figure(
+    values: Tensor | NDArray[np.float64] | Sequence[float], *, real: int | None = None, seed: int = 0
+) -> Figure:
     """The mean of one number an image, with its bootstrap interval where there are at least two."""
     x = np.asarray(values, dtype=np.float64)
     n = len(x)
@@ -169,9 +172,8 @@ def _distances(x: Tensor, y: Tensor, backbone: str, *, resamples: int, seed: int
         products = Products(x, y, seed=seed)
     if resamples:
         times = resamples_for(resamples, min(len(x), len(y)))
-        frechet["interval"] = list(
-            distance_interval(products.frechet, value, len(x), len(y), resamples=times, seed=seed)
-        )
+        low, high = distance_interval(products.frechet, value, len(x), len(y), resamples=times, seed=seed)
+        frechet["interval"] = [max(0.0, low), high]
         other["interval"] = list(
             distance_interval(products.kernel, kernel.mean, len(x), len(y), resamples=resamples, seed=seed)
         )

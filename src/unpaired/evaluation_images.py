@@ -139,7 +139,7 @@ Rows = dict[str, Any]
 
 def gather(rows: Mapping[str, torch.Tensor], ranks: Ranks) -> dict[str, torch.Tensor]:
     """The rows of all processes, sorted by ``place``: the same on each, whatever their number."""
-    parts = [dict(rows)]
+    parts: list[Mapping[str, torch.Tensor]] = [rows]
     if ranks.world > 1:
         group = dist.new_group(backend="gloo") if dist.get_backend() != "gloo" else None
         everyone: list[Any] = [None] * ranks.world
@@ -152,7 +152,12 @@ def gather(rows: Mapping[str, torch.Tensor], ranks: Ranks) -> dict[str, torch.Te
 
 def _names(parts: Sequence[Mapping[str, torch.Tensor]]) -> list[str]:
     """Of the fullest part: a process without pictures has no rows to name."""
-    return list(max(parts, key=lambda p: len(p["place"])))
+    fullest: Mapping[str, torch.Tensor] = max(parts, key=_rows)
+    return list(fullest)
+
+
+def _rows(part: Mapping[str, torch.Tensor]) -> int:
+    return len(part["place"])
 
 
 def share_lost(lost: dict[str, str], ranks: Ranks) -> None:

@@ -106,7 +106,8 @@ def distance_interval(
         distance(torch.randint(n, (n,), generator=generator), torch.randint(m, (m,), generator=generator))
         for _ in range(resamples)
     ]
-    return centred(np.array(found), value, (min(n, m) / whole) ** 0.5)
+    values = np.array(found)  # of very few images a resample can be one picture alone, of which there is no spread
+    return centred(values[np.isfinite(values)], value, (min(n, m) / whole) ** 0.5)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +16,6 @@ from unpaired import weights
 from unpaired._files import sha256_of
 from unpaired.errors import ConfigError, WeightsError
 
-Net = Literal["alex", "vgg"]
 _LAYERS = {"alex": ("alexnet", (1, 4, 7, 9, 11)), "vgg": ("vgg16", (3, 8, 15, 22, 29))}
 """torchvision's name, and the ReLUs whose outputs are compared."""
 _CHANNELS = {"alex": (64, 192, 384, 256, 256), "vgg": (64, 128, 256, 512, 512)}
@@ -36,7 +34,7 @@ class LPIPS(nn.Module):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, net: Net, layers: nn.Module, linear: list[Tensor]) -> None:
+    def __init__(self, net: str, layers: nn.Module, linear: list[Tensor]) -> None:
         super().__init__()
         self.net, self.layers = net, layers
         self.register_buffer("shift", torch.tensor(_SHIFT)[:, None, None])
@@ -112,7 +110,6 @@ def _linear_file(net: str, where: Path | str | None) -> Path:
 
 def lpips_from_state(net: str, network: dict[str, Tensor], linear: dict[str, Tensor]) -> LPIPS:
     """From tensors in memory: torchvision's ``network`` and LPIPS's ``linear`` layers. Raises WeightsError."""
-    assert net == "alex" or net == "vgg", "callers look at it first"
     weights.import_torchvision()
     from torchvision import models
 
