@@ -93,7 +93,7 @@ def evaluate(
     backbone: str | Backbone | Sequence[str | Backbone] = "mobilenet_v1",
     weights: Path | str | None = None,
     feature_precision: str = "fp32",
-    lpips: Sequence[str] = ("alex",),
+    lpips: Sequence[str | LPIPS] = ("alex",),
     split: str = "test",
     device: str = "auto",
     precision: str = "fp32",
@@ -131,7 +131,7 @@ def evaluate(
             :class:`~unpaired.metrics.Backbone`; several make several figures.
         weights: file, or folder with the files, of the backbones and of LPIPS. Without it, figures whose weights cannot be found
             are left out and a line says why.
-        lpips: networks of LPIPS (``alex``, ``vgg``), where ``lpips`` is among the metrics.
+        lpips: networks of LPIPS (``alex``, ``vgg``, or ready ones), where ``lpips`` is among the metrics.
         limit: at most this many images of each domain, drawn at random with ``seed``.
         bootstrap: resamples for the intervals of distances; 0 leaves those out.
         by: ``direction`` measures every pair of domains by itself, ``target`` each target from a mix of its sources; ``auto``
@@ -164,7 +164,12 @@ def evaluate(
         wanted = {"distances", "coverage", "content"} & set(options.groups)
         opened = [_open(b, weights, translator.device, feature_precision, warnings) for b in names if wanted]
         stores = {b.name: FeatureStore(b, on_disk=cache and isinstance(b, NetworkBackbone)) for b in opened if b}
-        nets = {n: open_lpips(n, weights, translator.device) for n in lpips} if "lpips" in options.groups else {}
+        opened_nets = [
+            open_lpips(n, weights, translator.device) if isinstance(n, str) else n
+            for n in lpips
+            if "lpips" in options.groups
+        ]
+        nets = {n.net: n for n in opened_nets}
         pools = _pools(data, train, translator, options)
         results: dict[str, Any] = {}
         features: dict[str, Tensor] = {}

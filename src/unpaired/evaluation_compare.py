@@ -255,7 +255,7 @@ def _rows(columns: Sequence[Mapping[str, Any]]) -> list[Row]:
             if figure is not None and context is not None and not reason:
                 reason = _differences(contexts[first] or {}, context)
             cells.append(Cell(figure, reason))
-        chosen = _best([c for c in cells], about["better"])
+        chosen = _best(cells, about["better"])
         cells = [Cell(c.figure, c.reason, i == chosen) for i, c in enumerate(cells)]
         reference = row[first] or {}
         rows.append(Row(where, key, about["better"], tuple(cells), reference.get("before"), reference.get("floor")))

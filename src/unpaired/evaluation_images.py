@@ -120,7 +120,9 @@ def plan(images: Images, directions: Sequence[tuple[str, str]], by: By) -> tuple
     if by == "direction" or (by == "auto" and len(directions) <= MAX_DIRECTIONS):
         return [Task(a, b, images.items(a)) for a, b in directions], "direction"
     tasks = []
-    for number, target in enumerate(dict.fromkeys(b for _, b in directions)):
+    domains = dict.fromkeys([*(a for a, _ in directions), *(b for _, b in directions)])
+    reached = {b for _, b in directions}
+    for number, target in enumerate(d for d in domains if d in reached):
         sources = [a for a, b in directions if b == target]
         rng = np.random.default_rng((images.seed, number))
         orders = {a: rng.permutation(images.indices(a)) for a in sources}

@@ -31,7 +31,7 @@ FREE_SETTINGS = frozenset(
             "tensorboard",
             "validate_every",
             "validate_weights",
-        )  # fmt: skip
+        )
     }
 )
 """Settings that may change on resume without being named: none of them changes what is learnt."""
