@@ -27,6 +27,7 @@ from unpaired.errors import ConfigError
 from unpaired.evaluation import evaluate, format_table
 from unpaired.evaluation_classes import ClassifierConfig, classifier_settings
 from unpaired.evaluation_images import MIXED, Images, plan
+from unpaired.metrics.backbones import backbone_from_state
 from unpaired.metrics.perceptual import LPIPS, lpips_from_state
 
 FAST: dict[str, Any] = {"backbone": Colours(), "bootstrap": 20}
@@ -49,6 +50,7 @@ class Lazy(Negative):
         self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """x."""
+        self.calls.append(tuple(images.shape))
         return images * 1
 
 
@@ -321,6 +323,33 @@ def test_two_processes_have_the_results_of_one(tmp_path: Path) -> None:
 
     one, two = ({k: v for k, v in f.items() if k != "provenance"} for f in found)
     same(one, two)
+
+
+def test_no_batch_size_changes_a_figure_of_a_network() -> None:
+    """SqueezeNet with random weights, 1, 5 and 16 pictures at a time, with and without features known already: the same numbers to
+    the last bit, because the network always sees batches of one shape."""
+    models = weights.import_torchvision().models
+    torch.manual_seed(0)
+    network = backbone_from_state("squeezenet1_1", models.squeezenet1_1(weights=None).state_dict())
+    pool = ArrayPool({"day": tiny.pictures(7, 16), "night": tiny.pictures(6, 16, 1)})
+    found = [
+        evaluate(translator(Negative()), pool, backbone=network, bootstrap=0, batch_size=b, cache=cached)
+        for b, cached in ((1, False), (5, False), (16, True), (3, True))
+    ]
+    assert all(f["directions"] == found[0]["directions"] and f["means"] == found[0]["means"] for f in found)
+    passed = [f["provenance"]["backbones"]["squeezenet1_1"]["passed"] for f in found]
+    assert passed == [26, 26, 26, 0]
+
+
+def test_a_domain_without_images_has_reasons_and_no_numbers() -> None:
+    """0 images on one side: every figure of both directions is null with a reason."""
+    pool = ArrayPool({"day": tiny.pictures(0, 16), "night": tiny.pictures(7, 16)})
+    results = evaluate(translator(Negative()), pool, **FAST)
+    for entry in results["directions"]:
+        for key in ("FD-colours", "KD-colours", "recall-colours"):
+            assert entry[key]["value"] is None and entry[key]["not_comparable"]
+    assert results["directions"][0]["cycle_error"]["not_comparable"] == "no images"
+    assert results["directions"][0]["change"]["not_comparable"] == "no images"
 
 
 def test_a_process_without_pictures_has_none() -> None:

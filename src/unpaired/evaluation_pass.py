@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -37,23 +37,22 @@ class Pass:
     ranks: Ranks
     keep_pixels: bool = False
     """Also keep the translations themselves (for RC)."""
-    content: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._ways = frozenset(self.translator.directions)
 
     # ---- sets of features --------------------------------------------------------------------------------
 
     def features(self, items: Sequence[Item]) -> dict[str, Tensor]:
         """Features [n, D] of real pictures by backbone."""
-        rows: dict[str, list[Tensor]] = {name: [] for name in self.stores}
+        keys: dict[str, list[bytes]] = {name: [] for name in self.stores}
         places: list[int] = []
         for at, _, pixels in self.images.batches(items, self.ranks):
             places += at
             for name, store in self.stores.items():
-                rows[name].append(_features(store, pixels))
-        found = {
-            name: torch.cat(parts) if parts else torch.empty(0, self.stores[name].backbone.dim)
-            for name, parts in rows.items()
-        }
-        return gather({"place": torch.tensor(places, dtype=torch.int64), **found}, self.ranks)
+                keys[name] += store.add(pixels, to_tensor(pixels))
+        found = {name: store.rows(keys[name]) for name, store in self.stores.items()}
+        return gather({"place": _places(places), **found}, self.ranks)
 
     def reconstruction(self, domain: str) -> Tensor | None:
         """[n] mean |x - x̂| of the method's own reconstruction; None where it has none."""
@@ -66,7 +65,7 @@ class Pass:
                 return None
             places += at
             errors.append(_error(x, again))
-        rows = {"place": torch.tensor(places, dtype=torch.int64), "error": _joined(errors)}
+        rows = {"place": _places(places), "error": _joined(errors)}
         return gather(rows, self.ranks)["error"]
 
     # ---- translations ------------------------------------------------------------------------------------
@@ -76,52 +75,55 @@ class Pass:
         ``cycle_error``, ``lpips_to_input_<net>``, ``feature_cosine-<b>``); features ``generated/<b>`` and ``source/<b>`` [n, D];
         ``pixels`` [n, S, S, 3] where they are kept. A translation that is not finite gives NaN everywhere."""
         parts: list[dict[str, Tensor]] = []
+        keys: dict[str, list[bytes]] = {
+            f"{side}/{name}": [] for side in ("generated", "source") for name in self.stores
+        }
         for places, source, pixels in self.images.batches(task.items, self.ranks):
-            parts.append(self._batch(places, source, task.target, pixels))
-        if not parts:
-            parts = [self._nothing()]
-        names = list(parts[0])
-        return gather({k: torch.cat([p[k] for p in parts]) for k in names}, self.ranks)
+            rows, result = self._batch(places, source, task.target, pixels)
+            parts.append(rows)
+            for name, store in self.stores.items():
+                keys[f"generated/{name}"] += store.add(result, to_tensor(result))
+                keys[f"source/{name}"] += store.add(pixels, to_tensor(pixels))
+        rows = {k: torch.cat([p[k] for p in parts]) for k in parts[0]} if parts else self._nothing(task)
+        sound = rows.pop("sound")
+        for name, store in self.stores.items():
+            generated, before = (store.rows(keys[f"{side}/{name}"]) for side in ("generated", "source"))
+            rows[f"generated/{name}"], rows[f"source/{name}"] = generated, before
+            if "content" in self.groups:
+                rows[f"feature_cosine-{name}"] = torch.cosine_similarity(before.double(), generated.double(), dim=1)
+        for key, value in rows.items():
+            if key not in ("place", "pixels") and not key.startswith("source/"):
+                value[~sound] = math.nan
+        return gather(rows, self.ranks)
 
-    def _batch(self, places: list[int], source: str, target: str, pixels: Pixels) -> dict[str, Tensor]:
+    def _batch(self, places: list[int], source: str, target: str, pixels: Pixels) -> tuple[dict[str, Tensor], Pixels]:
+        """Rows of one batch, and its translations, rounded."""
         x = to_tensor(pixels)
         y = translate(self.translator, x, source, target, self.seed, places).cpu()
         sound = torch.isfinite(y).flatten(1).all(dim=1)
-        result = to_uint8(torch.nan_to_num(y))
+        y = torch.nan_to_num(y)
+        result = to_uint8(y)
         rounded = to_tensor(result)
-        rows: dict[str, Tensor] = {"place": torch.tensor(places, dtype=torch.int64)}
+        rows: dict[str, Tensor] = {"place": _places(places), "sound": sound}
         if "content" in self.groups:
             rows["change"] = _error(x, rounded)
             rows["ssim_to_input"] = ssim(x, rounded)
         if "errors" in self.groups and (target, source) in self._ways:
-            back = translate(self.translator, torch.nan_to_num(y), target, source, self.seed, places)
-            rows["cycle_error"] = _error(x, back)
+            rows["cycle_error"] = _error(x, translate(self.translator, y, target, source, self.seed, places))
         for net, model in self.lpips.items():
             rows[f"lpips_to_input_{net}"] = model(x, rounded).double()
-        for name, store in self.stores.items():
-            generated, before = _features(store, result), _features(store, pixels)
-            rows[f"generated/{name}"], rows[f"source/{name}"] = generated, before
-            if "content" in self.groups:
-                rows[f"feature_cosine-{name}"] = torch.cosine_similarity(before.double(), generated.double(), dim=1)
         if self.keep_pixels:
             rows["pixels"] = torch.from_numpy(result)
-        for key, value in rows.items():
-            if key not in ("place", "pixels") and not key.startswith("source/"):
-                value[~sound] = math.nan
-        return rows
+        return rows, result
 
-    def _nothing(self) -> dict[str, Tensor]:
-        """Rows of no picture, for a process that has none."""
-        rows: dict[str, Tensor] = {"place": torch.empty(0, dtype=torch.int64)}
-        for name, store in self.stores.items():
-            rows |= {f"{side}/{name}": torch.empty(0, store.backbone.dim) for side in ("generated", "source")}
-        return rows
-
-    @property
-    def _ways(self) -> frozenset[tuple[str, str]]:
-        if not hasattr(self, "_known_ways"):
-            self._known_ways = frozenset(self.translator.directions)
-        return self._known_ways
+    def _nothing(self, task: Task) -> dict[str, Tensor]:
+        """Rows of no picture."""
+        names = [f"lpips_to_input_{net}" for net in self.lpips]
+        names += ["change", "ssim_to_input"] if "content" in self.groups else []
+        if "errors" in self.groups and (task.target, task.source) in self._ways:
+            names.append("cycle_error")
+        empty = {name: torch.empty(0, dtype=torch.float64) for name in names}
+        return {"place": _places([]), "sound": torch.empty(0, dtype=torch.bool), **empty}
 
     def identity(self, source: str, target: str) -> Tensor:
         """[n] mean |y - translate(y)| of real target pictures given as if they were the source's."""
@@ -131,7 +133,7 @@ class Pass:
             y = to_tensor(pixels)
             errors.append(_error(y, translate(self.translator, y, source, target, self.seed, at)))
             places += at
-        rows = {"place": torch.tensor(places, dtype=torch.int64), "error": _joined(errors)}
+        rows = {"place": _places(places), "error": _joined(errors)}
         return gather(rows, self.ranks)["error"]
 
     def diversity(self, task: Task) -> dict[str, Tensor]:
@@ -150,12 +152,12 @@ class Pass:
             for net, model in self.lpips.items():
                 found[net].append(torch.stack([model(samples[i], samples[j]) for i, j in pairs]).double().mean(dim=0))
             places += at
-        rows = {"place": torch.tensor(places, dtype=torch.int64)} | {net: _joined(v) for net, v in found.items()}
+        rows = {"place": _places(places)} | {net: _joined(v) for net, v in found.items()}
         return {k: v for k, v in gather(rows, self.ranks).items() if k != "place"}
 
 
-def _features(store: FeatureStore, pixels: Pixels) -> Tensor:
-    return store.features(list(pixels), to_tensor(pixels)).clone()
+def _places(places: Sequence[int]) -> Tensor:
+    return torch.tensor(places, dtype=torch.int64)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

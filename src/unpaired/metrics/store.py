@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,11 @@ from torch import Tensor
 from unpaired._files import write_atomically
 from unpaired.data.cache import home
 from unpaired.data.images import Pixels
-from unpaired.metrics.backbones import Backbone
+from unpaired.metrics.backbones import Backbone, NetworkBackbone
 
 log = logging.getLogger("unpaired")
 BATCH = 16
-"""Pictures in a pass. It is fixed, so that no other batch size changes the features."""
+"""Pictures in a pass. It is fixed (the last ones are filled up), so that no other batch size changes the features."""
 
 
 def content_key(image: Pixels) -> bytes:
@@ -48,6 +49,7 @@ class FeatureStore:
         self.on_disk = on_disk
         self._known: dict[bytes, Tensor] = {}
         self._new: list[bytes] = []
+        self._waiting: dict[bytes, Tensor] = {}
         if on_disk:
             for file in sorted(self.folder.glob("*.safetensors")) if self.folder.is_dir() else []:
                 self._read(file)
@@ -65,18 +67,31 @@ class FeatureStore:
             return
         self._known.update(zip((k.tobytes() for k in keys.numpy()), features, strict=True))
 
-    def features(self, images: list[Pixels], tensors: Tensor) -> Tensor:
-        """[N, D] of the pictures ``images``, whose values in [-1, 1] are ``tensors`` [N, 3, H, W]; those not known yet go
-        through the network in batches of ``BATCH``."""
+    def add(self, images: Sequence[Pixels] | Pixels, tensors: Tensor) -> list[bytes]:
+        """Ask for the features of pictures whose values in [-1, 1] are ``tensors`` [N, 3, H, W]; the keys under which :meth:`rows` has
+        them. Those not known yet wait until there are ``BATCH`` of them."""
         keys = [content_key(image) for image in images]
-        first = {key: i for i, key in reversed(list(enumerate(keys)))}  # equal pictures go through once
-        places = [first[key] for key in dict.fromkeys(keys) if key not in self._known]
-        for start in range(0, len(places), BATCH):
-            part = places[start : start + BATCH]
-            self._known.update(zip((keys[i] for i in part), self.backbone(tensors[part]), strict=True))
-            self._new += [keys[i] for i in part]
-            self.computed += len(part)
+        for key, tensor in zip(keys, tensors, strict=True):
+            if key not in self._known and key not in self._waiting:
+                self._waiting[key] = tensor
+        while len(self._waiting) >= BATCH:
+            self._pass(list(self._waiting)[:BATCH])
+        return keys
+
+    def rows(self, keys: Sequence[bytes]) -> Tensor:
+        """[N, D] of pictures that were asked for."""
+        if self._waiting:
+            self._pass(list(self._waiting))
         return torch.stack([self._known[key] for key in keys]) if keys else torch.empty(0, self.backbone.dim)
+
+    def _pass(self, keys: list[bytes]) -> None:
+        images = torch.stack([self._waiting.pop(key) for key in keys])
+        if isinstance(self.backbone, NetworkBackbone) and len(images) < BATCH:
+            # always the same shape: kernels chosen by shape would round differently
+            images = torch.cat([images, images[-1:].expand(BATCH - len(images), -1, -1, -1)])
+        self._known.update(zip(keys, self.backbone(images)[: len(keys)], strict=True))
+        self._new += keys
+        self.computed += len(keys)
 
     def save(self) -> None:
         """Write what is new to the cache. A cache that cannot be written is no reason to stop: it is said in the log."""
