@@ -98,6 +98,9 @@ def test_without_weights_only_errors_are_given_and_a_line_says_which_file(
     assert "no distances" in format_table(results)
     with pytest.raises(WeightsError, match="no such file or folder"):
         evaluate(translator(Negative()), pool(), weights=tmp_path / "absent")
+    with pytest.raises(WeightsError, match="weights-inception-2015-12-05-6726825d"):
+        monkeypatch.setenv("UNPAIRED_OFFLINE", "1")
+        evaluate(translator(Negative()), pool(), backbone="fid")
 
 
 def test_refusals() -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +165,33 @@ def test_the_option_and_its_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyP
         training.fit(build(config, ("red", "blue")), tiny.pool(), config, tmp_path / "other", quiet=True)
 
 
+CHILD = """
+import sys; sys.path.insert(0, {tests!r})
+import torch; torch.set_num_threads(1)
+from pathlib import Path
+from test_validation import fit
+fit(Path({run!r}), model__batch_size=4)
+"""
+
+
+def test_two_processes_look_as_one(tmp_path: Path) -> None:
+    """Two gloo ranks train and look without waiting for each other for ever; one best checkpoint, all looks in the log."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    script = CHILD.format(tests=str(Path(__file__).parent), run=str(tmp_path / "run"))
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "UNPAIRED_RANK_TIMEOUT": "60"}
+    job = [
+        subprocess.Popen(
+            [sys.executable, "-c", script], env={**os.environ, **common, "RANK": str(r), "LOCAL_RANK": str(r)}
+        )
+        for r in range(2)
+    ]
+    assert [child.wait(timeout=180) for child in job] == [0, 0]
+    assert [s for s, e in log(tmp_path / "run").items() if "validation/mean" in e] == [3, 6, 9, 12, 13]
+    assert load_method(tmp_path / "run/best")[1]["extra"]["validation"]["step"] in (3, 6, 9, 12, 13)
+
+
 def test_through_the_command_line(tmp_path: Path, shared: Path) -> None:
     """train --during-training with the MobileNet file, then evaluate: best and last in results.json."""
     data = tiny.folder(tmp_path / "data", 6)
@@ -195,5 +226,12 @@ def test_through_the_command_line(tmp_path: Path, shared: Path) -> None:
         run("evaluate", tmp_path / "run", data, "--weights", weights, "--bootstrap", 0, "--device", "cpu", "--out", out)
         == 0
     )
+    for wrong in (
+        ("--threshold", "twelve"),
+        ("--metrics", "fid"),
+        ("--backbone", "mobilnet_v1"),
+        ("--set", "classifier.step=3"),
+    ):
+        assert run("evaluate", tmp_path / "run", data, "--weights", weights, "--device", "cpu", *wrong) == 2
     found = json.loads(out.read_text())
     assert found["best"]["provenance"]["backbones"]["mobilenet_v1"]["dim"] == 1024

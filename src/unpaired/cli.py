@@ -278,7 +278,7 @@ def evaluate(
     *,
     out: Path | None = None,
     metrics: Annotated[str, Parameter(name="--metrics")] = "distances,coverage,errors,content",
-    backbone: str = "mobilenet_v1",
+    backbone: str | None = None,
     weights: Path | None = None,
     feature_precision: Literal["fp32", "bf16"] = "fp32",
     lpips: str = "alex",
@@ -316,7 +316,7 @@ def evaluate(
     metrics
         Comma-separated: distances, coverage, errors, content, lpips, classifier (RC and FC), or all.
     backbone
-        Feature networks, comma-separated: mobilenet_v1, fid (the Inception of FID and KID), or any classifier of torchvision. The name
+        Feature networks, comma-separated: mobilenet_v1 (the default), fid (the Inception of FID and KID), or any classifier of torchvision. The name
         stands in every figure.
     weights
         File or folder with the weights of those networks and of LPIPS.
@@ -371,7 +371,7 @@ def evaluate(
     from unpaired.evaluation_classes import classifier_settings
 
     results = run(
-        model, data, out=out, metrics=_listed(metrics), backbone=_listed(backbone), weights=weights,
+        model, data, out=out, metrics=_listed(metrics), backbone=_listed(backbone) if backbone else None, weights=weights,
         feature_precision=feature_precision, lpips=_listed(lpips), split=split, limit=limit, batch_size=batch_size, seed=seed,
         bootstrap=bootstrap, by=by, checkpoint=checkpoint, device=device, precision=precision, pairs=pairs,
         threshold=_numbers(threshold, "--threshold"), left=left, palette=palette, masks=masks, mask_threshold=mask_threshold,

@@ -55,6 +55,7 @@ GROUPS = ("distances", "coverage", "errors", "content", "lpips", "classifier")
 """What can be asked for: ``distances`` (FD, KD, their means over classes, FD∞), ``coverage`` (precision, recall, density,
 coverage), ``errors`` (cycle, identity, reconstruction), ``content`` (feature cosine, SSIM), ``lpips``, ``classifier`` (RC, FC)."""
 DEFAULT_GROUPS = ("distances", "coverage", "errors", "content")
+DEFAULT_BACKBONE = "mobilenet_v1"
 BOOTSTRAP = 200
 """Resamples for the interval of a distance (fewer for many images: metrics.intervals.resamples_for)."""
 BEST = "best"
@@ -90,7 +91,7 @@ def evaluate(
     *,
     out: Path | str | None = None,
     metrics: Sequence[str] = DEFAULT_GROUPS,
-    backbone: str | Backbone | Sequence[str | Backbone] = "mobilenet_v1",
+    backbone: str | Backbone | Sequence[str | Backbone] | None = None,
     weights: Path | str | None = None,
     feature_precision: str = "fp32",
     lpips: Sequence[str | LPIPS] = ("alex",),
@@ -128,9 +129,9 @@ def evaluate(
         out: also written here, as JSON.
         metrics: some of ``GROUPS``; "all" for all of them.
         backbone: names in ``unpaired.metrics.BACKBONES`` or of torchvision's classifiers, or any
-            :class:`~unpaired.metrics.Backbone`; several make several figures.
-        weights: file, or folder with the files, of the backbones and of LPIPS. Without it, figures whose weights cannot be found
-            are left out and a line says why.
+            :class:`~unpaired.metrics.Backbone`; several make several figures. None is MobileNet v1; where its weights cannot be
+            found, its figures are left out and a line says why.
+        weights: file, or folder with the files, of the backbones and of LPIPS.
         lpips: networks of LPIPS (``alex``, ``vgg``, or ready ones), where ``lpips`` is among the metrics.
         limit: at most this many images of each domain, drawn at random with ``seed``.
         bootstrap: resamples for the intervals of distances; 0 leaves those out.
@@ -149,7 +150,8 @@ def evaluate(
 
     Raises:
         DataError: a domain of the model is not in the data. ConfigError: unknown backbone or bad option.
-        WeightsError: ``weights`` was given and is not usable, or LPIPS was asked for and its weights are missing.
+        WeightsError: the weights of a backbone that was asked for by name, or of LPIPS, are missing or wrong; so are those in
+            ``weights``, where it was given.
     """
     options = _Options(
         _groups(metrics), batch_size, limit, seed, bootstrap, by, split, pairs, threshold, left, palette, masks, mask_threshold,
@@ -160,10 +162,16 @@ def evaluate(
     translator = chosen[0][1]
     warnings: list[str] = []
     with joined(translator.device) as ranks:
-        names = [backbone] if isinstance(backbone, (str, Backbone)) else list(backbone)
+        names = [backbone] if isinstance(backbone, (str, Backbone)) else list(backbone or ())
         wanted = {"distances", "coverage", "content"} & set(options.groups)
-        opened = [_open(b, weights, translator.device, feature_precision, warnings) for b in names if wanted]
-        stores = {b.name: FeatureStore(b, on_disk=cache and isinstance(b, NetworkBackbone)) for b in opened if b}
+        opened: list[Backbone] = [
+            open_backbone(b, weights, translator.device, feature_precision) if isinstance(b, str) else b
+            for b in names
+            if wanted
+        ]
+        if not names and wanted:
+            opened = _default(weights, translator.device, feature_precision, warnings)
+        stores = {b.name: FeatureStore(b, on_disk=cache and isinstance(b, NetworkBackbone)) for b in opened}
         opened_nets = [
             open_lpips(n, weights, translator.device) if isinstance(n, str) else n
             for n in lpips
@@ -234,18 +242,15 @@ def _checkpoints(
     return [(name, load(places[name], device=device, precision=precision)) for name in wanted]
 
 
-def _open(
-    backbone: str | Backbone, where: Path | str | None, device: torch.device, precision: str, warnings: list[str]
-) -> Backbone | None:
-    if not isinstance(backbone, str):
-        return backbone
+def _default(where: Path | str | None, device: torch.device, precision: str, warnings: list[str]) -> list[Backbone]:
+    """MobileNet v1, or none and a warning where nobody said that its weights are here."""
     try:
-        return open_backbone(backbone, where, device, precision)
+        return [open_backbone(DEFAULT_BACKBONE, where, device, precision)]
     except WeightsError as error:
         if where is not None:
             raise
         warnings.append(f"no distances: {error}")
-        return None
+        return []
 
 
 def _pools(
