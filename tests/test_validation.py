@@ -24,7 +24,7 @@ from unpaired.data.sampling import hold_out, open_pool
 from unpaired.errors import ConfigError, DataError, StoppedError, WeightsError
 from unpaired.evaluation import evaluate, format_table
 from unpaired.runs import build
-from unpaired.validation import Validator
+from unpaired.validation import Validator, summary
 
 
 def fit(run: Path, *, looks: int | None = 3, stop_at: int | None = None, **settings: Any) -> Path:
@@ -62,16 +62,16 @@ def test_distances_are_logged_and_best_and_last_are_kept(tmp_path: Path) -> None
     assert list(looked) == [3, 6, 9, 12, 13]
     both = [entries[3][f"validation/FD-colours/{d}"] for d in ("red->blue", "blue->red")]
     assert looked[3] == pytest.approx(np.mean(both)) and "validation/KD-colours/red->blue" in entries[3]
-    summary = json.loads((tmp_path / "run/best/best.json").read_text())
+    about = json.loads((tmp_path / "run/best/best.json").read_text())
     best = min(looked, key=lambda s: looked[s])
     assert (
-        summary["step"] == best
-        and summary["value"] == looked[best]
-        and summary["last"] == {"step": 13, "value": looked[13]}
+        about["step"] == best and about["value"] == looked[best] and about["last"] == {"step": 13, "value": looked[13]}
     )
-    assert [tuple(e) for e in summary["history"]] == list(looked.items())
+    assert [tuple(e) for e in about["history"]] == list(looked.items())
     _, header = load_method(tmp_path / "run/best")
     assert header["step"] == best and header["extra"]["validation"]["step"] == best
+    assert f"step {best} with" in summary(tmp_path / "run") and "last: step 13" in summary(tmp_path / "run")
+    assert summary(tmp_path) == ""
     assert load_method(last)[1]["step"] == 13 and last.parent.parent.name == "checkpoints"
 
 

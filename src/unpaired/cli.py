@@ -133,7 +133,14 @@ def train(
         pretrained=pretrained, allow_change=allow_change, quiet=quiet,
     )  # fmt: skip
     if not quiet:
-        print(f"done: {out}\nnext: unpaired translate {shlex.quote(str(out))} PICTURES --to DOMAIN --out DIR")
+        from unpaired.validation import summary
+
+        lines = [
+            f"done: {out}",
+            summary(out),
+            f"next: unpaired translate {shlex.quote(str(out))} PICTURES --to DOMAIN --out DIR",
+        ]
+        print("\n".join(line for line in lines if line))
 
 
 @app.command

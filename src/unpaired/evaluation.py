@@ -8,12 +8,10 @@ Legend: N images, H height, W width, D features; images [N, 3, H, W] in [-1, 1].
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,6 @@ import torch
 from torch import Tensor
 
 from unpaired._files import write_atomically
-from unpaired._version import __version__
 from unpaired.config import DataConfig
 from unpaired.data.folders import DataTree, find
 from unpaired.data.sampling import Pool, open_pool
@@ -32,7 +29,6 @@ from unpaired.evaluation_figures import (
     ENOUGH_IMAGES,
     Figure,
     Sets,
-    describe,
     feature_figures,
     mean_figure,
     means_over_targets,
@@ -42,6 +38,7 @@ from unpaired.evaluation_figures import (
 from unpaired.evaluation_images import MIXED, By, Images, Task, plan, share_lost
 from unpaired.evaluation_pairs import THRESHOLDS, mask_figures, pixel_figures
 from unpaired.evaluation_pass import DIVERSITY_SAMPLES, Pass, per_image
+from unpaired.evaluation_record import Options, measures_of, provenance_of, warnings_of
 from unpaired.evaluation_table import format_table
 from unpaired.metrics.backbones import Backbone, NetworkBackbone, figure_name, open_backbone
 from unpaired.metrics.perceptual import LPIPS, open_lpips
@@ -60,29 +57,6 @@ BOOTSTRAP = 200
 """Resamples for the interval of a distance (fewer for many images: metrics.intervals.resamples_for)."""
 BEST = "best"
 """Folder of a run that holds its best checkpoint by validation."""
-
-
-@dataclass(frozen=True)
-class _Options:
-    """What :func:`evaluate` was asked for, checked."""
-
-    groups: tuple[str, ...]
-    batch_size: int
-    limit: int | None
-    seed: int
-    bootstrap: int
-    by: By
-    split: str
-    pairs: Path | str | None
-    thresholds: float | Sequence[float]
-    left: str | None
-    palette: Path | str | None
-    masks: Path | str | None
-    mask_threshold: float
-    classifier: Path | str | None
-    labelled: Path | str | None
-    classifier_config: ClassifierConfig
-    keep_features: bool
 
 
 def evaluate(
@@ -153,7 +127,7 @@ def evaluate(
         WeightsError: the weights of a backbone that was asked for by name, or of LPIPS, are missing or wrong; so are those in
             ``weights``, where it was given.
     """
-    options = _Options(
+    options = Options(
         _groups(metrics), batch_size, limit, seed, bootstrap, by, split, pairs, threshold, left, palette, masks, mask_threshold,
         classifier, labelled, classifier_config or ClassifierConfig(), keep_features,
     )  # fmt: skip
@@ -203,7 +177,7 @@ def _groups(metrics: Sequence[str]) -> tuple[str, ...]:
     return tuple(g for g in GROUPS if g in wanted)
 
 
-def _check(options: _Options, checkpoint: str, out: Path | str | None) -> None:
+def _check(options: Options, checkpoint: str, out: Path | str | None) -> None:
     if options.batch_size < 1 or (options.limit is not None and options.limit < 1):
         raise ConfigError(f"batch_size = {options.batch_size}, limit = {options.limit}: both must be at least 1")
     if options.bootstrap < 0 or 0 < options.bootstrap < 20:
@@ -254,7 +228,7 @@ def _default(where: Path | str | None, device: torch.device, precision: str, war
 
 
 def _pools(
-    data: Pool | DataTree | Path | str, train: Pool | None, translator: Translator, options: _Options
+    data: Pool | DataTree | Path | str, train: Pool | None, translator: Translator, options: Options
 ) -> tuple[Pool, Pool | None]:
     """The images to measure on, and those to train classifiers on."""
     needs = "classifier" in options.groups
@@ -275,7 +249,7 @@ def _evaluate(
     pools: tuple[Pool, Pool | None],
     stores: Mapping[str, FeatureStore],
     nets: Mapping[str, LPIPS],
-    options: _Options,
+    options: Options,
     ranks: Ranks,
     warnings: list[str],
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -323,14 +297,14 @@ def _evaluate(
         results["adaptation"] = adaptation_figures(
             options.classifier, options.labelled, device=translator.device, seed=options.seed
         )
-    results["measures"] = _measures(results, list(stores))
-    results["warnings"] = warnings + _warnings(entries, images)
-    results["provenance"] = _provenance(run, name, by, options, time.monotonic() - started)
+    results["measures"] = measures_of(results, list(stores))
+    results["warnings"] = warnings + warnings_of(entries, images)
+    results["provenance"] = provenance_of(run, name, by, options, time.monotonic() - started)
     return results, features
 
 
 def _entry(
-    run: Pass, task: Task, rows: Mapping[str, Tensor], target: Mapping[str, Tensor], options: _Options
+    run: Pass, task: Task, rows: Mapping[str, Tensor], target: Mapping[str, Tensor], options: Options
 ) -> dict[str, Any]:
     """All figures of one task."""
     entry: dict[str, Any] = {"source": task.source, "target": task.target, "n_source": len(rows["place"])}
@@ -384,73 +358,6 @@ def _reconstruction(run: Pass, domain: str) -> Figure:
     if errors is None:
         return nothing("this method has no reconstruction")
     return mean_figure(errors, seed=run.seed)
-
-
-def _measures(results: Mapping[str, Any], backbones: Sequence[str]) -> dict[str, Any]:
-    groups = [
-        *results["directions"],
-        results["means"],
-        results.get("classification", {}),
-        results.get("adaptation", {}),
-    ]
-    keys = {k for group in groups for k, v in group.items() if isinstance(v, dict) and "value" in v}
-    keys |= {"reconstruction"} if results["reconstruction"] else set()
-    return {key: describe(key, backbones) for key in sorted(keys)}
-
-
-def _provenance(run: Pass, name: str | None, by: str, options: _Options, seconds: float) -> dict[str, Any]:
-    translator, images = run.translator, run.images
-    networks = {b: store.backbone for b, store in run.stores.items()}
-    first = next(iter(networks.values()), None)
-    return {
-        "version": __version__,
-        "model": str(translator.path) if translator.path else None,
-        "model_sha256": translator.sha256 or None,
-        "method": translator.header.get("method"),
-        "step": translator.header.get("step"),
-        "checkpoint": name,
-        "chosen_on": (translator.header.get("extra") or {}).get("validation"),
-        "data": images.pool.fingerprint,
-        "split": options.split,
-        "n": {domain: images.count(domain) for domain in translator.domains},
-        "by": by,
-        "limit": options.limit,
-        "seed": options.seed,
-        "size": images.size,
-        "backbone": first.name if first else None,
-        "backbone_sha256": first.sha256 if first else None,
-        "resize": first.resize if first else None,
-        "backbones": {
-            b: {
-                "sha256": n.sha256, "resize": n.resize, "dim": n.dim, "precision": getattr(n, "precision", "fp32"),
-                "passed": run.stores[b].computed,
-            }
-            for b, n in networks.items()
-        },
-        "lpips": {net: model.sha256 for net, model in run.lpips.items()},
-        "bootstrap": options.bootstrap,
-        "metrics": list(options.groups),
-        "pairs": str(options.pairs) if options.pairs is not None else None,
-        "palette": str(options.palette) if options.palette is not None else None,
-        "masks": str(options.masks) if options.masks is not None else None,
-        "device": str(translator.device),
-        "precision": translator.precision,
-        "processes": run.ranks.world,
-        "torch": torch.__version__,
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seconds": round(seconds, 1),
-    }  # fmt: skip
-
-
-def _warnings(entries: Sequence[Mapping[str, Any]], images: Images) -> list[str]:
-    warnings = [f"left out: {path}: {reason}" for path, reason in sorted(images.lost.items())]
-    least = min((min(d["n_source"], d["n_target"]) for d in entries), default=0)
-    if least < ENOUGH_IMAGES and any(key.startswith(("FD-", "FID")) for d in entries for key in d):
-        warnings.append(
-            f"only {least} images: below {ENOUGH_IMAGES:,} a Fréchet distance is mostly bias. Compare it with 'before' and "
-            "'floor' of the same table alone, and trust the kernel distance more"
-        )
-    return warnings
 
 
 def _write(out: Path, results: dict[str, Any], features: Mapping[str, Tensor]) -> None:

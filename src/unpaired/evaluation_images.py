@@ -70,12 +70,8 @@ class Images:
 
     def name(self, item: Item) -> str | None:
         """The file's name relative to the data folder, where the pool is one."""
-        usable, tree = getattr(self.pool, "_usable", None), getattr(self.pool, "tree", None)
-        if usable is None or tree is None:
-            return None
-        domain, index = item
-        split = getattr(self.pool, "split", "test")
-        return str(tree.name(tree.files[split, domain][int(usable[domain][index])]))
+        namer = getattr(self.pool, "name", None)
+        return None if namer is None else str(namer(*item))
 
     def batches(self, items: Sequence[Item], ranks: Ranks) -> Iterator[tuple[list[int], str, Pixels]]:
         """(places in ``items``, domain, pixels [n, S, S, 3]) of this process's share; a batch is of one domain."""

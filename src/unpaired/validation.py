@@ -34,6 +34,19 @@ SUMMARY = "best.json"
 BATCH = 16
 
 
+def summary(run_dir: Path | str) -> str:
+    """One line about best and last of a run; empty where nothing was looked at."""
+    try:
+        found = json.loads((Path(run_dir) / FOLDER / SUMMARY).read_text(encoding="utf-8"))
+        last = found["last"]
+        return (
+            f"best by validation ({found['criterion']}): step {found['step']:,} with {found['value']:.4g}, kept in "
+            f"{Path(run_dir) / FOLDER}; last: step {last['step']:,} with {last['value']:.4g}"
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 class Validator:
     """Distances of a method on held-out images, at any step; the same images each time."""
 

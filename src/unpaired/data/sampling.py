@@ -152,6 +152,10 @@ class FolderPool:
             return self.store.image(self.split, domain, position)
         return load_resized(self.tree.files[self.split, domain][position], self.config)
 
+    def name(self, domain: str, index: int) -> str:
+        """The file's name relative to the data folder."""
+        return self.tree.name(self.tree.files[self.split, domain][int(self._usable[domain][index])])
+
     def label(self, domain: str, index: int) -> int:
         """Always -1."""
         return -1
