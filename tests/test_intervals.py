@@ -29,6 +29,8 @@ def test_an_interval_of_a_mean_holds_the_truth_about_95_times_in_100() -> None:
         low, high = mean_interval(rng.exponential(size=40) - 1, resamples=300, seed=seed)
         held += low <= 0 <= high
     assert 178 <= held <= 198
+    ones = mean_interval([1.0] * 9 + [0.0])
+    assert 0 <= ones[0] < 0.9 < ones[1] <= 1  # a share never leaves [0, 1]
 
 
 @pytest.mark.parametrize(("n", "m", "d"), [(50, 60, 200), (60, 50, 8), (30, 30, 30)])

@@ -52,15 +52,9 @@ def format_table(results: Mapping[str, Any], *, width: int = 130) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
     about = results["provenance"]
     which = f", {about['checkpoint']} checkpoint (step {about['step']})" if about.get("checkpoint") else ""
-    table = Table(
-        "direction",
-        "measure",
-        "value [95 %]",
-        "before",
-        "floor",
-        "N",
-        title=f"{about['method']}{which}, split {about['split']}",
-    )
+    table = Table(title=f"{about['method']}{which}, split {about['split']}")
+    for column in ("direction", "measure", "value [95 %]", "before", "floor", "N"):
+        table.add_column(column, overflow="fold")
     before = ""
     for name, key, figure in figures_of(results):
         context = [cell(figure[k]) if k in figure else "" for k in ("before", "floor")]

@@ -42,11 +42,12 @@ def centred(values: NDArray[np.float64], value: float, scale: float = 1.0) -> In
 
 
 def mean_interval(values: Sequence[float] | NDArray[np.float64], *, resamples: int = 1000, seed: int = 0) -> Interval:
-    """Bootstrap interval of a mean over images."""
+    """Bootstrap interval of a mean over images, within the smallest and the largest of them."""
     x = np.asarray(values, dtype=np.float64)
     rng = np.random.default_rng(seed)
     means = np.array([x[rng.integers(len(x), size=len(x))].mean() for _ in range(resamples)])
-    return centred(means, float(x.mean()))
+    low, high = centred(means, float(x.mean()))
+    return max(low, float(x.min())), min(high, float(x.max()))
 
 
 class Products:
