@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from unpaired.data.check import check
     from unpaired.errors import UnpairedError
     from unpaired.evaluation import evaluate
+    from unpaired.evaluation_compare import compare
     from unpaired.methods import METHODS
     from unpaired.planning import plan
     from unpaired.runs import pretrain, train
@@ -31,6 +32,7 @@ _WHERE = {
     "UnpairedError": "unpaired.errors",
     "adapt": "unpaired.adaptation",
     "check": "unpaired.data.check",
+    "compare": "unpaired.evaluation_compare",
     "evaluate": "unpaired.evaluation",
     "load": "unpaired.translation",
     "plan": "unpaired.planning",
@@ -46,6 +48,7 @@ __all__ = [
     "__version__",
     "adapt",
     "check",
+    "compare",
     "evaluate",
     "load",
     "plan",

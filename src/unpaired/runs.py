@@ -12,8 +12,10 @@ from unpaired.config import preset as read_preset
 from unpaired.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from unpaired.data.sampling import Pool
     from unpaired.methods.base import Method
     from unpaired.translation import Translator
+    from unpaired.validation import Validator
 
 
 def resolve(
@@ -169,20 +171,37 @@ def train(
         domains = _order(tree.domains, out, start_from)
         model = build(run, domains)
         check(tree, run.data).require()
-        pool = open_pool(tree, run.data, split="train")
+        pool: Pool = open_pool(tree, run.data, split="train")
         held_out = None
         if all(tree.files.get(("test", domain)) for domain in tree.domains):
             held_out = open_pool(tree, run.data, split="test")
         if any(pool.count(domain) == 0 for domain in tree.domains):
             raise DataError(f"{data}: a domain has no training images")
+        validator = None
+        if run.training.validate_every is not None:
+            pool, validator = _held_out(pool, run)
         extra = {}
         if start_from is not None:
             extra["started_from"] = checkpoint.start_from(model, run.method, start_from)
             model.has_weights = True
         path = training.fit(
-            model, pool, run, out, held_out=held_out, header_extra=extra, allow_change=allow_change, quiet=quiet
-        )
+            model, pool, run, out, held_out=held_out, header_extra=extra, allow_change=allow_change, quiet=quiet, validator=validator,
+        )  # fmt: skip
         return load(path)
+
+
+def _held_out(pool: Pool, run: RunConfig) -> tuple[Pool, Validator]:
+    """The images that are left to train on, and who looks at the others. Raises DataError, ConfigError, WeightsError."""
+    from unpaired.data.sampling import hold_out
+    from unpaired.devices import choose_device
+    from unpaired.metrics.backbones import open_backbone
+    from unpaired.validation import Validator
+
+    settings = run.training
+    rest, validation = hold_out(pool, settings.validate_share, settings.validate_images)
+    device = choose_device(settings.device)
+    backbone = open_backbone(settings.validate_backbone, settings.validate_weights, device)
+    return rest, Validator(validation, backbone, settings, run.seed)
 
 
 def _from_pretrained(path: Path | str, out: Path) -> tuple[str, dict[str, Any]]:

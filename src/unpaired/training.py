@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from unpaired.data.sampling import Pool, Sampler, StepDataset, centre_crops
 from unpaired.distributed import Ranks, joined
 from unpaired.errors import (
     CheckpointError,
+    ConfigError,
     DataError,
     Interrupted,
     NonFiniteError,
@@ -37,6 +38,9 @@ from unpaired.resume import compare_settings, lock, restore_newest
 from unpaired.runlog import Reporter, RunLog, warn
 from unpaired.stages import Plan
 from unpaired.watch import Watch
+
+if TYPE_CHECKING:
+    from unpaired.validation import Validator
 
 WATCH_FROM_STEP = 500
 """Before this step (or a quarter of the run) the GAN watch does not judge sample sheets."""
@@ -67,6 +71,7 @@ class Trainer:
         device: torch.device,
         ranks: Ranks,
         reporter: Reporter | None,
+        validator: Validator | None = None,
     ) -> None:
         self.method, self.pool, self.held_out, self.config, self.run_dir = (
             method.to(device),
@@ -82,7 +87,7 @@ class Trainer:
             ranks,
             reporter,
         )
-        self.settings = config.training
+        self.settings, self.validator = config.training, validator
         self.plan = Plan(method.stages())
         self.watch = Watch()
         self.step = 0
@@ -216,6 +221,18 @@ class Trainer:
         """What goes into the model file: averaged weights where EMA is on, the raw ones elsewhere."""
         return {**self.method.shared_state(), **self.average}
 
+    def header(self) -> dict[str, Any]:
+        """The header of a model of this step."""
+        return checkpoint.make_header(
+            self.method,
+            self.config,
+            step=self.step,
+            stage=self.plan.at(max(self.step, 1))[0].name,
+            data_fingerprint=self.pool.fingerprint,
+            pretrained=self.pretrained,
+            extra=self.header_extra,
+        )
+
     def save(self) -> Path:
         """Commit a checkpoint of the current step. Raises NonFiniteError instead of saving NaN or infinity."""
         self.check_finite()
@@ -224,15 +241,7 @@ class Trainer:
             self.stop_non_finite("saving", {}, f"weights are not finite: {', '.join(bad[:4])}")
         if self.ranks.main:
             stage = self.plan.at(max(self.step, 1))[0].name
-            header = checkpoint.make_header(
-                self.method,
-                self.config,
-                step=self.step,
-                stage=stage,
-                data_fingerprint=self.pool.fingerprint,
-                pretrained=self.pretrained,
-                extra=self.header_extra,
-            )
+            header = self.header()
             tensors, values = self.state()
             checkpoint.commit(
                 self.run_dir / "checkpoints",
@@ -366,6 +375,17 @@ class Trainer:
         for text in warnings:
             warn(text)
 
+    def validate(self) -> dict[str, float]:
+        """Look at held-out images and keep the model if it is the best so far; the values for the log."""
+        if self.validator is None or not self.ranks.main:
+            return {}
+        swapped = self._swap_average()
+        values = self.validator.look(self.method, self.device, self.settings.precision)
+        self._swap_average(swapped)
+        model = {"tensors": self.shared_tensors(), "header": self.header()}
+        self.validator.note(self.run_dir, self.step, values, model)
+        return values
+
     def _swap_average(self, back: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Put the averaged weights into the method, or ``back`` what they replaced; returns what was there."""
         live = dict(self.method.named_parameters())
@@ -427,13 +447,16 @@ class Trainer:
             terms = self.run_step(stage, first, batch)
             extra = self.on_step(self.step, self.method) if self.on_step else None
             at_end = self.step == total
-            if self.step % settings.log_every == 0 or at_end or extra:
+            looked = self.validator is not None and self.validator.due(self.step, total)
+            if looked:
+                extra = {**(extra or {}), **self.validate()}
+            if self.step % settings.log_every == 0 or at_end or extra or looked:
                 self._log(log, stage, terms, extra, time.monotonic() - started)
             if self.step % settings.sample_every == 0 or at_end:
                 if self.ranks.main:
                     self.sample(log)
                 current = None  # sampling left everything in eval(): set the modes again
-            elif extra is not None:
+            elif extra is not None or looked:
                 current = None
             if self.step % settings.checkpoint_every == 0 or at_end:
                 self.save()
@@ -497,6 +520,7 @@ def fit(
     on_step: OnStep | None = None,
     allow_change: Sequence[str] = (),
     quiet: bool = False,
+    validator: Validator | None = None,
 ) -> Path:
     """Train ``method`` on ``pool`` in ``run_dir``, resuming what is there; the last checkpoint's ``model.safetensors``.
 
@@ -506,6 +530,7 @@ def fit(
         header_extra: JSON-ready values for the model's header.
         on_step: called after each step with (step, method); a returned mapping is logged. It must not change the method.
         allow_change: settings that may differ from the run being resumed (``data`` allows other images).
+        validator: looks at images that are not in ``pool``, every ``config.training.validate_every`` steps.
 
     Raises:
         ConfigError, CheckpointError, WeightsError, RefusedError: before any work.
@@ -513,6 +538,10 @@ def fit(
         Interrupted: a signal came; saved.
     """
     run_dir = Path(run_dir)
+    if config.training.validate_every is not None and validator is None:
+        raise ConfigError(
+            "training.validate_every: only `unpaired train` holds out images to look at; leave it out here"
+        )
     device = devices.choose_device(config.training.device)
     precision = devices.choose_precision(config.training.precision, device)
     config = config.model_copy(update={"training": config.training.model_copy(update={"precision": precision})})
@@ -532,9 +561,11 @@ def fit(
         say = Reporter(1, 0, quiet=quiet or not ranks.main).say
         trainer = Trainer(
             method, pool, config, run_dir, held_out=held_out, header_extra=header_extra or {}, on_step=on_step,
-            device=device, ranks=ranks, reporter=None,
+            device=device, ranks=ranks, reporter=None, validator=validator,
         )  # fmt: skip
         restore_newest(trainer, root, say, allow_change)
+        if validator is not None:
+            validator.restore(run_dir, trainer.step)
         if ranks.main:
             checkpoint.write_atomic(run_dir / "config.toml", config.to_toml().encode())
         if trainer.step >= trainer.plan.total:
