@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from unpaired.errors import UnpairedError
     from unpaired.evaluation import evaluate
     from unpaired.methods import METHODS
+    from unpaired.report import write_report
     from unpaired.runs import pretrain, train
     from unpaired.translation import Translator, load, translate_files
 
@@ -35,6 +36,7 @@ _WHERE = {
     "pretrain": "unpaired.runs",
     "train": "unpaired.runs",
     "translate_files": "unpaired.translation",
+    "write_report": "unpaired.report",
 }
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "pretrain",
     "train",
     "translate_files",
+    "write_report",
 ]
 
 

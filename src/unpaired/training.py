@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from unpaired import checkpoint, devices, signals
+from unpaired import origin as origins
 from unpaired.config import RunConfig
 from unpaired.data.images import encode_image, to_tensor, to_uint8
 from unpaired.data.sampling import Pool, Sampler, StepDataset, centre_crops
@@ -486,6 +487,7 @@ def fit(
     header_extra: Mapping[str, Any] | None = None,
     on_step: OnStep | None = None,
     allow_change: Sequence[str] = (),
+    origin: Mapping[str, Any] | None = None,
     quiet: bool = False,
 ) -> Path:
     """Train ``method`` on ``pool`` in ``run_dir``, resuming what is there; the last checkpoint's ``model.safetensors``.
@@ -496,6 +498,7 @@ def fit(
         header_extra: JSON-ready values for the model's header.
         on_step: called after each step with (step, method); a returned mapping is logged. It must not change the method.
         allow_change: settings that may differ from the run being resumed (``data`` allows other images).
+        origin: where the images are and the command, a note for reports (:func:`unpaired.origin.about`).
 
     Raises:
         ConfigError, CheckpointError, WeightsError, RefusedError: before any work.
@@ -527,6 +530,8 @@ def fit(
         restore_newest(trainer, root, say, allow_change)
         if ranks.main:
             checkpoint.write_atomic(run_dir / "config.toml", config.to_toml().encode())
+            if origin is not None:
+                origins.write(run_dir, origin)
         if trainer.step >= trainer.plan.total:
             say(f"{run_dir} is complete: {trainer.step:,} steps. Nothing to do")
             return checkpoint.folder_of(root, trainer.step) / checkpoint.MODEL

@@ -297,6 +297,7 @@ class Attend(Method):
         "attention_induction",
     )
     stride: int = ResnetGenerator.STRIDE
+    view_names = ("translated everywhere, G0(x)", "mask: white is translated")
 
     attending: Tensor
     """1 once G_attn is in use, else 0."""

@@ -120,6 +120,8 @@ class Method(nn.Module):
     """``translate`` draws noise. Files are then translated one by one, each seeded from its own bytes."""
     any_source: ClassVar[bool] = False
     """``translate`` takes None for ``source``: images of no trained domain."""
+    view_names: tuple[str, ...] = ()
+    """Names of the pictures that :meth:`views` returns, in their order, for reports."""
     min_domains: ClassVar[int] = 2
     max_domains: ClassVar[int | None] = 2
     """How many domains the method can be trained on (None: any number)."""

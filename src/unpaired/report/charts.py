@@ -22,6 +22,8 @@ COLOURS = 7
 DASHES = ("", "6 3", "2 3", "8 3 2 3")
 MOST_POINTS = 240
 """A line has at most this many points: neighbours are averaged."""
+LOG_FROM = 20
+"""A logarithmic axis is used where the largest height is this many times the smallest; else it only makes reading harder."""
 SMOOTH_FROM = 40
 """Lines of at least this many points get a moving average over a twentieth of them; the raw one stays behind it, pale."""
 
@@ -137,7 +139,7 @@ def line_chart(
     """Lines over a common axis.
 
     Args:
-        log: logarithmic heights; used only where all heights are above 0.
+        log: logarithmic heights, where all of them are above 0 and they span more than LOG_FROM.
         marks: name -> position of dashed vertical lines, such as the starts of stages.
     """
     lines: dict[str, tuple[Values, Values]] = {}
@@ -149,7 +151,7 @@ def line_chart(
     all_y = np.concatenate([h[np.isfinite(h)] for _, h in lines.values()]) if lines else np.zeros(0)
     if not len(all_y):
         return _svg(WIDTH, 40, [_text(WIDTH / 2, 24, "no finite values")])
-    log = log and float(all_y.min()) > 0
+    log = log and float(all_y.min()) > 0 and float(all_y.max()) > LOG_FROM * float(all_y.min())
     low, high = _range(all_y, log)
     marks_y = log_ticks(low, high) if log else ticks(low, high)
     left, top, right, bottom, height = 8 + 6.4 * max(len(short(t)) for t in marks_y), 22 if y else 10, 10, 36, 214
@@ -220,9 +222,8 @@ def scatter(groups: Mapping[str, NDArray[np.float64]]) -> str:
     """Points [N, 2] of each group; colour and shape tell them apart. No axes: a map of features has none that mean something."""
     points = np.concatenate(list(groups.values()))
     low, high = points.min(0), points.max(0)
-    side = float((high - low).max()) or 1.0
-    height = max(160.0, min(WIDTH, 24 + (WIDTH - 24) * float(high[1] - low[1]) / side))
     middle = (low + high) / 2
+    height = 290.0
     scale = min((WIDTH - 24) / (float(high[0] - low[0]) or 1), (height - 24) / (float(high[1] - low[1]) or 1))
     r = 3.2 if len(points) <= 240 else 2.4
     marks: list[str] = []
@@ -270,7 +271,7 @@ def intervals(rows: Sequence[Dot]) -> str:
             )
         parts.append(_marker(SHAPES[row.colour % len(SHAPES)], across.at(row.value), y, 4.2, f"dot solid {kind}"))
         edge = max(across.at(v) for v in (row.value, *(row.interval or ())))
-        parts.append(_text(edge + 8, y + 4, short(float(f"{row.value:.3g}")), "start", "value"))
+        parts.append(_text(edge + 8, y + 4, f"{row.value:.3g}", "start", "value"))
     return _svg(WIDTH, height, parts)
 
 

@@ -54,7 +54,7 @@ def curves(log: Sequence[Entry]) -> list[tuple[str, list[Panel]]]:
             log_scale = kind == "Losses" and len(part) > 1
             panel = line_panel(title + more, lines, log=log_scale, marks=marks)
             panels.setdefault(kind, []).append(panel)
-    order = ("Distances while training", "λ and distance", "Losses", "Watched")
+    order = ("Distances while training", "λ and distance", "Losses", "Watched values")
     return [(kind, panels[kind]) for kind in order if kind in panels]
 
 
@@ -72,10 +72,10 @@ def _group(key: str) -> tuple[str, str]:
         }
         return "λ and distance", titles.get(key, key.replace("/", ": "))
     if key.endswith("accuracy"):
-        return "Watched", "share that a player judges rightly"
+        return "Watched values", "share that a player judges rightly"
     if rest:
         return "Losses", first
-    return "Watched", key
+    return "Watched values", key
 
 
 def _within(key: str, title: str) -> str:

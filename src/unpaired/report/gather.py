@@ -21,10 +21,9 @@ from unpaired.data.images import Pixels
 from unpaired.data.labelled import open_unlabelled
 from unpaired.data.sampling import Pool, centre_crops, open_pool
 from unpaired.errors import CheckpointError, ConfigError, DataError, ImageError, nearest
+from unpaired.origin import FILE as ORIGIN
 from unpaired.translation import Translator, load
 
-ORIGIN = "origin.json"
-"""File of a run folder that says which data it was trained on."""
 MAX_JSON_BYTES = 64 * 2**20
 """Larger results are not read."""
 _SAMPLE = re.compile(r"step-(\d+)\.png$")
@@ -209,8 +208,9 @@ def open_pictures(
             "Nothing says where the images are, so there are no translations of held-out images; give them with --data DATA."
         )
         return None
+    held_out = {} if data else subject.origin.get("held_out") or {}
     try:
-        return _open(named, config, subject, domains, sources)
+        return _open(named, config, subject, domains, sources, held_out)
     except DataError as error:
         if data:
             raise
@@ -231,7 +231,12 @@ def _from_origin(origin: Mapping[str, Any]) -> list[str]:
 
 
 def _open(
-    data: Sequence[str], config: DataConfig, subject: Subject, domains: Sequence[str], sources: Sequence[str]
+    data: Sequence[str],
+    config: DataConfig,
+    subject: Subject,
+    domains: Sequence[str],
+    sources: Sequence[str],
+    held_out: Mapping[str, str],
 ) -> Pictures:
     parts = [d.partition("=") for d in data]
     if len(data) == 1 and (not parts[0][1] or Path(data[0]).exists()):
@@ -245,16 +250,34 @@ def _open(
     train: dict[str, Pool] = {}
     seen = []
     for domain, _, place in parts:
-        train[domain] = open_unlabelled(place, config, domain, None)
-        try:
-            held[domain] = open_unlabelled(place, config, domain, "test")
-        except DataError:
-            held[domain] = train[domain]
+        other = held_out.get(domain)
+        training, test = _open_part(place, config, domain)
+        if other:
+            test = open_unlabelled(other, config, domain, None)
+        if training is not None:
+            train[domain] = training
+        if test is None:
             seen.append(domain)
+        held[domain] = test or training  # type: ignore[assignment]  # one of them is there
     lacking = [d for d in sources if d not in held]
     if lacking:
         raise DataError(f"--data: no images of {', '.join(lacking)}; add --data {lacking[0]}=PATH")
     return Pictures(held, train, config, " ".join(data), None, None, tuple(seen))
+
+
+def _open_part(place: str, config: DataConfig, domain: str) -> tuple[Pool | None, Pool | None]:
+    """Training and test images of one domain at ``place``; at least one of them. Raises DataError."""
+    test: Pool | None
+    try:
+        test = open_unlabelled(place, config, domain, "test")
+    except DataError:  # no splits there
+        test = None
+    try:
+        return open_unlabelled(place, config, domain, None), test
+    except DataError:
+        if test is None:
+            raise
+        return None, test
 
 
 def _open_tree(

@@ -89,6 +89,7 @@ class Report:
         self._parts: list[str] = []
         self._figures = 0
         self._tables = 0
+        self._footer = ""
         self._scripted = False
 
     # ---- text ------------------------------------------------------------------------------------------------
@@ -113,6 +114,11 @@ class Report:
     def note(self, text: str, *, warning: bool = False) -> Self:
         """A paragraph set apart: what cannot be shown and why, or a warning."""
         self._parts.append(f'<p class="note{" warning" if warning else ""}">{escape(text)}</p>')
+        return self
+
+    def footer(self, text: str) -> Self:
+        """Small print at the very end."""
+        self._footer = f"<footer>{escape(text)}</footer>"
         return self
 
     def items(self, items: Sequence[str]) -> Self:
@@ -218,8 +224,14 @@ class Report:
 
     # ---- tables ----------------------------------------------------------------------------------------------
 
-    def table(self, header: Sequence[str], rows: Sequence[Sequence[Cell]], *, caption: str) -> Self:
-        """A table; the first cell of each row is its heading. Numbers are set right, None is a dash."""
+    def table(
+        self, header: Sequence[str], rows: Sequence[Sequence[Cell]], *, caption: str, notes: Sequence[str] = ()
+    ) -> Self:
+        """A table; the first cell of each row is its heading. Numbers are set right, None is a dash.
+
+        Args:
+            notes: a few words below each row's heading.
+        """
         numeric = {
             index
             for index in range(1, len(header))
@@ -231,11 +243,25 @@ class Report:
         )
         body = "".join(
             "<tr>"
-            + "".join(_cell(cell, heading=index == 0, right=index in numeric) for index, cell in enumerate(row))
+            + "".join(
+                _cell(
+                    cell, heading=index == 0, right=index in numeric, note=notes[line] if notes and index == 0 else ""
+                )
+                for index, cell in enumerate(row)
+            )
             + "</tr>"
-            for row in rows
+            for line, row in enumerate(rows)
         )
-        return self._table(f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>", caption)
+        kind = "plain noted" if notes else "plain"
+        return self._table(f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>", caption, kind)
+
+    def pairs(self, rows: Sequence[tuple[str, Cell]], *, caption: str) -> Self:
+        """A table of what -> value, without a header."""
+        body = "".join(
+            f"<tr>{_cell(what, heading=True, right=False)}{_cell(value, heading=False, right=False)}</tr>"
+            for what, value in rows
+        )
+        return self._table(f"<tbody>{body}</tbody>", caption, kind="pairs")
 
     def confusion(self, counts: NDArray[Any], labels: Sequence[str], *, caption: str) -> Self:
         """A confusion table: ``counts[true, predicted]``, shaded by the share within its row."""
@@ -317,7 +343,7 @@ class Report:
             f'<div class="page{" with-contents" if contents else ""}">\n'
             f"<header>{kicker}<h1>{escape(self.title)}</h1>{lead}</header>\n{contents}\n<main>\n"
             + "\n".join(self._parts)
-            + f"\n</main>\n</div>\n{script}</body>\n</html>\n"
+            + f"\n{self._footer}</main>\n</div>\n{script}</body>\n</html>\n"
         )
 
     def write(self, path: Path | str) -> Path:
@@ -395,8 +421,9 @@ def number(value: Any) -> str:
     return f"{float(value):,.4g}" if abs(value) < 1e4 else f"{float(value):,.0f}"
 
 
-def _cell(value: Cell, *, heading: bool, right: bool) -> str:
+def _cell(value: Cell, *, heading: bool, right: bool, note: str = "") -> str:
     text = "–" if value is None else value if isinstance(value, str) else number(value)
     if heading:
-        return f'<th scope="row">{escape(text)}</th>'
+        below = f'<span class="note-below">{escape(note)}</span>' if note else ""
+        return f'<th scope="row">{escape(text)}{below}</th>'
     return f"<td{_RIGHT if right else ''}>{escape(text)}</td>"

@@ -150,8 +150,8 @@ def summary(subject: Subject, measured: Sequence[Measured]) -> list[str]:
         if translator.has_attention:
             text += " A mask says where it changes an image; elsewhere the result equals the input."
         said.append(text)
-    for _, results in subject.results:
-        said += figures.verdicts(results)
+    for name, results in subject.results:
+        said += [f"{name}: {v}" if len(subject.results) > 1 else v for v in figures.verdicts(results)]
     if subject.adaptation is not None:
         said += _adapted(subject.adaptation)
     for m in measured:
@@ -203,50 +203,46 @@ def warnings(subject: Subject, pictures: Pictures | None) -> list[str]:
     return said
 
 
-def about(subject: Subject, pictures: Pictures | None, doctor: CheckReport | None) -> list[list[Cell]]:
+def about(subject: Subject, pictures: Pictures | None, doctor: CheckReport | None) -> list[tuple[str, Cell]]:
     """Rows (what, value) about model and data."""
     config, translator = subject.config, subject.translator
-    rows: list[list[Cell]] = []
+    rows: list[tuple[str, Cell]] = []
     if config is not None:
-        rows.append(["method", config.method + (f" ({PAPERS[config.method]})" if config.method in PAPERS else "")])
+        rows.append(("method", config.method + (f" ({PAPERS[config.method]})" if config.method in PAPERS else "")))
     if translator is not None:
         header = translator.header
         ways = [f"{a} → {b}" for a, b in translator.directions[: MOST_NAMED + 1]]
         many = len(translator.directions) > MOST_NAMED
-        rows.append(["directions", f"{len(translator.directions):,}, between all domains" if many else ", ".join(ways)])
-        rows += [["step", header.get("step")], ["stage", header.get("stage") or None]]
-        rows.append(["parameters for translating", sum(p.numel() for p in translator.method.parameters())])
+        rows.append(("directions", f"{len(translator.directions):,}, between all domains" if many else ", ".join(ways)))
+        rows += [("step", header.get("step")), ("stage", header.get("stage") or None)]
+        rows.append(("parameters for translating", sum(p.numel() for p in translator.method.parameters())))
         for source in header.get("pretrained") or ():
             text = f"{source.get('name')} ({source.get('file')}, SHA-256 {str(source.get('sha256'))[:16]}…, {source.get('licence')})"
-            rows.append(["pretrained weights", text])
+            rows.append(("pretrained weights", text))
         origin = (header.get("extra") or {}).get("started_from")
         if isinstance(origin, Mapping):
-            rows.append(["started from", f"{origin.get('source')}, SHA-256 {str(origin.get('sha256'))[:16]}…"])
-        rows.append(["model file, SHA-256", translator.sha256[:32] + "…" if translator.sha256 else None])
-        rows.append(["images it was trained on, fingerprint", str(header.get("data_fingerprint") or "")[:32] + "…"])
-        rows.append(["made with", f"unpaired {header.get('version')}"])
+            rows.append(("started from", f"{origin.get('source')}, SHA-256 {str(origin.get('sha256'))[:16]}…"))
+        rows.append(("model file, SHA-256", translator.sha256[:32] + "…" if translator.sha256 else None))
+        rows.append(("images it was trained on, fingerprint", str(header.get("data_fingerprint") or "")[:32] + "…"))
+        rows.append(("made with", f"unpaired {header.get('version')}"))
     if config is not None:
         t = config.training
-        rows.append(["precision", t.precision + (f", averaged weights (decay {t.ema})" if t.ema else "")])
-        rows.append(
-            [
-                "image size",
-                f"{config.data.size}×{config.data.size}, cut from a shorter side of {config.data.resize or config.data.size}",
-            ]
-        )
+        rows.append(("precision", t.precision + (f", averaged weights (decay {t.ema})" if t.ema else "")))
+        side = config.data.size
+        rows.append(("image size", f"{side}×{side}, cut from a shorter side of {config.data.resize or side}"))
     counts = train_counts(pictures, doctor)
     if counts:
-        rows.append(["training images", some([f"{d}: {n:,}" for d, n in counts.items()], 12)])
+        rows.append(("training images", some([f"{d}: {n:,}" for d, n in counts.items()], 12)))
     if pictures is not None:
-        rows.append(["data", pictures.where])
-    return [[k, v if isinstance(v, (str, int)) else "–"] for k, v in rows]
+        rows.append(("data", pictures.where))
+    return [(k, v if isinstance(v, (str, int)) else "–") for k, v in rows]
 
 
-def changed_settings(subject: Subject) -> list[list[Cell]]:
-    """Rows (setting, value, default, what it is) of what differs from the defaults."""
+def changed_settings(subject: Subject) -> tuple[list[list[Cell]], list[str]]:
+    """Rows (setting, value, default) of what differs from the defaults, and what each setting is."""
     config = subject.config
     if config is None:
-        return []
+        return [], []
     defaults = {
         "data": DataConfig().model_dump(mode="json"),
         "training": TrainingConfig().model_dump(mode="json"),
@@ -256,12 +252,14 @@ def changed_settings(subject: Subject) -> list[list[Cell]]:
     now = {k: v for k, v in config.to_dict().items() if k in defaults}
     tables: dict[str, type[BaseModel]] = {"data": DataConfig, "training": TrainingConfig, "model": type(config.model)}
     rows: list[list[Cell]] = []
+    notes = []
     for key, (default, value) in sorted(differences(defaults, now).items()):
         table, _, name = key.partition(".")
         known = tables[table].model_fields.get(name.split(".")[0]) if table in tables else None
         what = known.description if known is not None and known.description else ""
-        rows.append([key, _value(value), _value(default), " ".join(what.replace("``", "").split())])
-    return rows
+        rows.append([key, _value(value), _value(default)])
+        notes.append(" ".join(what.replace("``", "").split()))
+    return rows, notes
 
 
 def _value(value: Any) -> str:

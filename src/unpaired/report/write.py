@@ -155,9 +155,12 @@ def _look(job: Job, say: Any) -> None:
         say(f"translating {source} to {target}")
         shown = pictures.some(source, job.images)
         job.sheets[source, target] = looks.sheet(translator, shown, source, target, seed=job.seed)
+        judged = (
+            job.subject.classifier is None or target == translator.domains[-1]
+        )  # that of an adaptation knows its target
         found = looks.measure(
             translator, pictures, source, target, job.sight, limit=job.limit, shown=min(EXTREMES, job.images), seed=job.seed,
-            classifier=job.classifier,
+            classifier=job.classifier if judged else None,
         )  # fmt: skip
         job.measured.append(found)
         bad = int((~found.finite).sum())
@@ -201,7 +204,7 @@ def _sections(job: Job, command: str) -> None:
     config = subject.config
     if config is not None:
         page.details("Every setting of the run (config.toml)", config.to_toml().rstrip())
-    page.text(words.colophon())
+    page.footer(words.colophon())
 
 
 def _held_out(job: Job, source: str) -> str:
@@ -291,12 +294,11 @@ def _settings(job: Job) -> None:
     if job.translator is None and subject.config is None:
         return
     job.page.section("What was trained")
-    rows = words.about(subject, job.pictures, job.doctor)
-    job.page.table(["", ""], rows, caption="The model and what it was trained on.")
-    changed = words.changed_settings(subject)
+    job.page.pairs(words.about(subject, job.pictures, job.doctor), caption="The model and what it was trained on.")
+    changed, notes = words.changed_settings(subject)
     if changed:
         job.page.table(
-            ["setting", "value", "default", "what it is"], changed,
+            ["setting", "value", "default"], changed, notes=notes,
             caption="Settings that differ from the defaults; all of them stand at the end.",
         )  # fmt: skip
 
@@ -403,6 +405,8 @@ def _adaptation(job: Job) -> None:
         panels, caption="Accuracy on labelled target images that nothing was trained on; 95 % intervals after Wilson."
     )
     page.table(["classifier", "accuracy", "N"], rows, caption="One seed; [95 % interval].")
+    if names["best"] in scores and names["last"] in scores and scores[names["best"]] == scores[names["last"]]:
+        scores.pop(names["best"], None)
     for name, score in scores.items():
         page.confusion(
             np.array(score["confusion"]),
