@@ -184,9 +184,10 @@ class Report:
         count = max(len(images) for images in rows.values())
         parts = [f'<span class="head">{escape(h)}</span>' for h in heads]
         for label, images in rows.items():
-            parts.append(f'<span class="row">{escape(label)}</span>')
+            if label:
+                parts.append(f'<span class="row">{escape(label)}</span>')
             parts += [
-                _img(image, f"{alt}, {heads[i] if i < len(heads) else i + 1}: {label}")
+                _img(image, f"{alt}, {heads[i] if i < len(heads) else i + 1}" + (f": {label}" if label else ""))
                 for i, image in enumerate(checked(images))
             ]
             parts += ["<span></span>"] * (count - len(images))

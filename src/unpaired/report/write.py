@@ -400,7 +400,8 @@ def _adaptation(job: Job) -> None:
         lines = {
             k.replace("_", " "): ([h["step"] for h in history], [float(h.get(k, "nan")) for h in history]) for k in keys
         }
-        panels.append(line_panel("while training", lines))
+        title = f"{next(iter(lines))}, while training" if len(lines) == 1 else "while training"
+        panels.append(line_panel(title, lines))
     page.panels(
         panels, caption="Accuracy on labelled target images that nothing was trained on; 95 % intervals after Wilson."
     )
