@@ -183,8 +183,8 @@ def test_an_unfinished_run_without_a_log_says_both(trained: tuple[Path, Path], t
 
 
 def test_many_classes_random_outputs_and_views(tmp_path: Path) -> None:
-    """A stochastic method of five domains: several samples for each input, the method's own pictures by name, one grid with
-    every class, and six directions at most in full."""
+    """A stochastic method of five domains: several samples for each input, the method's own pictures by name, every class from
+    every class in one square, three directions in full."""
     names = ("apple", "bean", "corn", "date", "elder")
     model = report_toys.save(tmp_path / "many.safetensors", names)
     data = tiny.folder(tmp_path / "data", domains=names)
@@ -196,13 +196,26 @@ def test_many_classes_random_outputs_and_views(tmp_path: Path) -> None:
         "grey",
         "view 2",
         "Every class",
-        "One held-out image of corn as every class",
+        "from corn",
         "drawn at random",
+        "any of its 5 domains",
     ):
         assert words in text, words
-    grid = [i["alt"] for i in page.all("img") if "One apple image as every class" in (i["alt"] or "")]
-    assert grid == [f"One apple image as every class, {n}" for n in ("input: apple", *names[1:])]
-    assert text.count("evenly over the held-out set") == 5
+    grid = [i["alt"] for i in page.all("img") if (i["alt"] or "").startswith("One image as every class")]
+    assert grid == [f"One image as every class, {b}: from {a}" for a in names for b in names]
+    assert text.count("evenly over the held-out set") == 3
+
+
+def test_hundreds_of_classes_are_all_shown(tmp_path: Path) -> None:
+    """Thirty domains: one input as each of the 29 others, over three lines; the title and the directions name a few."""
+    names = tuple(f"kind{i:02d}" for i in range(30))
+    model = report_toys.save(tmp_path / "many.safetensors", names)
+    data = tiny.folder(tmp_path / "data", count=2, domains=names)
+    out = write_report(model, out=tmp_path / "r.html", data=[str(data)], images=1, limit=2)
+    page = Page(out.read_text(encoding="utf-8"))
+    grid = [i["alt"] or "" for i in page.all("img") if "as every class" in (i["alt"] or "")]
+    shown = [g.rsplit(", ", 1)[1] for g in grid if "input" not in g]
+    assert shown == list(names[1:]) and "30 domains: kind00, kind01, kind02, … (30 in all)" in words_of(out)
 
 
 def test_samples_differ_and_the_page_repeats(tmp_path: Path) -> None:

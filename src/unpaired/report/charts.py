@@ -159,9 +159,12 @@ def line_chart(
     up = _Scale(low, high, height - bottom, top, log)
     parts = _grid(across, up, marks_y, x, y, top)
     for name, place in (marks or {}).items():
+        if not across.low < place < across.high:
+            continue
         at = across.at(place)
         parts.append(f'<path class="mark" d="M{_n(at)} {top}V{_n(up.start)}"/>')
-        parts.append(_text(at + 3, top + 8, name, "start", "small"))
+        late = at + 6 * len(name) > WIDTH - right
+        parts.append(_text(at - 3 if late else at + 3, top + 8, name, "end" if late else "start", "small"))
     for index, (places, heights) in enumerate(lines.values()):
         dash = DASHES[(index // COLOURS) % len(DASHES)]
         kind = f"c{index % COLOURS}"

@@ -133,8 +133,10 @@ class Report:
         return self
 
     def commands(self, commands: Sequence[str], *, caption: str = "To repeat") -> Self:
-        """Shell commands, exactly as they are to be typed, one a line."""
-        lines = escape("\n".join(commands))
+        """Shell commands, exactly as they are to be typed, one a line; lines that begin with # are comments."""
+        lines = "\n".join(
+            f'<span class="comment">{escape(c)}</span>' if c.startswith("#") else escape(c) for c in commands
+        )
         self._parts.append(f'<p class="label">{escape(caption)}</p><pre tabindex="0"><code>{lines}</code></pre>')
         return self
 

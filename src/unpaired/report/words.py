@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel
 
 from unpaired._version import __version__
@@ -136,32 +137,32 @@ def facts(subject: Subject, doctor: CheckReport | None) -> dict[str, str]:
     return found
 
 
-def summary(subject: Subject, measured: Sequence[Measured]) -> list[str]:
-    """Plain words: what the model does, and whether it works as far as figures can tell."""
-    said = []
+def summary(subject: Subject, measured: Sequence[Measured]) -> tuple[str, list[str]]:
+    """Plain words: what the model does, and sentences on whether it works as far as figures can tell."""
+    said = ""
     translator = subject.translator
     if translator is not None:
-        names = [f"{a} to {b}" for a, b in translator.directions[: MOST_NAMED + 1]]
         count = len(translator.directions)
-        ways = some(names) if count <= MOST_NAMED else f"any of its {len(translator.domains)} domains to any other"
-        text = f"The model translates {ways}." if count else "The model generates images and translates none."
-        if translator.method.stochastic:
-            text += " One input has many results: they are drawn at random."
-        if translator.has_attention:
-            text += " A mask says where it changes an image; elsewhere the result equals the input."
-        said.append(text)
+        ways = some([f"{a} to {b}" for a, b in translator.directions[:MOST_NAMED]])
+        if count > MOST_NAMED:
+            ways = f"any of its {len(translator.domains)} domains to any other"
+        said = f"The model translates {ways}." if count else "The model generates images and translates none."
+        if translator.method.stochastic and count:
+            said += " One input has many results: they are drawn at random."
+        if count and translator.has_attention:
+            said += " A mask says where it changes an image; elsewhere the result equals the input."
+    verdicts = []
     for name, results in subject.results:
-        said += [f"{name}: {v}" if len(subject.results) > 1 else v for v in figures.verdicts(results)]
+        verdicts += [f"{name}: {v}" if len(subject.results) > 1 else v for v in figures.verdicts(results)]
     if subject.adaptation is not None:
-        said += _adapted(subject.adaptation)
+        verdicts += _adapted(subject.adaptation)
     for m in measured:
-        levels = (
-            abs(m.inputs[m.finite].astype("float64") - m.outputs[m.finite]).mean() if m.finite.any() else float("nan")
-        )
-        said.append(
-            f"{m.source} → {m.target}: over {len(m.inputs)} images a pixel changes by {levels:.0f} of 255 levels on average."
-        )
-    return said
+        change = np.abs(m.inputs[m.finite].astype(np.float64) - m.outputs[m.finite])
+        if m.finite.any():
+            verdicts.append(
+                f"{m.source} → {m.target}: over {int(m.finite.sum())} images a pixel changes by {change.mean():.0f} of 255 levels on average."
+            )
+    return said, verdicts
 
 
 def _adapted(found: Mapping[str, Any]) -> list[str]:
@@ -279,24 +280,25 @@ def model_and_data(subject: Subject, pictures: Pictures | None) -> tuple[str, st
 
 def commands(subject: Subject, pictures: Pictures | None, report: str) -> list[str]:
     """What repeats training, figures and this report."""
-    lines = [f"pip install unpaired=={__version__}"]
+    blocks = [("", f"pip install unpaired=={__version__}")]
     model, data = model_and_data(subject, pictures)
-    origin = subject.origin.get("command")
-    if isinstance(origin, str):
-        lines += ["# the training, as it was asked for", origin]
+    typed = subject.origin.get("command")
+    if isinstance(typed, str):
+        blocks.append(("# the training, as it was asked for", typed))
     if subject.folder is not None and subject.adaptation is None:
-        lines += [
-            "# the same training from its settings alone (they stand below)",
-            f"unpaired train {data} --config {shlex.quote(str(subject.folder / 'config.toml'))} --out {shlex.quote(str(subject.folder) + '-again')}",
-        ]
+        config, again = (shlex.quote(f"{subject.folder}{end}") for end in ("/config.toml", "-again"))
+        command = f"unpaired train {data} --config {config} --out {again}"
+        blocks.append(("# the same training from its settings alone, which stand below as config.toml", command))
     for name, results in subject.results:
-        lines += [
-            f"# the figures {name}" if len(subject.results) > 1 else "# the figures",
-            _evaluate(results, model, data),
-        ]
-    if not subject.results and subject.translator is not None and subject.adaptation is None:
-        lines += ["# figures", f"unpaired evaluate {model} {data} --out results.json"]
-    return [*lines, "# this report", report]
+        title = f"# the figures {name}" if len(subject.results) > 1 else "# the figures"
+        blocks.append((title, _evaluate(results, model, data)))
+    if not subject.results and subject.translator is not None and subject.translator.directions:
+        blocks.append(("# figures", f"unpaired evaluate {model} {data} --out results.json"))
+    blocks.append(("# this report", report))
+    lines: list[str] = []
+    for title, command in blocks:
+        lines += [""] * bool(lines) + [title] * bool(title) + [command]
+    return lines
 
 
 def _evaluate(results: Mapping[str, Any], model: str, data: str) -> str:

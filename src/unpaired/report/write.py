@@ -31,10 +31,12 @@ log = logging.getLogger("unpaired")
 MAX_DIRECTIONS = 6
 """Directions that are shown in full; a model of many classes has the grid of every class besides."""
 MAX_SLIDERS = 6
-CLASS_ROWS = 4
-"""Inputs in the grid of every class; one where there are more than CLASSES_FOR_ROWS classes."""
-CLASSES_FOR_ROWS = 24
+MANY_DIRECTIONS = 3
+"""The same for a model of more than two domains."""
 CLASSES_A_LINE = 12
+"""Columns in the grid of every class. With more classes there is one input, over several lines."""
+CLASS_ROWS = 12
+"""Inputs in that grid."""
 EXTREMES = 4
 """Images of each kind in the failure gallery."""
 WATCH_LEAST = 2
@@ -113,13 +115,14 @@ def write_report(
 
 
 def directions(translator: Translator) -> list[tuple[str, str]]:
-    """The directions that are shown in full: the first few, from different sources where there are many."""
+    """The directions that are shown in full: a few from different sources where there are many."""
     found = list(translator.directions)
-    if len(found) <= MAX_DIRECTIONS:
-        return found
     domains = translator.domains
+    most = MAX_DIRECTIONS if len(domains) <= 2 else MANY_DIRECTIONS
+    if len(found) <= most:
+        return found
     spread = [(d, domains[(i + 1) % len(domains)]) for i, d in enumerate(domains)]
-    return [d for d in spread if d in set(found)][:MAX_DIRECTIONS]
+    return [d for d in spread if d in set(found)][:most]
 
 
 def _classifier(given: Path | str | None, subject: Subject) -> Classifier | None:
@@ -183,21 +186,24 @@ def _sections(job: Job, command: str) -> None:
     facts = words.facts(subject, job.doctor)
     if facts:
         page.facts(facts)
-    for line in words.summary(subject, job.measured):
-        page.text(line)
+    said, verdicts = words.summary(subject, job.measured)
+    if said:
+        page.text(said)
+    if verdicts:
+        page.items(verdicts)
     for line in [*words.warnings(subject, job.pictures), *figures.won(subject.log), *job.warnings]:
         page.note(line, warning=True)
     for line in subject.missing:
         page.note(line)
     _before_after(job)
     _translations(job)
-    _settings(job)
-    _curves(job)
     _metrics(job)
     _adaptation(job)
     _map(job)
     _neighbours(job)
     _failures(job)
+    _curves(job)
+    _settings(job)
     _data(job)
     page.section("To repeat")
     page.commands(words.commands(subject, job.pictures, command), caption="In a shell")
@@ -231,37 +237,51 @@ def _translations(job: Job) -> None:
     if not job.sheets and not subject.samples:
         return
     page.section("Translations")
+    many = job.translator is not None and len(job.translator.domains) > 2
+    if many and job.translator is not None and job.pictures is not None:
+        _every_class(job, job.translator, job.pictures)
+        job.page.heading("A few directions in full")
     for (source, target), rows in job.sheets.items():
         kind = _held_out(job, source)
         caption = f"{source} to {target}: {len(rows[f'input: {source}'])} {kind} images, evenly over the {kind} set."
         if job.translator is not None and job.translator.method.stochastic:
             caption += " The outputs are random: the samples differ in their noise alone."
         page.sheet(rows, alt=f"{kind} {source} image", caption=caption)
-    if job.translator is not None and len(job.translator.domains) > 2 and job.pictures is not None:
-        _every_class(job, job.translator, job.pictures)
     _progress(job)
 
 
 def _every_class(job: Job, translator: Translator, pictures: Pictures) -> None:
-    sources = [s for s in dict.fromkeys(a for a, _ in directions(translator)) if s in pictures.held_out]
-    count = CLASS_ROWS if len(translator.domains) <= CLASSES_FOR_ROWS else 1
+    """Every domain of the model: a square of sources and targets where they fit on a line, else one input as all of them."""
+    domains = translator.domains
+    fits = len(domains) <= CLASSES_A_LINE
+    sources = [d for d in domains if d in pictures.held_out and any(a == d for a, _ in translator.directions)]
     job.page.heading("Every class")
-    for source in sources[:count]:
+    rows: dict[str, Any] = {}
+    for source in sources[: CLASS_ROWS if fits else 1]:
         image = pictures.some(source, 1)
         if not len(image):
             continue
         found = looks.every_class(translator, image[0], source, seed=job.seed)
+        if fits:
+            empty = np.full_like(image[0], 128)
+            rows[f"from {source}"] = np.stack([image[0] if d == source else found.get(d, empty) for d in domains])
+            continue
         names = list(found)
         for first in range(0, len(names), CLASSES_A_LINE):
             part = names[first : first + CLASSES_A_LINE]
-            stack = np.stack([image[0], *(found[n] for n in part)])
-            where = (
-                f", classes {first + 1} to {first + len(part)} of {len(names)}" if len(names) > CLASSES_A_LINE else ""
-            )
+            last = first + len(part)
             job.page.sheet(
-                {"": stack}, heads=[f"input: {source}", *part], alt=f"One {source} image as every class",
-                caption=f"One {_held_out(job, source)} image of {source} as every class{where}.",
+                {"": np.stack([image[0], *(found[n] for n in part)])}, heads=[f"input: {source}", *part],
+                alt=f"One {source} image as every class",
+                caption=f"One {_held_out(job, source)} image of {source} as every class: {first + 1} to {last} of {len(names)}.",
             )  # fmt: skip
+    if rows:
+        caption = (
+            "One image of each class in a row, as every class. In the column of its own class stands the image itself."
+        )
+        if len(rows) < len(sources):
+            caption += f" The first {len(rows)} of {len(sources)} classes as inputs."
+        job.page.sheet(rows, heads=domains, alt="One image as every class", caption=caption)
 
 
 def _progress(job: Job) -> None:
