@@ -49,7 +49,7 @@ def title(subject: Subject) -> str:
         if len(domains) == 1:
             return f"A generator of {domains[0]}"
         if len(domains) > 2:
-            return f"{len(domains)} domains: {some(domains, 4)}"
+            return f"{len(domains)} domains: {', '.join(domains[:4])}{', …' if len(domains) > 4 else ''}"
         both = len(subject.translator.directions) > 1
         a, b = (domains[0], domains[1]) if both else subject.translator.directions[0]
         return f"{a} ↔ {b}" if both else f"{a} → {b}"
