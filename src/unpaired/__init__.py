@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from unpaired.errors import UnpairedError
     from unpaired.evaluation import evaluate
     from unpaired.methods import METHODS
+    from unpaired.planning import plan
     from unpaired.report import write_report
     from unpaired.runs import pretrain, train
     from unpaired.translation import Translator, load, translate_files
@@ -33,6 +34,7 @@ _WHERE = {
     "check": "unpaired.data.check",
     "evaluate": "unpaired.evaluation",
     "load": "unpaired.translation",
+    "plan": "unpaired.planning",
     "pretrain": "unpaired.runs",
     "train": "unpaired.runs",
     "translate_files": "unpaired.translation",
@@ -48,6 +50,7 @@ __all__ = [
     "check",
     "evaluate",
     "load",
+    "plan",
     "pretrain",
     "train",
     "translate_files",

@@ -196,6 +196,44 @@ def pretrain(
 
 
 @app.command
+def plan(
+    config: str,
+    data: Path,
+    /,
+    *,
+    set_: Settings = [],  # noqa: B006
+    steps: int | None = None,
+    memory: float | None = None,
+    json: bool = False,
+) -> None:
+    """Predict memory and time of a run on this machine from a few timed steps, and what would fit where it does not.
+
+    Parameters
+    ----------
+    config
+        Name of a shipped preset, or a TOML file (a run's config.toml too).
+    data
+        Folder of images, as for training.
+    set_
+        KEY=VALUE, any setting; may be repeated.
+    steps
+        Training steps in all.
+    memory
+        GiB that the run may use; what is free here when not given.
+    json
+        Print JSON.
+    """
+    from unpaired.config import parse_assignments
+    from unpaired.planning import plan as run
+
+    found = run(config, data, settings=parse_assignments(set_), steps=steps, memory=memory)
+    if json:
+        _print_json(found.to_dict())
+    else:
+        print(found.text())
+
+
+@app.command
 def translate(
     model: Path,
     /,
