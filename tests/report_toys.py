@@ -30,7 +30,6 @@ class Many(Method):
     stochastic = True
     any_source = True
     max_domains = None
-    view_names = ("grey",)
 
     def __init__(self, config: ManyConfig, domains: tuple[str, ...], **kwargs: Any) -> None:
         super().__init__(config, domains, **kwargs)
@@ -46,6 +45,11 @@ class Many(Method):
             bright = images.mean(dim=(1, 2, 3), keepdim=True) > -0.5
             result = result.masked_fill(bright, float("nan"))
         return result.clamp(-1, 1)
+
+    @property
+    def view_names(self) -> tuple[str, ...]:
+        """Of the first alone."""
+        return ("grey",)
 
     def views(self, images: Tensor, source: str, target: str) -> list[Tensor]:
         """Two pictures, one of them without a name and of another size."""

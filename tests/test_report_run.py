@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cases
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,6 +17,7 @@ import tiny
 import unpaired
 from conftest import SHARED
 from test_report import Page
+from unpaired import checkpoint
 from unpaired.cli import main
 from unpaired.errors import CheckpointError, ConfigError, DataError
 from unpaired.report import figures, looks, write_report
@@ -236,6 +238,45 @@ def test_outputs_that_are_not_finite_are_counted(tmp_path: Path) -> None:
     data = tiny.folder(tmp_path / "data", count=24)
     text = words_of(write_report(model, out=tmp_path / "r.html", data=[str(data)], images=2, limit=6))
     assert "translations are not finite (NaN or infinity)" in text
+
+
+@pytest.mark.parametrize("name", [m for m in unpaired.METHODS if m not in ("tiny", "many")])
+def test_every_method_has_a_report(name: str, tmp_path: Path) -> None:
+    """A model of each method, untrained, in its contract test's tiny form: all that its pictures need is there, nothing is raised."""
+    run = cases.config(name)
+    method = cases.method(name, run)
+    model = checkpoint.write_model(tmp_path / "m.safetensors", method, checkpoint.make_header(method, run))
+    data = tiny.folder(tmp_path / "data", side=cases.SIZES.get(name, 20), domains=("red", "blue"))
+    out = write_report(model, out=tmp_path / "r.html", data=[str(data)], images=2, limit=3)
+    text = words_of(out)
+    translates = bool(method.directions)
+    assert (f"as {method.directions[0][1]}" in text) if translates else ("generates images and translates none" in text)
+    assert name in text and "What the data doctor" in text
+
+
+def test_the_best_checkpoint_of_a_run_is_named(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """Step and value of the best and of the last, and how to see the best; a curve of the looks, with a damaged note left out."""
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    lines = (run / "log.jsonl").read_text().splitlines()
+    looked = [
+        json.dumps({**json.loads(line), "validation/FD-x/red->blue": 9.0 - i, "validation/mean": 9.0 - i})
+        for i, line in enumerate(lines)
+    ]
+    (run / "log.jsonl").write_text("\n".join(looked))
+    (run / "best").mkdir()
+    write_json(
+        run / "best" / "best.json",
+        {"criterion": "mean FD-x", "step": 8, "value": 2.5, "last": {"step": 13, "value": 3.5}},
+    )
+    text = words_of(write_report(run, out=tmp_path / "r.html", limit=3))
+    for words in (
+        "By the mean FD-x, the best checkpoint is that of step 8 (2.5; the last, of step 13, has 3.5)",
+        "best/model.safetensors",
+        "validation FD-x",
+    ):
+        assert words in text, words
+    write_json(run / "best" / "best.json", {"value": "x"})
+    assert "best checkpoint" not in words_of(write_report(run, out=tmp_path / "r.html", limit=3))
 
 
 def test_results_alone_are_compared(tmp_path: Path) -> None:

@@ -485,9 +485,9 @@ def fit(
     *,
     held_out: Pool | None = None,
     header_extra: Mapping[str, Any] | None = None,
+    origin: Mapping[str, Any] | None = None,
     on_step: OnStep | None = None,
     allow_change: Sequence[str] = (),
-    origin: Mapping[str, Any] | None = None,
     quiet: bool = False,
 ) -> Path:
     """Train ``method`` on ``pool`` in ``run_dir``, resuming what is there; the last checkpoint's ``model.safetensors``.
@@ -496,9 +496,9 @@ def fit(
         method: built from ``config.model``; its weights before training are its initialisation.
         held_out: images for the sample sheets; the training images when None.
         header_extra: JSON-ready values for the model's header.
+        origin: where the images are and the command, a note for reports (:func:`unpaired.origin.about`).
         on_step: called after each step with (step, method); a returned mapping is logged. It must not change the method.
         allow_change: settings that may differ from the run being resumed (``data`` allows other images).
-        origin: where the images are and the command, a note for reports (:func:`unpaired.origin.about`).
 
     Raises:
         ConfigError, CheckpointError, WeightsError, RefusedError: before any work.

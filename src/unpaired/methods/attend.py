@@ -297,7 +297,6 @@ class Attend(Method):
         "attention_induction",
     )
     stride: int = ResnetGenerator.STRIDE
-    view_names = ("translated everywhere, G0(x)", "mask: white is translated")
 
     attending: Tensor
     """1 once G_attn is in use, else 0."""
@@ -442,6 +441,11 @@ class Attend(Method):
         if mask is None or not bool(self.attending):
             return []
         return [self.generator(images).float(), (2 * mask - 1).expand(-1, 3, -1, -1)]
+
+    @property
+    def view_names(self) -> tuple[str, ...]:
+        """For reports."""
+        return "translated everywhere, G0(x)", "mask: white is translated"
 
     @staticmethod
     def compose(images: Tensor, translated: Tensor, mask: Tensor | None) -> Tensor:

@@ -120,8 +120,6 @@ class Method(nn.Module):
     """``translate`` draws noise. Files are then translated one by one, each seeded from its own bytes."""
     any_source: ClassVar[bool] = False
     """``translate`` takes None for ``source``: images of no trained domain."""
-    view_names: tuple[str, ...] = ()
-    """Names of the pictures that :meth:`views` returns, in their order, for reports."""
     min_domains: ClassVar[int] = 2
     max_domains: ClassVar[int | None] = 2
     """How many domains the method can be trained on (None: any number)."""
@@ -198,6 +196,11 @@ class Method(nn.Module):
         """Pictures [N, 3, H, W] in [-1, 1] of what happens between an image and its translation, such as a mask; they
         become rows between the two in the sample sheets."""
         return []
+
+    @property
+    def view_names(self) -> tuple[str, ...]:
+        """Names of the pictures that :meth:`views` returns now, in their order, for reports; those without one are numbered."""
+        return ()
 
     def shared_state(self) -> Mapping[str, Tensor]:
         """The part of ``state_dict()`` that ``translate`` needs: what is not in ``training_only``."""

@@ -24,6 +24,8 @@ from unpaired.errors import CheckpointError, ConfigError, DataError, ImageError,
 from unpaired.origin import FILE as ORIGIN
 from unpaired.translation import Translator, load
 
+BEST = "best/best.json"
+"""Of a run that looked at held-out images while training: step and value of its best checkpoint, and of the last."""
 MAX_JSON_BYTES = 64 * 2**20
 """Larger results are not read."""
 _SAMPLE = re.compile(r"step-(\d+)\.png$")
@@ -43,6 +45,8 @@ class Subject:
     samples: list[tuple[int, Path]] = field(default_factory=list)
     """(step, sheet), by step."""
     origin: dict[str, Any] = field(default_factory=dict)
+    best: dict[str, Any] = field(default_factory=dict)
+    """What the run says of its best checkpoint, where it looked at held-out images while training."""
     crashes: list[dict[str, Any]] = field(default_factory=list)
     adaptation: dict[str, Any] | None = None
     """results.json of `unpaired adapt`."""
@@ -128,6 +132,7 @@ def _add_run(subject: Subject, path: Path, device: str) -> None:
                 _add_results(subject, place / "results.json")
             except DataError as error:
                 subject.missing.append(f"Left out: {error}")
+    _try_json(folder / BEST, lambda value: subject.best.update(value) if isinstance(value, dict) else None)
     for crash in sorted(folder.glob("crash-step-*.json")):
         _try_json(crash, lambda value: subject.crashes.append(value) if isinstance(value, dict) else None)
 
@@ -293,6 +298,8 @@ def _open_tree(
     seen = tuple(d for d in tree.domains if not tree.files["test", d])  # open_pool wants a split whole
     held = train if seen else open_pool(tree, config, split="test")
     known = subject.translator.header.get("data_fingerprint") if subject.translator else None
+    if getattr(subject.config and subject.config.training, "validate_every", None) is not None:
+        known = None  # it was trained on a part of these images, whose fingerprint is another
     same = train.fingerprint == known if known else None
     return Pictures(
         dict.fromkeys(tree.domains, held), dict.fromkeys(tree.domains, train), config, str(path), same, tree, seen

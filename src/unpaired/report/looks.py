@@ -93,7 +93,7 @@ def views(translator: Translator, pixels: Pixels, source: str, target: str) -> d
         for first in range(0, len(pixels), BATCH):
             x = to_tensor(pixels[first : first + BATCH]).to(translator.device)
             parts.append([v.float().cpu() for v in method.views(x, source, target)])
-    names = tuple(getattr(method, "view_names", ()))
+    names = method.view_names
     found = {}
     for index, pieces in enumerate(zip(*parts, strict=True)):
         whole = torch.cat(pieces)

@@ -154,6 +154,12 @@ def summary(subject: Subject, measured: Sequence[Measured]) -> tuple[str, list[s
     verdicts = []
     for name, results in subject.results:
         verdicts += [f"{name}: {v}" if len(subject.results) > 1 else v for v in figures.verdicts(results)]
+    best, last = subject.best, subject.best.get("last")
+    if isinstance(best.get("value"), float) and isinstance(last, Mapping) and isinstance(last.get("value"), float):
+        verdicts.append(
+            f"By the {best.get('criterion')}, the best checkpoint is that of step {best.get('step'):,} ({best['value']:.4g}; the last, of step "
+            f"{last.get('step'):,}, has {last['value']:.4g}). What this page shows is the last; for the best, report on {subject.folder}/best/model.safetensors."
+        )
     if subject.adaptation is not None:
         verdicts += _adapted(subject.adaptation)
     for m in measured:

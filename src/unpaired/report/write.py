@@ -289,8 +289,8 @@ def _progress(job: Job) -> None:
     if not subject.samples or subject.config is None:
         return
     side = subject.config.data.size
-    if job.translator is not None:
-        rows = max(1, min(len(job.translator.directions), MAX_SHEET_DIRECTIONS))
+    if job.translator is not None and job.translator.directions:
+        rows = min(len(job.translator.directions), MAX_SHEET_DIRECTIONS)
         source, target = job.translator.directions[0]
         found = looks.progress(subject.samples, rows, side)
         if len(found) > 2:
@@ -341,7 +341,7 @@ def _curves(job: Job) -> None:
 def _metrics(job: Job) -> None:
     named = job.subject.results
     if not named:
-        if job.translator is not None:
+        if job.translator is not None and job.translator.directions:
             model, data = words.model_and_data(job.subject, job.pictures)
             job.page.section("Metrics").note(
                 "No results were given. Distances with intervals and N come from: "
