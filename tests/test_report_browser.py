@@ -11,6 +11,7 @@ import pytest
 import report_toys
 import tiny
 from browser import Browser, find
+from report_toys import many  # noqa: F401 - a fixture
 from unpaired.report import Report, write_report
 from unpaired.report.charts import Dot
 from unpaired.report.page import Card, Pair, interval_panel, line_panel, scatter_panel
