@@ -289,7 +289,7 @@ def test_results_alone_are_compared(tmp_path: Path) -> None:
     )
     text = words_of(write_report(one, two, out=tmp_path / "r.html"))
     for words in (
-        "2 results compared", "1 [0.9, 1.1]", "40 / 50", "of tomorrow", "not comparable", "constant <features>", "only 40 images", "one: red → blue: translations are nearer",
+        "2 results compared", "KD-toy ↓", "1 [0.9, 1.1]", "40 / 50", "of tomorrow", "not comparable", "constant <features>", "only 40 images", "one: red → blue: translations are nearer",
         "two: red → blue: translations are further from", "best checkpoint", "0.5 [0.4, 0.6]", "aaaaaaaaaaaaaaaa…",
     ):  # fmt: skip
         assert words in text, words

@@ -110,12 +110,15 @@ def duration(value: float) -> str:
 # ---- figures of results -------------------------------------------------------------------------------------------------
 
 
-def titled(key: str, measures: Mapping[str, Any]) -> str:
-    """Name of a measure for people."""
+def titled(key: str) -> str:
+    """Name of a measure for people; where a network makes it, the network's name stays in it."""
+    return TITLES.get(key, key if "-" in key else key.replace("_", " "))
+
+
+def meaning(key: str, measures: Mapping[str, Any]) -> str:
+    """What a measure is, where the results say it."""
     known = measures.get(key)
-    if isinstance(known, Mapping) and isinstance(known.get("title"), str):
-        return str(known["title"])
-    return TITLES.get(key, key.replace("_", " "))
+    return str(known.get("title") or "") if isinstance(known, Mapping) else ""
 
 
 def lower_is_better(key: str, measures: Mapping[str, Any]) -> bool | None:
@@ -183,22 +186,24 @@ def count(figure: Mapping[str, Any]) -> str:
     return " / ".join(f"{v:,}" for v in n) if isinstance(n, (list, tuple)) else f"{n:,}" if isinstance(n, int) else "–"
 
 
-def table(results: Mapping[str, Any]) -> list[list[Cell]]:
-    """Rows: where, measure, value, untranslated input, real against real, N. The header is ``HEADER``."""
+def table(results: Mapping[str, Any]) -> tuple[list[list[Cell]], list[str]]:
+    """Rows under ``HEADER``, and what the measure of each row is."""
     measures = results.get("measures") or {}
     rows: list[list[Cell]] = []
+    notes = []
     for where, key, figure in figures(results):
-        name = titled(key, measures)
         better = {True: " ↓", False: " ↑", None: ""}[lower_is_better(key, measures)]
         before, floor = (cell(figure[k]) if k in figure else "–" for k in ("before", "floor"))
-        rows.append([where, name + better, cell(figure), before, floor, count(figure)])
+        rows.append([titled(key) + better, where, cell(figure), before, floor, count(figure)])
+        notes.append(meaning(key, measures))
         infinity = figure.get("infinity")
         if is_figure(infinity):
-            rows.append([where, f"{name}, extrapolated to N = ∞{better}", cell(infinity), "–", "–", count(figure)])
-    return rows
+            rows.append([f"{titled(key)}∞{better}", where, cell(infinity), "–", "–", count(figure)])
+            notes.append("extrapolated to N = ∞")
+    return rows, notes
 
 
-HEADER = ("direction", "measure", "translated", "input itself", "real against real", "N generated / real")
+HEADER = ("measure", "direction", "translated", "input itself", "real against real", "N generated / real")
 
 
 def reasons(results: Mapping[str, Any]) -> list[str]:
@@ -209,7 +214,6 @@ def reasons(results: Mapping[str, Any]) -> list[str]:
 
 def distance_panels(results: Mapping[str, Any]) -> list[Panel]:
     """One chart for each distance of each direction: translated, the input itself, real against real."""
-    measures = results.get("measures") or {}
     panels = []
     for where, key, figure in figures(results):
         if not key.startswith(DISTANCES):
@@ -221,7 +225,7 @@ def distance_panels(results: Mapping[str, Any]) -> list[Panel]:
             if is_figure(f) and _finite(f["value"]):
                 rows.append(Dot(name, float(f["value"]), interval(f), colour))
         if rows:
-            panels.append(interval_panel(f"{titled(key, measures)}, {where}", rows))
+            panels.append(interval_panel(f"{titled(key)}, {where}", rows))
     return panels
 
 
@@ -233,7 +237,7 @@ def compare_panels(named: Sequence[tuple[str, Mapping[str, Any]]], most: int = 1
         for where, key, figure in figures(results):
             if _finite(figure["value"]):
                 rows.setdefault((where, key), []).append(Dot(name, float(figure["value"]), interval(figure), colour))
-                titles[where, key] = f"{titled(key, results.get('measures') or {})}, {where}"
+                titles[where, key] = f"{titled(key)}, {where}"
     several = [k for k, dots in rows.items() if len(dots) > 1]
     several.sort(key=lambda k: not k[1].startswith(DISTANCES))
     return [interval_panel(titles[k], rows[k]) for k in several[:most]]
@@ -247,21 +251,21 @@ def verdicts(results: Mapping[str, Any]) -> list[str]:
         # the kernel distance has no bias, so it is the one to believe with few images
         keys.sort(key=lambda k: not k.startswith(("KD-", "KID")))
         for key in keys[:1]:
-            said.append(_verdict(entry, key, results.get("measures") or {}))
+            said.append(_verdict(entry, key))
     return said
 
 
-def _verdict(entry: Mapping[str, Any], key: str, measures: Mapping[str, Any]) -> str:
+def _verdict(entry: Mapping[str, Any], key: str) -> str:
     figure = entry[key]
     before, floor = figure.get("before"), figure.get("floor")
     where = f"{entry.get('source')} → {entry.get('target')}"
     n = f"N = {count(figure)}"
     if not (is_figure(before) and _finite(before["value"])):
-        return f"{where}: {titled(key, measures)} is {cell(figure)} ({n})."
+        return f"{where}: {titled(key)} is {cell(figure)} ({n})."
     a, b = _ends(figure), _ends(before)
     word = "about as near to" if a[0] <= b[1] and b[0] <= a[1] else "nearer to" if a[1] < b[0] else "further from"
     text = f"{where}: translations are {word} real images of {entry.get('target')} {'as' if word[0] == 'a' else 'than'} the untranslated inputs are"
-    text += f" ({titled(key, measures)} {number(float(figure['value']))} against {number(float(before['value']))}"
+    text += f" ({titled(key)} {number(float(figure['value']))} against {number(float(before['value']))}"
     if is_figure(floor) and _finite(floor["value"]):
         text += f"; two halves of the real images have {number(float(floor['value']))}"
     return f"{text}; {n})."

@@ -133,7 +133,7 @@ def facts(subject: Subject, doctor: CheckReport | None) -> dict[str, str]:
     for _, results in subject.results[:1]:
         for where, key, figure in figures.figures(results):
             if key.startswith(("KD-", "KID")) and len(found) < 6 and isinstance(figure["value"], (int, float)):
-                found[f"{figures.titled(key, results.get('measures') or {})}, {where}"] = f"{figure['value']:.3g}"
+                found[f"{figures.titled(key)}, {where}"] = f"{figure['value']:.3g}"
     return found
 
 

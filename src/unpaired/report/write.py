@@ -371,14 +371,15 @@ def _one_result(job: Job, results: dict[str, Any], about: str) -> None:
             panels[:8],
             caption=f"Distances to the target's real images, with 95 % intervals where there are any; less is better.{about}",
         )
+    rows, notes = figures.table(results)
     page.table(
-        figures.HEADER, figures.table(results),
+        figures.HEADER, rows, notes=notes,
         caption=f"Figures, each with its N; [95 % interval], or ± standard deviation. ↓ less is better, ↑ more is.{about}",
     )  # fmt: skip
     reasons = [f"Not comparable: {r}." for r in figures.reasons(results)]
-    notes = [*reasons, *map(str, results.get("warnings") or ())]
-    if notes:
-        page.items(notes)
+    remarks = [*reasons, *map(str, results.get("warnings") or ())]
+    if remarks:
+        page.items(remarks)
     adaptation = results.get("adaptation")
     if isinstance(adaptation, dict) and adaptation.get("confusion") and adaptation.get("classes"):
         page.confusion(
