@@ -176,8 +176,8 @@ def cell(figure: Any) -> str:
     text = number(float(figure["value"]))
     ends = interval(figure)
     if ends is not None:
-        return f"{text} [{number(ends[0])}, {number(ends[1])}]"
-    return f"{text} ± {number(float(figure['std']))}" if _finite(figure.get("std")) else text
+        return f"{text} [{ends[0]:.3g}, {ends[1]:.3g}]"
+    return f"{text} ± {float(figure['std']):.2g}" if _finite(figure.get("std")) else text
 
 
 def count(figure: Mapping[str, Any]) -> str:
@@ -194,16 +194,16 @@ def table(results: Mapping[str, Any]) -> tuple[list[list[Cell]], list[str]]:
     for where, key, figure in figures(results):
         better = {True: " ↓", False: " ↑", None: ""}[lower_is_better(key, measures)]
         before, floor = (cell(figure[k]) if k in figure else "–" for k in ("before", "floor"))
-        rows.append([titled(key) + better, where, cell(figure), before, floor, count(figure)])
+        rows.append([titled(key) + better, where, cell(figure), count(figure), before, floor])
         notes.append(meaning(key, measures))
         infinity = figure.get("infinity")
         if is_figure(infinity):
-            rows.append([f"{titled(key)}∞{better}", where, cell(infinity), "–", "–", count(figure)])
+            rows.append([f"{titled(key)}∞{better}", where, cell(infinity), count(figure), "–", "–"])
             notes.append("extrapolated to N = ∞")
     return rows, notes
 
 
-HEADER = ("measure", "direction", "translated", "input itself", "real against real", "N generated / real")
+HEADER = ("measure", "direction", "translated", "N", "input itself", "real against real")
 
 
 def reasons(results: Mapping[str, Any]) -> list[str]:

@@ -130,7 +130,7 @@ def facts(subject: Subject, doctor: CheckReport | None) -> dict[str, str]:
         found[f"accuracy on the target, N = {subject.adaptation['last']['n']:,}"] = (
             f"{subject.adaptation['last']['accuracy']:.1%}"
         )
-    for _, results in subject.results[:1]:
+    for _, results in subject.results if len(subject.results) == 1 else ():
         for where, key, figure in figures.figures(results):
             if key.startswith(("KD-", "KID")) and len(found) < 6 and isinstance(figure["value"], (int, float)):
                 found[f"{figures.titled(key)}, {where}"] = f"{figure['value']:.3g}"
@@ -311,9 +311,11 @@ def _evaluate(results: Mapping[str, Any], model: str, data: str) -> str:
     p = results.get("provenance") or {}
     place = p.get("model")
     parts = [f"unpaired evaluate {shlex.quote(place) if isinstance(place, str) else model} {data}"]
-    for name in ("backbone", "split", "limit", "seed", "pairs", "masks"):
-        if p.get(name) is not None:
-            parts.append(f"--{name} {shlex.quote(str(p[name]))}")
+    for name in ("metrics", "backbone", "split", "limit", "seed", "bootstrap", "by", "pairs", "palette", "masks"):
+        value = p.get(name)
+        if value is not None:
+            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            parts.append(f"--{name} {shlex.quote(text)}")
     return " ".join([*parts, "--out results.json"])
 
 

@@ -374,7 +374,7 @@ def _one_result(job: Job, results: dict[str, Any], about: str) -> None:
     rows, notes = figures.table(results)
     page.table(
         figures.HEADER, rows, notes=notes,
-        caption=f"Figures, each with its N; [95 % interval], or ± standard deviation. ↓ less is better, ↑ more is.{about}",
+        caption=f"Figures, each with its N (generated / real); [95 % interval], or ± standard deviation. ↓ less is better, ↑ more is.{about}",
     )  # fmt: skip
     reasons = [f"Not comparable: {r}." for r in figures.reasons(results)]
     remarks = [*reasons, *map(str, results.get("warnings") or ())]
