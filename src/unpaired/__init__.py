@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from unpaired.evaluation_compare import compare
     from unpaired.methods import METHODS
     from unpaired.planning import plan
+    from unpaired.report import write_report
     from unpaired.runs import pretrain, train
     from unpaired.translation import Translator, load, translate_files
 
@@ -39,6 +40,7 @@ _WHERE = {
     "pretrain": "unpaired.runs",
     "train": "unpaired.runs",
     "translate_files": "unpaired.translation",
+    "write_report": "unpaired.report",
 }
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "pretrain",
     "train",
     "translate_files",
+    "write_report",
 ]
 
 

@@ -472,6 +472,54 @@ def compare(
 
 
 @app.command
+def report(
+    *paths: Path,
+    out: Path = Path("report.html"),
+    data: Names = [],  # noqa: B006
+    images: int = 8,
+    limit: int = 120,
+    weights: Path | None = None,
+    classifier: Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    quiet: bool = False,
+) -> None:
+    """One self-contained HTML page about a run (or a model, or an adaptation) and about results of evaluate.
+
+    Parameters
+    ----------
+    paths
+        A run folder or a model file, and any number of results.json; results alone are compared.
+    out
+        The page to write.
+    data
+        Folder of the images where the run does not know it, or DOMAIN=PATH, once for each domain.
+    images
+        Held-out images shown for each direction.
+    limit
+        Images of each domain for the map of features and the failure gallery.
+    weights
+        File or folder with the weights of the feature network, MobileNet v1.
+    classifier
+        Classifier (of adapt) that judges the translations; that of an adaptation is found by itself.
+    seed
+        For random outputs and the map.
+    device
+        auto, cpu, cuda or cuda:N.
+    quiet
+        No progress.
+    """
+    from unpaired.report import write_report
+
+    path = write_report(
+        *paths, out=out, data=data, images=images, limit=limit, weights=weights, classifier=classifier, seed=seed, device=device,
+        quiet=quiet,
+    )  # fmt: skip
+    if not quiet:
+        print(f"open {path}")
+
+
+@app.command
 def check(data: Path, /, *, json: bool = False) -> None:
     """Look at a data folder: what is there, what is wrong, and how to train on it. Exit 2 when training would refuse.
 

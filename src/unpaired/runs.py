@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unpaired import signals
+from unpaired import origin, signals
 from unpaired.config import RunConfig, from_dict, merge, nested, read_toml
 from unpaired.config import preset as read_preset
 from unpaired.errors import ConfigError, DataError
@@ -152,6 +152,11 @@ def train(
 
     with signals.handled():
         out = Path(out)
+        typed = origin.command(
+            "train", data, out=out, method=method, preset=preset, config=config, steps=steps, pretrained=pretrained,
+            start_from=start_from, settings=settings,
+        )  # fmt: skip
+        note = origin.about(data, typed)
         if pretrained is not None:
             translator, fixed = _from_pretrained(pretrained, out)
             settings = {**fixed, **(settings or {})}
@@ -186,6 +191,7 @@ def train(
             model.has_weights = True
         path = training.fit(
             model, pool, run, out, held_out=held_out, header_extra=extra, allow_change=allow_change, quiet=quiet, validator=validator,
+            origin=note,
         )  # fmt: skip
         return load(path)
 

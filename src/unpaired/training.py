@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from unpaired import checkpoint, devices, signals
+from unpaired import origin as origins
 from unpaired.config import RunConfig
 from unpaired.data.images import encode_image, to_tensor, to_uint8
 from unpaired.data.sampling import Pool, Sampler, StepDataset, centre_crops
@@ -517,6 +518,7 @@ def fit(
     *,
     held_out: Pool | None = None,
     header_extra: Mapping[str, Any] | None = None,
+    origin: Mapping[str, Any] | None = None,
     on_step: OnStep | None = None,
     allow_change: Sequence[str] = (),
     quiet: bool = False,
@@ -528,6 +530,7 @@ def fit(
         method: built from ``config.model``; its weights before training are its initialisation.
         held_out: images for the sample sheets; the training images when None.
         header_extra: JSON-ready values for the model's header.
+        origin: where the images are and the command, a note for reports (:func:`unpaired.origin.about`).
         on_step: called after each step with (step, method); a returned mapping is logged. It must not change the method.
         allow_change: settings that may differ from the run being resumed (``data`` allows other images).
         validator: looks at images that are not in ``pool``, every ``config.training.validate_every`` steps.
@@ -568,6 +571,8 @@ def fit(
             validator.restore(run_dir, trainer.step)
         if ranks.main:
             checkpoint.write_atomic(run_dir / "config.toml", config.to_toml().encode())
+            if origin is not None:
+                origins.write(run_dir, origin)
         if trainer.step >= trainer.plan.total:
             say(f"{run_dir} is complete: {trainer.step:,} steps. Nothing to do")
             return checkpoint.folder_of(root, trainer.step) / checkpoint.MODEL

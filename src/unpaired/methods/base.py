@@ -201,6 +201,11 @@ class Method(nn.Module):
         become rows between the two in the sample sheets."""
         return []
 
+    @property
+    def view_names(self) -> tuple[str, ...]:
+        """Names of the pictures that :meth:`views` returns now, in their order, for reports; those without one are numbered."""
+        return ()
+
     def shared_state(self) -> Mapping[str, Tensor]:
         """The part of ``state_dict()`` that ``translate`` needs: what is not in ``training_only``."""
         return {k: v for k, v in self.state_dict().items() if k.split(".")[0] not in self.training_only}
