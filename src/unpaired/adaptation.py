@@ -168,6 +168,7 @@ def adapt(
     if select_on_test and test is None:
         raise ConfigError("--select-on-test needs --test LABELLED_TARGET")
     data = _read(Path(source), Path(target), Path(test) if test is not None else None, config, options, seed)
+    runs.build(config, names, data.classes)  # settings under which the translator cannot train refuse before any work
     job = _Job(config, options, data, Path(out), quiet, names)
     job.say("source-only classifier")
     plain = job.plain_classifier(data.labelled(), lambda net: job.accuracy(net, data.held, data.held_labels))
