@@ -349,9 +349,13 @@ class Trainer:
         self._swap_average(swapped)
         if rows:
             sheet = np.concatenate(rows)
-            folder = self.run_dir / "samples"
-            folder.mkdir(exist_ok=True)
-            checkpoint.write_atomic(folder / f"step-{self.step:09d}.png", encode_image(sheet))
+            file = self.run_dir / "samples" / f"step-{self.step:09d}.png"
+            content = encode_image(sheet)
+            try:
+                file.parent.mkdir(exist_ok=True)
+            except OSError as error:
+                raise checkpoint.save_error(file.parent, error, len(content)) from error
+            checkpoint.write_atomic(file, content)
             log.picture("samples", sheet, self.step)
         for text in warnings:
             warn(text)
