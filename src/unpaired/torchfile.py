@@ -24,11 +24,16 @@ from unpaired.errors import CheckpointError
 
 MAX_FILE_BYTES = 4 * 2**30
 """Default bound on a foreign file; the largest official UNIT file has about 0.2 GB."""
-MAX_PICKLE_BYTES = 64 * 2**20
-MAX_OPCODES = 2_000_000
+MAX_PICKLE_BYTES = 16 * 2**20
+"""The pickle of a state dict names its tensors; their numbers lie outside. 16 MiB are more than 100,000 names."""
+MAX_OPCODES = 500_000
+"""Instructions of that pickle, some 40 a tensor: room for 10,000 tensors, about a second and 40 MB to look at them all."""
 MAX_MEMBERS = 10_000
+"""Members of a zip file, one a tensor; more would take long to list."""
 MAX_DEPTH = 4
+"""Dictionaries within dictionaries: official files nest two deep."""
 MAX_ENTRIES = 100_000
+"""Values in all dictionaries together."""
 
 _SAVE_AGAIN = "Where you trust the file, open it where it was made and save the tensors alone: torch.save(model.state_dict(), 'weights.pt')"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of every file that PyTorch wrote before 1.6

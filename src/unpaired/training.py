@@ -43,6 +43,9 @@ WATCH_FROM_STEP = 500
 MAX_SHEET_DIRECTIONS = 6
 """Directions on a sample sheet: with many domains there would be hundreds."""
 
+_NO_BATCH = 1000
+"""What a rank without a batch tells the others; above every signal number."""
+
 OnStep = Callable[[int, Method], Mapping[str, float] | None]
 
 
@@ -386,19 +389,22 @@ class Trainer:
             prefetch_factor=4 if workers else None,
             multiprocessing_context="fork" if workers else None,
         )
+        for batch in loader:
+            yield batch.to(self.device, non_blocking=True)
+
+    def _next(self, batches: Iterator[Batch]) -> tuple[Batch | None, str]:
+        """The next batch, or why there is none."""
         try:
-            for batch in loader:
-                yield batch.to(self.device, non_blocking=True)
+            return next(batches), ""
         except DataError as error:  # files vanished or broke during training, more than can be replaced
-            path = self.save()
-            raise StoppedError(f"{error}; saved as {path}. Mend the data, then the same command goes on") from error
+            return None, f"{error}; saved as {{path}}. Mend the data, then the same command goes on"
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            path = self.save()
-            raise StoppedError(
-                f"a loader process died ({str(error).splitlines()[0]}): often too little memory; saved as {path}. Go on with --workers 0"
-            ) from error
+            return (
+                None,
+                f"a loader process died ({str(error).splitlines()[0]}): often too little memory; saved as {{path}}. Go on with --workers 0",
+            )
 
     def run(self, log: RunLog) -> Path:
         """Train to the end; the folder of the last checkpoint."""
@@ -408,9 +414,15 @@ class Trainer:
             if self.ranks.main:
                 self.sample(log)
         current: Stage | None = None
-        for batch in self.batches():
+        batches, begun = self.batches(), self.step
+        while self.step < total:
+            self.ranks.enter("data")
+            batch, trouble = self._next(batches)
             stage, first = self.plan.at(self.step + 1)
-            self._leave_if_asked()
+            self._leave_if_asked(trouble)
+            assert batch is not None, "without a batch there is trouble, and this rank has left"
+            # the first step of a stage may compile, copy weights or fill caches
+            self.ranks.enter("start" if self.step in (begun, first) else "step")
             self.step += 1
             if stage is not current:
                 if self.step == first + 1 and stage.start is not None:
@@ -419,6 +431,7 @@ class Trainer:
                 self.modes(stage)
                 current = stage
             terms = self.run_step(stage, first, batch)
+            self.ranks.enter("look")
             extra = self.on_step(self.step, self.method) if self.on_step else None
             at_end = self.step == total
             if self.step % settings.log_every == 0 or at_end or extra:
@@ -446,14 +459,21 @@ class Trainer:
             for text in warnings:
                 warn(text)
 
-    def _leave_if_asked(self) -> None:
-        signum = self.ranks.largest(signals.requested() or 0, self.device)
-        if signum:
-            path = self.save()
-            raise Interrupted(
-                signum,
-                f"stopped by signal {signum} after step {self.step}; saved as {path}. The same command goes on from there",
-            )
+    def _leave_if_asked(self, trouble: str = "") -> None:
+        """Save and leave, all ranks after the same step, when any of them has got a signal or has no batch (``trouble``)."""
+        asked = self.ranks.largest(_NO_BATCH if trouble else signals.requested() or 0, self.device)
+        if not asked:
+            return
+        self.ranks.enter("save")
+        path = self.save()
+        if asked == _NO_BATCH:
+            where = f"rank {self.ranks.rank}: " if self.ranks.world > 1 else ""
+            mine = where + trouble.replace("{path}", str(path))
+            raise StoppedError(mine if trouble else f"another rank has no batch, see its message; saved as {path}")
+        raise Interrupted(
+            asked,
+            f"stopped by signal {asked} after step {self.step}; saved as {path}. The same command goes on from there",
+        )
 
 
 def _row(images: Tensor, columns: int) -> np.ndarray[Any, Any]:
