@@ -67,18 +67,12 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 def save_error(path: Path, error: OSError, needed: int) -> StoppedError:
     """The message for a failed write: path, cause, needed and free bytes."""
-    try:
-        room = f"{shutil.disk_usage(path.parent).free:,} bytes free"
-    except OSError:
-        room = "free space unknown"
     hint = (
         "free some space or use another --out"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         else "check the disk"
     )
-    return StoppedError(
-        f"{path}: could not be written: {error.strerror or error} ({needed:,} bytes needed, {room}); {hint}"
-    )
+    return StoppedError(f"{path}: could not be written: {_files.why_unwritten(path, error, needed)}; {hint}")
 
 
 # --------------------------------------------------------------------------------------------- one safetensors file
