@@ -150,6 +150,7 @@ class Trainer:
             "step": self.step,
             "watch": self.watch.state(),
             "pretrained": self.pretrained,
+            "optimizers": {name: sum(map(len, o.state.values())) for name, o in self.optimizers.items()},
         }
         return tensors, values
 
@@ -172,6 +173,12 @@ class Trainer:
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Take back what :meth:`state` gave. Raises CheckpointError when it does not fit."""
+        missing = sorted({"step", "watch"} - set(values))  # every value but those that older files do not have
+        for name, count in values.get("optimizers", {}).items():
+            found = sum(k.startswith(f"optimizer/{name}/") for k in tensors)
+            missing += [f"{count - found} tensors of optimizer/{name}"] if found != count else []
+        if missing:
+            raise CheckpointError(f"the saved state is not whole; missing: {', '.join(missing)}")
         own, _ = self.state()
         if not any(k.startswith("average/") for k in tensors):  # EMA switched on: it starts from the weights of now
             tensors = {**tensors, **{f"average/{n}": tensors[f"method/{n}"] for n in self.average}}
@@ -213,9 +220,12 @@ class Trainer:
     def save(self) -> Path:
         """Commit a checkpoint of the current step. Raises NonFiniteError instead of saving NaN or infinity."""
         self.check_finite()
-        bad = [n for n, t in self.method.state_dict().items() if t.is_floating_point() and not torch.isfinite(t).all()]
+        tensors, values = self.state()
+        # the optimisers' too: a squared gradient that overflows leaves finite weights that never move again
+        bad = [n for n, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]
         if self.ranks.largest(len(bad), self.device):
-            self.stop_non_finite("saving", {}, f"weights are not finite: {', '.join(bad[:4])}")
+            names = ", ".join(n.removeprefix("method/") for n in bad[:4])
+            self.stop_non_finite("saving", {}, f"not finite: {names or 'tensors of another rank'}")
         if self.ranks.main:
             stage = self.plan.at(max(self.step, 1))[0].name
             header = checkpoint.make_header(
@@ -227,7 +237,6 @@ class Trainer:
                 pretrained=self.pretrained,
                 extra=self.header_extra,
             )
-            tensors, values = self.state()
             checkpoint.commit(
                 self.run_dir / "checkpoints",
                 self.step,
@@ -320,7 +329,7 @@ class Trainer:
         kept = f"the last good state is {last.folder}" if last else "no checkpoint had been written yet"
         note = {
             "step": self.step, "stage": stage, "update": update, "terms": {k: str(v) for k, v in values.items()}, "why": why or "non-finite loss",
-            "seed": self.config.seed, "precision": self.settings.precision,
+            "seed": self.config.seed, "precision": self.settings.precision, "config": self.config.to_dict(), "last_good": str(last.folder) if last else None,
         }  # fmt: skip
         if self.ranks.main:
             checkpoint.write_atomic(
@@ -346,6 +355,8 @@ class Trainer:
                     images, source, target, generator=torch.Generator(self.device).manual_seed(0)
                 ).float()
                 between = self.method.views(images, source, target)
+            if not all(bool(torch.isfinite(pictures).all()) for pictures in (outputs, *between)):
+                self.stop_non_finite("samples", {}, f"the translation {source} → {target} is not finite")
             rows += [_row(pictures, self.settings.samples) for pictures in (images, *between, outputs)]
             if self.step >= max(WATCH_FROM_STEP, self.plan.total // 4):  # an untrained network may give one grey
                 warnings += self.watch.sampled(images, outputs, (source, target))
