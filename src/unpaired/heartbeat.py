@@ -56,8 +56,9 @@ class Heartbeat:
         self._cause: str | None = None
         self._said = threading.Event()
         self._stop = threading.Event()
-        for work in (self._talk, self._judge):
-            threading.Thread(target=work, daemon=True, name="unpaired-heartbeat").start()
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._talk, self._judge)]
+        for thread in self._threads:
+            thread.start()
 
     # ---- called by the main thread ---------------------------------------------------------------------------------
 
@@ -88,6 +89,8 @@ class Heartbeat:
         while time.monotonic() < deadline and not self._all_know():
             time.sleep(BEAT_SECONDS / 5)
         self._stop.set()
+        for thread in self._threads:  # a thread within the network library would abort the interpreter's end
+            thread.join(2 * SILENT_SECONDS)
 
     # ---- the two threads -------------------------------------------------------------------------------------------
 

@@ -150,7 +150,7 @@ class Trainer:
             "step": self.step,
             "watch": self.watch.state(),
             "pretrained": self.pretrained,
-            "optimizers": {name: sum(map(len, o.state.values())) for name, o in self.optimizers.items()},
+            "optimizers": {n: c for n, o in self.optimizers.items() if (c := sum(map(len, o.state.values())))},
         }
         return tensors, values
 

@@ -145,6 +145,13 @@ def _legacy_claims(path: Path, _canary: Path) -> None:
     path.write_bytes(data[:at] + b"\x8a\x06" + (10**12).to_bytes(6, "little") + data[at + 2 :])
 
 
+def _cut_number(path: Path, _canary: Path) -> None:
+    """An old file that ends within the length of a name; found by the fuzzer."""
+    torch.save(WEIGHTS, path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    path.write_bytes(data[: data.rindex(b"]q\x00X") + 6])
+
+
 # ---- safetensors ----------------------------------------------------------------------------------------------------------
 
 
@@ -234,6 +241,7 @@ def zoo() -> dict[str, Hostile]:
         "a member that claims 4 GB": Hostile("torch", _lying_member),
         "overlapping members": Hostile("torch", _overlapping_members),
         "old file that claims 10^12 elements": Hostile("torch", _legacy_claims, "elements in"),
+        "old file cut within a number": Hostile("torch", _cut_number, "damaged"),
         "../ in a member": Hostile("torch", _members(lambda m: {**m, "archive/../../evil": b""}), "outside the archive"),
         "an absolute member": Hostile("torch", _members(lambda m: {**m, "/etc/evil": b""}), "outside the archive"),
         "two data.pkl": Hostile("torch", _members(lambda m: {**m, "other/data.pkl": next(c for n, c in m.items() if n.endswith("data.pkl"))}), "data.pkl"),

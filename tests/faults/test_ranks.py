@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -213,3 +215,38 @@ def test_a_refusal_of_the_first_rank_reaches_the_others(tmp_path: Path, monkeypa
     found = Job(tmp_path / "run", seed=9).finish()
     assert [r.code for r in found] == [2, 4] and "rank 0 stopped: " in found[1].said, found
     assert distributed.TIMEOUT.total_seconds() >= 60
+
+
+@pytest.mark.full
+def test_torchrun_starts_and_ends_a_job(tmp_path: Path) -> None:
+    """The command of docs/training.md: two ranks of the real program train, leave the interpreter in order (exit 0), and go on when
+    repeated."""
+    data = tiny.folder(tmp_path / "data")
+    settings = (
+        "model.width=4",
+        "model.discriminator_layers=3",
+        "data.size=16",
+        "training.tensorboard=false",
+        "model.batch_size=2",
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "unpaired",
+        "train",
+        str(data),
+    ]
+    command += ["--out", str(tmp_path / "run"), "--device", "cpu", "--precision", "fp32", "--quiet", "--steps"]
+    words = [word for s in settings for word in ("--set", s)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for steps, more in ((3, []), (5, ["--allow-change", "model.steps"])):
+        done = subprocess.run(
+            [*command, str(steps), *words, *more], capture_output=True, text=True, env=environment, check=False
+        )
+        assert done.returncode == 0 and "terminate called" not in done.stderr, done.stderr
+        saved, rejected = checkpoint.latest(tmp_path / "run" / "checkpoints")
+        assert saved is not None and saved.step == steps and not rejected
