@@ -168,6 +168,7 @@ def adapt(
     if select_on_test and test is None:
         raise ConfigError("--select-on-test needs --test LABELLED_TARGET")
     data = _read(Path(source), Path(target), Path(test) if test is not None else None, config, options, seed)
+    runs.build(config, names, data.classes)  # settings under which the translator cannot train refuse before any work
     job = _Job(config, options, data, Path(out), quiet, names)
     typed = origin.command(
         "adapt", source=source, target=target, test=test, out=out, method=config.method, recipe=recipe, preset=preset, seed=seed,

@@ -48,6 +48,9 @@ WATCH_FROM_STEP = 500
 MAX_SHEET_DIRECTIONS = 6
 """Directions on a sample sheet: with many domains there would be hundreds."""
 
+_NO_BATCH = 1000
+"""What a rank without a batch tells the others; above every signal number."""
+
 OnStep = Callable[[int, Method], Mapping[str, float] | None]
 
 
@@ -153,6 +156,7 @@ class Trainer:
             "step": self.step,
             "watch": self.watch.state(),
             "pretrained": self.pretrained,
+            "optimizers": {n: c for n, o in self.optimizers.items() if (c := sum(map(len, o.state.values())))},
         }
         return tensors, values
 
@@ -190,6 +194,12 @@ class Trainer:
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Take back what :meth:`state` gave. Raises CheckpointError when it does not fit."""
+        missing = sorted({"step", "watch"} - set(values))  # every value but those that older files do not have
+        for name, count in values.get("optimizers", {}).items():
+            found = sum(k.startswith(f"optimizer/{name}/") for k in tensors)
+            missing += [f"{count - found} tensors of optimizer/{name}"] if found != count else []
+        if missing:
+            raise CheckpointError(f"the saved state is not whole; missing: {', '.join(missing)}")
         own, _ = self.state()
         if not any(k.startswith("average/") for k in tensors):  # EMA switched on: it starts from the weights of now
             tensors = {**tensors, **{f"average/{n}": tensors[f"method/{n}"] for n in self.average}}
@@ -237,13 +247,15 @@ class Trainer:
     def save(self) -> Path:
         """Commit a checkpoint of the current step. Raises NonFiniteError instead of saving NaN or infinity."""
         self.check_finite()
-        bad = [n for n, t in self.method.state_dict().items() if t.is_floating_point() and not torch.isfinite(t).all()]
+        tensors, values = self.state()
+        # the optimisers' too: a squared gradient that overflows leaves finite weights that never move again
+        bad = [n for n, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]
         if self.ranks.largest(len(bad), self.device):
-            self.stop_non_finite("saving", {}, f"weights are not finite: {', '.join(bad[:4])}")
+            names = ", ".join(n.removeprefix("method/") for n in bad[:4])
+            self.stop_non_finite("saving", {}, f"not finite: {names or 'tensors of another rank'}")
         if self.ranks.main:
             stage = self.plan.at(max(self.step, 1))[0].name
             header = self.header()
-            tensors, values = self.state()
             checkpoint.commit(
                 self.run_dir / "checkpoints",
                 self.step,
@@ -337,7 +349,7 @@ class Trainer:
         kept = f"the last good state is {last.folder}" if last else "no checkpoint had been written yet"
         note = {
             "step": self.step, "stage": stage, "update": update, "terms": {k: str(v) for k, v in values.items()}, "why": why or "non-finite loss",
-            "seed": self.config.seed, "precision": self.settings.precision,
+            "seed": self.config.seed, "precision": self.settings.precision, "config": self.config.to_dict(), "last_good": str(last.folder) if last else None,
         }  # fmt: skip
         if self.ranks.main:
             checkpoint.write_atomic(
@@ -363,15 +375,21 @@ class Trainer:
                     images, source, target, generator=torch.Generator(self.device).manual_seed(0)
                 ).float()
                 between = self.method.views(images, source, target)
+            if not all(bool(torch.isfinite(pictures).all()) for pictures in (outputs, *between)):
+                self.stop_non_finite("samples", {}, f"the translation {source} → {target} is not finite")
             rows += [_row(pictures, self.settings.samples) for pictures in (images, *between, outputs)]
             if self.step >= max(WATCH_FROM_STEP, self.plan.total // 4):  # an untrained network may give one grey
                 warnings += self.watch.sampled(images, outputs, (source, target))
         self._swap_average(swapped)
         if rows:
             sheet = np.concatenate(rows)
-            folder = self.run_dir / "samples"
-            folder.mkdir(exist_ok=True)
-            checkpoint.write_atomic(folder / f"step-{self.step:09d}.png", encode_image(sheet))
+            file = self.run_dir / "samples" / f"step-{self.step:09d}.png"
+            content = encode_image(sheet)
+            try:
+                file.parent.mkdir(exist_ok=True)
+            except OSError as error:
+                raise checkpoint.save_error(file.parent, error, len(content)) from error
+            checkpoint.write_atomic(file, content)
             log.picture("samples", sheet, self.step)
         for text in warnings:
             warn(text)
@@ -413,19 +431,22 @@ class Trainer:
             prefetch_factor=4 if workers else None,
             multiprocessing_context="fork" if workers else None,
         )
+        for batch in loader:
+            yield batch.to(self.device, non_blocking=True)
+
+    def _next(self, batches: Iterator[Batch]) -> tuple[Batch | None, str]:
+        """The next batch, or why there is none."""
         try:
-            for batch in loader:
-                yield batch.to(self.device, non_blocking=True)
+            return next(batches), ""
         except DataError as error:  # files vanished or broke during training, more than can be replaced
-            path = self.save()
-            raise StoppedError(f"{error}; saved as {path}. Mend the data, then the same command goes on") from error
+            return None, f"{error}; saved as {{path}}. Mend the data, then the same command goes on"
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            path = self.save()
-            raise StoppedError(
-                f"a loader process died ({str(error).splitlines()[0]}): often too little memory; saved as {path}. Go on with --workers 0"
-            ) from error
+            return (
+                None,
+                f"a loader process died ({str(error).splitlines()[0]}): often too little memory; saved as {{path}}. Go on with --workers 0",
+            )
 
     def run(self, log: RunLog) -> Path:
         """Train to the end; the folder of the last checkpoint."""
@@ -435,9 +456,15 @@ class Trainer:
             if self.ranks.main:
                 self.sample(log)
         current: Stage | None = None
-        for batch in self.batches():
+        batches, begun = self.batches(), self.step
+        while self.step < total:
+            self.ranks.enter("data")
+            batch, trouble = self._next(batches)
             stage, first = self.plan.at(self.step + 1)
-            self._leave_if_asked()
+            self._leave_if_asked(trouble)
+            assert batch is not None, "without a batch there is trouble, and this rank has left"
+            # the first step of a stage may compile, copy weights or fill caches
+            self.ranks.enter("start" if self.step in (begun, first) else "step")
             self.step += 1
             if stage is not current:
                 if self.step == first + 1 and stage.start is not None:
@@ -446,6 +473,7 @@ class Trainer:
                 self.modes(stage)
                 current = stage
             terms = self.run_step(stage, first, batch)
+            self.ranks.enter("look")
             extra = self.on_step(self.step, self.method) if self.on_step else None
             at_end = self.step == total
             looked = self.validator is not None and self.validator.due(self.step, total)
@@ -476,14 +504,21 @@ class Trainer:
             for text in warnings:
                 warn(text)
 
-    def _leave_if_asked(self) -> None:
-        signum = self.ranks.largest(signals.requested() or 0, self.device)
-        if signum:
-            path = self.save()
-            raise Interrupted(
-                signum,
-                f"stopped by signal {signum} after step {self.step}; saved as {path}. The same command goes on from there",
-            )
+    def _leave_if_asked(self, trouble: str = "") -> None:
+        """Save and leave, all ranks after the same step, when any of them has got a signal or has no batch (``trouble``)."""
+        asked = self.ranks.largest(_NO_BATCH if trouble else signals.requested() or 0, self.device)
+        if not asked:
+            return
+        self.ranks.enter("save")
+        path = self.save()
+        if asked == _NO_BATCH:
+            where = f"rank {self.ranks.rank}: " if self.ranks.world > 1 else ""
+            mine = where + trouble.replace("{path}", str(path))
+            raise StoppedError(mine if trouble else f"another rank has no batch, see its message; saved as {path}")
+        raise Interrupted(
+            asked,
+            f"stopped by signal {asked} after step {self.step}; saved as {path}. The same command goes on from there",
+        )
 
 
 def _row(images: Tensor, columns: int) -> np.ndarray[Any, Any]:
