@@ -11,7 +11,7 @@ from pathlib import Path
 import kit
 import pytest
 import torch
-from figures import Figure
+from figures import Figure, pick
 from hostile_zoo import Payload, zoo
 
 from unpaired import checkpoint, cli
@@ -62,7 +62,8 @@ def test_hostile_checkpoints_are_refused(tmp_path: Path, figure: Figure) -> None
     with its path and the reason, runs nothing, and takes at most twice its size and 64 MB."""
     canary, slowest, largest = tmp_path / "canary", (0.0, ""), (0.0, "")
     warm(tmp_path)
-    for n, (name, hostile) in enumerate(ZOO.items()):
+    chosen = list(ZOO.items())[:: pick(3, 1)]
+    for n, (name, hostile) in enumerate(chosen):
         path = tmp_path / f"{n}.file"
         hostile.make(path, canary)
         size = size_of(path)
@@ -76,7 +77,7 @@ def test_hostile_checkpoints_are_refused(tmp_path: Path, figure: Figure) -> None
         largest = max(largest, ((result.grown - 2 * size) / 2**20, name))
     figure(
         "F5",
-        f"{len(ZOO)} files: 0 run code, 0 accepted; slowest {slowest[0]:.2f} s of processor ({slowest[1]}; to reach: 2); most memory "
+        f"{len(chosen)} files: 0 run code, 0 accepted; slowest {slowest[0]:.2f} s of processor ({slowest[1]}; to reach: 2); most memory "
         f"beyond twice the size {largest[0]:.0f} MiB ({largest[1]}; bound 64)",
     )
     assert len(ZOO) >= 50

@@ -17,7 +17,7 @@ from typing import Any
 import kit
 import pytest
 import runs
-from figures import Figure
+from figures import Figure, pick
 
 from unpaired import checkpoint
 
@@ -31,7 +31,7 @@ def test_dying_at_every_call_of_a_save_loses_nothing(tmp_path: Path, figure: Fig
     runs.train(tmp_path / "whole", 2, training__keep=1)
     expected, died, left = runs.everything(tmp_path / "whole"), 0, 0
     for call, after in (("write", False), ("fsync", False), ("rename", False), ("rename", True), ("unlink", True)):
-        for n in range(1, 100):
+        for n in range(1, 100, pick(2, 1)):
             run, acknowledged = tmp_path / f"{call}-{after}-{n}", tmp_path / "acknowledged"
             acknowledged.unlink(missing_ok=True)
 
@@ -50,12 +50,12 @@ def test_dying_at_every_call_of_a_save_loses_nothing(tmp_path: Path, figure: Fig
             saved, rejected = checkpoint.latest(run / "checkpoints")
             assert (saved.step if saved else -1) >= runs.last_acknowledged(acknowledged)
             assert len(rejected) <= 1  # at most the oldest one, half removed
-            if n % 3 == 1:
+            if died % 3 == 1:
                 runs.train(run, 2, training__keep=1)
                 assert runs.everything(run) == expected and not list((run / "checkpoints").glob(".*"))
             shutil.rmtree(run)
-    assert died > 30 and left > 5, "the deaths missed"
-    figure("F1", f"a run ended at each of {died} calls of its saves ({left} left a half-written folder): 0 states lost")
+    assert died > pick(15, 30) and left > 5, "the deaths missed"
+    figure("F1", f"a run ended at {died} calls of its saves ({left} left a half-written folder): 0 states lost")
 
 
 # ---- power loss -----------------------------------------------------------------------------------------------------------

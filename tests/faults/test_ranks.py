@@ -25,7 +25,7 @@ from unpaired.errors import ImageError
 from unpaired.runs import build
 
 OnStep = Callable[[int, int, Any], None]
-GENEROUS = 100.0
+GENEROUS = 300.0
 """Seconds after which a job hangs. The figure to reach is 30, printed and not asserted: machines may be busy."""
 FOREVER = 100_000
 
