@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import resource
 import subprocess
@@ -19,11 +20,27 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from unpaired import devices, runs, training
 from unpaired.config import parse_assignments
 from unpaired.data.sampling import ArrayPool, Sampler
+
+
+class Flops(TorchDispatchMode):
+    """Counts as PyTorch's FlopCounterMode does, which cannot look into the double backward of a gradient penalty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):  # type: ignore[no-untyped-def]
+        keywords = keywords or {}
+        result = function(*arguments, **keywords)
+        count = flop_registry.get(function._overloadpacket)
+        self.total += count(*arguments, **keywords, out_val=result) if count else 0
+        return result
 
 
 def main() -> None:
@@ -32,7 +49,7 @@ def main() -> None:
     p.add_argument("preset")
     p.add_argument("--precision", default="fp32", choices=("fp32", "tf32", "bf16"))
     p.add_argument("--device", default="auto")
-    p.add_argument("--steps", type=int, default=10, help="measured; two more come before")
+    p.add_argument("--steps", type=int, default=10, help="measured, rounded up to whole rounds of the players")
     p.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     args = p.parse_args()
     settings = {"training.precision": args.precision, "training.device": args.device, **parse_assignments(args.set)}
@@ -56,37 +73,38 @@ def main() -> None:
         "preset": args.preset, "precision": args.precision, "n": args.steps, "torch": torch.__version__, "commit": commit,
         "machine": torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {torch.get_num_threads()} threads",
     }  # fmt: skip
-    first = 0
     for stage in trainer.plan.stages:
         if stage.start is not None:
             stage.start()
         trainer.modes(stage)
         batch = sampler.batch(1, stage.batch_size).to(device)
+        period = math.lcm(*(update.every for update in stage.updates))
 
-        def step(stage: training.Stage = stage, first: int = first, batch: training.Batch = batch) -> None:
+        def step(stage: training.Stage = stage, batch: training.Batch = batch) -> None:
             trainer.step += 1
-            trainer.run_step(stage, first, batch)
+            trainer.run_step(stage, trainer.step - 1, batch.part(0, 1))  # a new one each time, as in training
 
-        trainer.step = first
+        trainer.step = -period  # any step will do: what matters is which updates fall on it
         step()
-        with FlopCounterMode(display=False) as counter:
-            step()
+        with Flops() as counter:
+            for _ in range(period):
+                step()
         if cuda:
             torch.cuda.reset_peak_memory_stats()
             torch.cuda.synchronize()
         wall, processor = time.perf_counter(), time.process_time()
-        for _ in range(args.steps):
+        count = -(-args.steps // period) * period
+        for _ in range(count):
             step()
         if cuda:
             torch.cuda.synchronize()
-        wall, processor = (time.perf_counter() - wall) / args.steps, (time.process_time() - processor) / args.steps
+        wall, processor = (time.perf_counter() - wall) / count, (time.process_time() - processor) / count
         peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         figures = {
             "stage": stage.name, "batch": stage.batch_size, "ms": round(1e3 * wall, 1), "cpu_ms": round(1e3 * processor, 1),
-            "gflop": round(counter.get_total_flops() / 1e9, 1), "peak_mib": round(peak / 2**20),
+            "gflop": round(counter.total / period / 1e9, 1), "peak_mib": round(peak / 2**20),
         }  # fmt: skip
         print(json.dumps({**about, **figures}), flush=True)
-        first += stage.steps
 
 
 if __name__ == "__main__":

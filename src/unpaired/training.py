@@ -162,9 +162,9 @@ class Trainer:
         live = dict(self.method.named_parameters())
         self.average = {name: live[name].detach().clone() for name in self.average}
 
-    def _examples(self, domain: str, count: int) -> Tensor:
-        """[n, 3, S, S]: centre crops of the first ``count`` training images of a domain, fewer where there are fewer."""
-        rows = range(min(count, self.pool.count(domain)))
+    def _examples(self, domain: str, count: int, first: int = 0) -> Tensor:
+        """[n, 3, S, S]: centre crops of ``count`` training images of a domain from ``first`` on, fewer where there are fewer."""
+        rows = range(first, min(first + count, self.pool.count(domain)))
         return to_tensor(centre_crops(self.pool, domain, rows, self.config.data)).to(self.device)
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
@@ -200,6 +200,7 @@ class Trainer:
                 saved = {k.removeprefix(prefix): v.to(self.device) for k, v in tensors.items() if k.startswith(prefix)}
                 if saved:
                     optimizer.state[parameter] = saved
+        self.method.check_parts()
         self.watch.restore(values["watch"])
         self.pretrained = list(values.get("pretrained", ()))  # files from before there was such a thing
 

@@ -48,6 +48,23 @@ SETTINGS: dict[str, dict[str, Any]] = {
             "joint_steps": 4,
         },
     },
+    "cascade": {
+        "data": {"size": 32},
+        "training": {"ema": 0.9},
+        "model": {
+            "network": "tiny",
+            "weights": "random",
+            "width": 0.05,
+            "inversion_width": 0.2,
+            "judge_width": 2,
+            "levels": [5, 4, 3],
+            "generator_every": 2,
+            "batch_size": 2,
+            "level_steps": 3,
+            "inversion_batch_size": 3,
+            "inversion_steps": 2,
+        },
+    },
     "tiny": {"training": {"ema": 0.9}},
     "unit": {
         "model": {"width": 4, "discriminator_layers": 3, "steps": 13, "batch_size": 2},
@@ -77,7 +94,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 LABELLED = {"unit-digits"}
-SIZES = {"unit-digits": 32, "biggan": 32, "deepi2i": 32}
+SIZES = {"unit-digits": 32, "biggan": 32, "deepi2i": 32, "cascade": 36}
 
 
 def config(name: str, **changes: Any) -> RunConfig:

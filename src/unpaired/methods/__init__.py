@@ -16,6 +16,7 @@ METHODS: dict[str, str] = {
     "unit-digits": "unpaired.methods.unit_digits:UNITDigits",
     "biggan": "unpaired.methods.biggan:BigGAN",
     "deepi2i": "unpaired.methods.deepi2i:DeepI2I",
+    "cascade": "unpaired.methods.cascade:Cascade",
 }
 """Name -> ``module:class``; strings, so that the command line's help does not import torch."""
 

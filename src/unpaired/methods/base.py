@@ -133,8 +133,9 @@ class Method(nn.Module):
         self.classes = tuple(classes)
         self.image_size = image_size
         """Side in pixels of the training crops."""
-        self.examples: Callable[[str, int], Tensor] | None = None
-        """While :meth:`prepare` runs in a training: (domain, at most so many) -> its first training images, [n, 3, S, S]."""
+        self.examples: Callable[..., Tensor] | None = None
+        """While :meth:`prepare` runs in a training: (domain, at most so many, first = 0) -> its training images from number
+        ``first`` on, centre crops [n, 3, S, S]; none after the last."""
         self.has_weights = False
         """Set where a run begins with the weights of another model of this method: :meth:`prepare` must leave those alone."""
         self.monitor: dict[str, Tensor] = {}
@@ -173,6 +174,11 @@ class Method(nn.Module):
         """
         return []
 
+    def check_parts(self) -> None:
+        """Called when saved weights have been taken in, all of them. Raises CheckpointError where parts do not belong together:
+        one was trained on another that has changed since."""
+        return
+
     def translate(
         self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -195,6 +201,11 @@ class Method(nn.Module):
     def views(self, images: Tensor, source: str, target: str) -> list[Tensor]:
         """Pictures [N, 3, H, W] in [-1, 1] of what happens between an image and its translation, such as a mask; they
         become rows between the two in the sample sheets."""
+        return []
+
+    def levels(self, images: Tensor, source: str, target: str) -> list[tuple[str, Tensor, Tensor]]:
+        """For a method that translates level by level: (name of the level, what the images look like there, what their translation
+        looks like there), pictures [N, 3, H, W] in [-1, 1], in the order of translation. Empty for the others."""
         return []
 
     def shared_state(self) -> Mapping[str, Tensor]:
