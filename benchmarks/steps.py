@@ -50,6 +50,7 @@ def main() -> None:
     p.add_argument("--precision", default="fp32", choices=("fp32", "tf32", "bf16"))
     p.add_argument("--device", default="auto")
     p.add_argument("--steps", type=int, default=10, help="measured, rounded up to whole rounds of the players")
+    p.add_argument("--stage", default="", help="only stages whose name starts with this")
     p.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     args = p.parse_args()
     settings = {"training.precision": args.precision, "training.device": args.device, **parse_assignments(args.set)}
@@ -74,6 +75,8 @@ def main() -> None:
         "machine": torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {torch.get_num_threads()} threads",
     }  # fmt: skip
     for stage in trainer.plan.stages:
+        if not stage.name.startswith(args.stage):
+            continue
         if stage.start is not None:
             stage.start()
         trainer.modes(stage)
@@ -84,7 +87,7 @@ def main() -> None:
             trainer.step += 1
             trainer.run_step(stage, trainer.step - 1, batch.part(0, 1))  # a new one each time, as in training
 
-        trainer.step = -period  # any step will do: what matters is which updates fall on it
+        trainer.step = period - 1  # all players are due: what matters is which updates fall on a step
         step()
         with Flops() as counter:
             for _ in range(period):
