@@ -25,7 +25,7 @@ SLOPE = 0.2
 HEAD_SIDE = 4
 """Maps are halved until they have at most this side before a linear layer looks at them (Table 4: 4 x 4 x 512)."""
 HEAD_CHANNELS = 512
-"""Channels are doubled at each halving up to this many (Table 4)."""
+"""Channels are doubled at each halving up to this many (Table 4); the widest level of VGG-19."""
 STYLE_HIDDEN = 1000
 """Width between the two linear layers of Table 4."""
 
@@ -226,12 +226,12 @@ class Inverter(nn.Module):
     """Feature inversion (Dosovitskiy and Brox 2016, as appendix A.1.2 has it): a map [N, C, h, h] -> the image [N, 3, S, S].
 
     Three convolutions, transposed convolutions that halve the channels until the image's size is there, a convolution to three
-    channels, tanh; LeakyReLU and no norm.
+    channels, tanh; LeakyReLU and no norm. Maps of more than 512 channels (MobileNet's deepest) are narrowed to 512 at first.
     """
 
     def __init__(self, channels: int, side: int, image_side: int, width: float = 1.0) -> None:
         super().__init__()
-        c = scaled(channels, width)
+        c = scaled(min(channels, HEAD_CHANNELS), width)
         doublings = max(0, round(math.log2(image_side / side)))
         self.sides = [-(-image_side // 2**k) for k in reversed(range(doublings))]
         self.image_side = image_side
