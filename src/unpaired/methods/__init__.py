@@ -17,6 +17,7 @@ METHODS: dict[str, str] = {
     "biggan": "unpaired.methods.biggan:BigGAN",
     "deepi2i": "unpaired.methods.deepi2i:DeepI2I",
     "cascade": "unpaired.methods.cascade:Cascade",
+    "deepvae": "unpaired.methods.deepvae:DeepVAE",
 }
 """Name -> ``module:class``; strings, so that the command line's help does not import torch."""
 

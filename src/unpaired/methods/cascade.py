@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from unpaired import losses
 from unpaired.errors import ConfigError
 from unpaired.methods.base import Adam, Batch, Stage, Update
-from unpaired.methods.levels import LevelConfig, LevelMethod, Maps, Weight, _of
+from unpaired.methods.levels import LevelConfig, LevelMethod, Maps, Weight, bind
 from unpaired.networks.feature_maps import Conditional, ContentTrunk, Critic, DeepTranslator, StyleFromMap
 
 
@@ -92,13 +92,13 @@ class Cascade(LevelMethod):
                 continue
             key = str(level)
             updates = [
-                Update(f"translator-{level}", _of(self.translator_loss, index), (self.makers[key],), adam, every=c.generator_every)
+                Update(f"translator-{level}", bind(self.translator_loss, index), (self.makers[key],), adam, every=c.generator_every)
             ]
             if c.adversarial_weight > 0:
-                critic = Update(f"critic-{level}", _of(self.critic_loss, index), (self.critics[key],), adam)
+                critic = Update(f"critic-{level}", bind(self.critic_loss, index), (self.critics[key],), adam)
                 updates.insert(0, critic)
             stages.append(
-                Stage(f"level-{level}", c.level_steps, tuple(updates), c.batch_size, start=_of(self.start_level, index))
+                Stage(f"level-{level}", c.level_steps, tuple(updates), c.batch_size, start=bind(self.start_level, index))
             )
         return tuple(stages)
 
@@ -123,23 +123,16 @@ class Cascade(LevelMethod):
             raise ConfigError(f"this model translates between {' and '.join(self.domains)}, not {source} to {target}")
         return self.domains.index(source), self.domains.index(target)
 
-    @property
-    def _shown(self) -> int:
-        """How many levels a translation goes through: those begun, or all where the last of them has no inversion network."""
-        count = int(self.reached)
-        levels = self.config.levels
-        return count if count and levels[count - 1] in self.config.inverted else len(levels)
-
     def translate(
         self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """image -> features -> 5 -> 4 -> 3 -> inversion -> image (Fig. 3)."""
         s, t = self._way(source, target)
         maps: Maps = self.pyramid(images, s)
-        last = self.config.levels[self._shown - 1]
+        last = self.config.levels[self.shown - 1]
         if not int(self.reached):  # no translator yet: the map in the other domain's units
             return self.picture(last, maps[last], t)
-        return self.picture(last, self.cascade(maps, t, self._shown)[-1], t)
+        return self.picture(last, self.cascade(maps, t, self.shown)[-1], t)
 
     def reconstruct(self, images: Tensor, domain: str) -> Tensor | None:
         """The inversion of the last level's map of ``images``: what the way through features costs, without translation."""
@@ -150,7 +143,7 @@ class Cascade(LevelMethod):
         """Fig. 1 and 25: inversions of the maps of ``images`` and of their translations, for each level with an inversion network."""
         s, t = self._way(source, target)
         maps: Maps = self.pyramid(images, s)
-        made = self.cascade(maps, t, self._shown)
+        made = self.cascade(maps, t, self.shown)
         return [
             (f"level {level}", self.picture(level, maps[level], s), self.picture(level, own, t))
             for level, own in zip(self.config.levels, made, strict=False)

@@ -131,6 +131,9 @@ class LevelMethod(Method):
     # Levels are trained on the raw weights of the deeper ones, and their hashes say so: an average would be another network.
     never_averaged: ClassVar[tuple[str, ...]] = ("pyramid", "makers", "encoder")
 
+    made_from_deeper: ClassVar[bool] = True
+    """A level is trained on what the networks of the deeper ones give, and not on real maps alone."""
+
     made_on: Tensor
     """uint8 [levels, 32]: for each level SHA-256 of all that it was trained on, 0 where it has not been trained."""
     inverted_on: Tensor
@@ -209,6 +212,13 @@ class LevelMethod(Method):
         image: Tensor = inverters[domain](maps)
         return image
 
+    @property
+    def shown(self) -> int:
+        """How many levels an output goes through: those begun, or all where the last of them has no inversion network."""
+        count = int(self.reached)
+        levels = self.config.levels
+        return count if count and levels[count - 1] in self.config.inverted else len(levels)
+
     # -- feature inversion
 
     def inversion_stages(self) -> list[Stage]:
@@ -218,14 +228,14 @@ class LevelMethod(Method):
         stages = []
         for level in c.inverted:
             key = str(level)
-            updates = [Update(f"inverter-{level}", _of(self.inverter_loss, level), (self.inverters[key],), adam)]
+            updates = [Update(f"inverter-{level}", bind(self.inverter_loss, level), (self.inverters[key],), adam)]
             if c.inversion_gan_weight > 0:
-                judge = Update(f"judge-{level}", _of(self.judge_loss, level), (self.judges[key],), adam)
+                judge = Update(f"judge-{level}", bind(self.judge_loss, level), (self.judges[key],), adam)
                 updates.insert(0, judge)
             stages.append(
                 Stage(
                     f"inversion-{level}", c.inversion_steps, tuple(updates), c.inversion_batch_size,
-                    start=_of(self._start_inversion, c.levels.index(level)),
+                    start=bind(self._start_inversion, c.levels.index(level)),
                 )
             )  # fmt: skip
         return stages
@@ -280,7 +290,7 @@ class LevelMethod(Method):
         """SHA-256 of everything that level number ``index`` is trained on: the pyramid there and deeper, the deeper networks."""
         levels = self.config.levels
         sha = hashlib.sha256(self.pyramid.digest(levels[: index + 1]))
-        for level in levels[:index]:
+        for level in levels[:index] if self.made_from_deeper else ():
             for name, tensor in self.makers[str(level)].state_dict().items():
                 hash_tensor(sha, f"{level}.{name}", tensor)
         return sha.digest()
@@ -316,6 +326,6 @@ def _bytes(digest: bytes) -> Tensor:
     return torch.tensor(list(digest), dtype=torch.uint8)
 
 
-def _of(function: Any, *arguments: Any) -> Any:
-    """``function`` with its last arguments given."""
+def bind(function: Any, *arguments: Any) -> Any:
+    """``function`` with its last arguments given: a loss or a start that knows its level."""
     return lambda *first: function(*first, *arguments)
