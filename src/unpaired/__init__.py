@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from unpaired.evaluation import evaluate
     from unpaired.methods import METHODS
     from unpaired.runs import pretrain, train
+    from unpaired.synthesis import synthesize
     from unpaired.translation import Translator, load, translate_files
 
 _WHERE = {
@@ -33,6 +34,7 @@ _WHERE = {
     "evaluate": "unpaired.evaluation",
     "load": "unpaired.translation",
     "pretrain": "unpaired.runs",
+    "synthesize": "unpaired.synthesis",
     "train": "unpaired.runs",
     "translate_files": "unpaired.translation",
 }
@@ -47,6 +49,7 @@ __all__ = [
     "evaluate",
     "load",
     "pretrain",
+    "synthesize",
     "train",
     "translate_files",
 ]

@@ -214,6 +214,7 @@ def translate(
     overwrite: bool = False,
     mask: Path | None = None,
     mask_threshold: float | None = None,
+    levels: Path | None = None,
     quiet: bool = False,
 ) -> None:
     """Translate pictures or whole trees of them; the structure, sizes and inputs are kept.
@@ -252,11 +253,19 @@ def translate(
         Folder for the attention maps (method attend): 8-bit grey, 0 where the result equals the input exactly.
     mask_threshold
         Make the maps black and white at this value, 0 to 1; what is black stays as it was in the input.
+    levels
+        Folder for sheets of every level (method cascade): the input and its translation, from the deepest level on.
     quiet
         No progress.
     """
-    from unpaired.translation import translate_files
+    from unpaired.translation import load, translate_files
 
+    if levels is not None:
+        from unpaired.level_sheets import check_level_folder, write_level_sheets
+
+        check_level_folder(levels, out)
+        translator = load(model, device=device, precision=precision)
+        write_level_sheets(translator, list(inputs), to=to, source=source, folder=levels)
     done = translate_files(
         model, list(inputs), to=to, source=source, out=out, device=device, precision=precision, batch_size=batch_size, seed=seed,
         samples=samples, max_pixels=max_pixels, format=format, report=report, overwrite=overwrite, mask=mask,
@@ -264,6 +273,51 @@ def translate(
     )  # fmt: skip
     if not quiet:
         print(done.text())
+
+
+@app.command
+def synthesize(
+    model: Path,
+    /,
+    *,
+    out: Path,
+    n: int = 64,
+    seed: int = 0,
+    to: str | None = None,
+    interpolate: int = 0,
+    device: str = "auto",
+    precision: Literal["fp32", "bf16"] = "fp32",
+    overwrite: bool = False,
+) -> None:
+    """Draw pictures from noise (methods deepvae and biggan): PNG files and a sheet of them.
+
+    Parameters
+    ----------
+    model
+        Model file, checkpoint folder or run folder.
+    out
+        Folder for the pictures.
+    n
+        How many; with --interpolate, how many walks.
+    seed
+        Picture number i follows from the seed and i alone.
+    to
+        Domain, where the model knows several.
+    interpolate
+        Pictures on the way between two latents, one row of the sheet a walk.
+    device
+        auto, cpu, cuda or cuda:N.
+    precision
+        fp32 or bf16.
+    overwrite
+        Replace pictures that are there.
+    """
+    from unpaired.synthesis import synthesize as run
+
+    written = run(
+        model, out, count=n, seed=seed, domain=to, interpolate=interpolate, device=device, precision=precision, overwrite=overwrite
+    )  # fmt: skip
+    print(f"{len(written)} pictures: {out}; an overview: {out / 'sheet.png'}")
 
 
 @app.command

@@ -71,9 +71,7 @@ class Cascade(LevelMethod):
         if index == 0:
             return DeepTranslator(channels[level], c.width)
         deeper = c.levels[index - 1]
-        trunk = ContentTrunk(
-            channels[deeper], channels[level], sides[deeper], sides[level], c.width, c.narrowing
-        )
+        trunk = ContentTrunk(channels[deeper], channels[level], sides[deeper], sides[level], c.width, c.narrowing)
         return Conditional(trunk, StyleFromMap(channels[level], sides[level], trunk.widths, c.width))
 
     # -- plan
@@ -92,13 +90,21 @@ class Cascade(LevelMethod):
                 continue
             key = str(level)
             updates = [
-                Update(f"translator-{level}", bind(self.translator_loss, index), (self.makers[key],), adam, every=c.generator_every)
+                Update(
+                    f"translator-{level}",
+                    bind(self.translator_loss, index),
+                    (self.makers[key],),
+                    adam,
+                    every=c.generator_every,
+                )
             ]
             if c.adversarial_weight > 0:
                 critic = Update(f"critic-{level}", bind(self.critic_loss, index), (self.critics[key],), adam)
                 updates.insert(0, critic)
             stages.append(
-                Stage(f"level-{level}", c.level_steps, tuple(updates), c.batch_size, start=bind(self.start_level, index))
+                Stage(
+                    f"level-{level}", c.level_steps, tuple(updates), c.batch_size, start=bind(self.start_level, index)
+                )
             )
         return tuple(stages)
 

@@ -73,9 +73,7 @@ class DeepVAE(LevelMethod):
         self.makers, self.critics = nn.ModuleDict(), nn.ModuleDict()
         self.makers[str(deepest)] = MapDecoder(channels[deepest], sides[deepest], c.latent, c.width, c.decoder_last)
         for deeper, level in zip(c.levels, c.levels[1:], strict=False):
-            trunk = ContentTrunk(
-                channels[deeper], channels[level], sides[deeper], sides[level], c.width, c.narrowing
-            )
+            trunk = ContentTrunk(channels[deeper], channels[level], sides[deeper], sides[level], c.width, c.narrowing)
             self.makers[str(level)] = Conditional(trunk, StyleFromNoise(c.latent, trunk.widths, c.width))  # G_i
             seen = channels[level] + (channels[deeper] if c.critic_sees_condition else 0)
             self.critics[str(level)] = Critic(seen, sides[level], c.width)  # D_i

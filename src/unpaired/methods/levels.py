@@ -149,9 +149,7 @@ class LevelMethod(Method):
     ) -> None:
         super().__init__(config, domains, image_size=image_size, classes=classes)
         c: LevelConfig = config
-        self.pyramid = Pyramid(
-            c.network, c.levels, len(domains), image_size, tap=c.tap, clamp_at=c.clamp_at
-        )
+        self.pyramid = Pyramid(c.network, c.levels, len(domains), image_size, tap=c.tap, clamp_at=c.clamp_at)
         self._check_size()
         channels, sides = self.pyramid.channels, self.pyramid.sides
         self.inverters, self.judges = nn.ModuleDict(), nn.ModuleDict()
@@ -192,7 +190,9 @@ class LevelMethod(Method):
                 f"model.kept_levels = {list(c.kept_levels)} keeps what --start-from brings; without it there is nothing to keep"
             )
         if not c.inversion_steps:
-            raise ConfigError("model.inversion_steps = 0 keeps the inversion networks of --start-from; without it there are none")
+            raise ConfigError(
+                "model.inversion_steps = 0 keeps the inversion networks of --start-from; without it there are none"
+            )
         return self.pyramid.prepare(c.weights, self.domains, self.examples, c.statistics_images)
 
     # -- maps

@@ -125,7 +125,13 @@ class ContentTrunk(nn.Module):
     """
 
     def __init__(
-        self, deeper: int, channels: int, deeper_side: int, side: int, width: float = 1.0, narrowing: Narrowing = "computed"
+        self,
+        deeper: int,
+        channels: int,
+        deeper_side: int,
+        side: int,
+        width: float = 1.0,
+        narrowing: Narrowing = "computed",
     ) -> None:
         super().__init__()
         d = scaled(deeper, width)
@@ -283,9 +289,7 @@ LastLayer = Literal["tanh", "literal"]
 class MapDecoder(nn.Module):
     """Supplement, Table 5: G5, a latent [N, Z] -> the deepest map [N, C, h, h]. The first convolution is after a doubling."""
 
-    def __init__(
-        self, channels: int, side: int, latent: int, width: float = 1.0, last: LastLayer = "tanh"
-    ) -> None:
+    def __init__(self, channels: int, side: int, latent: int, width: float = 1.0, last: LastLayer = "tanh") -> None:
         super().__init__()
         c, self.side, self.half = scaled(channels, width), side, -(-side // 2)
         self.head = nn.Linear(latent, c * self.half**2)

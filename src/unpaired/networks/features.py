@@ -154,9 +154,7 @@ _ALEXNET_PYRAMID = tuple((f"conv{i}", f"relu{i}") for i in range(1, 6))
 _MOBILENET_PYRAMID = tuple((f"{name}{LINEAR}", name) for name in mobilenet.TAPS)
 
 NETWORKS: dict[str, Kind] = {
-    "vgg19": Kind(
-        _vgg19, ("relu1_1", "relu2_1", "relu3_1"), "relu3_3", 256, weights=("vgg19",), pyramid=_VGG_PYRAMID
-    ),
+    "vgg19": Kind(_vgg19, ("relu1_1", "relu2_1", "relu3_1"), "relu3_3", 256, weights=("vgg19",), pyramid=_VGG_PYRAMID),
     "squeezenet1_1": Kind(
         _squeezenet1_1, ("relu1", "fire3", "fire5"), "fire3", 128, 1, ("squeezenet1_1", "squeezenet_v1.1_features")
     ),

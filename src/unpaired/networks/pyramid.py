@@ -83,7 +83,9 @@ class Pyramid(nn.Module):
         super().__init__()
         able = [name for name, kind in NETWORKS.items() if kind.pyramid]
         if network not in able:
-            raise ConfigError(f"no feature pyramid of '{network}'.{nearest(network, able)} There are: {', '.join(able)}.")
+            raise ConfigError(
+                f"no feature pyramid of '{network}'.{nearest(network, able)} There are: {', '.join(able)}."
+            )
         self.network, self.levels, self.tap, self.clamp_at = network, tuple(levels), tap, clamp_at
         pairs = NETWORKS[network].pyramid
         self.layer = {level: pairs[level - 1][tap == "after"] for level in range(1, LEVELS + 1)}
@@ -209,5 +211,3 @@ def quantise(maps: Tensor, kind: str) -> Tensor:
 def restore(kept: Tensor) -> Tensor:
     """What :func:`quantise` gave, as float32 again."""
     return kept.float() / 127.5 - 1 if kept.dtype == torch.uint8 else kept.float()
-
-
