@@ -73,10 +73,10 @@ def perceptual_distances(images: Tensor, others: Tensor, layers: Layers, *, batc
         raise NotComparableError(f"not comparable: images of {list(images.shape[1:])} and {list(others.shape[1:])}")
     if not len(images) or not len(others):
         return torch.zeros(len(images), len(others))
-    own = [_codes(part, layers) for part in images.split(batch)]
+    own = [_codes(part, layers) for part in torch.split(images, batch)]
     mine = [torch.cat(layer) for layer in zip(*own, strict=True)]
     columns = []
-    for part in others.split(batch):
+    for part in torch.split(others, batch):
         theirs = _codes(part, layers)
         # |â|² + |b̂|² - 2 â·b̂; a place where all channels are 0 has length 0, not 1
         each = [

@@ -54,10 +54,12 @@ def between(a: Tensor, b: Tensor, steps: int) -> Tensor:
     cosine = torch.dot(x, y) / (x.norm() * y.norm()).clamp_min(1e-12)
     angle = torch.acos(cosine.clamp(-1, 1))
     if float(torch.sin(angle)) < 1e-6:  # the same direction, or no circle between opposite ones
-        return torch.lerp(x, y, t).float()
+        straight: Tensor = torch.lerp(x, y, t).float()
+        return straight
     length = torch.lerp(x.norm(), y.norm(), t)
     unit = (torch.sin((1 - t) * angle) * (x / x.norm()) + torch.sin(t * angle) * (y / y.norm())) / torch.sin(angle)
-    return (length * unit).float()
+    way: Tensor = (length * unit).float()
+    return way
 
 
 def draw(translator: Translator, noise: Tensor, domain: str) -> Tensor:
@@ -65,7 +67,7 @@ def draw(translator: Translator, noise: Tensor, domain: str) -> Tensor:
     side = translator.method.fixed_size or translator.method.image_size
     source = None if translator.method.any_source else domain
     parts = []
-    for part in noise.split(BATCH):
+    for part in torch.split(noise, BATCH):
         blank = torch.zeros(len(part), 3, side, side)  # only its number counts
         parts.append(translator.translate(blank, source, domain, latents=part).cpu())
     return torch.cat(parts)
@@ -120,7 +122,7 @@ def synthesize(
     if not bool(images.isfinite().all()):
         raise UnpairedError("the model's images are not finite (NaN or infinity); nothing was written")
     columns = interpolate or COLUMNS
-    rows = [list(row) for row in images[: max(MAX_ON_SHEET // columns, 1) * columns].split(columns)]
+    rows = [list(row) for row in torch.split(images[: max(MAX_ON_SHEET // columns, 1) * columns], columns)]
     about = {"model": translator.sha256, "n": count, "seed": seed, "domain": domain, "interpolate": interpolate}
     try:
         out.mkdir(parents=True, exist_ok=True)

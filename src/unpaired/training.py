@@ -84,6 +84,8 @@ class Trainer:
         )
         self.settings = config.training
         self.plan = Plan(method.stages())
+        if config.data.views:
+            method.view_counts = {d: pool.count(d) * config.data.views for d in method.domains}
         self.watch = Watch()
         self.step = 0
         self.pretrained: list[dict[str, str]] = []

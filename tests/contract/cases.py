@@ -60,14 +60,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
             "levels": [5, 4, 3],
             "generator_every": 2,
             "batch_size": 2,
-            "level_steps": 3,
+            "level_steps": 4,
+            "invert_all": False,
             "inversion_batch_size": 3,
             "inversion_steps": 2,
         },
     },
     "deepvae": {
-        "data": {"size": 32},
+        "data": {"size": 32, "views": 2},
         "model": {
+            "feature_cache": "uint8",
             "network": "tiny",
             "weights": "random",
             "width": 0.05,

@@ -136,6 +136,8 @@ class Method(nn.Module):
         self.examples: Callable[..., Tensor] | None = None
         """While :meth:`prepare` runs in a training: (domain, at most so many, first = 0) -> its training images from number
         ``first`` on, centre crops [n, 3, S, S]; none after the last."""
+        self.view_counts: dict[str, int] | None = None
+        """In a training whose images have a limited number of crops (``data.views``): how many there are of each domain."""
         self.has_weights = False
         """Set where a run begins with the weights of another model of this method: :meth:`prepare` must leave those alone."""
         self.monitor: dict[str, Tensor] = {}

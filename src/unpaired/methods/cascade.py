@@ -166,9 +166,9 @@ class Cascade(LevelMethod):
 
     # -- losses
 
-    def _both(self, batch: Batch) -> tuple[Maps, Maps]:
-        """The maps of a and of b."""
-        return self.maps(batch.source, 0), self.maps(batch.target, 1)
+    def _both(self, batch: Batch, index: int) -> tuple[Maps, Maps]:
+        """The maps of a and of b, down to level number ``index``."""
+        return self.maps(batch.source, 0, index), self.maps(batch.target, 1, index)
 
     def _conditions(self, index: int, real: tuple[Maps, Maps]) -> tuple[Tensor | None, Tensor | None]:
         """(ã_{i+1}, b̃_{i+1}), by target, from the frozen translators of the deeper levels; None for the deepest."""
@@ -180,7 +180,7 @@ class Cascade(LevelMethod):
     def critic_loss(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """Eq. 1 for the critics, of both domains: E D(ỹ) - E D(y) + λ_gp E (||∇D(ŷ)|| - 1)²; unconditional at every level."""
         c: CascadeConfig = self.config
-        level, real = c.levels[index], self._both(batch)
+        level, real = c.levels[index], self._both(batch, index)
         critics: Any = self.critics[str(level)]
         deeper = self._conditions(index, real)
         terms = {}
@@ -199,7 +199,7 @@ class Cascade(LevelMethod):
         Below the deepest level, the way back and the identity are given the *real* deeper map.
         """
         c: CascadeConfig = self.config
-        level, real = c.levels[index], self._both(batch)
+        level, real = c.levels[index], self._both(batch, index)
         critics: Any = self.critics[str(level)]
         translated = self._conditions(index, real)
         terms = {}

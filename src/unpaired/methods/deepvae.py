@@ -122,7 +122,7 @@ class DeepVAE(LevelMethod):
     def synthesise(self, latents: Tensor, count: int, deepest: Tensor | None = None) -> list[Tensor]:
         """Maps of the first ``count`` levels from [N, ``latent_size``]; ``deepest`` replaces the first one."""
         made: list[Tensor] = []
-        for index, noise in enumerate(latents.split(self.config.latent, dim=1)[:count]):
+        for index, noise in enumerate(torch.split(latents, self.config.latent, dim=1)[:count]):
             if index == 0 and deepest is not None:
                 made.append(deepest)
             else:
@@ -175,7 +175,7 @@ class DeepVAE(LevelMethod):
     def vae_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Eq. 1 as a loss, divided by the elements of a map: ½ ||x - G(z)||² + β KL(q(z | x) || N(0, I)), z ~ q = N(μ, σ²)."""
         c: DeepVAEConfig = self.config
-        x = self.maps(batch.source, 0)[c.levels[0]]
+        x = self.maps(batch.source, 0, 0)[c.levels[0]]
         mean, log_variance = self.encoder(x)
         z = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
         elements = x[0].numel()
@@ -186,7 +186,7 @@ class DeepVAE(LevelMethod):
 
     def _pair(self, batch: Batch, index: int) -> tuple[Tensor, Tensor]:
         """Real maps (y, x) of level number ``index`` and of the next deeper one, of the same crops."""
-        maps: Maps = self.maps(batch.source, 0)
+        maps: Maps = self.maps(batch.source, 0, index)
         return maps[self.config.levels[index]], maps[self.config.levels[index - 1]]
 
     def _noise(self, like: Tensor) -> Tensor:

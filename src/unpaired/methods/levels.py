@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from unpaired import losses
 from unpaired.config import MethodConfig
 from unpaired.errors import CheckpointError, ConfigError
+from unpaired.map_cache import MapCache
 from unpaired.methods.base import Adam, Batch, Method, Stage, Update
 from unpaired.networks.feature_maps import Inverter, Narrowing
 from unpaired.networks.patchgan import StridedPatches
@@ -64,6 +65,12 @@ class LevelConfig(MethodConfig):
     """Its strided convolutions."""
     invert_all: bool = True
     """Train an inversion network for each level, for pictures of them; False: for the last one alone, which makes the image."""
+
+    feature_cache: Literal["off", "uint8", "bf16"] = "off"
+    """Round maps to 256 steps or to bf16, so that they can be kept on disk where ``data.views`` limits the crops. What is learnt
+    is the same whether a map was read or computed."""
+    feature_cache_gib: Positive = 16.0
+    """Largest file of features in GiB; where all crops do not fit, maps are computed each time."""
 
     penalty_weight: Weight = 10.0
     """λ_gp of the gradient penalty."""
@@ -161,6 +168,7 @@ class LevelMethod(Method):
             self.register_buffer(name, torch.zeros(len(c.levels), 32, dtype=torch.uint8))
         self.register_buffer("reached", torch.zeros((), dtype=torch.int64))
         self._last_maps: dict[int, tuple[Tensor, Maps]] = {}
+        self._maps_kept: MapCache | None = None
 
     def _check_size(self) -> None:
         c: LevelConfig = self.config
@@ -197,14 +205,25 @@ class LevelMethod(Method):
 
     # -- maps
 
-    def maps(self, images: Tensor, domain: int) -> Maps:
-        """All levels of ``images``; those of the images asked for last are kept, since the players of a step share a batch."""
+    def maps(self, images: Tensor, domain: int, index: int) -> Maps:
+        """Levels of ``images`` down to number ``index``, all of the same crops, in training. Those of the images asked for last are
+        kept, since the players of a step share a batch."""
         last = self._last_maps.get(domain)
-        if last is not None and last[0] is images:
+        if last is not None and last[0] is images and len(last[1]) > index:
             return last[1]
-        found: Maps = self.pyramid(images, domain)
+        if self.config.feature_cache == "off":
+            found: Maps = self.pyramid(images, domain, self.config.levels[: index + 1])
+        else:
+            found = self._cache().maps(images, domain, index + 1)
         self._last_maps[domain] = (images, found)
         return found
+
+    def _cache(self) -> MapCache:
+        if self._maps_kept is None:
+            c: LevelConfig = self.config
+            crops = sum(self.view_counts.values()) if self.view_counts else 0
+            self._maps_kept = MapCache(self.pyramid, c.feature_cache, crops, c.feature_cache_gib)
+        return self._maps_kept
 
     def picture(self, level: int, maps: Tensor, domain: int) -> Tensor:
         """The inversion of a map of ``domain``: [N, 3, S, S]."""
@@ -247,10 +266,11 @@ class LevelMethod(Method):
     def judge_loss(self, batch: Batch, level: int) -> dict[str, Tensor]:
         """LSGAN: what the discriminators pay for real images and for inversions."""
         judges: Any = self.judges[str(level)]
+        index = self.config.levels.index(level)
         terms, right = {}, []
         for domain, (name, images) in enumerate(zip(self.domains, self.sides_of(batch), strict=True)):
             with torch.no_grad():
-                fake = self.picture(level, self.maps(images, domain)[level], domain)
+                fake = self.picture(level, self.maps(images, domain, index)[level], domain)
             judged_real, judged_fake = judges[domain](images), judges[domain](fake)
             terms[f"real/{name}"] = losses.judged_real(judged_real, "lsgan")
             terms[f"fake/{name}"] = losses.judged_fake(judged_fake, "lsgan")
@@ -261,9 +281,10 @@ class LevelMethod(Method):
     def inverter_loss(self, batch: Batch, level: int) -> dict[str, Tensor]:
         """Reconstruction of the image and of its features, and LSGAN (Dosovitskiy and Brox 2016)."""
         c: LevelConfig = self.config
+        index = c.levels.index(level)
         terms: dict[str, Tensor] = {}
         for domain, (name, images) in enumerate(zip(self.domains, self.sides_of(batch), strict=True)):
-            image = self.picture(level, self.maps(images, domain)[level], domain)
+            image = self.picture(level, self.maps(images, domain, index)[level], domain)
             if c.image_weight > 0:
                 l2 = c.image_distance == "l2"
                 far = losses.mean_square(image - images) if l2 else losses.mean_l1(image, images)

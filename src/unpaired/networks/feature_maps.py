@@ -149,7 +149,7 @@ class ContentTrunk(nn.Module):
         return 2 * sum(self.widths)
 
     def forward(self, deeper: Tensor, style: Tensor) -> Tensor:
-        s1, s2, s3 = style.split([2 * w for w in self.widths], dim=1)
+        s1, s2, s3 = torch.split(style, [2 * w for w in self.widths], dim=1)
         x = F.leaky_relu(adaptive_norm(self.first(deeper), s1), SLOPE)
         x = F.leaky_relu(adaptive_norm(self.second(x), s2), SLOPE)
         x = grow(self.up, x, self.side) if isinstance(self.up, nn.ConvTranspose2d) else self.up(x)
@@ -291,8 +291,8 @@ class MapDecoder(nn.Module):
 
     def __init__(self, channels: int, side: int, latent: int, width: float = 1.0, last: LastLayer = "tanh") -> None:
         super().__init__()
-        c, self.side, self.half = scaled(channels, width), side, -(-side // 2)
-        self.head = nn.Linear(latent, c * self.half**2)
+        c, self.side, self.small = scaled(channels, width), side, -(-side // 2)
+        self.head = nn.Linear(latent, c * self.small**2)
         self.convolutions = nn.ModuleList()
         for i in range(5):
             outputs = channels if i == 4 else c
@@ -305,8 +305,9 @@ class MapDecoder(nn.Module):
         normal_convolutions(self.convolutions)
 
     def forward(self, latent: Tensor) -> Tensor:
-        x = self.head(latent).unflatten(1, (-1, self.half, self.half))  # [N, C, h/2, h/2]
+        x: Tensor = self.head(latent).unflatten(1, (-1, self.small, self.small))  # [N, C, h/2, h/2]
         x = F.interpolate(x, size=(self.side, self.side), mode="nearest")
         for layer in self.convolutions:
             x = layer(x)
-        return x.float()
+        made: Tensor = x.float()
+        return made

@@ -211,7 +211,7 @@ class Features(nn.Module):
             if len(found) == len(set(wanted)):
                 break
             if name + LINEAR in wanted:
-                found[name + LINEAR] = x = layer.linear(x)
+                found[name + LINEAR] = x = layer.linear(x)  # type: ignore[operator]  # __init__ looked
                 x = F.relu6(x)  # not in place: the tap stays what it was
             else:
                 x = layer(x)
