@@ -91,7 +91,7 @@ class MapCache:
         whole = np.stack(records) if records else np.zeros((0, sum(sizes)), np.uint8)
         parts = torch.split(torch.from_numpy(whole).to(device), sizes, dim=1)
         return {
-            level: part.contiguous().view(self.dtype).unflatten(1, (c, h, h))
+            level: part.contiguous().view(self.dtype).view(-1, c, h, h)
             for (level, (c, h)), part in zip(self.shapes.items(), parts, strict=False)
         }
 
