@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -48,7 +50,7 @@ def test_every_network_fits_every_pyramid(
     with torch.device("meta"):
         maps = {level: torch.zeros(2, p.channels[level], p.sides[level], p.sides[level]) for level in ALL}
         assert fm.DeepTranslator(p.channels[5])(maps[5]).shape == maps[5].shape
-        for deeper, level in zip(ALL, ALL[1:], strict=False):
+        for deeper, level in itertools.pairwise(ALL):
             trunk = fm.ContentTrunk(p.channels[deeper], p.channels[level], p.sides[deeper], p.sides[level], 0.25)
             style = fm.StyleFromMap(p.channels[level], p.sides[level], trunk.widths, 0.25)
             assert fm.Conditional(trunk, style)(maps[level], maps[deeper]).shape == maps[level].shape
@@ -103,7 +105,10 @@ def test_deepest_translator_meets_the_sizes_of_the_paper() -> None:
 
 def test_streamed_statistics_equal_direct_ones() -> None:
     """In blocks of any size, in float64, also where the mean is far larger than the deviation; a constant channel counts as 1."""
-    x = torch.randn(7, 3, 5, 4, generator=torch.Generator().manual_seed(1)) + torch.tensor([0.0, 1e4, 3.0])[:, None, None]
+    x = (
+        torch.randn(7, 3, 5, 4, generator=torch.Generator().manual_seed(1))
+        + torch.tensor([0.0, 1e4, 3.0])[:, None, None]
+    )
     x[:, 2] = 3.0
     moments = Moments(3)
     for block in (x[:2], x[2:3], x[3:]):

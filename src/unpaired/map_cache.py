@@ -87,9 +87,10 @@ class MapCache:
         return list(torch.cat(parts, dim=1).numpy())
 
     def _unpacked(self, records: list[NDArray[np.uint8]], count: int, device: torch.device) -> dict[int, Tensor]:
-        sizes = self.sizes[:count]
-        whole = np.stack(records) if records else np.zeros((0, sum(sizes)), np.uint8)
-        parts = torch.split(torch.from_numpy(whole).to(device), sizes, dim=1)
+        if not records:
+            shapes = list(self.shapes.items())[:count]
+            return {level: torch.zeros(0, c, h, h, dtype=self.dtype, device=device) for level, (c, h) in shapes}
+        parts = torch.split(torch.from_numpy(np.stack(records)).to(device), self.sizes[:count], dim=1)
         return {
             level: part.contiguous().view(self.dtype).view(-1, c, h, h)
             for (level, (c, h)), part in zip(self.shapes.items(), parts, strict=False)

@@ -105,6 +105,7 @@ def synthesize(
         raise ConfigError(
             f"n = {count}, interpolate = {interpolate}: wanted 1 to {MOST:,} images in all, and at least 2 on a way"
         )
+    latents(translator, 0, seed)  # refuses a model without noise, before anything else
     domain = _domain(translator, domain)
     if interpolate:
         ends = latents(translator, 2 * count, seed)

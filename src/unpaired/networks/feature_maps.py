@@ -36,8 +36,9 @@ def scaled(channels: int, width: float) -> int:
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """In 32 groups, or as many as divide ``channels`` where that is less (Wu and He 2018)."""
-    return nn.GroupNorm(math.gcd(32, channels), channels)
+    """In 32 groups (Wu and He 2018), or fewer where there are few channels: two a group at least, so that a map of one position
+    has something to be normalised over."""
+    return nn.GroupNorm(math.gcd(32, channels // 2), channels)
 
 
 def grow(layer: nn.ConvTranspose2d, x: Tensor, side: int) -> Tensor:
