@@ -196,6 +196,64 @@ def pretrain(
 
 
 @app.command
+def finetune(
+    data: Path,
+    /,
+    *,
+    out: Path,
+    network: Literal["vgg19", "mobilenet_v1"] = "vgg19",
+    weights: str = "pretrained",
+    epochs: int = 50,
+    batch_size: int = 25,
+    lr: float = 0.01,
+    momentum: float = 0.9,
+    size: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Fine-tune a classifier's deepest layers to tell the domains apart, as another source of features (method cascade).
+
+    Parameters
+    ----------
+    data
+        Folder of images, as for training.
+    out
+        File to write, ending in .safetensors; then unpaired train --weights FILE.
+    network
+        Which classifier.
+    weights
+        Its pretrained weights: file or folder, or random to do without.
+    epochs
+        Passes over all images.
+    batch_size
+        Images in a step.
+    lr
+        Learning rate, constant.
+    momentum
+        Of the gradient descent.
+    size
+        Side of the crops in pixels; the network's own when left out.
+    seed
+        Everything random follows from it.
+    device
+        auto, cpu, cuda or cuda:N.
+    overwrite
+        Replace a file that is there.
+    quiet
+        No progress.
+    """
+    from unpaired.finetuning import finetune as run
+
+    done = run(
+        data, out, network=network, pretrained=weights, epochs=epochs, batch_size=batch_size, lr=lr, momentum=momentum, size=size,
+        seed=seed, device=device, overwrite=overwrite, quiet=quiet,
+    )  # fmt: skip
+    print(done.text())
+
+
+@app.command
 def translate(
     model: Path,
     /,

@@ -124,7 +124,12 @@ class Pyramid(nn.Module):
 
     def load(self, weights: str) -> dict[str, str]:
         """Fill the network from ``pretrained`` or a path; where it came from. Raises WeightsError."""
-        return load_pretrained(self.features, None if weights == "pretrained" else Path(weights).expanduser())
+        from unpaired import finetuning  # not at the top: it trains, and so imports what imports this
+
+        path = None if weights == "pretrained" else Path(weights).expanduser()
+        if path is not None and finetuning.is_finetuned(path):
+            return finetuning.fill(self.features, path)
+        return load_pretrained(self.features, path)
 
     @torch.no_grad()
     def measure(self, domain: int, images: Iterable[Tensor]) -> None:
