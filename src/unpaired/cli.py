@@ -457,6 +457,64 @@ def evaluate(
 
 
 @app.command
+def look(
+    model: Path,
+    data: Path,
+    /,
+    *,
+    to: str,
+    out: Path,
+    source: str | None = None,
+    network: Literal["mobilenet_v1", "alexnet", "vgg19", "squeezenet1_1"] = "mobilenet_v1",
+    features: str | None = None,
+    weights: Path | None = None,
+    limit: int = 200,
+    rows: int = 16,
+    nearest: int = 3,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """A map of deep features of source, target and translations (t-SNE), and the target images nearest to each translation.
+
+    Parameters
+    ----------
+    model
+        Model file, checkpoint folder or run folder.
+    data
+        Folder of images, as for training.
+    to
+        Domain to translate to.
+    out
+        Folder for map.png (source blue, target red, translations cyan), neighbours.png and look.json.
+    source
+        Domain of the inputs, where it does not follow from --to.
+    network
+        Feature network of the perceptual distance.
+    features
+        Feature network of the map: vgg19_fc7 as in the paper, or a backbone's name; that of --network when left out.
+    weights
+        File or folder with the weights of both.
+    limit
+        Images of each kind.
+    rows
+        Rows of neighbours.png.
+    nearest
+        Target images in each row.
+    seed
+        Of the map, and of random outputs.
+    device
+        auto, cpu, cuda or cuda:N.
+    """
+    from unpaired.look import look as run
+
+    done = run(
+        model, data, out, to=to, source=source, network=network, features=features, weights=weights, limit=limit, rows=rows,
+        nearest=nearest, seed=seed, device=device,
+    )  # fmt: skip
+    print(done.text())
+
+
+@app.command
 def check(data: Path, /, *, json: bool = False) -> None:
     """Look at a data folder: what is there, what is wrong, and how to train on it. Exit 2 when training would refuse.
 
