@@ -31,8 +31,8 @@ STYLE_HIDDEN = 1000
 
 
 def scaled(channels: int, width: float) -> int:
-    """``channels`` times ``width``: even and at least 4."""
-    return max(4, 2 * round(channels * width / 2))
+    """``channels`` times ``width``: a multiple of 4, so that half of it can be normalised in groups of two."""
+    return max(4, 4 * round(channels * width / 4))
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
