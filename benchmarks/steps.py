@@ -1,6 +1,9 @@
 """Cost of a training step of each stage of a preset: milliseconds, GFLOP, peak memory; random images and random weights.
 
-    python benchmarks/steps.py attend-horse2zebra [--precision bf16] [--steps 10] [--set KEY=VALUE …]
+    python benchmarks/steps.py attend-horse2zebra [--precision bf16] [--steps 10] [--stage NAME] [--set KEY=VALUE …]
+    python benchmarks/steps.py cascade-zebra2giraffe --count
+
+Cached features: --set model.feature_cache=uint8 data.views=8 (the measured steps then read what the first one wrote).
 
 On a CPU the time is that of all threads together and of the clock (other programs disturb the latter), and the memory is
 the process's peak; on a GPU the time is the clock's after synchronising, and the memory PyTorch's peak. FLOP are counted by
@@ -24,8 +27,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from unpaired import devices, runs, training
-from unpaired.config import parse_assignments
+from unpaired.config import RunConfig, parse_assignments
 from unpaired.data.sampling import ArrayPool, Sampler
+from unpaired.methods import method_class
+from unpaired.methods.base import Batch
 
 
 class Flops(TorchDispatchMode):
@@ -43,6 +48,41 @@ class Flops(TorchDispatchMode):
         return result
 
 
+def count_flop(config: RunConfig, args: argparse.Namespace) -> None:
+    """Print the FLOP of one step of each stage, a player that is due every k-th step counted as 1 / k."""
+    plain = torch.autocast
+    torch.autocast = lambda kind, **options: plain("cpu" if kind == "meta" else kind, **options)  # type: ignore[misc, assignment]
+    with torch.device("meta"):
+        names = ("a", "b")[: 2 if method_class(config.method).max_domains != 1 else 1]
+        method = runs.build(config, names)
+        side = config.data.size
+        for stage in method.stages():
+            if not stage.name.startswith(args.stage):
+                continue
+            total = 0.0
+            n = torch.zeros(stage.batch_size, dtype=torch.int64)
+            images = [torch.zeros(stage.batch_size, 3, side, side) for _ in range(2)]
+            for update in stage.updates:
+                method.eval().requires_grad_(False)
+                for module in (*(m for u in stage.updates for m in u.modules), *stage.train_mode):
+                    module.train()
+                for module in update.modules:
+                    module.requires_grad_(True)
+                with Flops() as counter:
+                    torch.stack(list(update.loss(Batch(images[0], n, images[1], n)).values())).sum().backward()
+                total += counter.total / update.every
+            print(
+                json.dumps(
+                    {
+                        "preset": args.preset,
+                        "stage": stage.name,
+                        "batch": stage.batch_size,
+                        "gflop": round(total / 1e9, 1),
+                    }
+                )
+            )
+
+
 def main() -> None:
     """Parse, build, step through every stage, print one JSON object a stage."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -50,11 +90,17 @@ def main() -> None:
     p.add_argument("--precision", default="fp32", choices=("fp32", "tf32", "bf16"))
     p.add_argument("--device", default="auto")
     p.add_argument("--steps", type=int, default=10, help="measured, rounded up to whole rounds of the players")
+    p.add_argument(
+        "--count", action="store_true", help="FLOP alone, of tensors without contents: any size on any machine"
+    )
     p.add_argument("--stage", default="", help="only stages whose name starts with this")
     p.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     args = p.parse_args()
     settings = {"training.precision": args.precision, "training.device": args.device, **parse_assignments(args.set)}
     config = runs.resolve(preset=args.preset, settings=settings)
+    if args.count:
+        count_flop(config, args)
+        return
     device = devices.choose_device(args.device)
     devices.set_products(args.precision)
     source = getattr(config.model, "source", "") or "a"

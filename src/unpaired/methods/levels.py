@@ -168,6 +168,7 @@ class LevelMethod(Method):
             self.register_buffer(name, torch.zeros(len(c.levels), 32, dtype=torch.uint8))
         self.register_buffer("reached", torch.zeros((), dtype=torch.int64))
         self._last_maps: dict[int, tuple[Tensor, Maps]] = {}
+        self._last_real: dict[int, tuple[Tensor, int, Tensor, list[Tensor]]] = {}
         self._maps_kept: MapCache | None = None
 
     def _check_size(self) -> None:
@@ -263,14 +264,31 @@ class LevelMethod(Method):
         """The images of each domain, in the order of the domains; all are different ones."""
         return [batch.source, batch.target][: len(self.domains)]
 
+    def _real(self, images: Tensor, domain: int, level: int) -> tuple[Tensor, list[Tensor]]:
+        """The map of real images at ``level``, and their activations where the perceptual distance wants them: one pass for both,
+        and for both players of a step."""
+        last = self._last_real.get(domain)
+        if last is not None and last[0] is images and last[1] == level:
+            return last[2], last[3]
+        c: LevelConfig = self.config
+        activations: list[Tensor] = []
+        if c.feature_cache == "off" and c.perceptual_weight > 0:
+            own, activations = self.pyramid.with_activations(images, domain, level)
+        else:
+            own = self.maps(images, domain, c.levels.index(level))[level]
+            if c.perceptual_weight > 0:
+                with torch.no_grad():
+                    activations = self.pyramid.activations(images)
+        self._last_real[domain] = (images, level, own, activations)
+        return own, activations
+
     def judge_loss(self, batch: Batch, level: int) -> dict[str, Tensor]:
         """LSGAN: what the discriminators pay for real images and for inversions."""
         judges: Any = self.judges[str(level)]
-        index = self.config.levels.index(level)
         terms, right = {}, []
         for domain, (name, images) in enumerate(zip(self.domains, self.sides_of(batch), strict=True)):
             with torch.no_grad():
-                fake = self.picture(level, self.maps(images, domain, index)[level], domain)
+                fake = self.picture(level, self._real(images, domain, level)[0], domain)
             judged_real, judged_fake = judges[domain](images), judges[domain](fake)
             terms[f"real/{name}"] = losses.judged_real(judged_real, "lsgan")
             terms[f"fake/{name}"] = losses.judged_fake(judged_fake, "lsgan")
@@ -281,26 +299,24 @@ class LevelMethod(Method):
     def inverter_loss(self, batch: Batch, level: int) -> dict[str, Tensor]:
         """Reconstruction of the image and of its features, and LSGAN (Dosovitskiy and Brox 2016)."""
         c: LevelConfig = self.config
-        index = c.levels.index(level)
         terms: dict[str, Tensor] = {}
         for domain, (name, images) in enumerate(zip(self.domains, self.sides_of(batch), strict=True)):
-            image = self.picture(level, self.maps(images, domain, index)[level], domain)
+            own, activations = self._real(images, domain, level)
+            image = self.picture(level, own, domain)
             if c.image_weight > 0:
                 l2 = c.image_distance == "l2"
                 far = losses.mean_square(image - images) if l2 else losses.mean_l1(image, images)
                 terms[f"image/{name}"] = c.image_weight * far
             if c.perceptual_weight > 0:
-                terms[f"perceptual/{name}"] = c.perceptual_weight * self._perceptual(images, image)
+                terms[f"perceptual/{name}"] = c.perceptual_weight * self._perceptual(activations, image)
             if c.inversion_gan_weight > 0:
                 judges: Any = self.judges[str(level)]
                 terms[f"gan/{name}"] = c.inversion_gan_weight * losses.fooling(judges[domain](image), "lsgan")
         return terms
 
-    def _perceptual(self, images: Tensor, inverted: Tensor) -> Tensor:
+    def _perceptual(self, real: list[Tensor], inverted: Tensor) -> Tensor:
         """Σ w_l mean (φ_l(x) - φ_l(x̂))² over the five levels after their ReLU, Σ w_l = 1."""
         c: LevelConfig = self.config
-        with torch.no_grad():
-            real = self.pyramid.activations(images)
         pairs = zip(real, self.pyramid.activations(inverted), c.perceptual_levels, strict=True)
         terms = [w * losses.mean_square(a.float() - b.float()) for a, b, w in pairs if w]
         return torch.stack(terms).sum() / sum(c.perceptual_levels)

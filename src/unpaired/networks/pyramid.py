@@ -166,6 +166,13 @@ class Pyramid(nn.Module):
         """All five levels after their ReLU, from level 1 on, as the classifier has them: for perceptual distances."""
         return self.features(images, [self.relu[level] for level in range(1, LEVELS + 1)])  # type: ignore[no-any-return]
 
+    @torch.no_grad()
+    def with_activations(self, images: Tensor, domain: int, level: int) -> tuple[Tensor, list[Tensor]]:
+        """The map of one level as :meth:`forward` gives it, and :meth:`activations`, in one pass."""
+        taps = [self.layer[level], *(self.relu[i] for i in range(1, LEVELS + 1))]
+        raw, *activations = self.features(images, taps)
+        return self.normalise(level, raw, domain), activations
+
     def digest(self, levels: Sequence[int]) -> bytes:
         """SHA-256 of what decides the maps of ``levels``: network, tap, k, weights, statistics."""
         sha = hashlib.sha256(repr((self.network, self.tap, float(self.clamp_at), tuple(levels))).encode())
