@@ -124,11 +124,13 @@ def train(
         "seed": seed, "model.weights": weights, "training.precision": precision, "training.device": device, "training.compile": compile, "data.workers": workers,
     }  # fmt: skip
     settings |= {key: value for key, value in named.items() if value is not None}
-    run(
+    trained = run(
         data, out, method=method, preset=preset, config=config, settings=settings, steps=steps, start_from=start_from,
         pretrained=pretrained, allow_change=allow_change, quiet=quiet,
     )  # fmt: skip
-    if not quiet:
+    if not quiet and len(trained.domains) == 1:
+        print(f"done: {out}\nnext: unpaired synthesize {shlex.quote(str(out))} --n 64 --out DIR")
+    elif not quiet:
         print(f"done: {out}\nnext: unpaired translate {shlex.quote(str(out))} PICTURES --to DOMAIN --out DIR")
 
 
