@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types wheel clean help
+.PHONY: demo test faults faults-long lint types wheel clean help
 
 help:
 	@echo "make demo    train and translate on embedded real images, leave demo/report.html (about six minutes on two cores)"
 	@echo "make test    run all tests"
+	@echo "make faults  the whole fault suite: kills, full disks, hostile files, signals, ranks (eight minutes); make faults-long: 1,000 kills"
 	@echo "make lint    ruff;  make types: mypy;  make wheel: build the wheel and try it in an empty environment"
 
 $(VENV)/made: pyproject.toml
@@ -21,6 +22,15 @@ demo: $(VENV)/made
 
 test: $(VENV)/made
 	$(BIN)/python -m pytest -n 2 -q $(TESTS)
+
+# tests/contract is in it for its cuts of every method; the rest of `make test` is not repeated
+FAULTS := tests/faults tests/contract/test_methods.py
+
+faults: $(VENV)/made
+	UNPAIRED_FAULTS=full OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q $(FAULTS) $(TESTS)
+
+faults-long: $(VENV)/made
+	UNPAIRED_FAULTS=long OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q $(FAULTS) $(TESTS)
 
 lint: $(VENV)/made
 	$(BIN)/ruff check .

@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from unpaired import devices, training
 from unpaired.config import from_dict
 from unpaired.data.sampling import ArrayPool
+from unpaired.planning import flop_counter
 from unpaired.runs import build
 
 
@@ -79,7 +79,7 @@ def measure(args: argparse.Namespace, precision: str, mode: str) -> dict[str, An
             if device.type == "cuda"
             else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         )
-        with FlopCounterMode(display=False) as counter:
+        with flop_counter() as counter:
             step(stage)
         found[stage.name] = {
             "seconds a step": statistics.median(seconds),

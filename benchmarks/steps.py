@@ -23,29 +23,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from unpaired import devices, runs, training
 from unpaired.config import RunConfig, parse_assignments
 from unpaired.data.sampling import ArrayPool, Sampler
 from unpaired.methods import method_class
 from unpaired.methods.base import Batch
-
-
-class Flops(TorchDispatchMode):
-    """Counts as PyTorch's FlopCounterMode does, which cannot look into the double backward of a gradient penalty."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):  # type: ignore[no-untyped-def]
-        keywords = keywords or {}
-        result = function(*arguments, **keywords)
-        count = flop_registry.get(function._overloadpacket)
-        self.total += count(*arguments, **keywords, out_val=result) if count else 0
-        return result
+from unpaired.planning import flop_counter
 
 
 def count_flop(config: RunConfig, args: argparse.Namespace) -> None:
@@ -68,9 +52,9 @@ def count_flop(config: RunConfig, args: argparse.Namespace) -> None:
                     module.train()
                 for module in update.modules:
                     module.requires_grad_(True)
-                with Flops() as counter:
+                with flop_counter() as counter:
                     torch.stack(list(update.loss(Batch(images[0], n, images[1], n)).values())).sum().backward()
-                total += counter.total / update.every
+                total += counter.get_total_flops() / update.every
             print(
                 json.dumps(
                     {
@@ -135,7 +119,7 @@ def main() -> None:
 
         trainer.step = period - 1  # all players are due: what matters is which updates fall on a step
         step()
-        with Flops() as counter:
+        with flop_counter() as counter:
             for _ in range(period):
                 step()
         if cuda:
@@ -151,7 +135,7 @@ def main() -> None:
         peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         figures = {
             "stage": stage.name, "batch": stage.batch_size, "ms": round(1e3 * wall, 1), "cpu_ms": round(1e3 * processor, 1),
-            "gflop": round(counter.total / period / 1e9, 1), "peak_mib": round(peak / 2**20),
+            "gflop": round(counter.get_total_flops() / period / 1e9, 1), "peak_mib": round(peak / 2**20),
         }  # fmt: skip
         print(json.dumps({**about, **figures}), flush=True)
 

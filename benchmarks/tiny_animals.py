@@ -4,13 +4,16 @@
 
 ANIMALS holds train/<class> and val/<class>. A BigGAN is pretrained on the first 16 classes (in the order of a fixed permutation);
 DeepI2I then gets the other 8 with --images of each class (default 20, 50, 100, 500), once from that GAN and once from scratch, with
-the same steps, widths and batch. Every run resumes when the same command is given again; finished parts are not repeated.
+the same steps, widths, rates and batch. Every run resumes when the same command is given again; finished parts are not repeated.
 
-For each run, on the val images: FD-MobileNet and KD-MobileNet of the translations to a class against that class's val images, mean
-over the 8 classes (each class gets translations of all other classes' val images, so no input is of the target class); RC, the
-accuracy on translations of a classifier trained on real images (all 500 a class); FC, the accuracy on real val images of a
-classifier trained on translations of the training images. ``floor`` is the distance between two halves of real images.
-Reduced widths show the path on a CPU; --preset full takes the networks of the paper on a GPU.
+At each checkpoint, on the val images: FD-MobileNet and KD-MobileNet (images scaled to --side pixels) of --fakes translations to a class (of other classes' val images,
+equally many of each) against that class's val images, mean over the 8 classes. At the last one also RC, the accuracy on translations of
+a classifier trained on real images (all 500 a class), and FC, the accuracy on real val images of a classifier trained on translations of
+the training images. ``floor`` is the distance between two halves of real images, ``untranslated`` that of the inputs themselves, and
+``real student`` the accuracy of the classifier of FC when it is trained on the same number of real images.
+
+RESULTS gets results.json (rewritten as parts finish), report.html with the table, curves and sheets, and the runs. --preset cpu, the
+default, shows the path with reduced networks at 32 pixels; --preset full takes wide networks at 64 pixels, for a GPU.
 """
 
 from __future__ import annotations
@@ -22,28 +25,71 @@ import shutil
 import subprocess
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import unpaired
 from unpaired.classifier import ConvNet, train_classifier
 from unpaired.config import DataConfig
-from unpaired.data.images import load_resized, to_tensor
+from unpaired.data.images import load_resized, to_tensor, to_uint8
 from unpaired.metrics import Statistics, kernel_distance, open_backbone
+from unpaired.report import Report
 from unpaired.translation import Translator
 
-SIZE = 64
 SPLIT_SEED = 16
-CLASSIFIER_STEPS = 2000
-CLASSIFIER_WIDTH = 32
+STUDENT_IMAGES = 500
+"""Translations of each class that the classifier of FC is trained on."""
+NUMBERS: dict[str, dict[str, Any]] = {
+    "cpu": {
+        "size": 32, "pretrain_steps": 1500, "pretrain_batch": 32, "steps": 250, "adaptor_steps": 80, "batch": 16, "every": 125,
+        "fakes": 49, "classifier_steps": 300, "classifier_width": 16, "ema": 0.99, "side": 128,
+    },
+    "full": {
+        "size": 64, "pretrain_steps": 20000, "pretrain_batch": 64, "steps": 4000, "adaptor_steps": 500, "batch": 32, "every": 1000,
+        "fakes": 350, "classifier_steps": 2000, "classifier_width": 32, "ema": 0.999, "side": 224,
+    },
+}  # fmt: skip
 NETWORKS: dict[str, dict[str, Any]] = {
     "cpu": {"width": 8, "shared_dim": 32, "z_dim": 80, "attention": 0},
-    "small": {"width": 16, "shared_dim": 32, "z_dim": 80, "attention": 32},
     "full": {"width": 64, "shared_dim": 128, "z_dim": 120, "attention": 32},
 }
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all parts of one command share."""
+
+    animals: Path
+    out: Path
+    size: int
+    seed: int
+    device: str
+    fakes: int
+    classifier_steps: int
+    classifier_width: int
+    backbone: Any
+
+    def images(self, folder: Path, count: int | None = None) -> Tensor:
+        """[n, 3, S, S] in [-1, 1]."""
+        files = sorted(p for p in folder.rglob("*") if p.is_file())[:count]
+        config = DataConfig(size=self.size)
+        return torch.cat([to_tensor(load_resized(f, config)[None, : self.size, : self.size]) for f in files])
+
+    def features(self, x: Tensor) -> Tensor:
+        """[n, D]."""
+        return torch.cat([self.backbone(part) for part in x.split(64)]).cpu()
+
+    def classifier(self, x: Tensor, y: Tensor, classes: int) -> ConvNet:
+        """The network after a fixed number of steps: nothing is chosen on test images."""
+        return train_classifier(
+            lambda i: (x[i], y[i]), len(x), lambda _: 0.0, classes=classes, side=self.size, width=self.classifier_width,
+            steps=self.classifier_steps, batch_size=64, jitter_by=0.1, recoloured=False, seed=self.seed,
+        ).last  # fmt: skip
 
 
 def split(root: Path) -> tuple[list[str], list[str]]:
@@ -68,160 +114,224 @@ def subset(root: Path, out: Path, classes: Sequence[str], count: int) -> Path:
     return out
 
 
-def images(folder: Path, count: int | None = None) -> torch.Tensor:
-    """[n, 3, 64, 64] in [-1, 1]."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file())[:count]
-    config = DataConfig(size=SIZE)
-    return torch.cat([to_tensor(load_resized(f, config)[None, :SIZE, :SIZE]) for f in files])
+def others(real: dict[str, Tensor], target: str, count: int) -> Tensor:
+    """``count`` inputs that are not of ``target``, equally many of each other class (the first of each)."""
+    each = -(-count // (len(real) - 1))
+    return torch.cat([x[:each] for c, x in real.items() if c != target])[:count]
 
 
-def translated(model: Translator, inputs: torch.Tensor, target: str, seed: int) -> torch.Tensor:
+def translated(model: Translator, inputs: Tensor, target: str, seed: int) -> Tensor:
     """One result for each input, in batches, as 8-bit pixels would be."""
     parts = [model.translate(x, None, target, seed=seed + n) for n, x in enumerate(inputs.split(64))]
     return (((torch.cat(parts).cpu() + 1) * 127.5).round() / 127.5 - 1).clamp(-1, 1)
 
 
-def measure(
-    model: Translator, root: Path, classes: Sequence[str], train_images: int, backbone: Any, seed: int, steps: int
-) -> dict[str, Any]:
-    """All figures of one model."""
-    real = {c: images(root / "val" / c) for c in classes}
-    known = {c: images(root / "train" / c, train_images) for c in classes}
-
-    def features(x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([backbone(part) for part in x.split(64)]).cpu()
-
-    real_features = {c: features(x) for c, x in real.items()}
-    rows = []
-    fakes = {}
-    for number, target in enumerate(classes):
-        others = torch.cat([x for c, x in real.items() if c != target])
-        fakes[target] = translated(model, others, target, seed=1000 * number + seed)
-        rows.append(distances(features(fakes[target]), real_features[target], seed))
-    every = torch.cat([images(root / "train" / c) for c in classes])
-    labels = torch.arange(len(classes)).repeat_interleave(
-        torch.tensor([len(list((root / "train" / c).iterdir())) for c in classes])
-    )
-    goal = torch.cat([real[c] for c in classes])
-    goal_labels = torch.cat([torch.full((len(real[c]),), n) for n, c in enumerate(classes)])
-    judge = classifier(every, labels, len(classes), seed, steps)
-    fake_labels = torch.cat([torch.full((len(fakes[c]),), n) for n, c in enumerate(classes)])
-    student_x, student_y = [], []
-    for n, target in enumerate(classes):
-        sources = torch.cat([x for c, x in known.items() if c != target])
-        chosen = sources[torch.randperm(len(sources), generator=torch.Generator().manual_seed(seed + n))[:500]]
-        student_x.append(translated(model, chosen, target, seed=500_000 + 1000 * n + seed))
-        student_y.append(torch.full((len(chosen),), n))
-    student = classifier(torch.cat(student_x), torch.cat(student_y), len(classes), seed, steps)
-    return {
-        "FD-MobileNet": float(np.mean([r["fd"] for r in rows])),
-        "KD-MobileNet": float(np.mean([r["kd"] for r in rows])),
-        "FD by class": {c: r["fd"] for c, r in zip(classes, rows, strict=True)},
-        "RC": accuracy(judge, torch.cat([fakes[c] for c in classes]), fake_labels),
-        "RC on real": accuracy(judge, goal, goal_labels),
-        "FC": accuracy(student, goal, goal_labels),
-        "n_real a class": len(goal) // len(classes),
-        "n_fake a class": len(fakes[classes[0]]),
-    }
-
-
-def classifier(x: torch.Tensor, y: torch.Tensor, classes: int, seed: int, steps: int) -> ConvNet:
-    """The network after a fixed number of steps: nothing is chosen on test images."""
-    return train_classifier(
-        lambda i: (x[i], y[i]), len(x), lambda _: 0.0, classes=classes, side=SIZE, width=CLASSIFIER_WIDTH, steps=steps,
-        batch_size=64, jitter_by=0.1, recoloured=False, seed=seed,
-    ).last  # fmt: skip
-
-
 @torch.inference_mode()
-def accuracy(network: ConvNet, x: torch.Tensor, y: torch.Tensor) -> float:
-    """Share of right answers."""
-    return float((torch.cat([network(part).argmax(1) for part in x.split(256)]) == y).float().mean())
+def accuracy(network: ConvNet, sets: Sequence[Tensor]) -> float:
+    """Share of right answers; ``sets[n]`` are the images of class n."""
+    right = [(network(part).argmax(1) == n).float() for n, x in enumerate(sets) for part in x.split(256)]
+    return float(torch.cat(right).mean())
 
 
-def distances(a: torch.Tensor, b: torch.Tensor, seed: int) -> dict[str, float]:
-    """Fréchet and kernel distance of two sets of features."""
-    first, second = Statistics(a.shape[1]), Statistics(b.shape[1])
-    first.update(a)
-    second.update(b)
-    return {"fd": first.distance(second), "kd": kernel_distance(a, b, seed=seed).mean}
+def labels(sets: Sequence[Tensor]) -> Tensor:
+    """[n] int64 for the images of all ``sets``, one after the other."""
+    return torch.repeat_interleave(torch.tensor([len(x) for x in sets]))
+
+
+def distances(fakes: dict[str, Tensor], reals: dict[str, Tensor], seed: int) -> dict[str, Any]:
+    """Means over classes of Fréchet and kernel distance of two sets of features, and the former by class."""
+    fd, kd = {}, {}
+    for c, a in fakes.items():
+        first, second = Statistics(a.shape[1]), Statistics(a.shape[1])
+        first.update(a)
+        second.update(reals[c])
+        fd[c] = first.distance(second)
+        kd[c] = kernel_distance(a, reals[c], seed=seed).mean
+    return {"FD": float(np.mean([*fd.values()])), "KD": float(np.mean([*kd.values()])), "FD by class": fd}
+
+
+def references(
+    study: Study, real: dict[str, Tensor], counts: Sequence[int]
+) -> tuple[dict[str, Tensor], ConvNet, dict[str, Any]]:
+    """Features of the val images, the classifier of RC, and what every figure is to be compared with."""
+    features = {c: study.features(x) for c, x in real.items()}
+    floor = distances({c: f[::2] for c, f in features.items()}, {c: f[1::2] for c, f in features.items()}, study.seed)
+    inputs = {c: study.features(others(real, c, study.fakes)) for c in real}
+    every = [study.images(study.animals / "train" / c) for c in real]
+    judge = study.classifier(torch.cat(every), labels(every), len(every))
+    goal = [*real.values()]
+    students = {}
+    for count in counts:
+        few = [x[:count] for x in every]
+        students[str(count)] = accuracy(study.classifier(torch.cat(few), labels(few), len(few)), goal)
+    return (
+        features,
+        judge,
+        {
+            "floor": floor,
+            "untranslated": distances(inputs, features, study.seed),
+            "RC of real val images": accuracy(judge, goal),
+            "real student": students,
+            "n_real a class": len(goal[0]),
+            "n_fake a class": len(inputs[next(iter(inputs))]),
+        },
+    )
+
+
+def measure(
+    study: Study,
+    model: Translator,
+    real: dict[str, Tensor],
+    features: dict[str, Tensor],
+    count: int,
+    judge: ConvNet | None,
+) -> dict[str, Any]:
+    """The figures of one checkpoint; with a ``judge`` also RC and FC."""
+    fakes = {
+        c: translated(model, others(real, c, study.fakes), c, seed=1000 * n + study.seed) for n, c in enumerate(real)
+    }
+    found = distances({c: study.features(x) for c, x in fakes.items()}, features, study.seed)
+    if judge is None:
+        return found
+    known = {c: study.images(study.animals / "train" / c, count) for c in real}
+    lessons = []
+    for n, target in enumerate(real):
+        sources = torch.cat([x for c, x in known.items() if c != target])
+        chosen = torch.randperm(len(sources), generator=torch.Generator().manual_seed(study.seed + n))[:STUDENT_IMAGES]
+        lessons.append(translated(model, sources[chosen], target, seed=500_000 + 1000 * n + study.seed))
+    student = study.classifier(torch.cat(lessons), labels(lessons), len(lessons))
+    return found | {"RC": accuracy(judge, [*fakes.values()]), "FC": accuracy(student, [*real.values()])}
+
+
+def sheet(model: Translator, real: dict[str, Tensor], seed: int) -> dict[str, np.ndarray[Any, Any]]:
+    """One val image of each class, and its translations to every class."""
+    inputs = torch.cat([x[:1] for x in real.values()])
+    return {"input": to_uint8(inputs)} | {f"to {c}": to_uint8(translated(model, inputs, c, seed)) for c in real}
+
+
+def page(out: Path, results: dict[str, Any], sheets: dict[str, dict[str, np.ndarray[Any, Any]]]) -> None:
+    """report.html."""
+    report = Report(
+        "DeepI2I on tiny_animals", lead="Transfer from a GAN of 16 other classes against the same model from scratch."
+    )
+    runs = results["runs"]
+    last = {name: max(looks, key=int) for name, looks in runs.items()}
+    columns = ("FD", "KD", "RC", "FC")
+    report.section("Last checkpoints")
+    report.table(
+        ["run", "step", *columns], [[name, int(last[name]), *(runs[name][last[name]].get(c) for c in columns)] for name in runs],
+        caption="Means over the 8 classes: distances to real val images (less is better), accuracies (more is better).",
+    )  # fmt: skip
+    for figure in ("FD", "KD"):
+        report.lines(
+            {name: ([int(s) for s in looks], [look[figure] for look in looks.values()]) for name, looks in runs.items()},
+            caption=f"{figure}-MobileNet over training.", alt=f"{figure} of each run falls with the steps", y=figure,
+        )  # fmt: skip
+    report.section("Sheets")
+    for name, rows in sheets.items():
+        report.images(
+            rows,
+            caption=f"{name} images a class: one input of each class, and its translations to every class.",
+            alt=name,
+        )
+    report.write(out / "report.html")
 
 
 def main() -> None:
     """Pretrain, transfer, train from scratch, measure; results.json grows as parts finish."""
+    args = parse()
+    args.out.mkdir(parents=True, exist_ok=True)
+    many, few = split(args.animals)
+    common = {f"model.{k}": v for k, v in NETWORKS[args.preset].items()} | {
+        "data.size": args.size, "seed": args.seed, "training.device": args.device, "training.precision": args.precision,
+        "training.ema": args.ema, "training.checkpoint_every": args.every, "training.sample_every": args.every,
+        "training.tensorboard": False,
+    }  # fmt: skip
+    path = args.out / "results.json"
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"runs": {}, "seconds": {}}
+    results |= {
+        "pretraining classes": many, "classes": few, "arguments": {k: str(v) for k, v in vars(args).items()},
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, "
+        + (torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"),
+        "torch": torch.__version__,
+        "commit": subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+        ).stdout.strip(),
+    }  # fmt: skip
+
+    def keep(part: str, since: float) -> None:
+        """Processor seconds of this process, added up over restarts."""
+        results["seconds"][part] = round(results["seconds"].get(part, 0) + time.process_time() - since, 1)
+        path.write_text(json.dumps(results, indent=1))
+
+    since = time.process_time()
+    gan = args.out / "gan"
+    unpaired.pretrain(
+        subset(args.animals, args.out / "data-16", many, 500), gan,
+        settings=common | {"model.batch_size": args.pretrain_batch, "model.lr_generator": 2e-4, "model.lr_discriminator": 2e-4},
+        preset="biggan-small", steps=args.pretrain_steps,
+    )  # fmt: skip
+    keep("pretrain", since)
+    since = time.process_time()
+    study = Study(
+        args.animals, args.out, args.size, args.seed, args.device, args.fakes, args.classifier_steps, args.classifier_width,
+        replace(open_backbone("mobilenet_v1", args.weights, "cpu"), side=args.side),
+    )  # fmt: skip
+    real = {c: study.images(args.animals / "val" / c) for c in few}
+    features, judge, results["references"] = references(study, real, args.images)
+    keep("references", since)
+    sheets: dict[str, dict[str, np.ndarray[Any, Any]]] = {}
+    for count in args.images:
+        data = subset(args.animals, args.out / f"data-8-{count}", few, count)
+        for how in ("transfer", "scratch"):
+            name, run = f"{how} {count}", args.out / f"{how}-{count}"
+            own = common | {
+                "model.batch_size": args.batch, "model.lr_generator": 2e-4, "model.lr_adaptor": 4e-4, "model.lr_encoder": 4e-4,
+                "model.lr_discriminator": 4e-4, "model.mode": how, "training.keep": 1000,
+                "model.adaptor_steps": args.adaptor_steps if how == "transfer" else 0,
+                "model.finetune_steps": args.steps - (args.adaptor_steps if how == "transfer" else 0),
+            }  # fmt: skip
+            extra: dict[str, Any] = {"pretrained": gan} if how == "transfer" else {}
+            since = time.process_time()
+            unpaired.train(data, run, method="deepi2i", settings=own, **extra)
+            keep(name, since)
+            since = time.process_time()
+            looks = results["runs"].setdefault(name, {})
+            folders = sorted((run / "checkpoints").glob("step-*"))[1:]  # not the untrained one
+            for folder in folders:
+                model, last = unpaired.load(folder, device=args.device), folder == folders[-1]
+                step = str(int(folder.name.removeprefix("step-")))
+                if step not in looks:
+                    looks[step] = measure(study, model, real, features, count, judge if last else None)
+                    shown = {k: round(v, 4) for k, v in looks[step].items() if isinstance(v, float)}
+                    print(name, step, shown, flush=True)
+                    keep(f"measuring {name}", since)
+                    since = time.process_time()
+                if last:
+                    sheets[name] = sheet(model, real, args.seed)
+            page(args.out, results, sheets)
+
+
+def parse() -> argparse.Namespace:
+    """The arguments; numbers that are not given are the preset's."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("animals", type=Path)
     p.add_argument("--weights", type=Path, required=True, help="MobileNet v1 weights for the distances")
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--preset", choices=sorted(NETWORKS), default="cpu")
     p.add_argument("--images", type=int, nargs="+", default=[20, 50, 100, 500])
-    p.add_argument("--pretrain-steps", type=int, default=4000)
-    p.add_argument("--steps", type=int, default=1500)
-    p.add_argument("--pretrain-batch", type=int, default=32)
-    p.add_argument("--batch", type=int, default=16)
-    p.add_argument("--every", type=int, default=500, help="steps between two measured checkpoints")
     p.add_argument("--device", default="auto")
     p.add_argument("--precision", default="auto")
-    p.add_argument("--only", choices=("transfer", "scratch"))
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--classifier-steps", type=int, default=CLASSIFIER_STEPS)
+    for name, value in NUMBERS["cpu"].items():
+        p.add_argument(
+            f"--{name.replace('_', '-')}", type=type(value), help=f"cpu {value}, full {NUMBERS['full'][name]}"
+        )
     args = p.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    many, few = split(args.animals)
-    common = {f"model.{k}": v for k, v in NETWORKS[args.preset].items()} | {
-        "data.size": SIZE, "seed": args.seed, "training.device": args.device, "training.precision": args.precision, "training.ema": 0.999,
-        "training.checkpoint_every": args.every, "training.sample_every": args.every,
-    }  # fmt: skip
-    gan = args.out / "gan"
-    started = time.monotonic()
-    unpaired.pretrain(
-        subset(args.animals, args.out / "data-16", many, 500), gan,
-        settings=common | {"model.batch_size": args.pretrain_batch, "model.lr_generator": 2e-4, "model.lr_discriminator": 2e-4},
-        preset="biggan-small", steps=args.pretrain_steps,
-    )  # fmt: skip
-    seconds = {"pretrain": time.monotonic() - started}
-    backbone = open_backbone("mobilenet_v1", args.weights, "cpu")
-    path = args.out / "results.json"
-    results = json.loads(path.read_text()) if path.exists() else {"runs": {}}
-    real = {c: images(args.animals / "val" / c) for c in few}
-    halves = [torch.cat([backbone(part) for part in x.split(64)]).cpu() for x in real.values()]
-    results["floor FD"] = float(np.mean([distances(h[::2], h[1::2], args.seed)["fd"] for h in halves]))
-    for count in args.images:
-        data = subset(args.animals, args.out / f"data-8-{count}", few, count)
-        for how in ("transfer", "scratch"):
-            if args.only not in (None, how):
-                continue
-            own = {"model.batch_size": args.batch, "training.keep": 1000}
-            extra: dict[str, Any] = {"pretrained": gan} if how == "transfer" else {}
-            own |= {"model.mode": how}
-            run = args.out / f"{how}-{count}"
-            started = time.monotonic()
-            unpaired.train(data, run, method="deepi2i", settings=common | own, steps=args.steps, **extra)
-            seconds[run.name] = time.monotonic() - started
-            for folder in sorted((run / "checkpoints").glob("step-*")):
-                key = f"{how} {count} {int(folder.name.removeprefix('step-'))}"
-                if key in results["runs"] or key.endswith(" 0"):
-                    continue
-                model = unpaired.load(folder, device=args.device)
-                results["runs"][key] = measure(
-                    model, args.animals, few, count, backbone, args.seed, args.classifier_steps
-                )
-                results |= {
-                    "pretraining classes": many,
-                    "classes": few,
-                    "arguments": {k: str(v) for k, v in vars(args).items()},
-                }
-                results |= {
-                    "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-                    "torch": torch.__version__,
-                }
-                results["commit"] = subprocess.run(
-                    ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
-                ).stdout.strip()
-                results["seconds"] = results.get("seconds", {}) | seconds
-                path.write_text(json.dumps(results, indent=1))
-                shown = {k: round(v, 4) for k, v in results["runs"][key].items() if isinstance(v, float)}
-                print(key, shown, flush=True)
+    for name, value in NUMBERS[args.preset].items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    return args
 
 
 if __name__ == "__main__":

@@ -9,11 +9,29 @@ from pathlib import Path
 import pytest
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent / "faults"))
 sys.path.insert(0, str(Path(__file__).parent))
+
+import figures
 
 import tiny
 
 SHARED = Path(__file__).parents[1].parent / "shared"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    figures.deselect(config, items)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: object) -> None:
+    figures.summary(terminalreporter)
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> figures.Figure:
+    """``figure("F1", text)``: a line of the fault suite's summary."""
+    return figures.Figure(request.node)
 
 
 @pytest.fixture(autouse=True, scope="session")

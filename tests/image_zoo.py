@@ -7,8 +7,10 @@ import io
 import os
 import struct
 import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -114,3 +116,194 @@ def snapshot(root: Path) -> dict[bytes, tuple[int, int, bytes]]:
             regular = path.is_file() and not path.is_symlink()
             found[os.fsencode(path)] = (status.st_mode, status.st_mtime_ns, path.read_bytes() if regular else b"")
     return found
+
+
+# ---- the dirty zoo: every member with what must become of it --------------------------------------------------------------
+
+Verdict = Literal["ok", "flat", "bad", "ignored"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One entry of a data folder: how to make it, and its verdict."""
+
+    make: bytes | Callable[[Path], object]
+    verdict: Verdict
+    said: str = ""
+    """A part of the reason, for what is bad or ignored."""
+    pixels: np.ndarray[Any, Any] | None = None
+    """What the opener must give, uint8 [H, W, 3]."""
+    within: float = 0.6
+    """Mean difference to it in levels of 255 that the format's own loss allows."""
+
+
+def _exif(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+_STORE = {  # EXIF orientation -> how an upright picture is stored for it
+    1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270,
+}  # fmt: skip
+
+
+def _over(colour: np.ndarray[Any, Any], alpha: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """colour·α + white·(1 − α)."""
+    a = alpha[..., None].astype(np.float64) / 255
+    return np.round(colour * a + 255 * (1 - a)).astype(np.uint8)
+
+
+def _grey(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.repeat(values.astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def _usable() -> dict[str, Member]:
+    """Odd but usable: each mode and format that is read, with the pixels that must come out."""
+    seeds = iter(range(1000, 2000))
+
+    def fresh() -> np.ndarray[Any, Any]:
+        return picture(next(seeds))
+
+    found: dict[str, Member] = {}
+
+    def add(name: str, content: bytes, pixels: np.ndarray[Any, Any], within: float = 0.6) -> None:
+        found[name] = Member(content, "ok", "", pixels, within)
+
+    for name, options in {
+        "baseline.jpg": {}, "progressive.jpg": {"progressive": True}, "subsampled.jpeg": {"subsampling": 2}, "UPPER.JPG": {},
+        "odd.JpEg": {},
+    }.items():  # fmt: skip
+        p = fresh()
+        add(name, encoded(p, "JPEG", **{"quality": 95, **options}), p, 4)
+    for orientation, turn in _STORE.items():
+        p = fresh()
+        stored = Image.fromarray(p) if turn is None else Image.fromarray(p).transpose(turn)
+        add(f"exif{orientation}.png", encoded(stored, exif=_exif(orientation)), p)
+    for name, format, options in (
+        ("plain.png", "PNG", {}), ("lossless.webp", "WEBP", {"lossless": True}), ("plain.tif", "TIFF", {}), ("lzw.tiff", "TIFF", {"compression": "tiff_lzw"}),
+        ("plain.bmp", "BMP", {}), ("png named.jpg", "PNG", {}),
+    ):  # fmt: skip
+        p = fresh()
+        add(name, encoded(p, format, **options), p)
+    p = fresh()
+    add("lossy.webp", encoded(p, "WEBP", quality=95), p, 4)
+    p = fresh()
+    add("trailing.png", encoded(p) + b"junk after the end", p)
+    p = fresh()
+    add("trailing.jpg", encoded(p, "JPEG", quality=95) + bytes(999), p, 4)
+    p = fresh()
+    add("profile.png", encoded(p, icc_profile=b"not a profile"), p)
+    g = fresh()[..., 0]
+    add("grey.png", encoded(g), _grey(g))
+    g = fresh()[..., 0]
+    add("grey.jpg", encoded(g, "JPEG", quality=95), _grey(g), 4)
+    b = fresh()[..., 0] > 128
+    for name, format in (("bits.png", "PNG"), ("bits.tif", "TIFF"), ("bits.bmp", "BMP")):
+        b = np.roll(b, 3, axis=1)
+        add(name, encoded(Image.fromarray(b), format), _grey(b * 255))
+    p = fresh()
+    cmyk = np.dstack([255 - p, p[..., :1] // 4])
+    add(
+        "cmyk.tif", encoded(Image.fromarray(cmyk, "CMYK"), "TIFF"), np.round(p * (255.0 - cmyk[..., 3:]) / 255).astype(np.uint8), 1
+    )  # fmt: skip
+    quantised = Image.fromarray(fresh()).quantize(16)
+    add("palette.png", encoded(quantised), np.asarray(quantised.convert("RGB")))
+    quantised = Image.fromarray(fresh()).quantize(16)
+    add("palette.gif", encoded(quantised, "GIF"), np.asarray(quantised.convert("RGB")))
+    p, alpha = fresh(), fresh()[..., 0]
+    add("alpha.png", encoded(np.dstack([p, alpha])), _over(p, alpha))
+    p, alpha = fresh(), fresh()[..., 1]
+    add("alpha.webp", encoded(np.dstack([p, alpha]), "WEBP", lossless=True, exact=True), _over(p, alpha))
+    g, alpha = fresh()[..., 0], fresh()[..., 2]
+    add("grey alpha.png", encoded(np.dstack([g, alpha])), _over(_grey(g), alpha))
+    deep = np.random.default_rng(5).integers(0, 65536, (32, 40), dtype=np.uint16)
+    add("deep grey.png", png16(deep), _grey(np.round(deep / 257)))
+    deep = np.random.default_rng(6).integers(0, 65536, (32, 40, 3), dtype=np.uint16)
+    add("deep colour.png", png16(deep), np.round(deep / 257).astype(np.uint8), 1)
+    deep = np.random.default_rng(7).integers(0, 65536, (32, 40), dtype=np.uint16)
+    add("deep.tif", encoded(deep, "TIFF"), _grey(np.round(deep / 257)))
+    whole = np.random.default_rng(8).integers(0, 65536, (32, 40), dtype=np.int32)
+    add("int32.tif", encoded(whole, "TIFF"), _grey(np.round(whole / 257)))
+    real = np.random.default_rng(9).random((32, 40), dtype=np.float32)
+    add("float.tif", encoded(real, "TIFF"), _grey(np.round(real * 255)))
+    for name, format in (("moving.gif", "GIF"), ("moving.webp", "WEBP"), ("moving.png", "PNG"), ("pages.tif", "TIFF")):
+        frames = [Image.fromarray(fresh()).quantize(16).convert("RGB") for _ in range(3)]
+        options = {"lossless": True} if format == "WEBP" else {}
+        content = encoded(frames[0], format, save_all=True, append_images=frames[1:], **options)
+        add(name, content, np.asarray(frames[0]))
+    p = picture(77, 8, 8)
+    add("smallest.png", encoded(p), p)
+    p = picture(78, 2000, 9)
+    add("long.png", encoded(p), p)
+    for name in (
+        "a b.png",
+        "-dash.png",
+        "new\nline.png",
+        "cat\N{CAT}.png",
+        "\udcff\udcfe.png",
+        "n" * 251 + ".png",
+        "\u00e9.png",
+        "e\u0301.png",
+    ):
+        p = fresh()
+        add(name, encoded(p), p)
+    return found
+
+
+def zoo() -> dict[str, Member]:
+    """Name below ``train/a`` -> member: at least sixty, none of them kept in the repository."""
+    found = _usable()
+    for name, (content, said) in bad_files().items():
+        found[name if name not in found else f"bad {name}"] = Member(content, "bad", said)
+    jpeg = encoded(picture(width=200, height=160), "JPEG", quality=90)
+    broken = bytearray(encoded(picture()))
+    broken[20] ^= 1  # within IHDR
+    bad = {
+        "large.png": (bomb(8_000, 8_000), "million pixels"),
+        "strip65535.png": (bomb(65_535, 1), "longer than"),
+        "long40000.png": (bomb(40_000, 8), "longer than"),
+        "header.png": (bytes(broken), ""),
+        "magic.png": (PNG_MAGIC, "header"),
+        "magic.jpg": (b"\xff\xd8\xff", ""),
+        "archive.png": (b"PK\x03\x04" + bytes(40), "zip archive"),
+        "drawing.jpg": (b"<?xml version='1.0'?><svg/>", "XML"),
+        "avif.jpg": (b"\0\0\0 ftypavif\0\0\0\0avifmif1miaf", "none of JPEG"),
+        "heic.jpg": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "none of JPEG"),
+        "jpeg2000.jpg": (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(40), "none of JPEG"),
+        "icon.png": (encoded(picture(1, 16, 16), "ICO"), "none of JPEG"),
+        "noise.jpg": (np.random.default_rng(3).bytes(5000), "none of JPEG"),
+        "zeros.png": (bytes(4096), "none of JPEG"),
+        "half.png": (encoded(picture(5, 200, 160))[:9000], "truncated"),
+        "twice cut.jpg": (jpeg[: len(jpeg) // 2], "truncated"),
+    }
+    found |= {name: Member(content, "bad", said) for name, (content, said) in bad.items()}
+    clear = np.concatenate([picture(), np.zeros((32, 40, 1), np.uint8)], -1)
+    found |= {
+        "white.png": Member(encoded(np.full((32, 32, 3), 255, np.uint8)), "flat"),
+        "invisible.png": Member(encoded(clear), "flat"),
+        "black.jpg": Member(encoded(np.zeros((40, 40, 3), np.uint8), "JPEG"), "flat"),
+        "dangling.png": Member(lambda p: p.symlink_to("nowhere"), "bad", "No such file"),
+        "fifo.png": Member(os.mkfifo, "ignored", "FIFO"),
+        "loop": Member(lambda p: p.symlink_to(".."), "ignored", "folder above"),
+        "again.png": Member(lambda p: p.symlink_to("plain.png"), "ignored", "counted already"),
+        ".DS_Store": Member(b"\0\0\0\1Bud1", "ignored", "hidden or system"),
+        "Thumbs.db": Member(b"\xd0\xcf\x11\xe0", "ignored", "hidden or system"),
+        ".hidden.png": Member(encoded(picture(8)), "ignored", "hidden or system"),
+        "notes.txt": Member(b"two cats", "ignored", "ending .txt"),
+        "model.pkl": Member(b"\x80\x04.", "ignored", "ending .pkl"),
+        "no ending": Member(encoded(picture(9)), "ignored", "ending (none)"),
+    }
+    return found
+
+
+def write_zoo(folder: Path, members: dict[str, Member]) -> None:
+    """Make every member in ``folder``; links last, because they point at others."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, member in members.items():
+        if isinstance(member.make, bytes):
+            (folder / name).write_bytes(member.make)
+    for name, member in members.items():
+        if not isinstance(member.make, bytes):
+            member.make(folder / name)

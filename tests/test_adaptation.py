@@ -17,6 +17,7 @@ from unpaired.classifier import ConvNet, jitter, load_classifier, recolour, scor
 from unpaired.config import from_dict
 from unpaired.errors import CheckpointError, ConfigError, DataError
 from unpaired.methods.base import Batch
+from unpaired.report import write_report
 from unpaired.runs import build
 from unpaired.stages import Plan
 
@@ -85,7 +86,8 @@ def pictures(n: int = 8) -> torch.Tensor:
 
 
 def test_joint_recipe(data: dict[str, Path], tmp_path: Path) -> None:
-    """The paper's recipe leaves the last and the best class head, scores with n and confusion, and a readable results.json."""
+    """The paper's recipe leaves the last and the best class head, scores with n and confusion, and a readable results.json;
+    a report of the folder finds data, test images and classifier by itself."""
     result = run(data, tmp_path / "out", JOINT)
     assert (result.recipe, result.method) == ("joint", "unit-digits")
     assert result.counts == {"source": 36, "held_out": 4, "target": 30, "test": 20}
@@ -99,6 +101,16 @@ def test_joint_recipe(data: dict[str, Path], tmp_path: Path) -> None:
     assert "held-out source images translated" in result.selection
     text = result.text()
     assert "source only" in text and "of 20" in text and "predicted in columns" in text
+    page = write_report(tmp_path / "out", out=tmp_path / "r.html", images=2, limit=4).read_text(encoding="utf-8")
+    assert "Least sure for the classifier, of 4 held-out" not in page  # the classifier knows the target, not the source
+    for words in (
+        "as target",
+        "Least sure for the classifier, of 4 training images",
+        "unpaired adapt --source",
+        "images of target",
+    ):
+        assert words in page, words
+    assert "There are no test images of source" in page and "test images of target" not in page
 
 
 def test_translate_recipe_with_anchor(data: dict[str, Path], tmp_path: Path) -> None:

@@ -25,9 +25,9 @@ from unpaired.networks.biggan import (
     orthogonal_penalty,
     orthogonal_weights,
     standing_statistics,
-    steady,
     with_classes,
 )
+from unpaired.networks.blocks import steady
 
 SMALL: dict[str, Any] = {"width": 2, "shared_dim": 4, "z_dim": 8}
 

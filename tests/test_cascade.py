@@ -267,6 +267,8 @@ def test_translation_goes_as_far_as_training_has_come() -> None:
         method.start_level(index)
         made = method.cascade(maps, 1, index + 1)
         assert torch.equal(method.translate(x, *DOMAINS), method.picture(level, made[-1], 1))
+    assert method.view_names == ("inversion of the input", "level 5", "level 4")
+    assert len(method.views(x, *DOMAINS)) == 3
     names = [name for name, _, _ in method.levels(x, *DOMAINS)]
     assert names == ["level 5", "level 4", "level 3"]
     assert torch.equal(method.levels(x, *DOMAINS)[-1][2], method.translate(x, *DOMAINS))

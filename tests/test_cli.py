@@ -60,7 +60,7 @@ def test_help_and_version_do_not_import_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for command in ("train", "translate", "evaluate", "check", "adapt", "import", "info", "presets", "demo"):
+    for command in ("train", "translate", "evaluate", "compare", "check", "adapt", "import", "info", "presets", "demo"):
         assert re.search(rf"^  {command}:", done.stdout, re.M), command
 
 

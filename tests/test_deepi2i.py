@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from unpaired.data.sampling import ArrayPool, Sampler
 from unpaired.errors import CheckpointError, ConfigError, DataError
 from unpaired.methods.base import Batch
 from unpaired.methods.biggan import BigGAN
-from unpaired.methods.deepi2i import Adaptors, DeepI2I
+from unpaired.methods.deepi2i import DeepI2I
+from unpaired.methods.hierarchical import Adaptors
 from unpaired.networks.biggan import Shape
 from unpaired.translation import Translator
 
@@ -45,7 +47,8 @@ def batch(n: int = 3, size: int = 32, classes: int = 3) -> Batch:
 def test_official_counts() -> None:
     """The adaptors at width 96 have the parameters of the official ones that are used, split as there."""
     with torch.device("meta"):
-        adaptors = Adaptors(Shape(), (32, 16, 8, 4))
+        adaptors = DeepI2I(DeepI2I.Config(transfer=[]), ("one",), image_size=128).adaptors
+    assert isinstance(adaptors, Adaptors)
     counts = [sum(p.numel() for p in block.parameters()) for block in adaptors.blocks]
     assert counts == [2_065_536, 8_259_840, 33_034_752, 42_470_400]
     assert sum(counts) == 85_830_528
@@ -146,7 +149,7 @@ def test_an_identical_translation_has_no_reconstruction_loss() -> None:
     """Translation and source go through the very same weights: equal pictures give exactly 0, in training mode too."""
     method = make().train()
     b = batch()
-    method._translated = lambda _: b.source.clone().requires_grad_()  # type: ignore[method-assign]
+    method.translated = lambda _: b.source.clone().requires_grad_()  # type: ignore[method-assign]
     assert method.generator_loss(b)["reconstruction"].item() == 0
 
 
@@ -185,9 +188,15 @@ def test_orthogonal_regularisation() -> None:
 # -- ablations
 
 
+def test_scratch_with_the_identity_in_place_of_adaptors() -> None:
+    """From scratch the adaptors may be left out (section 3.1): generator and encoder train."""
+    (stage,) = make(mode="scratch", adaptor="none").stages()
+    assert len(stage.updates[1].modules) == 2
+
+
 def test_levels_can_be_taken_out() -> None:
     """A weight of 0 takes that adaptor out of the model (Fig. 3); fewer halvings take the deep ones out (Fig. 6)."""
-    assert make(size=64).resolutions == (32, 16, 8, 4)
+    assert make(size=64).resolutions == make(size=256).resolutions == (32, 16, 8, 4)
     assert make(size=64, w_4=0, w_8=0, w_16=0).resolutions == (32,)
     assert make(size=128, downsampling=3).resolutions == (32, 16)
     assert make(size=128, downsampling=3).compared == (32, 16)
@@ -357,6 +366,41 @@ def test_pretrain_then_transfer_with_two_commands(tmp_path: Path) -> None:
     assert model.domains == ("pink", "teal") and model.info()["pretrained"][0]["classes"] == "3 -> 2, nearest"
     (tmp_path / "gan").rename(tmp_path / "gone")
     assert unpaired.train(tmp_path / "b", tmp_path / "run", **call).sha256 == model.sha256
+
+
+@pytest.mark.parametrize("method", ["biggan", "deepi2i"])
+def test_carried_optimiser_state(method: str, tmp_path: Path) -> None:
+    """``optimizer_state = carried`` begins with Adam's moments of the pretraining run, rows of the class tables gathered as the
+    weights are; a run cut at its very start resumes with them bit for bit; a file without a run is refused."""
+    first = tiny.folder(tmp_path / "first", count=6, side=32, domains=("cat", "dog", "fox", "owl"))
+    settings = {f"model.{k}": v for k, v in {**SMALL, "attention": 64}.items()} | {
+        "data.size": 32, "data.cache": False, "training.tensorboard": False, "training.samples": 2, "training.device": "cpu",
+    }  # fmt: skip
+    unpaired.pretrain(first, tmp_path / "gan", settings=settings, steps=2, quiet=True)
+    saved, _ = checkpoint.latest(tmp_path / "gan/checkpoints")
+    assert saved is not None
+    old, _ = checkpoint.read_state(saved)
+    carried = {**SMALL, "pretrained": str(tmp_path / "gan"), "class_rows": "index", "optimizer_state": "carried"}
+    steps = {"steps": 2} if method == "biggan" else {"adaptor_steps": 1, "finetune_steps": 1}
+    config = merge(run_config().to_dict(), {"method": method, "training": {"checkpoint_every": 1, "keep": 9}})
+    config = from_dict({**config, "model": {**carried, **steps}})
+    training.fit(runs.build(config, THREE), pool(), config, tmp_path / "run", quiet=True)
+    begun, _ = checkpoint.read_state(checkpoint.Saved(checkpoint.folder_of(tmp_path / "run/checkpoints", 0), 0, {}))
+    moments = {k for k in begun if k.startswith("optimizer/")}
+    assert {k.split("/")[1] for k in moments} == (
+        {"discriminator", "generator"} if method == "biggan" else {"discriminator"}
+    )
+    for name in moments:
+        rows = 3 if name.split("/")[2].endswith(("shared.weight", "embed.weight")) and old[name].ndim else None
+        assert torch.equal(begun[name], old[name][:rows] if rows else old[name]), name
+    last = checkpoint.folder_of(tmp_path / "run/checkpoints", 2) / checkpoint.STATE
+    whole = last.read_bytes()
+    for step in (1, 2):
+        shutil.rmtree(checkpoint.folder_of(tmp_path / "run/checkpoints", step))
+    training.fit(runs.build(config, THREE), pool(), config, tmp_path / "run", quiet=True)
+    assert last.read_bytes() == whole
+    with pytest.raises(ConfigError, match="optimizer_state = carried needs the folder of a pretraining run"):
+        transfer.read(gan(tmp_path), Shape(32, 2, 3, 4, 8), THREE, "index", None, carry=True)
 
 
 def test_classes_come_equally_often() -> None:

@@ -16,7 +16,7 @@ from unpaired.data.images import open_image, to_tensor
 from unpaired.errors import ConfigError, NotComparableError, WeightsError
 from unpaired.metrics import Backbone, Statistics, frechet_distance, kernel_distance, open_backbone
 from unpaired.metrics.backbones import backbone_from_state
-from unpaired.metrics.distances import _mmd2
+from unpaired.metrics.distances import _mmd2, gaussian_distance
 from unpaired.networks import mobilenet
 from unpaired.weights import import_torchvision
 
@@ -85,6 +85,7 @@ def test_frechet_equals_torchmetrics() -> None:
     theirs.update(fake, real=False)
     ours = statistics(Extractor()(real)).distance(statistics(Extractor()(fake)))
     assert ours == pytest.approx(float(theirs.compute()), rel=1e-6)
+    assert gaussian_distance(Extractor()(real), Extractor()(fake)) == pytest.approx(ours, rel=1e-9)
 
 
 def test_kernel_distance_equals_the_double_sum() -> None:
@@ -102,12 +103,26 @@ def test_kernel_distance_equals_the_double_sum() -> None:
 
 
 def test_kernel_distance_equals_torchmetrics() -> None:
-    """One subset equals torchmetrics' poly_mmd."""
+    """One subset equals torchmetrics' poly_mmd; whole sets equal its KernelInceptionDistance over the same extractor to 1e-6."""
     import_torchvision()
-    from torchmetrics.image.kid import poly_mmd
+    from torchmetrics.image.kid import KernelInceptionDistance, poly_mmd
 
     x, y = features(40, 16).double(), features(40, 16, 1).double()
     assert _mmd2(x, y, 3) == pytest.approx(float(poly_mmd(x, y)), rel=1e-9)
+
+    class Extractor(torch.nn.Module):
+        num_features = 12
+
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.nn.functional.adaptive_avg_pool2d(images.double() / 255, 2).flatten(1)
+
+    g = torch.Generator().manual_seed(0)
+    real, fake = (torch.randint(0, high, (30, 3, 8, 8), generator=g, dtype=torch.uint8) for high in (256, 200))
+    theirs = KernelInceptionDistance(feature=Extractor(), subsets=1, subset_size=30).set_dtype(torch.float64)
+    theirs.update(real, real=True)
+    theirs.update(fake, real=False)
+    ours = kernel_distance(Extractor()(fake), Extractor()(real)).mean
+    assert ours == pytest.approx(float(theirs.compute()[0]), rel=1e-6)
 
 
 def test_kernel_distance_is_unbiased_and_seeded() -> None:

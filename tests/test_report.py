@@ -1,22 +1,25 @@
-"""The report page: self-contained, escaped, readable structure, pictures that decode to the input's pixels."""
+"""The page builder: self-contained, escaped, readable structure, pictures that decode to the input's pixels, charts."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import re
-import sys
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import tiny
-from unpaired.errors import UnpairedError
-from unpaired.report import ENLARGE_TO, Report
+from unpaired.report import ENLARGE_TO, Card, Pair, Report
+from unpaired.report.charts import Dot, intervals, line_chart, log_ticks, scatter, short, starts, ticks
+from unpaired.report.page import interval_panel, scatter_panel
+from unpaired.report.pictures import MAX_SIDE, encode
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -84,7 +87,8 @@ def test_texts_are_escaped_and_pictures_have_texts() -> None:
     assert "First <b>." in page.texts and "x<y" in page.texts
     assert all(a["alt"] for a in page.all("img"))
     assert page.all("img")[0]["alt"] == "Blobs: input (1 to 4)"
-    assert any(a.get("role") == "img" and a.get("aria-label") == "Up" for a in page.all("div"))
+    charts = [a["aria-label"] for a in page.all("div") if a.get("role") == "img"]
+    assert charts == ["Up: d from 1 to 3; g from 2 to 1"]
     assert len(page.all("figure")) == len(page.all("figcaption")) == 2
     assert len(page.all("table")) == len(page.all("caption")) == 2
     assert len(page.all("nav")) == 1
@@ -122,24 +126,134 @@ def test_confusion_cells_are_shaded_by_the_share_of_their_row() -> None:
 
 
 def test_a_chart_is_svg_that_follows_the_page_and_repeats_bit_for_bit() -> None:
-    """Well-formed SVG in the page's colours with its texts as text; the same data give the same bytes; ids do not clash."""
+    """Well-formed SVG whose colours are classes of the style sheet and whose texts are texts; the same data give the same bytes."""
     one, two = full().html(), full().html()
     assert one == two
-    svg = one[one.index("<svg") : one.index("</svg>") + 6]
-    ET.fromstring(svg)
-    assert "currentColor" in svg and "#010203" not in svg and ">step<" in svg
-    page = Report("t")
-    for _ in range(2):
-        page.lines({"a": [1.0, 2.0]}, alt="x", caption="y")
-    ids = re.findall(r'<clipPath id="([^"]+)"', page.html())
-    assert len(ids) == len(set(ids)) == 2
+    svg = one[one.index('<svg viewBox="0 0 360') :]
+    svg = svg[: svg.index("</svg>") + 6]
+    root = ET.fromstring(svg)
+    assert not re.search(r"#[0-9a-f]{3}|rgb", svg) and ">step<" in svg
+    lines = [p for p in root.iter("path") if "line" in p.get("class", "")]
+    assert [p.get("class") for p in lines] == ["line c0", "line c1"]
+    assert (lines[0].get("d") or "").count("M") == 2  # the NaN in the middle leaves a gap
 
 
-def test_without_matplotlib_a_chart_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error names the extra."""
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(UnpairedError, match=r"pip install 'unpaired\[demo\]'"):
-        Report("t").lines({"a": [1.0]}, alt="x", caption="y")
+def points(svg: str, name: str) -> list[tuple[float, float]]:
+    """Corners of the line of class ``name``."""
+    path = next(p.get("d") or "" for p in ET.fromstring(svg).iter("path") if p.get("class") == name)
+    return [(float(x), float(y)) for x, y in re.findall(r"[ML]([-\d.]+) ([-\d.]+)", path)]
+
+
+def test_heights_are_drawn_to_scale() -> None:
+    """On the linear axis equal differences are equally high, on the logarithmic one equal factors; up is more."""
+    flat = [y for _, y in points(line_chart({"a": [1.0, 2.0, 3.0]}), "line c0")]
+    assert flat[0] - flat[1] == pytest.approx(flat[1] - flat[2], abs=0.2) and flat[0] > flat[2]
+    steep = [y for _, y in points(line_chart({"a": [0.1, 1.0, 10.0]}, log=True), "line c0")]
+    assert steep[0] - steep[1] == pytest.approx(steep[1] - steep[2], abs=0.2) and steep[0] > steep[2]
+    places = [x for x, _ in points(line_chart({"a": ([0, 10, 100], [1.0, 2.0, 3.0])}), "line c0")]
+    assert (places[2] - places[0]) == pytest.approx(10 * (places[1] - places[0]), rel=0.02)
+
+
+def test_long_noisy_lines_get_a_moving_average_and_few_points() -> None:
+    """1,000 points: the raw line pale behind a smoother one, both with at most 240 points; its ups and downs are fewer."""
+    noise = np.random.default_rng(0).normal(size=1000)
+    svg = line_chart({"a": noise.tolist()})
+    raw, smooth = (np.array(points(svg, name))[:, 1] for name in ("line raw c0", "line c0"))
+    assert len(raw) == len(smooth) == 240
+    assert np.abs(np.diff(smooth)).mean() < 0.3 * np.abs(np.diff(raw)).mean()
+
+
+@pytest.mark.parametrize(
+    "values", [[], [float("nan")], [5.0], [0.0, 0.0], [1e-9, 2e-9], [1e12, -1e12], [float("inf"), 1.0], [0.0, 100.0]]
+)
+def test_odd_values_still_make_a_chart(values: list[float]) -> None:
+    """Nothing, one point, equal, tiny, huge, infinite or zero heights: well-formed SVG without NaN, linear and logarithmic."""
+    for log in (False, True):
+        svg = line_chart({"a": values}, log=log, y="height", marks={"start": 1.0})
+        ET.fromstring(svg)
+        assert "nan" not in svg and "inf" not in svg.replace("infinite", "").replace("finite", "")
+
+
+def test_ticks_are_round_and_inside() -> None:
+    """1, 2, 2.5 or 5 times a power of ten; numbers are written short."""
+    assert ticks(0, 10) == [0, 2.5, 5, 7.5, 10] and ticks(0.11, 0.49) == [0.2, 0.3, 0.4] and ticks(3, 3) == [3]
+    assert log_ticks(0.1, 100) == [0.1, 1, 10, 100] and log_ticks(1, 4) == [1, 2]
+    assert [short(v) for v in (0, 0.25, 1500, 20000, 2e6, 1e-5)] == ["0", "0.25", "1500", "20k", "2e6", "1e-5"]
+    assert starts([1, 2, 3, 4], ["a", "a", "b", "b"]) == {"a": 1, "b": 3} and starts([1, 2], ["a", "a"]) == {}
+
+
+def test_dots_points_and_intervals() -> None:
+    """A scatter has a mark for each point, of another shape for each group; an interval spans its ends, around the value."""
+    groups = {"x": np.zeros((3, 2)), "y": np.array([[1.0, 2.0], [3.0, 4.0]])}
+    root = ET.fromstring(scatter(groups))
+    assert len(list(root.iter("circle"))) == 3 and len(list(root.iter("path"))) == 2
+    root = ET.fromstring(intervals([Dot("a", 2.0, (1.0, 4.0)), Dot("b", 3.0)]))
+    whisker = next(p.get("d") or "" for p in root.iter("path") if "whisker" in p.get("class", ""))
+    start, end = (float(v) for v in re.findall(r"^M([-\d.]+) [-\d.]+H([-\d.]+)", whisker)[0])
+    dot = next(c for c in root.iter("circle"))
+    assert (float(dot.get("cx") or 0) - start) * 2 == pytest.approx(end - float(dot.get("cx") or 0), abs=0.5)
+    alt = interval_panel("FD", [Dot("a", 2.0, (1.0, 4.0))]).alt
+    assert alt == "FD: a 2 (1 to 4)"
+    assert scatter_panel("t", groups, alt="map").legend[1][1] == "y (2)"
+
+
+def test_sliders_bring_the_only_script_and_the_page_allows_no_other() -> None:
+    """The page's policy has the hash of its own script, and no script at all without sliders; each slider has a name, two
+    pictures with texts, and is hidden until the script runs."""
+    a, b = tiny.pictures(2, 16)
+    page = Page(Report("t").compare([Pair(a, b, ("day", "as night"), "image 1 of day")], caption="c").html())
+    policy = next(m["content"] or "" for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    html = Report("t").compare([Pair(a, b, ("day", "as night"), "image 1 of day")], caption="c").html()
+    script = re.search(r"<script>(.*?)</script>", html, re.S)
+    assert script is not None
+    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy and "default-src 'none'" in policy
+    slider = page.all("input")[0]
+    assert "hidden" in slider and slider["aria-label"] == "image 1 of day: how much is day"
+    assert [i["alt"] for i in page.all("img")] == ["image 1 of day: day", "image 1 of day: as night"]
+    assert "script-src 'none'" in full().html()
+
+
+def test_sheets_and_galleries_name_every_picture() -> None:
+    """Each picture has its own text and its size; a row that is shorter leaves places empty; columns can have heads."""
+    images = tiny.pictures(3, 16)
+    page = Page(
+        Report("t")
+        .sheet({"input": images, "output": images[:2]}, alt="day image", caption="c", heads=["a", "b", "c"])
+        .gallery([Card({"input": images[0], "near": images[1]}, "words", "row 1", {"near": "0.5"})], caption="d")
+        .html()
+    )
+    alts = [i["alt"] for i in page.all("img")]
+    assert alts[:4] == ["day image, a: input", "day image, b: input", "day image, c: input", "day image, a: output"]
+    assert alts[-2:] == ["row 1: input", "row 1: near"] and len(alts) == 7
+    assert all((i["width"], i["height"]) == ("16", "16") for i in page.all("img")) and "0.5" in page.texts
+
+
+def test_small_pictures_are_exact_and_large_ones_compact() -> None:
+    """Below 96 pixels PNG, bit for bit; above, WebP near the original; above 512 reduced, aspect kept."""
+    small, large, huge = tiny.pictures(1, 16)[0], tiny.pictures(1, 128)[0], np.zeros((600, 1200, 3), np.uint8)
+
+    def decoded(uri: str) -> np.ndarray[Any, Any]:
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).convert("RGB"))
+
+    uri, *size = encode(small)
+    assert uri.startswith("data:image/png") and size == [16, 16] and np.array_equal(decoded(uri), small)
+    uri, *size = encode(large)
+    assert (
+        uri.startswith("data:image/webp") and np.abs(decoded(uri).astype(int) - large).mean() < 5
+    )  # its noise is of 4 levels
+    assert encode(huge)[1:] == (MAX_SIDE, MAX_SIDE // 2)
+
+
+def test_notes_facts_pairs_and_details() -> None:
+    """Each is in the page, escaped; a table's notes stand below the headings of its rows."""
+    html = (
+        Report("t", kicker="k<i>ck", lead="l").note("n<o>te", warning=True).facts({"steps": "1,000"}).pairs([("a", None), ("b", 2)], caption="c")
+        .details("more", "x < y").table(["s", "v"], [["one", 1]], caption="c", notes=["first"]).heading("h").footer("foot").html()
+    )  # fmt: skip
+    page = Page(html)
+    for text in ("k<i>ck", "n<o>te", "1,000", "x < y", "first", "foot", "–"):
+        assert text in page.texts, text
 
 
 def test_the_page_is_written_whole(tmp_path: Path) -> None:

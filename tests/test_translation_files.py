@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
-import shutil
-import signal
-import time
 import unicodedata
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +14,7 @@ from PIL import Image
 from tiny import pictures
 from toys import Negative, Noise, OneWay, translator
 from unpaired._files import TEMPORARY_PREFIX, sha256_of
-from unpaired.errors import ConfigError, DataError, PartialError, RefusedError, UnpairedError
+from unpaired.errors import ConfigError, DataError, PartialError, RefusedError
 from unpaired.translation import IncompleteTranslation, TranslationReport, translate_files
 from unpaired.translation_journal import LOCK, NAME
 from unpaired.translation_plan import plan
@@ -113,85 +108,6 @@ def test_a_second_run_does_nothing_and_says_so(tmp_path: Path) -> None:
     assert run(source, out).counts == {"ok": 2, "skipped": 8, "failed": 0}
     changed = {name for name, digest in digests(out).items() if digest != first[name]}
     assert changed == {"a/002.png"}
-
-
-def test_sigkill_at_random_moments_leaves_the_bytes_of_a_clean_run(tmp_path: Path) -> None:
-    """Ten kills, each followed by a new run: acknowledged items are never redone, nothing partial is ever visible, and
-    the finished tree equals that of an undisturbed run, random noise included."""
-    source = tree(tmp_path / "in", 60)
-    run(source, tmp_path / "clean", model=translator(Noise(pause_s=0)))
-    clean, out = digests(tmp_path / "clean"), tmp_path / "out"
-    rng, killed, acknowledged = np.random.default_rng(0), 0, set[str]()
-    started = time.monotonic()
-    run(source, tmp_path / "timed", model=translator(Noise(pause_s=0.004)))
-    whole_s = time.monotonic() - started
-    for _ in range(60):
-        child = os.fork()
-        if child == 0:
-            try:
-                run(source, out, model=translator(Noise(pause_s=0.004)))
-            finally:
-                os._exit(0)
-        time.sleep(float(rng.uniform(0.01, whole_s / 5)))
-        os.kill(child, signal.SIGKILL)
-        landed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
-        lines = (out / NAME).read_bytes().split(b"\n")[:-1] if (out / NAME).exists() else []
-        acknowledged = {e["done"] for e in map(json.loads, lines) if "done" in e}
-        assert all(clean[name] == digest for name, digest in digests(out).items())
-        assert acknowledged <= set(digests(out))
-        killed += landed
-        if killed == 10:
-            break
-        if not landed:  # it was faster: start again, so that every counted kill is a real one
-            shutil.rmtree(out)
-    assert killed == 10
-    report = run(source, out, model=translator(Noise(pause_s=0)))
-    assert report.counts["skipped"] >= len(acknowledged)
-    assert digests(out) == clean
-    assert not list(out.rglob(f"{TEMPORARY_PREFIX}*"))
-
-
-def test_a_crash_at_every_single_write_leaves_the_bytes_of_a_clean_run(tmp_path: Path) -> None:
-    """The process dies in the middle of the n-th write, before the n-th fsync, before and after the n-th rename, for every n:
-    what is visible is whole, and the next run, without --overwrite, finishes with the bytes of a clean one."""
-    source = tree(tmp_path / "in", 5)
-    run(source, tmp_path / "clean", batch_size=2)
-    clean, died = digests(tmp_path / "clean"), 0
-    for call, early in (("write", True), ("fsync", True), ("replace", True), ("replace", False)):
-        for n in range(1, 100):
-            out = tmp_path / f"{call}-{early}-{n}"
-            child = os.fork()
-            if child == 0:
-                try:
-                    _die_at(call, n, early=early)
-                    run(source, out, batch_size=2)
-                finally:
-                    os._exit(0)
-            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            assert all(clean[name] == digest for name, digest in digests(out).items())
-            if code == 0:
-                break  # fewer than n calls in all
-            assert code == 137
-            died += 1
-            run(source, out, batch_size=2)
-            assert digests(out) == clean and not list(out.rglob(f"{TEMPORARY_PREFIX}*"))
-    assert died > 25
-
-
-def _die_at(call: str, n: int, *, early: bool) -> None:
-    """Make the ``n``-th call of ``os.<call>`` the last thing that this process does."""
-    real, count = getattr(os, call), itertools.count(1)
-
-    def dying(*arguments: Any) -> object:
-        if next(count) != n:
-            return real(*arguments)
-        if call == "write":
-            real(arguments[0], arguments[1][: len(arguments[1]) // 2])
-        elif not early:
-            real(*arguments)
-        os._exit(137)
-
-    setattr(os, call, dying)
 
 
 def test_a_batch_cut_by_a_kill_is_computed_whole_again(tmp_path: Path) -> None:
@@ -369,47 +285,6 @@ def test_a_failing_model_fails_the_item_and_not_the_run(tmp_path: Path) -> None:
     with pytest.raises(PartialError, match=r"w\.png: the model failed: RuntimeError: cannot stand white"):
         run(tmp_path / "in", tmp_path / "out", model=translator(Picky()))
     assert len(digests(tmp_path / "out")) == 3
-
-
-def test_a_full_disk_stops_with_the_reason_and_keeps_what_is_done(tmp_path: Path) -> None:
-    """With a limit on file sizes (as a full disk would), no partial file appears and the error names path and cause."""
-    import resource
-
-    source = tree(tmp_path / "in", 4)
-    save(source / "z.png", np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8))
-    child = os.fork()
-    if child == 0:
-        code = 9
-        try:
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-            run(source, tmp_path / "out")
-        except PartialError as error:
-            code = 3 if "z.png: cannot be written: File too large" in str(error) else 8
-        except UnpairedError:
-            code = 7
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
-    assert len(digests(tmp_path / "out")) == 4 and not list((tmp_path / "out").rglob(f"{TEMPORARY_PREFIX}*"))
-    assert run(source, tmp_path / "out").counts == {"ok": 1, "skipped": 4, "failed": 0}
-
-
-def test_memory_stays_flat_over_many_files(tmp_path: Path) -> None:
-    """Between the 200th and the 1,000th picture the process grows by less than 20 MB, and none is left out."""
-    content = save(tmp_path / "one.png", pictures(1, 8)[0]).read_bytes()
-    (tmp_path / "in").mkdir()
-    for i in range(1000):
-        (tmp_path / "in" / f"{i}.png").write_bytes(content)
-    sizes = {}
-
-    def note(done: int, total: int) -> None:
-        sizes[done] = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-    report = run(tmp_path / "in", tmp_path / "out", progress=note)
-    assert report.counts["ok"] == 1000 == len(digests(tmp_path / "out"))
-    assert sizes[1000] - sizes[200] < 20 * 2**20
-    assert PurePosixPath("999.png") in {PurePosixPath(i.output) for i in report.items}
 
 
 def test_one_path_is_a_list_of_one(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from unpaired.errors import ConfigError
 from unpaired.methods.base import Batch
-from unpaired.methods.unit_digits import UNITDigits, UNITDigitsConfig, coordinates, shifted
+from unpaired.methods.unit_digits import UNITDigits, UNITDigitsConfig, coordinates
 
 CLASSES = tuple("0123456789")
 
@@ -145,14 +145,16 @@ def test_noise_is_drawn_from_the_generator() -> None:
     assert torch.equal(method.translate(images, "house", "mail"), method.translate(images, "house", "mail"))
 
 
-def test_shift_moves_whole_images() -> None:
-    """Each image is moved as one, by at most the given number of pixels."""
-    images = torch.zeros(64, 1, 9, 9)
-    images[:, :, 4, 4] = 1
-    moved = shifted(images, 2)
-    place = moved.flatten(1).argmax(1)
-    assert torch.equal(moved.flatten(1).sum(1), torch.ones(64))
-    assert ((place // 9 - 4).abs() <= 2).all() and ((place % 9 - 4).abs() <= 2).all() and place.unique().numel() > 5
+def test_training_images_are_jittered_and_translations_are_not() -> None:
+    """With jitter the losses see moved images, each by itself; without it the very images; translate never moves any."""
+    images = batch().source
+    method = build(jitter=0.3)
+    seen, _ = method._inputs(batch())
+    assert seen.shape[0] == len(images) and not torch.equal(seen.expand_as(images), images)
+    plain, _ = build(jitter=0.0)._inputs(batch())
+    assert torch.equal(plain, method._enter(images, 0))
+    method.eval()
+    assert torch.equal(method.translate(images, "house", "mail"), method.translate(images, "house", "mail"))
 
 
 def test_coordinates_run_from_minus_one() -> None:

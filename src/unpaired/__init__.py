@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from unpaired.data.check import check
     from unpaired.errors import UnpairedError
     from unpaired.evaluation import evaluate
+    from unpaired.evaluation_compare import compare
     from unpaired.methods import METHODS
+    from unpaired.planning import plan
+    from unpaired.report import write_report
     from unpaired.runs import pretrain, train
     from unpaired.synthesis import synthesize
     from unpaired.translation import Translator, load, translate_files
@@ -31,12 +34,15 @@ _WHERE = {
     "UnpairedError": "unpaired.errors",
     "adapt": "unpaired.adaptation",
     "check": "unpaired.data.check",
+    "compare": "unpaired.evaluation_compare",
     "evaluate": "unpaired.evaluation",
     "load": "unpaired.translation",
+    "plan": "unpaired.planning",
     "pretrain": "unpaired.runs",
     "synthesize": "unpaired.synthesis",
     "train": "unpaired.runs",
     "translate_files": "unpaired.translation",
+    "write_report": "unpaired.report",
 }
 
 __all__ = [
@@ -46,12 +52,15 @@ __all__ = [
     "__version__",
     "adapt",
     "check",
+    "compare",
     "evaluate",
     "load",
+    "plan",
     "pretrain",
     "synthesize",
     "train",
     "translate_files",
+    "write_report",
 ]
 
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import secrets
+import shutil
 from pathlib import Path
 
 TEMPORARY_PREFIX = ".unpaired-tmp-"
@@ -38,6 +39,15 @@ def write_atomically(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def why_unwritten(path: Path, error: OSError, needed: int) -> str:
+    """Cause, needed and free bytes of a write that failed, in words: "No space left on device (1,234 bytes needed, 0 bytes free)"."""
+    try:
+        room = f"{shutil.disk_usage(path.parent).free:,} bytes free"
+    except OSError:
+        room = "free space unknown"
+    return f"{error.strerror or error} ({needed:,} bytes needed, {room})"
 
 
 def sync_folder(path: Path) -> None:

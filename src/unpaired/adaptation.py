@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from unpaired import checkpoint, classifier, devices, runs, training
+from unpaired import checkpoint, classifier, devices, origin, runs, training
 from unpaired._version import __version__
 from unpaired.classifier import Classifier, Fitted, Score, load_classifier, parts, save_classifier, train_classifier
 from unpaired.config import RunConfig, Settings, from_dict, merge, nested
@@ -168,7 +168,14 @@ def adapt(
     if select_on_test and test is None:
         raise ConfigError("--select-on-test needs --test LABELLED_TARGET")
     data = _read(Path(source), Path(target), Path(test) if test is not None else None, config, options, seed)
+    runs.build(config, names, data.classes)  # settings under which the translator cannot train refuse before any work
     job = _Job(config, options, data, Path(out), quiet, names)
+    typed = origin.command(
+        "adapt", source=source, target=target, test=test, out=out, method=config.method, recipe=recipe, preset=preset, seed=seed,
+        select_on_test=select_on_test, settings=settings,
+    )  # fmt: skip
+    places = {names[0]: source, names[1]: target}
+    job.origin = origin.about(places, typed, {names[1]: test} if test is not None else None)
     job.say("source-only classifier")
     plain = job.plain_classifier(data.labelled(), lambda net: job.accuracy(net, data.held, data.held_labels))
     source_only = job.network_score(plain.last)
@@ -305,6 +312,8 @@ class _Job:
         self.config, self.options, self.data, self.out, self.quiet = config, options, data, out, quiet
         self.device = devices.choose_device(config.training.device)
         self.say: Callable[[str], None] = Reporter(1, 0, quiet=quiet).say
+        self.origin: dict[str, Any] | None = None
+        """Where the images are and the command, for reports."""
         out.mkdir(parents=True, exist_ok=True)
 
     def logits(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
@@ -367,7 +376,13 @@ def _joint(job: _Job, plain: Fitted, select_on_test: bool) -> _Found:
     method = runs.build(config, job.names, data.classes)
     job.say(f"translator and class head: {config.model.steps:,} steps")
     training.fit(
-        method, data.both(job.names), config, job.out / "run", quiet=job.quiet, header_extra={"recipe": "joint"}
+        method,
+        data.both(job.names),
+        config,
+        job.out / "run",
+        quiet=job.quiet,
+        header_extra={"recipe": "joint"},
+        origin=job.origin,
     )
     history: list[dict[str, float]] = []
     for folder in sorted(checkpoint.steps(job.out / "run" / "checkpoints")):  # oldest first
@@ -409,7 +424,7 @@ def _translate(job: _Job, plain: Fitted, select_on_test: bool) -> _Found:
         add_anchor(method, frozen, options.anchor, options.anchor_cycle)
     plan = Plan(method.stages())
     job.say(f"translator: {plan.total:,} steps")
-    file = training.fit(method, data.both(job.names), config, job.out / "run", quiet=job.quiet)
+    file = training.fit(method, data.both(job.names), config, job.out / "run", origin=job.origin, quiet=job.quiet)
     trained, _ = checkpoint.load_method(file, job.device)
     pool = data.labelled()
     crops = to_tensor(centre_crops(pool, "source", range(len(data.labels)), config.data))

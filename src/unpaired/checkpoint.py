@@ -41,9 +41,12 @@ FORMAT = 1
 """Format number in every header and manifest; a reader refuses a higher one."""
 MAX_FILE_BYTES = 16 * 2**30
 """Largest file that is read: far above any model here, and a bound for what a hostile file can cost."""
-MAX_HEADER_BYTES = 16 * 2**20
-"""Largest safetensors header: ours have some 100 bytes a tensor, so this allows 100,000 tensors."""
-MAX_MANIFEST_BYTES = 2**20
+MAX_HEADER_BYTES = 2 * 2**20
+"""Largest safetensors header: some 140 bytes a tensor, and never so much that parsing it takes more than 64 MB."""
+MAX_TENSORS = 12_000
+"""Most tensors in a file: five times what the largest model here saves with its optimisers. Also checked before writing."""
+MAX_MANIFEST_BYTES = 2**18
+"""Largest manifest: ours have under 1 KB."""
 MAX_LISTED_DIRECTIONS = 1000
 """More directions than this stand as "all" in a header: 500 domains have a quarter of a million."""
 MODEL, STATE, MANIFEST = "model.safetensors", "state.safetensors", "manifest.json"
@@ -64,18 +67,12 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 def save_error(path: Path, error: OSError, needed: int) -> StoppedError:
     """The message for a failed write: path, cause, needed and free bytes."""
-    try:
-        room = f"{shutil.disk_usage(path.parent).free:,} bytes free"
-    except OSError:
-        room = "free space unknown"
     hint = (
         "free some space or use another --out"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         else "check the disk"
     )
-    return StoppedError(
-        f"{path}: could not be written: {error.strerror or error} ({needed:,} bytes needed, {room}); {hint}"
-    )
+    return StoppedError(f"{path}: could not be written: {_files.why_unwritten(path, error, needed)}; {hint}")
 
 
 # --------------------------------------------------------------------------------------------- one safetensors file
@@ -101,7 +98,14 @@ def pack(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> bytes:
     header = {k: v for k, v in header.items() if k != "digest"}
     header = json.loads(_canonical(header))
     metadata = {"unpaired": _canonical({**header, "digest": _digest(plain, header)})}
-    return safetensors.torch.save(plain, metadata)
+    data = safetensors.torch.save(plain, metadata)
+    length = int.from_bytes(data[:8], "little")
+    if len(plain) > MAX_TENSORS or length > MAX_HEADER_BYTES:  # never write what will not be read
+        raise CheckpointError(
+            f"{len(plain):,} tensors with a header of {length:,} bytes are more than a checkpoint may have ({MAX_TENSORS:,}; "
+            f"{MAX_HEADER_BYTES:,}); the method keeps too many small tensors"
+        )
+    return data
 
 
 def _read_bytes(path: Path, limit: int) -> bytes:
@@ -130,6 +134,8 @@ def unpack(path: Path, data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if len(data) < 8 or length > min(MAX_HEADER_BYTES, len(data) - 8):
             raise ValueError("the header does not fit into the file")
         index = json.loads(data[8 : 8 + length], object_pairs_hook=_unique_keys)
+        if len(index) > MAX_TENSORS + 1:
+            raise ValueError(f"{len(index):,} tensors")
         text = index.get("__metadata__", {}).get("unpaired")
         if text is None:
             raise CheckpointError(

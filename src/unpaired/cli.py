@@ -74,6 +74,7 @@ def train(
     compile: bool | None = None,
     start_from: Path | None = None,
     workers: int | None = None,
+    during_training: str | None = None,
     allow_change: Names = [],  # noqa: B006
     quiet: bool = False,
 ) -> None:
@@ -94,7 +95,7 @@ def train(
     set_
         KEY=VALUE, any setting, as in --set model.width=32; may be repeated.
     pretrained
-        Run or model file of a pretrained GAN to start from (unpaired pretrain, unpaired import biggan); method deepi2i.
+        Run or model file of a pretrained GAN to start from (unpaired pretrain, unpaired import); methods deepi2i, deepi2i-stylegan.
     steps
         Training steps in all (stages are scaled in proportion).
     seed
@@ -111,15 +112,18 @@ def train(
         Model whose weights a fresh run begins with: an imported one, or one trained on other images.
     workers
         Loader processes; the result does not depend on it.
+    during_training
+        every=N: distances on held-out training images each N steps; the best checkpoint is kept beside the last (RUN/best).
+        More: every=N,backbone=fid,share=0.1,images=256,weights=FOLDER.
     allow_change
         Setting that may differ from the run being resumed; may be repeated.
     quiet
         No progress; warnings stay.
     """
-    from unpaired.config import parse_assignments
+    from unpaired.config import parse_assignments, parse_looks
     from unpaired.runs import train as run
 
-    settings = parse_assignments(set_)
+    settings = parse_assignments(set_) | (parse_looks(during_training) if during_training is not None else {})
     named = {
         "seed": seed, "model.weights": weights, "training.precision": precision, "training.device": device, "training.compile": compile, "data.workers": workers,
     }  # fmt: skip
@@ -128,10 +132,17 @@ def train(
         data, out, method=method, preset=preset, config=config, settings=settings, steps=steps, start_from=start_from,
         pretrained=pretrained, allow_change=allow_change, quiet=quiet,
     )  # fmt: skip
-    if not quiet and len(trained.domains) == 1:
-        print(f"done: {out}\nnext: unpaired synthesize {shlex.quote(str(out))} --n 64 --out DIR")
-    elif not quiet:
-        print(f"done: {out}\nnext: unpaired translate {shlex.quote(str(out))} PICTURES --to DOMAIN --out DIR")
+    if not quiet:
+        from unpaired.validation import summary
+
+        here = shlex.quote(str(out))
+        single = f"unpaired synthesize {here} --n 64 --out DIR"
+        lines = [
+            f"done: {out}",
+            summary(out),
+            f"next: {single if len(trained.domains) == 1 else f'unpaired translate {here} PICTURES --to DOMAIN --out DIR'}",
+        ]
+        print("\n".join(line for line in lines if line))
 
 
 @app.command
@@ -140,6 +151,7 @@ def pretrain(
     /,
     *,
     out: Path,
+    method: Literal["biggan", "stylegan"] | None = None,
     preset: str | None = None,
     config: Path | None = None,
     set_: Settings = [],  # noqa: B006
@@ -160,8 +172,10 @@ def pretrain(
         Folder of class folders, or a single folder of images.
     out
         Folder of the run: settings, log, samples, checkpoints.
+    method
+        biggan (class-conditional; default), or stylegan (all images together, for two-domain translation).
     preset
-        biggan-small when nothing is said; `unpaired presets` lists others.
+        biggan-small or stylegan-small when nothing is said; `unpaired presets` lists others.
     config
         TOML file laid over the preset.
     set_
@@ -190,11 +204,49 @@ def pretrain(
     named = {"seed": seed, "training.precision": precision, "training.device": device, "data.workers": workers}
     settings |= {key: value for key, value in named.items() if value is not None}
     run(
-        data, out, preset=preset, config=config, settings=settings, steps=steps, pretrained=pretrained, allow_change=allow_change,
+        data, out, method=method, preset=preset, config=config, settings=settings, steps=steps, pretrained=pretrained, allow_change=allow_change,
         quiet=quiet,
     )  # fmt: skip
     if not quiet:
-        print(f"done: {out}\nnext: unpaired train DATA --out RUN --method deepi2i --pretrained {out}")
+        print(f"done: {out}\nnext: unpaired train DATA --out RUN --pretrained {shlex.quote(str(out))}")
+
+
+@app.command
+def plan(
+    config: str,
+    data: Path,
+    /,
+    *,
+    set_: Settings = [],  # noqa: B006
+    steps: int | None = None,
+    memory: float | None = None,
+    json: bool = False,
+) -> None:
+    """Predict memory and time of a run on this machine from a few timed steps, and what would fit where it does not.
+
+    Parameters
+    ----------
+    config
+        Name of a shipped preset, or a TOML file (a run's config.toml too).
+    data
+        Folder of images, as for training.
+    set_
+        KEY=VALUE, any setting; may be repeated.
+    steps
+        Training steps in all.
+    memory
+        GiB that the run may use; what is free here when not given.
+    json
+        Print JSON.
+    """
+    from unpaired.config import parse_assignments
+    from unpaired.planning import plan as run
+
+    found = run(config, data, settings=parse_assignments(set_), steps=steps, memory=memory)
+    if json:
+        _print_json(found.to_dict())
+    else:
+        print(found.text())
 
 
 @app.command
@@ -387,20 +439,33 @@ def evaluate(
     /,
     *,
     out: Path | None = None,
-    backbone: str = "mobilenet_v1",
+    metrics: Annotated[str, Parameter(name="--metrics")] = "distances,coverage,errors,content",
+    backbone: str | None = None,
     weights: Path | None = None,
+    feature_precision: Literal["fp32", "bf16"] = "fp32",
+    lpips: str = "alex",
     split: Literal["train", "test"] = "test",
     limit: int | None = None,
     batch_size: int = 16,
     seed: int = 0,
+    bootstrap: int = 200,
+    by: Literal["auto", "direction", "target"] = "auto",
+    checkpoint: Literal["auto", "last", "best"] = "auto",
     device: str = "auto",
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "fp32",
     pairs: Path | None = None,
-    threshold: float = 12.0,
+    threshold: str = "12,16",
     left: str | None = None,
+    palette: str | None = None,
     masks: Path | None = None,
     mask_threshold: float = 0.5,
+    classifier: Path | None = None,
+    labelled: Path | None = None,
+    set_: Settings = [],  # noqa: B006
+    keep_features: bool = False,
+    cache: bool = True,
 ) -> None:
-    """Distances between translated and real images, and reconstruction errors, each with its N.
+    """Distances between translated and real images and more, each with its N, interval, floor and baseline (docs/evaluation.md).
 
     Parameters
     ----------
@@ -410,10 +475,17 @@ def evaluate(
         Folder of images, as for training.
     out
         JSON file for the results.
+    metrics
+        Comma-separated: distances, coverage, errors, content, lpips, classifier (RC and FC), or all.
     backbone
-        Feature network of the distances; its name stands in every figure.
+        Feature networks, comma-separated: mobilenet_v1 (the default), fid (the Inception of FID and KID), or any classifier of torchvision. The name
+        stands in every figure.
     weights
-        File or folder with that network's weights.
+        File or folder with the weights of those networks and of LPIPS.
+    feature_precision
+        bf16 is faster and moves the figures a little.
+    lpips
+        Networks of LPIPS: alex, vgg or both.
     split
         Which images to use.
     limit
@@ -421,41 +493,144 @@ def evaluate(
     batch_size
         Images at a time; does not change the result.
     seed
-        For random halves, subsets and random outputs.
+        For random halves, subsets, resamples and random outputs.
+    bootstrap
+        Resamples for the intervals of distances; 0 for none.
+    by
+        direction: every pair of domains; target: each target from a mix of its sources; auto: the first up to 12 pairs.
+    checkpoint
+        Of a run with --during-training: auto reports both.
     device
         auto, cpu, cuda or cuda:N.
+    precision
+        Of the translations.
     pairs
         Folder of true pairs, for pixel accuracy: pictures of two halves, or two folders named like the domains.
     threshold
-        Colour difference (0 to 255) up to which a pixel is right: of all three channels together, and of each.
+        Colour differences (0 to 255), comma-separated, up to which a pixel is right: of all three channels together, and of each.
     left
         Domain of the left halves; the model's first source if not given.
+    palette
+        facades, or a file with a name and a colour a line: mean IoU where the targets of the pairs are label maps.
     masks
         Folder with pictures (named like the source) and true masks (mask), for the overlap with the attention's masks.
     mask_threshold
         Where the attention's masks are cut.
+    classifier
+        Classifier of unpaired adapt, for its accuracy and confusion table on --labelled.
+    labelled
+        Labelled target images: a folder of class folders, or an npz file.
+    set_
+        KEY=VALUE, settings of RC and FC, as in --set classifier.steps=300; may be repeated.
+    keep_features
+        Write the features of every set beside the results.
+    cache
+        Keep features on disk, by the content of each picture.
     """
+    from unpaired.config import parse_assignments
     from unpaired.evaluation import evaluate as run
-    from unpaired.evaluation import format_table
+    from unpaired.evaluation import format_table, is_main_process
+    from unpaired.evaluation_classes import classifier_settings
 
     results = run(
-        model,
-        data,
-        out=out,
-        backbone=backbone,
-        weights=weights,
-        split=split,
-        limit=limit,
-        batch_size=batch_size,
-        seed=seed,
-        device=device,
-        pairs=pairs,
-        threshold=threshold,
-        left=left,
-        masks=masks,
-        mask_threshold=mask_threshold,
-    )
-    print(format_table(results))
+        model, data, out=out, metrics=_listed(metrics), backbone=_listed(backbone) if backbone else None, weights=weights,
+        feature_precision=feature_precision, lpips=_listed(lpips), split=split, limit=limit, batch_size=batch_size, seed=seed,
+        bootstrap=bootstrap, by=by, checkpoint=checkpoint, device=device, precision=precision, pairs=pairs,
+        threshold=_numbers(threshold, "--threshold"), left=left, palette=palette, masks=masks, mask_threshold=mask_threshold,
+        classifier=classifier, labelled=labelled, classifier_config=classifier_settings(parse_assignments(set_)),
+        keep_features=keep_features, cache=cache,
+    )  # fmt: skip
+    if is_main_process():
+        print(format_table(results))
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _numbers(text: str, option: str) -> list[float]:
+    from unpaired.errors import ConfigError
+
+    try:
+        return [float(part) for part in _listed(text)]
+    except ValueError as error:
+        raise ConfigError(f"{option} {text!r}: numbers are wanted, as in {option} 12,16") from error
+
+
+@app.command
+def compare(
+    *results: Path, format: Literal["text", "markdown", "latex"] = "text", out: Path | None = None, digits: int = 3
+) -> None:
+    """Results of unpaired evaluate side by side, with intervals, and what cannot be compared and why.
+
+    Parameters
+    ----------
+    results
+        Two or more files of unpaired evaluate.
+    format
+        text for a terminal; markdown or latex for a paper.
+    out
+        File to write instead of printing.
+    digits
+        Significant digits.
+    """
+    from unpaired._files import write_atomically
+    from unpaired.evaluation_compare import compare as run
+
+    text = run(list(results), digits=digits).text(format)
+    if out is None:
+        print(text)
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, (text + "\n").encode())
+
+
+@app.command
+def report(
+    *paths: Path,
+    out: Path = Path("report.html"),
+    data: Names = [],  # noqa: B006
+    images: int = 8,
+    limit: int = 120,
+    weights: Path | None = None,
+    classifier: Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    quiet: bool = False,
+) -> None:
+    """One self-contained HTML page about a run (or a model, or an adaptation) and about results of evaluate.
+
+    Parameters
+    ----------
+    paths
+        A run folder or a model file, and any number of results.json; results alone are compared.
+    out
+        The page to write.
+    data
+        Folder of the images where the run does not know it, or DOMAIN=PATH, once for each domain.
+    images
+        Held-out images shown for each direction.
+    limit
+        Images of each domain for the map of features and the failure gallery.
+    weights
+        File or folder with the weights of the feature network, MobileNet v1.
+    classifier
+        Classifier (of adapt) that judges the translations; that of an adaptation is found by itself.
+    seed
+        For random outputs and the map.
+    device
+        auto, cpu, cuda or cuda:N.
+    quiet
+        No progress.
+    """
+    from unpaired.report import write_report
+
+    path = write_report(
+        *paths, out=out, data=data, images=images, limit=limit, weights=weights, classifier=classifier, seed=seed, device=device,
+        quiet=quiet,
+    )  # fmt: skip
+    if not quiet:
+        print(f"open {path}")
 
 
 @app.command
@@ -681,6 +856,51 @@ def import_deepi2i(
     from unpaired import interop
 
     _imported(interop.import_deepi2i(gen, dis, enc, ada, interop.class_names(domains) or ()), out, whole=True)
+
+
+@importer.command(name="stylegan")
+def import_stylegan(
+    file: Path, /, *, out: Path, size: int = 256, averaged: bool = False, domains: Classes = None
+) -> None:
+    """StyleGAN in PyTorch (stylegan-256px-new.model of style-based-gan-pytorch), for DeepI2I's StyleGAN variant to start from.
+
+    Parameters
+    ----------
+    file
+        The checkpoint; NVIDIA's own .pkl files run code when opened and are refused.
+    out
+        Model file to write, model.safetensors.
+    size
+        Resolution that it was trained at.
+    averaged
+        Take the running average of the generator instead of the generator that the released DeepI2I starts from.
+    domains
+        A name for what it makes.
+    """
+    from unpaired import interop, interop_stylegan
+
+    names = interop.class_names(domains) or ("images",)
+    _imported(interop_stylegan.import_stylegan(file, names, size=size, averaged=averaged), out, whole=True)
+
+
+@importer.command(name="deepi2i-stylegan")
+def import_deepi2i_stylegan(file: Path, /, *, domains: Domains, out: Path, size: int = 256) -> None:
+    """DeepI2I's StyleGAN variant: train_step-NNNNNN.model of the released code.
+
+    Parameters
+    ----------
+    file
+        The checkpoint.
+    domains
+        What it translates from and to, as in dog,cat.
+    out
+        Model file to write, model.safetensors.
+    size
+        Resolution that it was trained at.
+    """
+    from unpaired import interop_stylegan
+
+    _imported(interop_stylegan.import_deepi2i_stylegan(file, _split(domains), size=size), out, whole=True)
 
 
 @importer.command(name="cyclegan")

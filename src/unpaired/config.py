@@ -98,6 +98,16 @@ class TrainingConfig(Settings):
     """Held-out images per domain on such a sheet."""
     tensorboard: bool = True
     """Write a TensorBoard log where the package ``tensorboard`` is installed."""
+    validate_every: Annotated[int, Field(ge=1)] | None = None
+    """Steps between two looks at images held out from the training split (``--during-training every=N``); None has none."""
+    validate_share: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    """Share of each domain's training images that is held out for those looks."""
+    validate_images: Annotated[int, Field(ge=2)] = 256
+    """At most this many images a domain are held out."""
+    validate_backbone: str = "mobilenet_v1"
+    """Feature network of those looks."""
+    validate_weights: str | None = None
+    """File or folder of its weights; None looks in the usual places."""
 
 
 class RunConfig(Settings):
@@ -219,6 +229,30 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"--set {text!r}: expected KEY=VALUE, as in --set model.batch_size=4")
         parsed[key.strip()] = parse_value(value.strip())
     return parsed
+
+
+_LOOKS = {
+    "backbone": "validate_backbone",
+    "share": "validate_share",
+    "images": "validate_images",
+    "weights": "validate_weights",
+}
+
+
+def parse_looks(text: str) -> dict[str, Any]:
+    """``"every=500,share=0.1"`` (the option --during-training) -> dotted settings. Raises ConfigError."""
+    names = {"every": "validate_every", **_LOOKS}
+    values = {}
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        if not equals or key.strip() not in names:
+            raise ConfigError(
+                f"--during-training {text!r}: expected every=N, and if need be {', '.join(f'{n}=…' for n in _LOOKS)}"
+            )
+        values[f"training.{names[key.strip()]}"] = parse_value(value.strip())
+    if "training.validate_every" not in values:
+        raise ConfigError(f"--during-training {text!r}: every=N is missing, as in --during-training every=500")
+    return values
 
 
 def read_toml(path: Path) -> dict[str, Any]:

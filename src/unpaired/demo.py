@@ -149,7 +149,7 @@ def run_demo(out: Path | str = "demo", *, seed: int = 0, reduced: bool = False, 
     ``out``. About six minutes on two cores; ``reduced`` takes about one and shows only that everything runs.
 
     Raises:
-        UnpairedError: scikit-learn or matplotlib is missing. ConfigError: ``out`` holds a demo with other settings.
+        UnpairedError: scikit-learn is missing. ConfigError: ``out`` holds a demo with other settings.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(

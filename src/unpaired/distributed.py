@@ -9,17 +9,20 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
-from unpaired.errors import ConfigError
+from unpaired.errors import ConfigError, Interrupted, UnpairedError
+from unpaired.heartbeat import Heartbeat
 
 TIMEOUT = datetime.timedelta(seconds=float(os.environ.get("UNPAIRED_RANK_TIMEOUT", "600")))
-"""How long a rank waits for another: long enough for a slow save on rank 0, short enough to notice a hang."""
+"""How long a rank waits for another: long enough for a slow save or sample sheets on rank 0. A rank that is killed, raises, freezes or
+sticks within a step is noticed much earlier, see ``heartbeat``."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,15 @@ class Ranks:
     rank: int = 0
     world: int = 1
     local_rank: int = 0
+    heart: Heartbeat | None = None
+
+    def enter(self, phase: str) -> None:
+        """This rank begins a phase of the loop: "data", "step", or another that may take long."""
+        if self.heart is not None:
+            self.heart.enter(phase)
+
+    def _meeting(self) -> AbstractContextManager[None]:
+        return self.heart.meeting() if self.heart is not None else nullcontext()
 
     @property
     def main(self) -> bool:
@@ -44,7 +56,8 @@ class Ranks:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
         flat = torch.cat([p.grad.reshape(-1) for p in trained if p.grad is not None])
-        dist.all_reduce(flat)
+        with self._meeting():
+            dist.all_reduce(flat)
         flat /= self.world
         for p, mean in zip(trained, torch.split(flat, [p.numel() for p in trained]), strict=True):
             p.grad = mean.view_as(p).clone()
@@ -52,21 +65,24 @@ class Ranks:
     def share_buffers(self, buffers: Iterable[Tensor]) -> None:
         """Give every rank the buffers of rank 0, after each step: a restart then finds what the run would have had."""
         if self.world > 1:
-            for buffer in buffers:
-                dist.broadcast(buffer, 0)
+            with self._meeting():
+                for buffer in buffers:
+                    dist.broadcast(buffer, 0)
 
     def largest(self, value: int, device: torch.device) -> int:
         """The largest ``value`` over all ranks: any rank can ask all to stop at the same step."""
         if self.world == 1:
             return value
         shared = torch.tensor([value], device=device)
-        dist.all_reduce(shared, op=dist.ReduceOp.MAX)
-        return int(shared.item())
+        with self._meeting():
+            dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+            return int(shared.item())
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.world > 1:
-            dist.barrier()
+            with self._meeting():
+                dist.barrier()
 
 
 @contextmanager
@@ -82,11 +98,31 @@ def joined(device: torch.device) -> Iterator[Ranks]:
             f"WORLD_SIZE={world} is set but not {', '.join(missing)}: start several processes with torchrun --nproc-per-node {world} "
             "-m unpaired train …, or unset WORLD_SIZE for one"
         )
-    ours = not dist.is_initialized()
-    if ours:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
-    try:
+    if dist.is_initialized():  # by a program around us, which then also watches its processes
         yield Ranks(dist.get_rank(), world, int(os.environ.get("LOCAL_RANK", "0")))
+        return
+    store, rank, world = next(rendezvous("env://", int(os.environ["RANK"]), world, timeout=TIMEOUT))
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=dist.PrefixStore("group", store),  # type: ignore[attr-defined]
+        rank=rank,
+        world_size=world,
+        timeout=TIMEOUT,
+    )
+    heart = Heartbeat(dist.PrefixStore("heart", store), rank, world)  # type: ignore[attr-defined]
+    cause = ""
+    try:
+        yield Ranks(rank, world, int(os.environ.get("LOCAL_RANK", "0")), heart)
+    except BaseException as error:
+        cause = _cause(error)
+        raise
     finally:
-        if ours:
-            dist.destroy_process_group()
+        heart.leave(cause)
+        dist.destroy_process_group()
+
+
+def _cause(error: BaseException) -> str:
+    """One line for the other ranks: what made this one leave."""
+    text = (str(error).splitlines() or [""])[0][:500]
+    known = isinstance(error, UnpairedError) and not isinstance(error, Interrupted)
+    return text if known and text else f"{type(error).__name__}: {text}"

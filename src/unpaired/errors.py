@@ -12,7 +12,8 @@
     ├── NotComparableError        exit 1   a metric on too few images or on values that are not finite
     ├── PartialError              exit 3   finished, but some items failed
     ├── StoppedError              exit 4   stopped by itself, state saved
-    │   └── NonFiniteError                 NaN or infinity in a loss
+    │   ├── NonFiniteError                 NaN or infinity in a loss
+    │   └── RankError                      another process of the job has ended or does not answer
     └── Interrupted               exit 130 (SIGINT) or 143 (SIGTERM), state saved
 """
 
@@ -79,6 +80,10 @@ class StoppedError(UnpairedError):
 
 class NonFiniteError(StoppedError):
     """A loss became NaN or infinite."""
+
+
+class RankError(StoppedError):
+    """Another process of the job has ended, or does not answer; the last checkpoint is kept."""
 
 
 class Interrupted(UnpairedError):

@@ -1,4 +1,7 @@
-"""A model and real images in, figures out: each with its N, its backbone, its floor, and what it was computed from.
+"""A model and real images in, figures out: each with its N, its interval, its floor, and what it was computed from.
+
+``evaluation_images`` chooses the pictures, ``evaluation_pass`` translates and measures them one by one, ``evaluation_figures``
+makes figures of that, ``evaluation_pairs`` and ``evaluation_classes`` add what needs a ground truth or a classifier.
 
 Legend: N images, H height, W width, D features; images [N, 3, H, W] in [-1, 1].
 """
@@ -6,85 +9,54 @@ Legend: N images, H height, W width, D features; images [N, 3, H, W] in [-1, 1].
 from __future__ import annotations
 
 import json
-import math
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from unpaired._files import write_atomically
-from unpaired._version import __version__
 from unpaired.config import DataConfig
 from unpaired.data.folders import DataTree, find
-from unpaired.data.images import Pixels, to_tensor, to_uint8
 from unpaired.data.sampling import Pool, open_pool
-from unpaired.errors import ConfigError, DataError, ImageError, NotComparableError, WeightsError
-from unpaired.evaluation_pairs import mask_figures, pixel_figures
-from unpaired.metrics import Backbone, Statistics, kernel_distance, open_backbone
+from unpaired.distributed import Ranks, joined
+from unpaired.errors import ConfigError, DataError, WeightsError, nearest
+from unpaired.evaluation_classes import ClassifierConfig, adaptation_figures, class_figures
+from unpaired.evaluation_figures import (
+    ENOUGH_IMAGES,
+    Figure,
+    Sets,
+    feature_figures,
+    mean_figure,
+    means_over_targets,
+    nothing,
+    split_in_halves,
+)
+from unpaired.evaluation_images import MIXED, By, Images, Task, plan, share_lost
+from unpaired.evaluation_pairs import THRESHOLDS, mask_figures, pixel_figures
+from unpaired.evaluation_pass import DIVERSITY_SAMPLES, Pass, per_image
+from unpaired.evaluation_record import Options, measures_of, provenance_of, warnings_of
+from unpaired.evaluation_table import format_table
+from unpaired.metrics.backbones import Backbone, NetworkBackbone, figure_name, open_backbone
+from unpaired.metrics.perceptual import LPIPS, open_lpips
+from unpaired.metrics.pixels import open_palette
+from unpaired.metrics.store import FeatureStore
 from unpaired.translation import Translator, load
 
-ENOUGH_IMAGES = 2000
-"""Below this many images on either side a distance is dominated by its bias: a plain warning is added."""
-Figure = dict[str, Any]
-"""``{"value": float, "n": …}``, or ``{"value": None, "not_comparable": reason, "n": …}``."""
+__all__ = ["ENOUGH_IMAGES", "GROUPS", "Figure", "evaluate", "format_table"]
 
-
-@dataclass
-class _Set:
-    """Features of one set of images. The values are kept for the kernel distance: 4·D bytes an image."""
-
-    dim: int
-    statistics: Statistics = field(init=False)
-    values: list[Tensor] = field(default_factory=list)
-    reason: str = ""
-    """Why no distance to this set can be computed."""
-
-    def __post_init__(self) -> None:
-        self.statistics = Statistics(self.dim)
-
-    def add(self, features: Tensor) -> None:
-        if self.reason:
-            return
-        try:
-            self.statistics.update(features)
-            self.values.append(features)
-        except NotComparableError as error:
-            self.reason = str(error).removeprefix("not comparable: ")
-
-    @property
-    def features(self) -> Tensor:
-        """[N, D]."""
-        return torch.cat(self.values) if self.values else torch.empty(0, self.dim)
-
-    @property
-    def count(self) -> int:
-        return self.statistics.count
-
-
-class _Mean:
-    """Mean over images of a per-image error."""
-
-    def __init__(self) -> None:
-        self.total, self.count, self.bad = 0.0, 0, 0
-
-    def add(self, a: Tensor, b: Tensor) -> None:
-        """|a - b| averaged over each image [N, 3, H, W]."""
-        errors = (a.float().cpu() - b.float().cpu()).abs().double().mean(dim=(1, 2, 3))
-        self.bad += int((~torch.isfinite(errors)).sum())
-        self.total += float(errors.sum())
-        self.count += len(errors)
-
-    def figure(self) -> Figure:
-        if not self.count:
-            return {"value": None, "not_comparable": "no images", "n": 0}
-        if self.bad:
-            return {"value": None, "not_comparable": f"{self.bad} outputs are not finite", "n": self.count}
-        return {"value": self.total / self.count, "n": self.count}
+GROUPS = ("distances", "coverage", "errors", "content", "lpips", "classifier")
+"""What can be asked for: ``distances`` (FD, KD, their means over classes, FD∞), ``coverage`` (precision, recall, density,
+coverage), ``errors`` (cycle, identity, reconstruction), ``content`` (feature cosine, SSIM), ``lpips``, ``classifier`` (RC, FC)."""
+DEFAULT_GROUPS = ("distances", "coverage", "errors", "content")
+DEFAULT_BACKBONE = "mobilenet_v1"
+BOOTSTRAP = 200
+"""Resamples for the interval of a distance (fewer for many images: metrics.intervals.resamples_for)."""
+BEST = "best"
+"""Folder of a run that holds its best checkpoint by validation."""
 
 
 def evaluate(
@@ -92,320 +64,313 @@ def evaluate(
     data: Pool | DataTree | Path | str,
     *,
     out: Path | str | None = None,
-    backbone: str | Backbone = "mobilenet_v1",
+    metrics: Sequence[str] = DEFAULT_GROUPS,
+    backbone: str | Backbone | Sequence[str | Backbone] | None = None,
     weights: Path | str | None = None,
+    feature_precision: str = "fp32",
+    lpips: Sequence[str | LPIPS] = ("alex",),
     split: str = "test",
     device: str = "auto",
     precision: str = "fp32",
     batch_size: int = 16,
     limit: int | None = None,
     seed: int = 0,
+    bootstrap: int = BOOTSTRAP,
+    by: By = "auto",
+    checkpoint: str = "auto",
     pairs: Path | str | None = None,
-    threshold: float = 12.0,
+    threshold: float | Sequence[float] = THRESHOLDS,
     left: str | None = None,
+    palette: Path | str | None = None,
     masks: Path | str | None = None,
     mask_threshold: float = 0.5,
+    classifier: Path | str | None = None,
+    labelled: Path | str | None = None,
+    classifier_config: ClassifierConfig | None = None,
+    train: Pool | None = None,
+    keep_features: bool = False,
+    cache: bool = True,
 ) -> dict[str, Any]:
-    """Distances between translated and real images for every direction, and reconstruction errors.
+    """Distances between translated and real images, and everything else that docs/evaluation.md lists.
 
     Images are resized and centre-cropped to the square on which the model was trained. Translations are rounded to 8 bits
-    first, as a file would be. For each direction: the Fréchet and kernel distances between translations of the source's
-    images and the real target images; ``before``, the same with the untranslated source; ``floor``, between two random
-    halves of the real target images; the cycle error mean|x - back(forth(x))| where both directions exist. For each
-    domain: the error of the method's own reconstruction. Errors are in units of [-1, 1], so 2 is the largest.
+    first, as a file would be. Errors are in units of [-1, 1], so 2 is the largest. Under torchrun each process takes its share
+    of the images, and all have the same results.
 
     Args:
         model: a translator (then ``device`` and ``precision`` are its own), or a path as for :func:`unpaired.load`.
         data: a data folder, or a pool that holds the model's domains.
-        backbone: name in ``unpaired.metrics.BACKBONES``, or any :class:`~unpaired.metrics.Backbone`.
-        weights: its file, or the folder with it. Without weights the distances are left out and a line says why.
-        limit: at most this many images of each domain, drawn at random with ``seed``.
         out: also written here, as JSON.
-        pairs, threshold, left: folder of true pairs; adds pixel accuracies (:func:`unpaired.evaluation_pairs.pixel_figures`).
-        masks, mask_threshold: folder of true masks; adds their overlap with the attention's
-            (:func:`unpaired.evaluation_pairs.mask_figures`).
+        metrics: some of ``GROUPS``; "all" for all of them.
+        backbone: names in ``unpaired.metrics.BACKBONES`` or of torchvision's classifiers, or any
+            :class:`~unpaired.metrics.Backbone`; several make several figures. None is MobileNet v1; where its weights cannot be
+            found, its figures are left out and a line says why.
+        weights: file, or folder with the files, of the backbones and of LPIPS.
+        lpips: networks of LPIPS (``alex``, ``vgg``, or ready ones), where ``lpips`` is among the metrics.
+        limit: at most this many images of each domain, drawn at random with ``seed``.
+        bootstrap: resamples for the intervals of distances; 0 leaves those out.
+        by: ``direction`` measures every pair of domains by itself, ``target`` each target from a mix of its sources; ``auto``
+            takes the first up to 12 pairs.
+        checkpoint: of a run: ``last``, ``best`` (by validation), or ``auto``: the last, and the best beside it where there is one.
+        pairs, threshold, left, palette: folder of true pairs (:func:`unpaired.evaluation_pairs.pixel_figures`).
+        masks, mask_threshold: folder of true masks (:func:`unpaired.evaluation_pairs.mask_figures`).
+        classifier, labelled: a classifier and labelled target images: accuracy and confusion table.
+        classifier_config, train: settings of RC and FC, and their training images where ``data`` is a pool.
+        keep_features: also write ``<out>.features.safetensors``.
+        cache: keep features on disk (``$UNPAIRED_CACHE``).
 
     Returns:
-        ``directions`` (a list), ``reconstruction`` (by domain), ``warnings`` and ``provenance``; plain JSON values.
+        ``directions`` (a list), ``means``, ``reconstruction`` (by domain), ``measures``, ``warnings``, ``provenance``; plain JSON values.
 
     Raises:
         DataError: a domain of the model is not in the data. ConfigError: unknown backbone or bad option.
-        WeightsError: ``weights`` was given and is not usable.
+        WeightsError: the weights of a backbone that was asked for by name, or of LPIPS, are missing or wrong; so are those in
+            ``weights``, where it was given.
     """
-    started = time.monotonic()
-    if batch_size < 1 or (limit is not None and limit < 1):
-        raise ConfigError(f"batch_size = {batch_size}, limit = {limit}: both must be at least 1")
-    translator = model if isinstance(model, Translator) else load(model, device=device, precision=precision)
+    options = Options(
+        _groups(metrics), batch_size, limit, seed, bootstrap, by, split, pairs, threshold, left, palette, masks, mask_threshold,
+        classifier, labelled, classifier_config or ClassifierConfig(), keep_features,
+    )  # fmt: skip
+    _check(options, checkpoint, out)
+    chosen = _checkpoints(model, checkpoint, device, precision)
+    translator = chosen[0][1]
     warnings: list[str] = []
-    network = _open(backbone, weights, translator.device, warnings)
-    images = _Images(_pool(data, translator, split), translator.method.image_size, batch_size, limit, seed)
+    with joined(translator.device) as ranks:
+        names = [backbone] if isinstance(backbone, (str, Backbone)) else list(backbone or ())
+        wanted = {"distances", "coverage", "content"} & set(options.groups)
+        opened: list[Backbone] = [
+            open_backbone(b, weights, translator.device, feature_precision) if isinstance(b, str) else b
+            for b in names
+            if wanted
+        ]
+        if not names and wanted:
+            opened = _default(weights, translator.device, feature_precision, warnings)
+        stores = {b.name: FeatureStore(b, on_disk=cache and isinstance(b, NetworkBackbone)) for b in opened}
+        opened_nets = [
+            open_lpips(n, weights, translator.device) if isinstance(n, str) else n
+            for n in lpips
+            if "lpips" in options.groups
+        ]
+        nets = {n.net: n for n in opened_nets}
+        pools = _pools(data, train, translator, options)
+        results: dict[str, Any] = {}
+        features: dict[str, Tensor] = {}
+        for name, one in reversed(chosen):
+            found, features = _evaluate(one, name, pools, stores, nets, options, ranks, list(warnings))
+            results = found | ({"best": results} if results else {})
+        for store in stores.values():
+            store.save()
+        if out is not None and ranks.main:
+            _write(Path(out), results, features if keep_features else {})
+    return results
+
+
+def _groups(metrics: Sequence[str]) -> tuple[str, ...]:
+    wanted = [metrics] if isinstance(metrics, str) else list(metrics)
+    if "all" in wanted:
+        return GROUPS
+    unknown = [m for m in wanted if m not in GROUPS]
+    if unknown:
+        raise ConfigError(
+            f"unknown metrics '{unknown[0]}'.{nearest(unknown[0], GROUPS)} There are: {', '.join(GROUPS)}, all."
+        )
+    return tuple(g for g in GROUPS if g in wanted)
+
+
+def _check(options: Options, checkpoint: str, out: Path | str | None) -> None:
+    if options.batch_size < 1 or (options.limit is not None and options.limit < 1):
+        raise ConfigError(f"batch_size = {options.batch_size}, limit = {options.limit}: both must be at least 1")
+    if options.bootstrap < 0 or 0 < options.bootstrap < 20:
+        raise ConfigError(f"bootstrap = {options.bootstrap}: 0 for no intervals, or at least 20 resamples")
+    if checkpoint not in ("auto", "last", BEST):
+        raise ConfigError(f"checkpoint = '{checkpoint}': there are auto, last and best")
+    if (options.classifier is None) != (options.labelled is None):
+        raise ConfigError(
+            "--classifier and --labelled go together: a classifier, and labelled target images to test it on"
+        )
+    if options.palette is not None and options.pairs is None:
+        raise ConfigError("--palette needs --pairs: the true label maps")
+    if options.keep_features and out is None:
+        raise ConfigError("--keep-features needs --out: the features are written beside the results")
+    if "classifier" in options.groups and options.split == "train":
+        raise ConfigError("RC and FC are tested on images that nothing is trained on: leave out --split train")
+
+
+def _checkpoints(
+    model: Translator | Path | str, checkpoint: str, device: str, precision: str
+) -> list[tuple[str | None, Translator]]:
+    """(``last``, ``best`` or None, translator): the main one first."""
+    if isinstance(model, Translator):
+        return [(None, model)]
+    best = Path(model) / BEST
+    there = (best / "model.safetensors").is_file()
+    if not there:
+        if checkpoint == BEST:
+            raise ConfigError(
+                f"{model}: no best checkpoint; training keeps one with: unpaired train … --during-training every=500"
+            )
+        kind = "last" if (Path(model) / "checkpoints").is_dir() else None
+        return [(kind, load(model, device=device, precision=precision))]
+    places = {"last": Path(model), BEST: best}
+    wanted = ("last", BEST) if checkpoint == "auto" else (checkpoint,)
+    return [(name, load(places[name], device=device, precision=precision)) for name in wanted]
+
+
+def _default(where: Path | str | None, device: torch.device, precision: str, warnings: list[str]) -> list[Backbone]:
+    """MobileNet v1, or none and a warning where nobody said that its weights are here."""
+    try:
+        return [open_backbone(DEFAULT_BACKBONE, where, device, precision)]
+    except WeightsError as error:
+        if where is not None:
+            raise
+        warnings.append(f"no distances: {error}")
+        return []
+
+
+def _pools(
+    data: Pool | DataTree | Path | str, train: Pool | None, translator: Translator, options: Options
+) -> tuple[Pool, Pool | None]:
+    """The images to measure on, and those to train classifiers on."""
+    needs = "classifier" in options.groups
+    if not isinstance(data, (DataTree, Path, str)):
+        if needs and train is None:
+            raise ConfigError("RC and FC need training images of the same domains: give train=POOL")
+        return data, train
+    settings = (translator.header.get("config") or {}).get("data") or {}
+    config = DataConfig(**settings).model_copy(update={"size": translator.method.image_size, "resize": None})
+    tree = data if isinstance(data, DataTree) else find(data, least=min(2, len(translator.domains)))
+    pool = open_pool(tree, config, split=options.split)
+    return pool, open_pool(tree, config, split="train") if needs else None
+
+
+def _evaluate(
+    translator: Translator,
+    name: str | None,
+    pools: tuple[Pool, Pool | None],
+    stores: Mapping[str, FeatureStore],
+    nets: Mapping[str, LPIPS],
+    options: Options,
+    ranks: Ranks,
+    warnings: list[str],
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """All results of one model, and the features of every set."""
+    started = time.monotonic()
+    size = translator.method.image_size
+    images = Images(pools[0], size, options.batch_size, options.limit, options.seed)
     missing = [d for d in translator.domains if d not in images.pool.domains]
     if missing:
         there = ", ".join(images.pool.domains)
         raise DataError(
             f"the data has no domain {', '.join(missing)}, which the model knows; it has: {there}. Name its folders as the model does"
         )
-
-    real: dict[str, _Set] = {}
-    reconstruction: dict[str, Figure] = {}
-    for domain in translator.domains:
-        real[domain], reconstruction[domain] = _real(translator, network, images, domain)
-    directions = [
-        _direction(translator, network, images, real, source, target, seed) for source, target in translator.directions
-    ]
-    for entry in directions:
-        if pairs is not None:
-            entry |= pixel_figures(translator, pairs, entry["source"], entry["target"], threshold=threshold, left=left)
-        if masks is not None:
-            entry |= mask_figures(translator, masks, entry["source"], threshold=mask_threshold)
-    warnings += _warnings(directions, images)
-    results = {
-        "directions": directions,
-        "reconstruction": reconstruction,
-        "warnings": warnings,
-        "provenance": {
-            "version": __version__,
-            "model": str(translator.path) if translator.path else None,
-            "model_sha256": translator.sha256 or None,
-            "method": translator.header.get("method"),
-            "step": translator.header.get("step"),
-            "data": images.pool.fingerprint,
-            "split": split,
-            "n": {domain: images.count(domain) for domain in translator.domains},
-            "limit": limit,
-            "seed": seed,
-            "size": images.size,
-            "backbone": network.name if network else None,
-            "backbone_sha256": network.sha256 if network else None,
-            "resize": network.resize if network else None,
-            "pairs": str(pairs) if pairs is not None else None,
-            "masks": str(masks) if masks is not None else None,
-            "device": str(translator.device),
-            "precision": translator.precision,
-            "torch": torch.__version__,
-            "seconds": round(time.monotonic() - started, 1),
-        },
-    }
-    if out is not None:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(Path(out), (json.dumps(results, indent=1) + "\n").encode())
-    return results
-
-
-def _open(
-    backbone: str | Backbone, where: Path | str | None, device: torch.device, warnings: list[str]
-) -> Backbone | None:
-    if not isinstance(backbone, str):
-        return backbone
-    try:
-        return open_backbone(backbone, where, device)
-    except WeightsError as error:
-        if where is not None:
-            raise
-        warnings.append(f"no distances: {error}")
-        return None
-
-
-def _pool(data: Pool | DataTree | Path | str, translator: Translator, split: str) -> Pool:
-    if not isinstance(data, (DataTree, Path, str)):
-        return data
-    settings = (translator.header.get("config") or {}).get("data") or {}
-    config = DataConfig(**settings).model_copy(update={"size": translator.method.image_size, "resize": None})
-    tree = data if isinstance(data, DataTree) else find(data, least=min(2, len(translator.domains)))
-    return open_pool(tree, config, split=split)
-
-
-@dataclass
-class _Images:
-    """Batches of centre-cropped squares, in an order that follows from the seed."""
-
-    pool: Pool
-    size: int
-    batch_size: int
-    limit: int | None
-    seed: int
-    lost: dict[str, str] = field(default_factory=dict)
-
-    def count(self, domain: str) -> int:
-        n = self.pool.count(domain)
-        return n if self.limit is None else min(n, self.limit)
-
-    def batches(self, domain: str) -> Iterator[Tensor]:
-        """[n, 3, size, size]; unreadable files are left out and noted."""
-        order = np.arange(self.pool.count(domain))
-        if self.limit is not None and self.limit < len(order):
-            order = np.sort(np.random.default_rng(self.seed).permutation(order)[: self.limit])
-        stack: list[Pixels] = []
-        for index in order:
-            try:
-                stack.append(self._square(self.pool.image(domain, int(index))))
-            except ImageError as error:
-                self.lost[str(error.path)] = error.reason
-                continue
-            if len(stack) == self.batch_size:
-                yield to_tensor(np.stack(stack))
-                stack = []
-        if stack:
-            yield to_tensor(np.stack(stack))
-
-    def _square(self, image: Pixels) -> Pixels:
-        from PIL import Image
-
-        from unpaired.data.images import resize
-
-        if min(image.shape[:2]) != self.size:
-            image = np.asarray(resize(Image.fromarray(image), self.size, DataConfig()))
-        top, left = ((side - self.size) // 2 for side in image.shape[:2])
-        return image[top : top + self.size, left : left + self.size]
-
-
-def _real(translator: Translator, network: Backbone | None, images: _Images, domain: str) -> tuple[_Set, Figure]:
-    """Features of a domain's real images, and the error of the method's reconstruction of them."""
-    features, error = _Set(network.dim if network else 0), _Mean()
-    has_own = True
-    for x in images.batches(domain):
-        if network is not None:
-            features.add(network(x))
-        again = translator.reconstruct(x, domain) if has_own else None
-        has_own = again is not None
-        if again is not None:
-            error.add(x, again)
-    if not has_own:
-        return features, {"value": None, "not_comparable": "this method has no reconstruction", "n": 0}
-    return features, error.figure()
-
-
-def _direction(
-    translator: Translator,
-    network: Backbone | None,
-    images: _Images,
-    real: Mapping[str, _Set],
-    source: str,
-    target: str,
-    seed: int,
-) -> dict[str, Any]:
-    """All figures of one direction."""
-    features, cycle = _Set(network.dim if network else 0), _Mean()
-    back = (target, source) in translator.directions
-    first = 0
-    for x in images.batches(source):
-        y = _translate(translator, x, source, target, seed, first)
-        if back:
-            cycle.add(x, _translate(translator, y, target, source, seed, first) if _sound(y) else y)
-        if network is not None:
-            features.add(network(to_tensor(to_uint8(y))) if _sound(y) else torch.full((len(y), network.dim), math.nan))
-        first += len(x)
-    result: dict[str, Any] = {"source": source, "target": target, "n_source": images.count(source)}
-    result["n_target"] = images.count(target)
-    result["cycle_error"] = (
-        cycle.figure() if back else {"value": None, "not_comparable": "the way back does not exist", "n": 0}
+    run = Pass(
+        translator,
+        images,
+        stores,
+        nets,
+        options.groups,
+        options.seed,
+        ranks,
+        keep_pixels="classifier" in options.groups,
     )
-    if network is not None:
-        goal = real[target]
-        result[f"FD-{network.name}"] = _with_context(_frechet, features, real[source], goal, seed)
-        result[f"KD-{network.name}"] = _with_context(_kernel, features, real[source], goal, seed)
-    return result
-
-
-def _translate(translator: Translator, x: Tensor, source: str, target: str, seed: int, first: int) -> Tensor:
-    """Where outputs are random, each image has its own noise by its number, so that batches do not change results."""
-    if not translator.method.stochastic:
-        return translator.translate(x, source, target)
-    seeds = [(seed * 1_000_003 + first + i) % 2**63 for i in range(len(x))]
-    return torch.cat([translator.translate(x[i : i + 1], source, target, seed=s) for i, s in enumerate(seeds)])
-
-
-def _sound(images: Tensor) -> bool:
-    return bool(torch.isfinite(images).all())
-
-
-Distance = Callable[[_Set, _Set, int], Figure]
-
-
-def _with_context(distance: Distance, translated: _Set, source: _Set, target: _Set, seed: int) -> Figure:
-    """The figure, what it was before translation, and what two halves of the real target images have."""
-    halves = _Set(target.dim), _Set(target.dim)
-    order = torch.randperm(len(target.features), generator=torch.Generator().manual_seed(seed))
-    for half, indices in zip(halves, order.chunk(2), strict=False):
-        half.add(target.features[indices])
-    figure = distance(translated, target, seed)
-    return {**figure, "before": distance(source, target, seed), "floor": distance(*halves, seed)}
-
-
-def _frechet(a: _Set, b: _Set, seed: int) -> Figure:
-    return _compare(a, b, lambda: {"value": a.statistics.distance(b.statistics)})
-
-
-def _kernel(a: _Set, b: _Set, seed: int) -> Figure:
-    def compute() -> Figure:
-        found = kernel_distance(a.features, b.features, seed=seed)
-        return {"value": found.mean, "std": found.std, "subsets": found.subsets, "subset_size": found.subset_size}
-
-    return _compare(a, b, compute)
-
-
-def _compare(a: _Set, b: _Set, compute: Callable[[], Figure]) -> Figure:
-    n = [a.count, b.count]
-    try:
-        for side in (a, b):
-            if side.reason:
-                raise NotComparableError(side.reason)
-        return {**compute(), "n": n}
-    except NotComparableError as error:
-        return {"value": None, "not_comparable": str(error).removeprefix("not comparable: "), "n": n}
-
-
-def _warnings(directions: list[dict[str, Any]], images: _Images) -> list[str]:
-    warnings = [f"left out: {path}: {reason}" for path, reason in images.lost.items()]
-    least = min((min(d["n_source"], d["n_target"]) for d in directions), default=0)
-    if least < ENOUGH_IMAGES and any(key.startswith("FD-") for d in directions for key in d):
-        warnings.append(
-            f"only {least} images: below {ENOUGH_IMAGES:,} a Fréchet distance is mostly bias. Compare it with 'before' and "
-            "'floor' of the same table alone, and trust the kernel distance more"
+    tasks, by = plan(images, translator.directions, options.by)
+    real = {d: run.features(images.items(d)) for d in translator.domains} if stores else {}
+    features = {f"real/{d}|{b}": rows[b] for d, rows in real.items() for b in stores}
+    generated: dict[str, list[Tensor]] = {}
+    entries = []
+    for task in tasks:
+        rows = run.direction(task)
+        entries.append(_entry(run, task, rows, real.get(task.target, {}), options))
+        features |= {f"generated/{task.source}->{task.target}|{b}": rows[f"generated/{b}"] for b in stores}
+        if "pixels" in rows:
+            generated.setdefault(task.target, []).append(rows["pixels"])
+    share_lost(images.lost, ranks)
+    results: dict[str, Any] = {"format": 2, "directions": entries}
+    results["means"] = means_over_targets(entries, [figure_name(k, b) for b in stores for k in ("FD", "KD")])
+    results["reconstruction"] = {d: _reconstruction(run, d) for d in translator.domains if "errors" in options.groups}
+    if pools[1] is not None and generated:
+        train = Images(pools[1], size, options.batch_size, options.limit, options.seed)
+        results["classification"] = class_figures(
+            run, train, translator.directions, options.by, generated, options.classifier_config
         )
-    return warnings
+    if options.classifier is not None and options.labelled is not None:
+        results["adaptation"] = adaptation_figures(
+            options.classifier, options.labelled, device=translator.device, seed=options.seed
+        )
+    results["measures"] = measures_of(results, list(stores))
+    results["warnings"] = warnings + warnings_of(entries, images)
+    results["provenance"] = provenance_of(run, name, by, options, time.monotonic() - started)
+    return results, features
 
 
-def _cell(figure: Mapping[str, Any]) -> str:
-    if figure["value"] is None:
-        return "not comparable"
-    spread = f" ± {figure['std']:.2g}" if figure.get("std") is not None else ""
-    return f"{figure['value']:.4g}{spread}"
+def _entry(
+    run: Pass, task: Task, rows: Mapping[str, Tensor], target: Mapping[str, Tensor], options: Options
+) -> dict[str, Any]:
+    """All figures of one task."""
+    entry: dict[str, Any] = {"source": task.source, "target": task.target, "n_source": len(rows["place"])}
+    entry["n_target"] = run.images.count(task.target)
+    seed = options.seed
+    if "errors" in options.groups:
+        entry["cycle_error"] = (
+            mean_figure(rows["cycle_error"], seed=seed)
+            if "cycle_error" in rows
+            else nothing("the way back does not exist")
+        )
+        entry["identity_error"] = _identity(run, task, seed)
+    for backbone in run.stores:
+        halves = split_in_halves(target[backbone], seed)
+        sets = Sets(rows[f"generated/{backbone}"], rows[f"source/{backbone}"], target[backbone], halves)
+        entry |= feature_figures(sets, backbone, options.groups, resamples=options.bootstrap, seed=seed)
+    for key, values in rows.items():
+        if values.ndim == 1 and key not in ("place", "cycle_error"):
+            entry[key] = mean_figure(values, seed=seed)
+    if run.lpips:
+        entry |= _diversity(run, task, seed)
+    if options.pairs is not None and task.source != MIXED:
+        palette = open_palette(options.palette) if options.palette is not None else None
+        entry |= pixel_figures(
+            run.translator, options.pairs, task.source, task.target, threshold=options.thresholds, left=options.left,
+            palette=palette, seed=seed,
+        )  # fmt: skip
+    if options.masks is not None and task.source != MIXED:
+        entry |= mask_figures(run.translator, options.masks, task.source, threshold=options.mask_threshold, seed=seed)
+    entry["per_image"] = per_image(task, rows, run.images)
+    return entry
 
 
-def format_table(results: Mapping[str, Any], *, width: int = 110) -> str:
-    """The results for a terminal: plain text without colours."""
-    import io
+def _identity(run: Pass, task: Task, seed: int) -> Figure:
+    if task.source == MIXED:
+        return nothing("the sources are mixed: take by = direction")
+    return mean_figure(run.identity(task.source, task.target), seed=seed)
 
-    from rich.console import Console
-    from rich.table import Table
 
-    console = Console(file=io.StringIO(), width=width, color_system=None)
-    about = results["provenance"]
-    table = Table(
-        "direction", "measure", "value", "before", "floor", "N", title=f"{about['method']}, split {about['split']}"
-    )
-    for entry in results["directions"]:
-        name = f"{entry['source']} → {entry['target']}"
-        for key, figure in entry.items():
-            if not isinstance(figure, dict):
-                continue
-            n = " / ".join(map(str, figure["n"])) if isinstance(figure["n"], list) else str(figure["n"])
-            context = [_cell(figure[k]) if k in figure else "" for k in ("before", "floor")]
-            table.add_row(name, key.replace("_", " ") if key == "cycle_error" else key, _cell(figure), *context, n)
-            name = ""
-    for domain, figure in results["reconstruction"].items():
-        table.add_row(domain, "reconstruction error", _cell(figure), "", "", str(figure["n"]))
-    console.print(table)
-    reasons = {
-        f["not_comparable"]
-        for d in results["directions"]
-        for f in d.values()
-        if isinstance(f, dict) and f["value"] is None
+def _diversity(run: Pass, task: Task, seed: int) -> dict[str, Figure]:
+    if not run.translator.method.stochastic:
+        return {f"lpips_diversity_{net}": nothing("one input has one result with this method") for net in run.lpips}
+    return {
+        f"lpips_diversity_{net}": mean_figure(values, real=0, seed=seed) | {"samples": DIVERSITY_SAMPLES}
+        for net, values in run.diversity(task).items()
     }
-    for line in [*(f"not comparable: {r}" for r in sorted(reasons)), *results["warnings"]]:
-        console.print(line, markup=False, highlight=False)
-    if about["backbone"]:
-        console.print(f"backbone {about['backbone']}, {about['resize']}", markup=False, highlight=False)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    return str(text).rstrip()
+
+
+def _reconstruction(run: Pass, domain: str) -> Figure:
+    errors = run.reconstruction(domain)
+    if errors is None:
+        return nothing("this method has no reconstruction")
+    return mean_figure(errors, seed=run.seed)
+
+
+def _write(out: Path, results: dict[str, Any], features: Mapping[str, Tensor]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if features:
+        import safetensors.torch
+
+        beside = out.with_name(f"{out.stem}.features.safetensors")
+        write_atomically(beside, safetensors.torch.save({k: v.contiguous() for k, v in features.items()}))
+        results["features"] = beside.name
+    write_atomically(out, (json.dumps(results, indent=1) + "\n").encode())
+
+
+def is_main_process() -> bool:
+    """Whether this process should print: the first one under torchrun, or the only one."""
+    return os.environ.get("RANK", "0") == "0"

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from unpaired.config import DataConfig
-from unpaired.data.images import IMAGE_SUFFIXES, Pixels, open_image, resize, show, to_tensor, to_uint8
+from unpaired.data.images import IMAGE_SUFFIXES, Pixels, open_image, show, to_tensor, to_uint8
 from unpaired.errors import ConfigError, DataError, nearest
-from unpaired.metrics.pixels import Reading, mask_iou, pixel_accuracy
+from unpaired.evaluation_figures import Figure, mean_figure
+from unpaired.evaluation_images import square
+from unpaired.metrics.intervals import centred
+from unpaired.metrics.pixels import Palette, Reading, class_ious, mask_f1, mask_iou, pixel_accuracy
 from unpaired.translation import Translator
 
 READINGS: tuple[Reading, ...] = ("sum", "channel")
@@ -20,42 +21,83 @@ MASKS = ("mask", "masks")
 """Name of the folder with true masks beside the folder of pictures."""
 
 
+THRESHOLDS = (12.0, 16.0)
+"""Colour differences of the papers: Show, Attend and Translate (section 3.2) and UNIT (section 4)."""
+
+
 def pixel_figures(
-    translator: Translator, folder: Path | str, source: str, target: str, *, threshold: float, left: str | None = None
+    translator: Translator,
+    folder: Path | str,
+    source: str,
+    target: str,
+    *,
+    threshold: float | Sequence[float] = THRESHOLDS,
+    left: str | None = None,
+    palette: Palette | None = None,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """``pixel_accuracy`` by both readings of the threshold, over all pairs of ``folder``, with what the untranslated
-    pictures have as ``before``.
+    """``pixel_accuracy`` by both readings of each threshold over all pairs of ``folder``, with what the untranslated pictures
+    have as ``before``; with a ``palette``, ``mean_iou`` of its classes, where the target is label maps.
 
     Pairs are pictures of two halves side by side (``left`` names the domain of the left one; None: the source of the model's
     first direction), or files of equal names in two folders named like the domains. Both pictures of a pair are resized to the
     side on which the model was trained, shorter side first, by one filter (bicubic, antialiased), and centre-cropped; the
-    translation is rounded to 8 bits. The figure is the mean over pictures.
+    translation is rounded to 8 bits. Accuracies are means over pictures; the mean IoU counts the pixels of all pictures together
+    and is the mean over the classes that the truth has.
 
     Raises DataError, ConfigError.
     """
-    if threshold < 0:
-        raise ConfigError(f"threshold = {threshold}: must be at least 0")
+    thresholds = (threshold,) if isinstance(threshold, (int, float)) else tuple(threshold)
+    for value in thresholds:
+        if value < 0:
+            raise ConfigError(f"threshold = {value}: must be at least 0")
     left = left or translator.directions[0][0]
     if left not in translator.domains:
         raise ConfigError(
             f"no domain '{left}'.{nearest(left, translator.domains)} This model knows: {', '.join(translator.domains)}."
         )
-    after: dict[str, list[float]] = {r: [] for r in READINGS}
-    before: dict[str, list[float]] = {r: [] for r in READINGS}
+    rows: dict[str, tuple[list[float], list[float]]] = {}
+    tables: list[list[Any]] = [[], []]
     for one, other in _pairs(Path(folder), source, target, left):
-        x, truth = (_square(p, translator.method.image_size) for p in (one, other))
-        y = to_uint8(translator.translate(to_tensor(x[None]), source, target, seed=0)[0])
-        for reading in READINGS:
-            after[reading].append(pixel_accuracy(y, truth, threshold, reading))
-            before[reading].append(pixel_accuracy(x, truth, threshold, reading))
-    return {
-        f"pixel_accuracy_{reading}_{threshold:g}": {**_mean(after[reading]), "before": _mean(before[reading])}
-        for reading in READINGS
-    }
+        x, truth = (square(p, translator.method.image_size) for p in (one, other))
+        y = to_uint8(translator.translate(to_tensor(x[None]), source, target, seed=seed)[0])
+        for side, picture in enumerate((y, x)):
+            for value in thresholds:
+                for reading in READINGS:
+                    pair = rows.setdefault(f"pixel_accuracy_{reading}_{value:g}", ([], []))
+                    pair[side].append(pixel_accuracy(picture, truth, value, reading))
+            if palette is not None:
+                tables[side].append(palette.confusion(picture, truth))
+    found = {name: mean_figure(y, seed=seed) | {"before": mean_figure(x, seed=seed)} for name, (y, x) in rows.items()}
+    if palette is not None:
+        after, before = (_iou(t, palette, seed) for t in tables)
+        found[f"mean_iou_{palette.name}"] = after | {"before": before}
+    return found
 
 
-def mask_figures(translator: Translator, folder: Path | str, source: str, *, threshold: float) -> dict[str, Any]:
-    """``mask_iou``: overlap of the attention mask, cut at ``threshold``, with true masks, the mean over pictures.
+def _iou(tables: Sequence[Any], palette: Palette, seed: int) -> Figure:
+    """Mean IoU over the classes of the truth; its interval resamples pictures."""
+    stack = np.stack(tables)
+
+    def mean_over_classes(confusion: Any) -> float:
+        return float(np.mean([v for v in class_ious(confusion) if v is not None]))
+
+    per = class_ious(stack.sum(axis=0))
+    figure: Figure = {
+        "value": mean_over_classes(stack.sum(axis=0)), "n": len(stack), "n_generated": len(stack), "n_real": len(stack),
+        "per_class": dict(zip(palette.classes, per, strict=True)),
+    }  # fmt: skip
+    if len(stack) > 1:
+        rng = np.random.default_rng(seed)
+        values = [mean_over_classes(stack[rng.integers(len(stack), size=len(stack))].sum(axis=0)) for _ in range(200)]
+        figure["interval"] = list(centred(np.array(values), figure["value"]))
+    return figure
+
+
+def mask_figures(
+    translator: Translator, folder: Path | str, source: str, *, threshold: float, seed: int = 0
+) -> dict[str, Any]:
+    """``mask_iou`` and ``mask_f1``: overlap of the attention mask, cut at ``threshold``, with true masks, the mean over pictures.
 
     ``folder`` holds a folder of pictures named like the source and a folder ``mask`` (or ``masks``) with a file of the same name
     for each, white where the object is. ``before`` is what a mask of the whole picture has: the share of the object.
@@ -66,18 +108,18 @@ def mask_figures(translator: Translator, folder: Path | str, source: str, *, thr
     place = next((root / name for name in MASKS if (root / name).is_dir()), None)
     if place is None:
         raise DataError(f"{show(root)}: no folder 'mask' with the true masks beside '{source}'")
-    found, whole = [], []
+    scores: dict[str, tuple[list[float], list[float]]] = {"mask_iou": ([], []), "mask_f1": ([], [])}
     for picture, mask in _same_names(root / source, place):
         x = np.asarray(open_image(picture, min_side=1))
         truth = np.asarray(open_image(mask, min_side=1)).mean(axis=-1) >= 128
         ours = translator.attention(to_tensor(x[None]), threshold=threshold)[0, 0].cpu().numpy() > 0
-        found.append(mask_iou(ours, truth))
-        whole.append(mask_iou(np.ones_like(truth), truth))
-    return {f"mask_iou_{threshold:g}": {**_mean(found), "before": _mean(whole)}}
-
-
-def _mean(values: list[float]) -> dict[str, Any]:
-    return {"value": float(np.mean(values)), "n": len(values)}
+        for name, score in (("mask_iou", mask_iou), ("mask_f1", mask_f1)):
+            scores[name][0].append(score(ours, truth))
+            scores[name][1].append(score(np.ones_like(truth), truth))
+    return {
+        f"{name}_{threshold:g}": mean_figure(ours, seed=seed) | {"before": mean_figure(whole, seed=seed)}
+        for name, (ours, whole) in scores.items()
+    }
 
 
 def _images(folder: Path) -> list[Path]:
@@ -115,10 +157,3 @@ def _pairs(root: Path, source: str, target: str, left: str) -> Iterator[tuple[Pi
         half = both.shape[1] // 2
         parts = both[:, :half], both[:, half:]
         yield parts if source == left else (parts[1], parts[0])
-
-
-def _square(image: Pixels, side: int) -> Pixels:
-    if min(image.shape[:2]) != side:
-        image = np.asarray(resize(Image.fromarray(image), side, DataConfig()))
-    top, left = ((n - side) // 2 for n in image.shape[:2])
-    return np.ascontiguousarray(image[top : top + side, left : left + side])

@@ -117,6 +117,18 @@ def gradient_penalty(critic: Callable[[Tensor], Sequence[Tensor]], real: Tensor,
         return (norm - 1).square().mean()
 
 
+def r1_penalty(critic: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
+    """Mean of ||grad D(x)||_2^2 at real samples x (Mescheder 2018, Eq. 9, without its γ/2). In float32, also under autocast.
+
+    ``critic`` gives one logit a sample; where a sample's logit depends on the others of its batch, the gradient is that of their
+    sum. ``real`` [N, ...] is not differentiated; the result is, by the critic's parameters.
+    """
+    with torch.autocast(real.device.type, enabled=False), torch.enable_grad():
+        x = real.detach().float().requires_grad_()
+        (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+        return gradient.flatten(1).square().sum(dim=1).mean()
+
+
 def feature_distance(
     x: Sequence[Tensor], y: Sequence[Tensor], weights: Sequence[float], *, inside: bool = False, unit: bool = False
 ) -> Tensor:

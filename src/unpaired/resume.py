@@ -21,7 +21,17 @@ FREE_SETTINGS = frozenset(
     {"data.workers", "data.cache", "data.cache_gib"}
     | {
         f"training.{k}"
-        for k in ("device", "log_every", "checkpoint_every", "keep", "sample_every", "samples", "tensorboard")
+        for k in (
+            "device",
+            "log_every",
+            "checkpoint_every",
+            "keep",
+            "sample_every",
+            "samples",
+            "tensorboard",
+            "validate_every",
+            "validate_weights",
+        )
     }
 )
 """Settings that may change on resume without being named: none of them changes what is learnt."""

@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unpaired import signals
+from unpaired import origin, signals
 from unpaired.config import RunConfig, from_dict, merge, nested, read_toml
 from unpaired.config import preset as read_preset
 from unpaired.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from unpaired.data.sampling import Pool
     from unpaired.methods.base import Method
     from unpaired.translation import Translator
+    from unpaired.validation import Validator
 
 
 def resolve(
@@ -124,7 +126,8 @@ def train(
     Args:
         data: a folder in one of the layouts of docs/data.md.
         out: the run's folder: settings, log, samples, checkpoints.
-        method: a key of ``unpaired.METHODS``; when nothing says otherwise ``unit``, or ``deepi2i`` with ``pretrained``.
+        method: a key of ``unpaired.METHODS``; when nothing says otherwise ``unit``, or with ``pretrained`` the variant of DeepI2I
+            that starts from such a GAN.
         preset: a shipped preset (``unpaired presets``) or a TOML file.
         config: a TOML file laid over the preset.
         settings: dotted keys, as in ``{"model.width": 32, "training.precision": "fp32"}``.
@@ -149,11 +152,17 @@ def train(
 
     with signals.handled():
         out = Path(out)
+        typed = origin.command(
+            "train", data, out=out, method=method, preset=preset, config=config, steps=steps, pretrained=pretrained,
+            start_from=start_from, settings=settings,
+        )  # fmt: skip
+        note = origin.about(data, typed)
         if pretrained is not None:
-            settings = {**_from_pretrained(pretrained, out), **(settings or {})}
+            translator, fixed = _from_pretrained(pretrained, out)
+            settings = {**fixed, **(settings or {})}
             named = method is not None or preset is not None or config is not None or start_from is not None
             if not named and not (out / "config.toml").exists():
-                method = "deepi2i"
+                method = translator
         run = resolve(
             method=method,
             preset=preset,
@@ -167,41 +176,62 @@ def train(
         domains = _order(tree.domains, out, start_from)
         model = build(run, domains)
         check(tree, run.data).require()
-        pool = open_pool(tree, run.data, split="train")
+        pool: Pool = open_pool(tree, run.data, split="train")
         held_out = None
         if all(tree.files.get(("test", domain)) for domain in tree.domains):
             held_out = open_pool(tree, run.data, split="test")
         if any(pool.count(domain) == 0 for domain in tree.domains):
             raise DataError(f"{data}: a domain has no training images")
+        validator = None
+        if run.training.validate_every is not None:
+            pool, validator = _held_out(pool, run)
         extra = {}
         if start_from is not None:
             extra["started_from"] = checkpoint.start_from(model, run.method, start_from)
             model.has_weights = True
         path = training.fit(
-            model, pool, run, out, held_out=held_out, header_extra=extra, allow_change=allow_change, quiet=quiet
-        )
+            model, pool, run, out, held_out=held_out, header_extra=extra, allow_change=allow_change, quiet=quiet, validator=validator,
+            origin=note,
+        )  # fmt: skip
         return load(path)
 
 
-def _from_pretrained(path: Path | str, out: Path) -> dict[str, Any]:
-    """Settings that the pretrained model fixes; when the run is there already, those it was begun with."""
-    from unpaired.transfer import ARCHITECTURE, settings_from
+def _held_out(pool: Pool, run: RunConfig) -> tuple[Pool, Validator]:
+    """The images that are left to train on, and who looks at the others. Raises DataError, ConfigError, WeightsError."""
+    from unpaired.data.sampling import hold_out
+    from unpaired.devices import choose_device
+    from unpaired.metrics.backbones import open_backbone
+    from unpaired.validation import Validator
+
+    settings = run.training
+    rest, validation = hold_out(pool, settings.validate_share, settings.validate_images)
+    device = choose_device(settings.device)
+    backbone = open_backbone(settings.validate_backbone, settings.validate_weights, device)
+    return rest, Validator(validation, backbone, settings, run.seed)
+
+
+def _from_pretrained(path: Path | str, out: Path) -> tuple[str, dict[str, Any]]:
+    """The translator that goes with a pretrained model, and the settings that this fixes; when the run is there already, those
+    it was begun with."""
+    from unpaired.transfer import ARCHITECTURE, TRANSLATOR, settings_from
 
     saved = out / "config.toml"
     if saved.exists():  # the pretrained file is not needed any more, and may be gone
         values = read_toml(saved)
-        model = values.get("model", {})
-        if model.get("pretrained") == str(path):
-            return {"data.size": values["data"]["size"]} | {
-                f"model.{name}": model[name] for name in ("pretrained", *ARCHITECTURE)
-            }
-    return settings_from(path)
+        method, model = values.get("method", ""), values.get("model", {})
+        kind = next((k for k in ARCHITECTURE if method in (k, TRANSLATOR[k])), None)
+        if kind is not None and model.get("pretrained") == str(path):
+            names = ("pretrained", *ARCHITECTURE[kind])
+            return method, {"data.size": values["data"]["size"]} | {f"model.{name}": model[name] for name in names}
+    kind, fixed = settings_from(path)
+    return TRANSLATOR[kind], fixed
 
 
 def pretrain(
     data: Path | str,
     out: Path | str,
     *,
+    method: str | None = None,
     preset: str | None = None,
     config: Path | str | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -210,20 +240,36 @@ def pretrain(
     allow_change: Sequence[str] = (),
     quiet: bool = False,
 ) -> Translator:
-    """Train a GAN (method ``biggan``) that DeepI2I can start from, on class folders or on a single folder of images.
+    """Train a GAN that DeepI2I can start from, on class folders or on a single folder of images.
 
-    Arguments and errors as :func:`train`; without ``preset`` and ``config`` a new run has the preset ``biggan-small``.
+    ``method`` is ``biggan`` (class-conditional, the default) or ``stylegan``. Other arguments and errors as :func:`train`; without
+    ``preset`` and ``config`` a new run has the preset ``biggan-small`` or ``stylegan-small``.
     """
+    from unpaired.transfer import ARCHITECTURE, settings_from
+
     saved = Path(out) / "config.toml"
+    if method is None and preset is None and config is None and pretrained is not None and not saved.exists():
+        method, _ = settings_from(pretrained)
+    if method is not None and method not in ARCHITECTURE:
+        raise ConfigError(f"--method {method} is no GAN; there are: {', '.join(ARCHITECTURE)}")
     if preset is None and config is None:
         if not saved.exists():
-            preset = "biggan-small"
-        elif (found := read_toml(saved).get("method")) != "biggan":
-            raise ConfigError(f"{out} holds a run of method '{found}', not a pretraining; use another --out")
+            preset = f"{method or 'biggan'}-small"
+        elif (found := read_toml(saved).get("method")) not in ARCHITECTURE or method not in (None, found):
+            raise ConfigError(
+                f"{out} holds a run of method '{found}', not a pretraining{f' of {method}' if method else ''}; use another --out"
+            )
+    elif method is None:  # a preset names its method, a config file may leave it out
+        named = read_preset(preset).get("method") if preset is not None else None
+        method = str(named or (read_toml(Path(config)).get("method") if config is not None else None) or "biggan")
+        if method not in ARCHITECTURE:
+            raise ConfigError(
+                f"a preset or config for '{method}' is no pretraining; there are: {', '.join(ARCHITECTURE)}"
+            )
     return train(
         data,
         out,
-        method="biggan" if config is not None or preset is not None else None,
+        method=method if config is not None or preset is not None else None,
         preset=preset,
         config=config,
         settings=settings,

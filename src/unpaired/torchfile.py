@@ -6,7 +6,6 @@ A file is checked before torch opens it (kind, size, the classes its pickle name
 
 from __future__ import annotations
 
-import pickle
 import pickletools
 import re
 import struct
@@ -20,15 +19,20 @@ from typing import IO, Any, Literal, cast
 import torch
 from torch import Tensor
 
-from unpaired.errors import CheckpointError
+from unpaired.errors import CheckpointError, Interrupted
 
 MAX_FILE_BYTES = 4 * 2**30
 """Default bound on a foreign file; the largest official UNIT file has about 0.2 GB."""
-MAX_PICKLE_BYTES = 64 * 2**20
-MAX_OPCODES = 2_000_000
+MAX_PICKLE_BYTES = 16 * 2**20
+"""The pickle of a state dict names its tensors; their numbers lie outside. 16 MiB are more than 100,000 names."""
+MAX_OPCODES = 300_000
+"""Instructions of that pickle, some 40 a tensor: room for 7,000 tensors, about a second and 40 MB to look at them all."""
 MAX_MEMBERS = 10_000
+"""Members of a zip file, one a tensor; more would take long to list."""
 MAX_DEPTH = 4
+"""Dictionaries within dictionaries: official files nest two deep."""
 MAX_ENTRIES = 100_000
+"""Values in all dictionaries together."""
 
 _SAVE_AGAIN = "Where you trust the file, open it where it was made and save the tensors alone: torch.save(model.state_dict(), 'weights.pt')"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of every file that PyTorch wrote before 1.6
@@ -68,10 +72,12 @@ def read_torch_file(path: Path | str, *, max_bytes: int = MAX_FILE_BYTES) -> dic
             warnings.simplefilter("ignore")  # about storages of old files; they are checked below
             # A mapped zip file cannot make torch allocate, or read past, more than the file holds.
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=kind == "zip")
-    except (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise CheckpointError(f"{path}: not a readable PyTorch file: {_first_line(error)}") from error
-    except (EOFError, AssertionError, OverflowError, MemoryError, OSError) as error:
-        raise CheckpointError(f"{path}: a damaged PyTorch file: {_first_line(error)}") from error
+    except Interrupted:
+        raise
+    except (
+        Exception
+    ) as error:  # damaged pickles make torch raise nearly anything: struct.error, AssertionError, MemoryError …
+        raise CheckpointError(f"{path}: not a readable PyTorch file, or a damaged one: {_first_line(error)}") from error
     return _checked_tensors(path, content)
 
 

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,12 +20,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from unpaired import checkpoint, devices, signals
+from unpaired import origin as origins
 from unpaired.config import RunConfig
 from unpaired.data.images import encode_image, to_tensor, to_uint8
 from unpaired.data.sampling import Pool, Sampler, StepDataset, centre_crops
 from unpaired.distributed import Ranks, joined
 from unpaired.errors import (
     CheckpointError,
+    ConfigError,
     DataError,
     Interrupted,
     NonFiniteError,
@@ -38,10 +40,16 @@ from unpaired.runlog import Reporter, RunLog, warn
 from unpaired.stages import Plan
 from unpaired.watch import Watch
 
+if TYPE_CHECKING:
+    from unpaired.validation import Validator
+
 WATCH_FROM_STEP = 500
 """Before this step (or a quarter of the run) the GAN watch does not judge sample sheets."""
 MAX_SHEET_DIRECTIONS = 6
 """Directions on a sample sheet: with many domains there would be hundreds."""
+
+_NO_BATCH = 1000
+"""What a rank without a batch tells the others; above every signal number."""
 
 OnStep = Callable[[int, Method], Mapping[str, float] | None]
 
@@ -67,6 +75,7 @@ class Trainer:
         device: torch.device,
         ranks: Ranks,
         reporter: Reporter | None,
+        validator: Validator | None = None,
     ) -> None:
         self.method, self.pool, self.held_out, self.config, self.run_dir = (
             method.to(device),
@@ -82,7 +91,7 @@ class Trainer:
             ranks,
             reporter,
         )
-        self.settings = config.training
+        self.settings, self.validator = config.training, validator
         self.plan = Plan(method.stages())
         if config.data.views:
             method.view_counts = {d: pool.count(d) * config.data.views for d in method.domains}
@@ -149,6 +158,7 @@ class Trainer:
             "step": self.step,
             "watch": self.watch.state(),
             "pretrained": self.pretrained,
+            "optimizers": {n: c for n, o in self.optimizers.items() if (c := sum(map(len, o.state.values())))},
         }
         return tensors, values
 
@@ -161,8 +171,23 @@ class Trainer:
         self.pretrained = self.method.prepare()
         self.method.load_state_dict(kept, strict=False)
         self.method.examples = None
+        self._take_optimizers(self.method.carried)
+        self.method.carried = {}
         live = dict(self.method.named_parameters())
         self.average = {name: live[name].detach().clone() for name in self.average}
+
+    def _take_optimizers(self, tensors: Mapping[str, Tensor]) -> None:
+        """Optimiser state from ``optimizer/<update>/<parameter>/<what>``, for the updates up to ``self.step`` (the first stage's
+        where that is 0)."""
+        if not any(k.startswith("optimizer/") for k in tensors):
+            return
+        for update in self.plan.updates_until(max(self.step, 1)):
+            optimizer = self._optimizer(update)
+            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+                prefix = f"optimizer/{update.name}/{self.names[id(parameter)]}/"
+                saved = {k.removeprefix(prefix): v.to(self.device) for k, v in tensors.items() if k.startswith(prefix)}
+                if saved:
+                    optimizer.state[parameter] = saved
 
     def _examples(self, domain: str, count: int, first: int = 0) -> Tensor:
         """[n, 3, S, S]: centre crops of ``count`` training images of a domain from ``first`` on, fewer where there are fewer."""
@@ -171,6 +196,12 @@ class Trainer:
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Take back what :meth:`state` gave. Raises CheckpointError when it does not fit."""
+        missing = sorted({"step", "watch"} - set(values))  # every value but those that older files do not have
+        for name, count in values.get("optimizers", {}).items():
+            found = sum(k.startswith(f"optimizer/{name}/") for k in tensors)
+            missing += [f"{count - found} tensors of optimizer/{name}"] if found != count else []
+        if missing:
+            raise CheckpointError(f"the saved state is not whole; missing: {', '.join(missing)}")
         own, _ = self.state()
         if not any(k.startswith("average/") for k in tensors):  # EMA switched on: it starts from the weights of now
             tensors = {**tensors, **{f"average/{n}": tensors[f"method/{n}"] for n in self.average}}
@@ -195,13 +226,7 @@ class Trainer:
         for name in self.average:
             self.average[name] = tensors[f"average/{name}"].to(self.device, copy=True)
         self.step = values["step"]
-        for update in self.plan.updates_until(self.step):
-            optimizer = self._optimizer(update)
-            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-                prefix = f"optimizer/{update.name}/{self.names[id(parameter)]}/"
-                saved = {k.removeprefix(prefix): v.to(self.device) for k, v in tensors.items() if k.startswith(prefix)}
-                if saved:
-                    optimizer.state[parameter] = saved
+        self._take_optimizers(tensors)
         self.method.check_parts()
         self.watch.restore(values["watch"])
         self.pretrained = list(values.get("pretrained", ()))  # files from before there was such a thing
@@ -210,24 +235,30 @@ class Trainer:
         """What goes into the model file: averaged weights where EMA is on, the raw ones elsewhere."""
         return {**self.method.shared_state(), **self.average}
 
+    def header(self) -> dict[str, Any]:
+        """The header of a model of this step."""
+        return checkpoint.make_header(
+            self.method,
+            self.config,
+            step=self.step,
+            stage=self.plan.at(max(self.step, 1))[0].name,
+            data_fingerprint=self.pool.fingerprint,
+            pretrained=self.pretrained,
+            extra=self.header_extra,
+        )
+
     def save(self) -> Path:
         """Commit a checkpoint of the current step. Raises NonFiniteError instead of saving NaN or infinity."""
         self.check_finite()
-        bad = [n for n, t in self.method.state_dict().items() if t.is_floating_point() and not torch.isfinite(t).all()]
+        tensors, values = self.state()
+        # the optimisers' too: a squared gradient that overflows leaves finite weights that never move again
+        bad = [n for n, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]
         if self.ranks.largest(len(bad), self.device):
-            self.stop_non_finite("saving", {}, f"weights are not finite: {', '.join(bad[:4])}")
+            names = ", ".join(n.removeprefix("method/") for n in bad[:4])
+            self.stop_non_finite("saving", {}, f"not finite: {names or 'tensors of another rank'}")
         if self.ranks.main:
             stage = self.plan.at(max(self.step, 1))[0].name
-            header = checkpoint.make_header(
-                self.method,
-                self.config,
-                step=self.step,
-                stage=stage,
-                data_fingerprint=self.pool.fingerprint,
-                pretrained=self.pretrained,
-                extra=self.header_extra,
-            )
-            tensors, values = self.state()
+            header = self.header()
             checkpoint.commit(
                 self.run_dir / "checkpoints",
                 self.step,
@@ -303,7 +334,8 @@ class Trainer:
     def _loss(self, update: Update, stage: Stage) -> Callable[[Batch], dict[str, Tensor]]:
         key = (stage.name, update.name)
         if key not in self.losses:
-            self.losses[key] = _compiled(update.loss) if self.settings.compile else update.loss
+            compiled = self.settings.compile and not update.second_order
+            self.losses[key] = _compiled(update.loss) if compiled else update.loss
         return self.losses[key]
 
     def check_finite(self) -> None:
@@ -320,7 +352,7 @@ class Trainer:
         kept = f"the last good state is {last.folder}" if last else "no checkpoint had been written yet"
         note = {
             "step": self.step, "stage": stage, "update": update, "terms": {k: str(v) for k, v in values.items()}, "why": why or "non-finite loss",
-            "seed": self.config.seed, "precision": self.settings.precision,
+            "seed": self.config.seed, "precision": self.settings.precision, "config": self.config.to_dict(), "last_good": str(last.folder) if last else None,
         }  # fmt: skip
         if self.ranks.main:
             checkpoint.write_atomic(
@@ -346,18 +378,35 @@ class Trainer:
                     images, source, target, generator=torch.Generator(self.device).manual_seed(0)
                 ).float()
                 between = self.method.views(images, source, target)
+            if not all(bool(torch.isfinite(pictures).all()) for pictures in (outputs, *between)):
+                self.stop_non_finite("samples", {}, f"the translation {source} → {target} is not finite")
             rows += [_row(pictures, self.settings.samples) for pictures in (images, *between, outputs)]
             if self.step >= max(WATCH_FROM_STEP, self.plan.total // 4):  # an untrained network may give one grey
                 warnings += self.watch.sampled(images, outputs, (source, target))
         self._swap_average(swapped)
         if rows:
             sheet = np.concatenate(rows)
-            folder = self.run_dir / "samples"
-            folder.mkdir(exist_ok=True)
-            checkpoint.write_atomic(folder / f"step-{self.step:09d}.png", encode_image(sheet))
+            file = self.run_dir / "samples" / f"step-{self.step:09d}.png"
+            content = encode_image(sheet)
+            try:
+                file.parent.mkdir(exist_ok=True)
+            except OSError as error:
+                raise checkpoint.save_error(file.parent, error, len(content)) from error
+            checkpoint.write_atomic(file, content)
             log.picture("samples", sheet, self.step)
         for text in warnings:
             warn(text)
+
+    def validate(self) -> dict[str, float]:
+        """Look at held-out images and keep the model if it is the best so far; the values for the log."""
+        if self.validator is None or not self.ranks.main:
+            return {}
+        swapped = self._swap_average()
+        values = self.validator.look(self.method, self.device, self.settings.precision)
+        self._swap_average(swapped)
+        model = {"tensors": self.shared_tensors(), "header": self.header()}
+        self.validator.note(self.run_dir, self.step, values, model)
+        return values
 
     def _swap_average(self, back: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Put the averaged weights into the method, or ``back`` what they replaced; returns what was there."""
@@ -385,19 +434,22 @@ class Trainer:
             prefetch_factor=4 if workers else None,
             multiprocessing_context="fork" if workers else None,
         )
+        for batch in loader:
+            yield batch.to(self.device, non_blocking=True)
+
+    def _next(self, batches: Iterator[Batch]) -> tuple[Batch | None, str]:
+        """The next batch, or why there is none."""
         try:
-            for batch in loader:
-                yield batch.to(self.device, non_blocking=True)
+            return next(batches), ""
         except DataError as error:  # files vanished or broke during training, more than can be replaced
-            path = self.save()
-            raise StoppedError(f"{error}; saved as {path}. Mend the data, then the same command goes on") from error
+            return None, f"{error}; saved as {{path}}. Mend the data, then the same command goes on"
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            path = self.save()
-            raise StoppedError(
-                f"a loader process died ({str(error).splitlines()[0]}): often too little memory; saved as {path}. Go on with --workers 0"
-            ) from error
+            return (
+                None,
+                f"a loader process died ({str(error).splitlines()[0]}): often too little memory; saved as {{path}}. Go on with --workers 0",
+            )
 
     def run(self, log: RunLog) -> Path:
         """Train to the end; the folder of the last checkpoint."""
@@ -407,9 +459,15 @@ class Trainer:
             if self.ranks.main:
                 self.sample(log)
         current: Stage | None = None
-        for batch in self.batches():
+        batches, begun = self.batches(), self.step
+        while self.step < total:
+            self.ranks.enter("data")
+            batch, trouble = self._next(batches)
             stage, first = self.plan.at(self.step + 1)
-            self._leave_if_asked()
+            self._leave_if_asked(trouble)
+            assert batch is not None, "without a batch there is trouble, and this rank has left"
+            # the first step of a stage may compile, copy weights or fill caches
+            self.ranks.enter("start" if self.step in (begun, first) else "step")
             self.step += 1
             if stage is not current:
                 if self.step == first + 1 and stage.start is not None:
@@ -418,15 +476,19 @@ class Trainer:
                 self.modes(stage)
                 current = stage
             terms = self.run_step(stage, first, batch)
+            self.ranks.enter("look")
             extra = self.on_step(self.step, self.method) if self.on_step else None
             at_end = self.step == total
-            if self.step % settings.log_every == 0 or at_end or extra:
+            looked = self.validator is not None and self.validator.due(self.step, total)
+            if looked:
+                extra = {**(extra or {}), **self.validate()}
+            if self.step % settings.log_every == 0 or at_end or extra or looked:
                 self._log(log, stage, terms, extra, time.monotonic() - started)
             if self.step % settings.sample_every == 0 or at_end:
                 if self.ranks.main:
                     self.sample(log)
                 current = None  # sampling left everything in eval(): set the modes again
-            elif extra is not None:
+            elif extra is not None or looked:
                 current = None
             if self.step % settings.checkpoint_every == 0 or at_end:
                 self.save()
@@ -445,14 +507,21 @@ class Trainer:
             for text in warnings:
                 warn(text)
 
-    def _leave_if_asked(self) -> None:
-        signum = self.ranks.largest(signals.requested() or 0, self.device)
-        if signum:
-            path = self.save()
-            raise Interrupted(
-                signum,
-                f"stopped by signal {signum} after step {self.step}; saved as {path}. The same command goes on from there",
-            )
+    def _leave_if_asked(self, trouble: str = "") -> None:
+        """Save and leave, all ranks after the same step, when any of them has got a signal or has no batch (``trouble``)."""
+        asked = self.ranks.largest(_NO_BATCH if trouble else signals.requested() or 0, self.device)
+        if not asked:
+            return
+        self.ranks.enter("save")
+        path = self.save()
+        if asked == _NO_BATCH:
+            where = f"rank {self.ranks.rank}: " if self.ranks.world > 1 else ""
+            mine = where + trouble.replace("{path}", str(path))
+            raise StoppedError(mine if trouble else f"another rank has no batch, see its message; saved as {path}")
+        raise Interrupted(
+            asked,
+            f"stopped by signal {asked} after step {self.step}; saved as {path}. The same command goes on from there",
+        )
 
 
 def _row(images: Tensor, columns: int) -> np.ndarray[Any, Any]:
@@ -487,9 +556,11 @@ def fit(
     *,
     held_out: Pool | None = None,
     header_extra: Mapping[str, Any] | None = None,
+    origin: Mapping[str, Any] | None = None,
     on_step: OnStep | None = None,
     allow_change: Sequence[str] = (),
     quiet: bool = False,
+    validator: Validator | None = None,
 ) -> Path:
     """Train ``method`` on ``pool`` in ``run_dir``, resuming what is there; the last checkpoint's ``model.safetensors``.
 
@@ -497,8 +568,10 @@ def fit(
         method: built from ``config.model``; its weights before training are its initialisation.
         held_out: images for the sample sheets; the training images when None.
         header_extra: JSON-ready values for the model's header.
+        origin: where the images are and the command, a note for reports (:func:`unpaired.origin.about`).
         on_step: called after each step with (step, method); a returned mapping is logged. It must not change the method.
         allow_change: settings that may differ from the run being resumed (``data`` allows other images).
+        validator: looks at images that are not in ``pool``, every ``config.training.validate_every`` steps.
 
     Raises:
         ConfigError, CheckpointError, WeightsError, RefusedError: before any work.
@@ -506,6 +579,10 @@ def fit(
         Interrupted: a signal came; saved.
     """
     run_dir = Path(run_dir)
+    if config.training.validate_every is not None and validator is None:
+        raise ConfigError(
+            "training.validate_every: only `unpaired train` holds out images to look at; leave it out here"
+        )
     device = devices.choose_device(config.training.device)
     precision = devices.choose_precision(config.training.precision, device)
     config = config.model_copy(update={"training": config.training.model_copy(update={"precision": precision})})
@@ -525,11 +602,15 @@ def fit(
         say = Reporter(1, 0, quiet=quiet or not ranks.main).say
         trainer = Trainer(
             method, pool, config, run_dir, held_out=held_out, header_extra=header_extra or {}, on_step=on_step,
-            device=device, ranks=ranks, reporter=None,
+            device=device, ranks=ranks, reporter=None, validator=validator,
         )  # fmt: skip
         restore_newest(trainer, root, say, allow_change)
+        if validator is not None:
+            validator.restore(run_dir, trainer.step)
         if ranks.main:
             checkpoint.write_atomic(run_dir / "config.toml", config.to_toml().encode())
+            if origin is not None:
+                origins.write(run_dir, origin)
         if trainer.step >= trainer.plan.total:
             say(f"{run_dir} is complete: {trainer.step:,} steps. Nothing to do")
             return checkpoint.folder_of(root, trainer.step) / checkpoint.MODEL

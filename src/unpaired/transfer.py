@@ -1,12 +1,12 @@
-"""Starting from a pretrained GAN: reading a ``biggan`` model file, and giving it another set of classes.
+"""Starting from a pretrained GAN: reading a ``biggan`` or ``stylegan`` model file; giving a BigGAN another set of classes.
 
-Such a file comes from ``unpaired pretrain`` or ``unpaired import biggan`` and holds generator and discriminator.
+Such a file comes from ``unpaired pretrain`` or ``unpaired import`` and holds generator and discriminator.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,29 @@ from torch import Tensor
 from unpaired import checkpoint
 from unpaired._files import sha256_of
 from unpaired.errors import CheckpointError, ConfigError
+from unpaired.methods.base import Method
+from unpaired.networks import stylegan
 from unpaired.networks.biggan import Discriminator, Rule, Shape, nearest_classes, with_classes
 
-ARCHITECTURE = ("width", "shared_dim", "z_dim", "attention")
-"""Settings that a pretrained model fixes; the same names in every method on these networks."""
+ARCHITECTURE: dict[str, tuple[str, ...]] = {
+    "biggan": ("width", "shared_dim", "z_dim", "attention"),
+    "stylegan": ("width", "latent", "mapping", "rgb_activation"),
+}
+"""Method of a pretrained GAN -> settings that it fixes; the same names in every method on these networks."""
+TRANSLATOR = {"biggan": "deepi2i", "stylegan": "deepi2i-stylegan"}
+"""Method of a pretrained GAN -> the translator that starts from it."""
 EXAMPLES = 64
 """Training images of each new class that are compared with the old classes."""
-_GET = "Make one with: unpaired pretrain DATA --out RUN, or: unpaired import biggan G_ema.pth D.pth --out FILE"
+_WAYS = {
+    "biggan": "Make one with: unpaired pretrain DATA --out RUN, or: unpaired import biggan G_ema.pth D.pth --out FILE",
+    "stylegan": "Make one with: unpaired pretrain DATA --method stylegan --out RUN, or: "
+    "unpaired import stylegan stylegan-256px-new.model --out FILE",
+}
+
+
+def get(kind: str) -> str:
+    """How one comes by a pretrained GAN of this kind."""
+    return _WAYS[kind]
 
 
 @dataclass(frozen=True)
@@ -35,28 +51,61 @@ class Pretrained:
     """For the header's ``pretrained``."""
     rows: list[int] | None
     """The old class that each new one started from; None for the mean."""
+    moments: Mapping[str, Tensor] = field(default_factory=dict)
+    """Adam's state of both networks as ``optimizer/<network>/<parameter>/<what>``, where it was asked for."""
 
 
-def settings_from(path: Path | str) -> dict[str, Any]:
-    """The settings that a run must share with a pretrained model, by dotted name, and ``model.pretrained`` itself.
+def settings_from(path: Path | str) -> tuple[str, dict[str, Any]]:
+    """The method of a pretrained model, and the settings that a run must share with it, by dotted name, with
+    ``model.pretrained`` itself.
 
     Raises CheckpointError: missing, damaged, or no pretrained GAN.
     """
     file = checkpoint.model_file(path)
-    header = _header(file)
-    found = {f"model.{name}": header["config"]["model"][name] for name in ARCHITECTURE}
-    return {"model.pretrained": str(path), "data.size": header["image_size"], **found}
-
-
-def _header(file: Path) -> dict[str, Any]:
     _, header = checkpoint.load_method(file)
-    _require_gan(file, header)
-    return header
+    kind = header["method"]
+    if kind not in ARCHITECTURE:
+        raise CheckpointError(f"{file}: holds a model of method '{kind}', not a pretrained GAN. {get('biggan')}")
+    found = {f"model.{name}": header["config"]["model"][name] for name in ARCHITECTURE[kind]}
+    return kind, {"model.pretrained": str(path), "data.size": header["image_size"], **found}
 
 
-def _require_gan(file: Path, header: Mapping[str, Any]) -> None:
-    if header["method"] != "biggan":
-        raise CheckpointError(f"{file}: holds a model of method '{header['method']}', not a pretrained GAN. {_GET}")
+def _open(path: Path | str, kind: str, shape: object) -> tuple[Path, Method, dict[str, Any]]:
+    """File, method and header of a pretrained GAN whose networks are ``shape`` but for the classes."""
+    if not str(path):
+        raise ConfigError(f"transfer needs a pretrained GAN: --pretrained FILE. {get(kind)}")
+    file = checkpoint.model_file(path)
+    method, header = checkpoint.load_method(file)
+    if header["method"] != kind:
+        what = "a GAN of another kind" if header["method"] in ARCHITECTURE else "not a pretrained GAN"
+        raise CheckpointError(f"{file}: holds a model of method '{header['method']}', {what}. {get(kind)}")
+    old, new = asdict(method.shape), asdict(shape)  # type: ignore[call-overload]
+    wrong = [f"{k} is {old[k]} there and {new[k]} here" for k in old if k != "classes" and old[k] != new[k]]
+    if wrong:
+        raise ConfigError(
+            f"{file}: a GAN with other networks: {'; '.join(wrong)}. `--pretrained {path}` takes its settings over; "
+            "leave out those that contradict it"
+        )
+    return file, method, header
+
+
+def _source(kind: str, file: Path, header: Mapping[str, Any]) -> dict[str, str]:
+    about = {"name": kind, "file": str(file), "sha256": sha256_of(file)}
+    return about | {"licence": str(header.get("extra", {}).get("licence", "that of its training"))}
+
+
+def read_stylegan(path: Path | str, shape: stylegan.Shape) -> Pretrained:
+    """Both networks' tensors of a ``stylegan`` model.
+
+    Raises:
+        CheckpointError: missing, damaged, or no StyleGAN.
+        ConfigError: other networks than ``shape``; the text says what to do.
+    """
+    file, method, header = _open(path, "stylegan", shape)
+    generator, discriminator = method.get_submodule("generator"), method.get_submodule("discriminator")
+    return Pretrained(
+        dict(generator.state_dict()), dict(discriminator.state_dict()), _source("stylegan", file, header), None
+    )
 
 
 def read(
@@ -65,8 +114,10 @@ def read(
     domains: tuple[str, ...],
     rule: Rule,
     examples: Callable[[str, int], Tensor] | None,
+    *,
+    carry: bool = False,
 ) -> Pretrained:
-    """Both networks' tensors of a ``biggan`` model with their classes replaced by ``domains``.
+    """Both networks' tensors of a ``biggan`` model with their classes replaced by ``domains``; with ``carry`` Adam's moments too.
 
     With the very same names in the same order nothing is replaced. Otherwise ``rule`` says where a new class starts:
     ``nearest``, the old class as which the discriminator takes ``examples`` of it for most real; ``mean`` of all old
@@ -76,32 +127,33 @@ def read(
         CheckpointError: missing, damaged, or no pretrained GAN.
         ConfigError: other networks than ``shape``, or ``rule`` cannot be followed; the text says what to do.
     """
-    if not str(path):
-        raise ConfigError(f"transfer needs a pretrained GAN: --pretrained FILE. {_GET}")
-    file = checkpoint.model_file(path)
-    method, header = checkpoint.load_method(file)
-    _require_gan(file, header)
-    theirs: Shape = method.shape  # type: ignore[assignment]
-    old, new = asdict(theirs), asdict(shape)
-    wrong = [f"{k} is {old[k]} there and {new[k]} here" for k in old if k != "classes" and old[k] != new[k]]
-    if wrong:
-        raise ConfigError(
-            f"{file}: a GAN with other networks: {'; '.join(wrong)}. `--pretrained {path}` takes its settings over; "
-            "leave out those that contradict it"
-        )
+    file, method, header = _open(path, "biggan", shape)
     discriminator: Discriminator = method.discriminator  # type: ignore[assignment]
     generator_state = dict(method.generator.state_dict())  # type: ignore[union-attr]
     discriminator_state = dict(discriminator.state_dict())
+    moments = _moments(path) if carry else {}
     rows: list[int] | None = list(range(len(domains)))
     if method.domains != domains:
         rows = _rows(rule, file, discriminator, method.domains, domains, examples)
         follow = len(domains) if rows is None else rows
         generator_state = with_classes(generator_state, follow)
         discriminator_state = _settled(with_classes(discriminator_state, follow))
-    about = {"name": "biggan", "file": str(file), "sha256": sha256_of(file)}
+        moments = with_classes(moments, follow)
+    about = _source("biggan", file, header)
     about["classes"] = f"{len(method.domains)} -> {len(domains)}" + ("" if method.domains == domains else f", {rule}")
-    about["licence"] = str(header.get("extra", {}).get("licence", "that of its training"))
-    return Pretrained(generator_state, discriminator_state, about, rows)
+    return Pretrained(generator_state, discriminator_state, about, rows, moments)
+
+
+def _moments(path: Path | str) -> dict[str, Tensor]:
+    """Adam's state of a pretraining run's newest checkpoint. Raises ConfigError where there is none."""
+    run = Path(path)
+    saved, _ = checkpoint.latest(run / "checkpoints")
+    if saved is None:
+        raise ConfigError(
+            f"{path}: optimizer_state = carried needs the folder of a pretraining run; a model file has weights alone. "
+            "Give that folder as --pretrained, or --set model.optimizer_state=fresh"
+        )
+    return {k: v for k, v in checkpoint.read_state(saved)[0].items() if k.startswith("optimizer/")}
 
 
 def _rows(

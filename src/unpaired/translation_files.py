@@ -29,9 +29,9 @@ from unpaired import translation_journal
 from unpaired._files import sync_folder, write_atomically
 from unpaired._version import __version__
 from unpaired.data.images import encode_image, open_image, open_regular, show, to_tensor, to_uint8
-from unpaired.errors import ConfigError, DataError, ImageError, PartialError, RefusedError, UnpairedError
+from unpaired.errors import ConfigError, DataError, ImageError, PartialError, RefusedError
 from unpaired.tiling import MAX_PIXELS, check_max_pixels
-from unpaired.translation_journal import Done, Journal
+from unpaired.translation_journal import Done, Journal, unwritable
 from unpaired.translation_plan import Plan, Task, plan
 
 if TYPE_CHECKING:
@@ -205,9 +205,9 @@ def translate_files(
             shown = nullcontext(progress) if progress is not None or quiet else _bar()
             with shown as advance:
                 result = job.run(todo, journal, advance)
+        return _finish(result, report)
     except OSError as error:
-        raise UnpairedError(f"{show(out)}: cannot be written: {error.strerror or error}") from error
-    return _finish(result, report)
+        raise unwritable(out, error, 0) from error
 
 
 def _check_mask_folder(mask: Path, out: Path, inputs: Sequence[Path]) -> Path:
@@ -244,7 +244,10 @@ def _finish(result: TranslationReport, path: Path | str | None) -> TranslationRe
         paths.append(Path(path))
     text = json.dumps(result.to_dict(), indent=1).encode()
     for target in paths:
-        write_atomically(target, text)
+        try:
+            write_atomically(target, text)
+        except OSError as error:
+            raise unwritable(target, error, len(text)) from error
     if failed:
         where = show(paths[-1])
         raise IncompleteTranslation(f"{result.text()}\nthe whole list: {where}", result)
@@ -417,17 +420,14 @@ class _Job:
         """Put one mask in place, before its result, so that a result that is there has its mask; the reason if that failed."""
         if mask is None:
             return ""
-        path = self._mask_path(picture.task)
+        path, content = self._mask_path(picture.task), encode_image(mask)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, encode_image(mask))
+            write_atomically(path, content)
         except OSError as error:
-            text = error.strerror or str(error)
             if error.errno in FATAL:
-                raise UnpairedError(
-                    f"{show(path)}: cannot be written: {text}. What is done is kept: mend it and run again"
-                ) from error
-            return f"its mask cannot be written: {text}"
+                raise unwritable(path, error, len(content)) from error
+            return f"its mask cannot be written: {error.strerror or error}"
         return ""
 
     def _write(self, picture: _Picture, image: NDArray[np.uint8], written: dict[str, Done]) -> str:
@@ -442,9 +442,7 @@ class _Job:
         except (OSError, ValueError) as error:  # ValueError: a side too long for the format
             text = getattr(error, "strerror", None) or str(error)
             if isinstance(error, OSError) and error.errno in FATAL:
-                raise UnpairedError(
-                    f"{show(self.out / name)}: cannot be written: {text}. What is done is kept: mend it and run again"
-                ) from error
+                raise unwritable(self.out / name, error, len(buffer.getvalue())) from error
             return f"cannot be written: {text}"
         written[name] = Done(picture.sha256, hashlib.sha256(buffer.getvalue()).hexdigest(), picture.size)
         return ""

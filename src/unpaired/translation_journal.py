@@ -16,9 +16,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
-from unpaired._files import TEMPORARY_PREFIX, sha256_of, sync_folder, write_atomically
+from unpaired._files import TEMPORARY_PREFIX, sha256_of, sync_folder, why_unwritten, write_atomically
 from unpaired.data.images import show
-from unpaired.errors import RefusedError
+from unpaired.errors import RefusedError, UnpairedError
 
 fcntl: ModuleType | None
 try:
@@ -69,9 +69,12 @@ class Journal:
 
     def _append(self, lines: Sequence[Mapping[str, Any]]) -> None:
         assert self._file is not None, "opened by open_journal"
-        self._file.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        content = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+        try:
+            self._file.write(content)
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise unwritable(self.out / NAME, error, len(content)) from error
 
     def intact(self, output: str, input_sha256: str) -> bool:
         """Whether this very result of this very input is in place, unchanged."""
@@ -86,6 +89,13 @@ class Journal:
     def _unchanged(self, output: str, known: Done) -> bool:
         path = self.out / output
         return path.is_file() and sha256_of(path) == known.output_sha256
+
+
+def unwritable(path: Path, error: OSError, needed: int) -> UnpairedError:
+    """What a disk that is full or fails stops a translation with."""
+    return UnpairedError(
+        f"{show(path)}: cannot be written: {why_unwritten(path, error, needed)}. What is done is kept: mend it and run again"
+    )
 
 
 def _line(name: str, result: Done) -> dict[str, Any]:
@@ -149,9 +159,13 @@ def opened(out: Path, options: Mapping[str, Any], *, overwrite: bool) -> Iterato
         lines = [{"format": FORMAT, "options": wanted}, {"begin": sorted(journal.begun - set(journal.finished))}]
         lines += [_line(name, result) for name, result in journal.finished.items()]
         # written anew: a torn line of a killed run must not swallow the next one
-        write_atomically(out / NAME, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
-        sync_folder(out)
-        with (out / NAME).open("ab") as file:
+        content = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+        try:
+            write_atomically(out / NAME, content)
+            sync_folder(out)
+        except OSError as error:
+            raise unwritable(out / NAME, error, len(content)) from error
+        with (out / NAME).open("ab", buffering=0) as file:  # nothing held back that a later close would have to write
             journal._file = file
             yield journal
 

@@ -15,6 +15,8 @@ CONSTANT_SPREAD = 0.01
 """Mean standard deviation over a batch of outputs, in units of the range [-1, 1], below which they are all alike."""
 SAME_DIFFERENCE = 0.005
 """Mean absolute difference to the input, same units (under one grey level of 255), below which nothing was translated."""
+INVERTED_CORRELATION = -0.5
+"""Correlation of outputs and inputs below which the colours are turned round: a cycle loss alone does not mind that."""
 
 
 class Watch:
@@ -60,6 +62,14 @@ class Watch:
             warnings += self._once(
                 "same",
                 f"{name}: the output equals the input (mean difference {difference:.4f}): nothing is translated yet. Check that the domains differ.",
+            )
+        x, y = (t.float().flatten() - t.float().mean() for t in (inputs, outputs))
+        correlation = float((x @ y) / (x.norm() * y.norm()).clamp_min(1e-12))
+        if correlation < INVERTED_CORRELATION:
+            warnings += self._once(
+                "inverted",
+                f"{name}: the output is the input with its colours inverted (correlation {correlation:.2f}): both directions can agree on "
+                "that. Unless the domains are so, start again with another seed.",
             )
         return warnings
 

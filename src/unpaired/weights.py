@@ -56,6 +56,18 @@ def _torchvision(name: str, file: str, note: str) -> Weights:
     return Weights(name, file, _HUB + file, digest, "BSD-3-Clause (torchvision); trained on ImageNet", note)
 
 
+def _lpips(net: str, sha256: str) -> Weights:
+    return Weights(
+        f"lpips_{net}",
+        f"v0.1_{net}.pth",
+        f"https://github.com/richzhang/PerceptualSimilarity/raw/master/lpips/weights/v0.1/{net}.pth",
+        sha256,
+        "BSD-2-Clause (R. Zhang et al.)",
+        f"LPIPS 0.1: the linear layers over {net}; the package torchmetrics brings the same file",
+        also=(f"{net}.pth",),
+    )
+
+
 _UNCLEAR = "not stated by its source; trained on ImageNet"
 
 CATALOGUE: dict[str, Weights] = {
@@ -93,6 +105,8 @@ CATALOGUE: dict[str, Weights] = {
             _UNCLEAR,
             "SqueezeNet 1.1 convolutions for BGR input, 0 to 255, minus (103.9, 116.8, 123.7)",
         ),
+        _lpips("alex", "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0"),
+        _lpips("vgg", "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868"),
         Weights(
             "tiny_darknet",
             "tiny_darknet.pth",
@@ -158,9 +172,13 @@ def find(
 
 def load(name: str, where: Path | str | None = None, *, offline: bool | None = None) -> dict[str, Tensor]:
     """The tensors of the weights ``name`` on the CPU, by key. Never unpickles. Raises WeightsError as :func:`find`."""
+    return read(find(name, where, offline=offline))
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file on the CPU, by key. Never unpickles. Raises WeightsError."""
     import torch
 
-    path = find(name, where, offline=offline)
     if path.stat().st_size > MAX_BYTES:
         raise WeightsError(f"{path}: {path.stat().st_size:,} bytes are more than the {MAX_BYTES:,} that are read")
     try:
@@ -172,6 +190,32 @@ def load(name: str, where: Path | str | None = None, *, offline: bool | None = N
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise WeightsError(f"{path}: not a plain dictionary of tensors")
     return state
+
+
+def torchvision_weights(name: str) -> Weights:
+    """The default weights of any classifier of torchvision: its address, file name and the digits of its hash in it.
+
+    Raises WeightsError where torchvision has none.
+    """
+    import_torchvision()
+    from torchvision import models
+
+    try:
+        url = models.get_model_weights(name).DEFAULT.url
+        return _torchvision(name, url.rsplit("/", 1)[1], f"torchvision's {name}")
+    except (ValueError, AttributeError, IndexError) as error:
+        raise WeightsError(f"torchvision has no pretrained weights for '{name}'") from error
+
+
+def torchvision_side(name: str) -> int:
+    """Side in pixels at which those weights were tested; 224 where torchvision does not say."""
+    from torchvision import models
+
+    try:
+        crop = models.get_model_weights(name).DEFAULT.transforms.keywords["crop_size"]
+    except (ValueError, AttributeError, KeyError):
+        return 224
+    return int(crop)
 
 
 def provenance(name: str, path: Path) -> dict[str, str]:

@@ -111,9 +111,35 @@ SETTINGS: dict[str, dict[str, Any]] = {
             "batch_size": 2,
         },
     },
+    "stylegan": {
+        "data": {"size": 32},
+        "training": {"ema": 0.9},
+        "model": {"width": 2, "latent": 4, "mapping": 2, "steps": 13, "batch_size": 2},
+    },
+    "deepi2i-stylegan": {
+        "data": {"size": 32},
+        "training": {"accumulate": 2},
+        "model": {
+            "width": 2,
+            "latent": 4,
+            "mapping": 2,
+            "transfer": [],
+            "adaptor_steps": 6,
+            "finetune_steps": 7,
+            "batch_size": 4,
+        },
+    },
 }
 LABELLED = {"unit-digits"}
-SIZES = {"unit-digits": 32, "biggan": 32, "deepi2i": 32, "cascade": 36, "deepvae": 36}
+SIZES = {
+    "unit-digits": 32,
+    "biggan": 32,
+    "deepi2i": 32,
+    "stylegan": 32,
+    "deepi2i-stylegan": 32,
+    "cascade": 36,
+    "deepvae": 36,
+}
 SINGLE = {"deepvae"}
 
 

@@ -6,21 +6,14 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
+from closeness import TOLERANCE, error
 from unpaired.checkpoint import load_method, write_model
 from unpaired.interop import import_biggan, import_deepi2i
 from unpaired.torchfile import read_torch_file
 from unpaired.translation import load
 
-TOLERANCE = 1e-4
 NAMES = tuple(f"animal {i}" for i in range(12))
-
-
-def error(found: Tensor, reference: Tensor) -> float:
-    """Largest difference, as a share of the reference's largest value."""
-    assert found.shape == reference.shape
-    return float((found - reference).abs().max() / reference.abs().max())
 
 
 @torch.no_grad()

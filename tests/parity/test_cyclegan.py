@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
+from closeness import TOLERANCE, error
 from unpaired.checkpoint import start_from, write_model
 from unpaired.cli import main
 from unpaired.config import from_dict
@@ -17,25 +17,19 @@ from unpaired.interop import import_cyclegan
 from unpaired.runs import build
 from unpaired.translation import load
 
-FIXTURES = Path(__file__).parents[2] / "../shared/parity/cyclegan"
-pytestmark = pytest.mark.skipif(
-    not FIXTURES.is_dir(), reason="the official checkpoints (../shared/parity) are not here"
-)
-TOLERANCE = 1e-4
 
-
-def error(found: Tensor, reference: Tensor) -> float:
-    """Largest difference, as a share of the reference's largest value."""
-    assert found.shape == reference.shape
-    return float((found - reference).abs().max() / reference.abs().max())
+@pytest.fixture
+def fixtures(shared: Path) -> Path:
+    """The official checkpoints and their outputs."""
+    return shared / "parity/cyclegan"
 
 
 @torch.no_grad()
-def test_generator_and_discriminator() -> None:
+def test_generator_and_discriminator(fixtures: Path) -> None:
     """resnet_9blocks and the 70 x 70 PatchGAN, both with instance norm, equal the official ones."""
-    io = load_file(FIXTURES / "io.safetensors")
+    io = load_file(fixtures / "io.safetensors")
     method, header = import_cyclegan(
-        FIXTURES / "latest_net_G_A.pth", FIXTURES / "latest_net_D_A.pth", ("horse", "zebra")
+        fixtures / "latest_net_G_A.pth", fixtures / "latest_net_D_A.pth", ("horse", "zebra")
     )
     assert header["directions"] == [["horse", "zebra"]]
     assert error(method.translate(io["x"], "horse", "zebra"), io["out"]) <= TOLERANCE
@@ -44,19 +38,19 @@ def test_generator_and_discriminator() -> None:
 
 
 @torch.no_grad()
-def test_command_and_reload(tmp_path: Path) -> None:
+def test_command_and_reload(fixtures: Path, tmp_path: Path) -> None:
     """``unpaired import cyclegan`` writes a model that, loaded, gives the official outputs; B to A is named the other way round."""
-    io = load_file(FIXTURES / "io.safetensors")
+    io = load_file(fixtures / "io.safetensors")
     out = tmp_path / "model.safetensors"
     with pytest.raises(SystemExit) as left:
         main(
-            ["import", "cyclegan", str(FIXTURES / "latest_net_G_A.pth"), "--domains", "zebra,horse", "--out", str(out)]
+            ["import", "cyclegan", str(fixtures / "latest_net_G_A.pth"), "--domains", "zebra,horse", "--out", str(out)]
         )
     assert left.value.code == 0
     model = load(out)
     assert model.directions == (("zebra", "horse"),)
     assert error(model.translate(io["x"], None, "horse"), io["out"]) <= TOLERANCE
-    both = [str(FIXTURES / f"latest_net_{n}_A.pth") for n in "GD"]
+    both = [str(fixtures / f"latest_net_{n}_A.pth") for n in "GD"]
     whole = tmp_path / "whole.safetensors"
     with pytest.raises(SystemExit):
         main(["import", "cyclegan", *both, "--domains", "zebra,horse", "--out", str(whole)])
@@ -68,18 +62,18 @@ def test_command_and_reload(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_dropout_and_other_networks(tmp_path: Path) -> None:
+def test_dropout_and_other_networks(fixtures: Path, tmp_path: Path) -> None:
     """A generator trained with dropout has other names and the same outputs; a discriminator in its place is refused, and a
     missing tensor is listed."""
-    io = load_file(FIXTURES / "io.safetensors")
-    state = torch.load(FIXTURES / "latest_net_G_A.pth", weights_only=True)
+    io = load_file(fixtures / "io.safetensors")
+    state = torch.load(fixtures / "latest_net_G_A.pth", weights_only=True)
     renamed = {k.replace("conv_block.5", "conv_block.6"): v for k, v in state.items()}
     torch.save(renamed, tmp_path / "dropout.pth")
     method, header = import_cyclegan(tmp_path / "dropout.pth", domains=("a", "b"))
     assert error(method.translate(io["x"], "a", "b"), io["out"]) <= TOLERANCE
     write_model(tmp_path / "m.safetensors", method, header)
     with pytest.raises(CheckpointError, match="ResNet generator of CycleGAN"):
-        import_cyclegan(FIXTURES / "latest_net_D_A.pth")
+        import_cyclegan(fixtures / "latest_net_D_A.pth")
     del state["model.26.bias"]
     torch.save(state, tmp_path / "less.pth")
     with pytest.raises(CheckpointError, match=r"model\.26\.bias"):

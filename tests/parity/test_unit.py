@@ -7,30 +7,24 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
+from closeness import TOLERANCE, error
 from unpaired.checkpoint import load_method, write_model
 from unpaired.interop import import_unit_munit, import_unit_v2
 
-FIXTURES = Path(__file__).parents[2] / "../shared/parity"
-pytestmark = pytest.mark.skipif(
-    not FIXTURES.is_dir(), reason="the official checkpoints (../shared/parity) are not here"
-)
-TOLERANCE = 1e-4
 
-
-def error(found: Tensor, reference: Tensor) -> float:
-    """Largest difference, as a share of the reference's largest value."""
-    assert found.shape == reference.shape
-    return float((found - reference).abs().max() / reference.abs().max())
+@pytest.fixture
+def fixtures(shared: Path) -> Path:
+    """The official checkpoints and their outputs."""
+    return shared / "parity"
 
 
 @pytest.mark.parametrize(("network", "norm"), [("COCOResGen", "instance"), ("COCOResGen2", "none")])
 @torch.no_grad()
-def test_paper_generators(network: str, norm: str, tmp_path: Path) -> None:
+def test_paper_generators(fixtures: Path, network: str, norm: str, tmp_path: Path) -> None:
     """Codes, translations and reconstructions of both generators of the paper's branch equal the official ones, and do
     so after the model was written and loaded again."""
-    folder = FIXTURES / "unit_v2"
+    folder = fixtures / "unit_v2"
     io = {
         k.removeprefix(f"{network}."): v for k, v in load_file(folder / "io.safetensors").items() if f"{network}." in k
     }
@@ -47,9 +41,9 @@ def test_paper_generators(network: str, norm: str, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_wrong_norm_is_noticed() -> None:
+def test_wrong_norm_is_noticed(fixtures: Path) -> None:
     """The two generators of the paper's branch share tensor names, yet read with the wrong norm the output differs."""
-    folder = FIXTURES / "unit_v2"
+    folder = fixtures / "unit_v2"
     io = load_file(folder / "io.safetensors")
     method, _ = import_unit_v2(folder / "COCOResGen_gen_00500000.pkl", norm="none")
     assert error(method.translate(io["COCOResGen.x_a"], "a", "b"), io["COCOResGen.x_ab"]) > 0.01
@@ -57,9 +51,9 @@ def test_wrong_norm_is_noticed() -> None:
 
 @pytest.mark.parametrize("layers", [3, 5])
 @torch.no_grad()
-def test_paper_discriminators(layers: int) -> None:
+def test_paper_discriminators(fixtures: Path, layers: int) -> None:
     """Discriminators of 3 and 5 layers of the paper's branch give the official logits in both domains."""
-    folder = FIXTURES / "unit_v2"
+    folder = fixtures / "unit_v2"
     io = load_file(folder / "io.safetensors")
     method, _ = import_unit_v2(
         folder / "COCOResGen2_gen_00500000.pkl", folder / f"COCODis{layers}_dis_00500000.pkl", ("cat", "tiger")
@@ -71,9 +65,9 @@ def test_paper_discriminators(layers: int) -> None:
 
 
 @torch.no_grad()
-def test_munit_code_base() -> None:
+def test_munit_code_base(fixtures: Path) -> None:
     """Codes, translations, reconstructions and all three scales of a discriminator equal those of the MUNIT code base."""
-    folder = FIXTURES / "unit_master"
+    folder = fixtures / "unit_master"
     io = load_file(folder / "io.safetensors")
     method, header = import_unit_munit(folder / "gen_00010000.pt", folder / "dis_00010000.pt", ("day", "night"))
     assert header["step"] == 10_000

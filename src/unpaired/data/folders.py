@@ -95,6 +95,11 @@ def is_image_name(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 (a plain name)
 
 
+def _leads_back(link: Path) -> bool:
+    """Whether a link to a folder points at one that the link itself lies in."""
+    return Path(os.path.realpath(link.parent)).is_relative_to(os.path.realpath(link))
+
+
 @dataclass
 class Walk:
     """Image files below some folders; folders and linked files that were met before are not read again."""
@@ -111,6 +116,11 @@ class Walk:
         file_links: list[Path] = []
         while folder_links:  # real folders before links to them, so that a file is known by its real place
             start = folder_links.pop(0)
+            if start is not top and _leads_back(
+                start
+            ):  # else a link to the parent would read the other domains as well
+                self.ignored.append((start, "a link back to a folder above it"))
+                continue
             pending = [start]
             while pending:
                 folder = pending.pop()

@@ -152,6 +152,10 @@ class FolderPool:
             return self.store.image(self.split, domain, position)
         return load_resized(self.tree.files[self.split, domain][position], self.config)
 
+    def name(self, domain: str, index: int) -> str:
+        """The file's name relative to the data folder."""
+        return self.tree.name(self.tree.files[self.split, domain][int(self._usable[domain][index])])
+
     def label(self, domain: str, index: int) -> int:
         """Always -1."""
         return -1
@@ -186,6 +190,49 @@ def open_pool(tree_or_path: DataTree | str | os.PathLike[str], config: DataConfi
     if empty:
         raise DataError(f"{show(tree.root)}: no usable {split} image of {', '.join(empty)}; see `unpaired check`")
     return pool
+
+
+class PartPool:
+    """Some of the images of another pool."""
+
+    def __init__(self, pool: Pool, indices: Mapping[str, Sequence[int]]) -> None:
+        self.pool = pool
+        self.indices = {d: tuple(int(i) for i in chosen) for d, chosen in indices.items()}
+        self.domains, self.classes = pool.domains, pool.classes
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the whole pool's fingerprint and which images of it these are."""
+        return hashlib.sha256(repr((self.pool.fingerprint, sorted(self.indices.items()))).encode()).hexdigest()
+
+    def count(self, domain: str) -> int:
+        """Number of images of a domain."""
+        return len(self.indices[domain])
+
+    def image(self, domain: str, index: int) -> Pixels:
+        """uint8 [H, W, 3]."""
+        return self.pool.image(domain, self.indices[domain][index])
+
+    def label(self, domain: str, index: int) -> int:
+        """Index into ``classes``, or -1."""
+        return self.pool.label(domain, self.indices[domain][index])
+
+
+def hold_out(pool: Pool, share: float, most: int) -> tuple[PartPool, PartPool]:
+    """(the others, the held out): of each domain ``share`` of the images, at most ``most`` and at least 2, drawn at random by the
+    domain's name alone.
+
+    Raises DataError for a domain with fewer than 4 images.
+    """
+    kept, held = {}, {}
+    for domain in pool.domains:
+        n = pool.count(domain)
+        if n < 4:
+            raise DataError(f"{domain}: {n} training images are too few to hold some out; leave out --during-training")
+        take = max(2, min(most, round(share * n)))
+        order = _generator("validation", domain, n).permutation(n)
+        held[domain], kept[domain] = sorted(order[:take]), sorted(order[take:])
+    return PartPool(pool, kept), PartPool(pool, held)
 
 
 def _generator(*key: object) -> np.random.Generator:

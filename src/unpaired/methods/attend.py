@@ -442,6 +442,11 @@ class Attend(Method):
             return []
         return [self.generator(images).float(), (2 * mask - 1).expand(-1, 3, -1, -1)]
 
+    @property
+    def view_names(self) -> tuple[str, ...]:
+        """For reports."""
+        return "translated everywhere, G0(x)", "mask: white is translated"
+
     @staticmethod
     def compose(images: Tensor, translated: Tensor, mask: Tensor | None) -> Tensor:
         """m ⊙ G0(x) + (1 - m) ⊙ x: exactly x for m = 0 and exactly G0(x) for m = 1."""

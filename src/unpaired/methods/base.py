@@ -82,6 +82,8 @@ class Update:
     """Run at steps divisible by this: critics every step, a generator every 4th."""
     rates: tuple[float, ...] = ()
     """Factor of ``optimizer.lr`` for each of ``modules``, where they differ; empty means 1 for all."""
+    second_order: bool = False
+    """The loss differentiates a gradient (a gradient penalty), which compiled code cannot: it stays uncompiled."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,8 @@ class Method(nn.Module):
         """In a training whose images have a limited number of crops (``data.views``): how many there are of each domain."""
         self.has_weights = False
         """Set where a run begins with the weights of another model of this method: :meth:`prepare` must leave those alone."""
+        self.carried: dict[str, Tensor] = {}
+        """Set by :meth:`prepare`: optimiser state that the first stage begins with, as ``optimizer/<update>/<parameter>/<what>``."""
         self.monitor: dict[str, Tensor] = {}
         """Detached scalars from the last losses, logged beside the terms. ``<player>/sign_accuracy`` (the share of real
         and fake samples that a discriminator judges rightly, in [0, 1]) feeds the GAN watch."""
@@ -204,6 +208,11 @@ class Method(nn.Module):
         """Pictures [N, 3, H, W] in [-1, 1] of what happens between an image and its translation, such as a mask; they
         become rows between the two in the sample sheets."""
         return []
+
+    @property
+    def view_names(self) -> tuple[str, ...]:
+        """Names of the pictures that :meth:`views` returns now, in their order, for reports; those without one are numbered."""
+        return ()
 
     def levels(self, images: Tensor, source: str, target: str) -> list[tuple[str, Tensor, Tensor]]:
         """For a method that translates level by level: (name of the level, what the images look like there, what their translation

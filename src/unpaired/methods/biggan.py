@@ -9,49 +9,20 @@ networks of ``networks/biggan.py``.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from unpaired import losses, transfer
-from unpaired.config import MethodConfig
-from unpaired.errors import ConfigError
-from unpaired.methods.base import Adam, Batch, Method, Stage, Update
-from unpaired.networks.biggan import (
-    SIZES,
-    Discriminator,
-    Generator,
-    Rule,
-    Shape,
-    class_index,
-    draw_latents,
-    orthogonal_penalty,
-    orthogonal_weights,
-    standing_statistics,
-)
-
-Count = Annotated[int, Field(ge=1)]
-Weight = Annotated[float, Field(ge=0)]
-Rate = Annotated[float, Field(gt=0)]
+from unpaired.methods.base import Adam, Batch, Stage, Update
+from unpaired.methods.gans import GAN, BigGANSettings, Count, OnBigGAN, Rate
+from unpaired.networks.biggan import Discriminator, Generator, orthogonal_weights, standing_statistics
 
 
-class BigGANConfig(MethodConfig):
+class BigGANConfig(BigGANSettings):
     """Every number of the official ImageNet training at 128 pixels, but for the batch."""
 
-    width: Count = 96
-    """Channels of the largest maps."""
-    shared_dim: Count = 128
-    """Size of the class embedding that all conditional norms share."""
-    z_dim: Annotated[int, Field(ge=8)] = 120
-    """Numbers in a latent, rounded down to equal chunks for the first layer and each block."""
-    attention: Annotated[int, Field(ge=0)] = 64
-    """Resolution with self-attention; 0 for none, and none where a network has no map of that resolution."""
-    pretrained: str = ""
-    """Model file of another BigGAN to start from; empty starts from orthogonal random weights."""
-    class_rows: Rule = "nearest"
-    """Where the classes of ``pretrained`` are others: start each new one from the nearest, the mean, or by index."""
     lr_generator: Rate = 1e-4
     """Adam's learning rate for the generator."""
     lr_discriminator: Rate = 4e-4
@@ -62,73 +33,38 @@ class BigGANConfig(MethodConfig):
     """Adam's ε."""
     generator_every: Count = 1
     """The generator takes a step once in so many steps of the discriminator."""
-    orthogonal: Weight = 0.0
-    """β of the orthogonal regularisation of the generator (Eq. 3); the paper has 1e-4, the official script 0."""
     batch_size: Count = 256
     """Real images in a step, and as many generated ones; the paper has 2048 (``training.accumulate`` splits it)."""
     steps: Count = 138_000
     """Training steps."""
 
 
-class BigGAN(Method):
-    """Class-conditional images from noise; any number of classes, a single one too.
-
-    The shared file keeps the discriminator, because transfer needs it; its raw weights, also where EMA is on.
-    """
+class BigGAN(OnBigGAN, GAN):
+    """Class-conditional images from noise; any number of classes, a single one too."""
 
     Config: ClassVar[type[BigGANConfig]] = BigGANConfig
-    never_averaged: ClassVar[tuple[str, ...]] = ("discriminator",)
-    stochastic: ClassVar[bool] = True
-    any_source: ClassVar[bool] = True
-    min_domains: ClassVar[int] = 1
-    max_domains: ClassVar[int | None] = None
+    config: BigGANConfig
+    generator: Generator
+    discriminator: Discriminator
 
     def __init__(
         self, config: BigGANConfig, domains: tuple[str, ...], *, image_size: int, classes: tuple[str, ...] = ()
     ) -> None:
         super().__init__(config, domains, image_size=image_size, classes=classes)
-        if image_size not in SIZES:
-            raise ConfigError(
-                f"data.size = {image_size}: BigGAN has networks for {', '.join(map(str, SIZES))} pixels; "
-                "type --set data.size=64, say"
-            )
-        c = config
-        self.shape = Shape(image_size, c.width, len(domains), c.shared_dim, c.z_dim, c.attention)
+        self.shape = config.shape(image_size, len(domains))
         self.generator = Generator(self.shape)
         self.discriminator = Discriminator(self.shape)
-        if not c.pretrained:
+        if not config.pretrained:
             orthogonal_weights(self.generator)
             orthogonal_weights(self.discriminator)
 
-    @property
-    def directions(self) -> tuple[tuple[str, str], ...]:
-        """Every ordered pair; with a single class, that class onto itself."""
-        return super().directions or ((self.domains[0], self.domains[0]),)
-
-    @property
-    def pairs(self) -> tuple[tuple[str, str], ...]:
-        """Each class with itself, so that all come equally often however many images they have."""
-        return tuple((d, d) for d in self.domains)
-
-    @property
-    def fixed_size(self) -> int | None:
-        return self.image_size
-
-    @property
-    def latent_size(self) -> int | None:
-        return self.shape.latent
-
-    def prepare(self) -> list[dict[str, str]]:
-        c: BigGANConfig = self.config
-        if not c.pretrained or self.has_weights:
-            return []
-        found = transfer.read(c.pretrained, self.shape, self.domains, c.class_rows, self.examples)
-        self.generator.load_state_dict(found.generator)
-        self.discriminator.load_state_dict(found.discriminator)
-        return [found.came_from]
+    def read_pretrained(self) -> transfer.Pretrained:
+        c = self.config
+        carry = c.optimizer_state == "carried"
+        return transfer.read(c.pretrained, self.shape, self.domains, c.class_rows, self.examples, carry=carry)
 
     def stages(self) -> tuple[Stage, ...]:
-        c: BigGANConfig = self.config
+        c = self.config
         d = Adam(c.lr_discriminator, c.betas, c.eps)
         g = Adam(c.lr_generator, c.betas, c.eps)
         updates = (
@@ -143,23 +79,14 @@ class BigGAN(Method):
 
     def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Hinge: E[max(0, 1 - D(x, y))] + E[max(0, 1 + D(G(z, y), y))]."""
-        x, y = batch.target, batch.target_domain
         with torch.no_grad():
-            fake = self._draw(y)
-        judged_fake, judged_real = self.discriminator(torch.cat([fake, x]), torch.cat([y, y])).chunk(2)
-        self.monitor["discriminator/sign_accuracy"] = losses.sign_accuracy(
-            [judged_real], [judged_fake], "nonsaturating"
-        )
-        return {"real": losses.hinge_real(judged_real), "fake": losses.hinge_fake(judged_fake)}
+            fake = self._draw(batch.target_domain)
+        return self.hinge(fake, batch)
 
     def generator_loss(self, batch: Batch) -> dict[str, Tensor]:
         """-E[D(G(z, y), y)], and β times the orthogonal penalty."""
-        c: BigGANConfig = self.config
         y = batch.target_domain
-        terms = {"gan": losses.hinge_fooling(self.discriminator(self._draw(y), y))}
-        if c.orthogonal > 0:
-            terms["orthogonal"] = c.orthogonal * orthogonal_penalty(self.generator)  # Eq. 3
-        return terms
+        return {"gan": losses.hinge_fooling(self.discriminator(self._draw(y), y))} | self.orthogonal()
 
     def translate(
         self,
@@ -171,8 +98,8 @@ class BigGAN(Method):
         latents: Tensor | None = None,
     ) -> Tensor:
         """Images of class ``target`` from noise; of ``images`` only the number counts."""
-        y = torch.full((len(images),), class_index(self.domains, target), device=images.device)
-        return self.generator(draw_latents(self.shape, images, generator, latents), y).to(images.dtype)  # type: ignore[no-any-return]
+        z, y = self.latents(images, generator, latents), self.class_of(target, images)
+        return self.generator(z, y).to(images.dtype)  # type: ignore[no-any-return]
 
     def standing_statistics(self, passes: int = 16, batch_size: int = 32, seed: int = 0) -> None:
         """Replace the batch norms' running statistics by the mean over ``passes`` batches of latents and classes."""

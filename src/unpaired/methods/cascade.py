@@ -156,6 +156,11 @@ class Cascade(LevelMethod):
             if level in self.config.inverted
         ]
 
+    @property
+    def view_names(self) -> tuple[str, ...]:
+        """The input's inversion first; then as for every method on levels, once a level has been begun."""
+        return ("inversion of the input", *(super().view_names if int(self.reached) else ()))
+
     def views(self, images: Tensor, source: str, target: str) -> list[Tensor]:
         """For the sample sheets: the inversion of the input, then the translation at each level but the last."""
         if not int(self.reached):

@@ -69,7 +69,6 @@ class DeepVAE(LevelMethod):
         c = config
         channels, sides = self.pyramid.channels, self.pyramid.sides
         deepest = c.levels[0]
-        self.view_names = self.view_names[1:]  # samples have no input
         self.encoder = MapEncoder(channels[deepest], sides[deepest], c.latent, c.width)  # E
         self.makers, self.critics = nn.ModuleDict(), nn.ModuleDict()
         self.makers[str(deepest)] = MapDecoder(channels[deepest], sides[deepest], c.latent, c.width, c.decoder_last)

@@ -167,8 +167,6 @@ class LevelMethod(Method):
         for name in ("made_on", "inverted_on"):
             self.register_buffer(name, torch.zeros(len(c.levels), 32, dtype=torch.uint8))
         self.register_buffer("reached", torch.zeros((), dtype=torch.int64))
-        self.view_names: tuple[str, ...] = ("inversion of the input", *(f"level {level}" for level in c.inverted[:-1]))
-        """Names of the pictures that ``views`` gives, for reports."""
         self._last_maps: dict[int, tuple[Tensor, Maps]] = {}
         self._last_real: dict[int, tuple[Tensor, int, Tensor, list[Tensor]]] = {}
         self._maps_kept: MapCache | None = None
@@ -240,6 +238,12 @@ class LevelMethod(Method):
         count = int(self.reached)
         levels = self.config.levels
         return count if count and levels[count - 1] in self.config.inverted else len(levels)
+
+    @property
+    def view_names(self) -> tuple[str, ...]:
+        """The levels in use but the last, which makes the result."""
+        used = [level for level in self.config.levels[: self.shown] if level in self.config.inverted]
+        return tuple(f"level {level}" for level in used[:-1])
 
     # -- feature inversion
 

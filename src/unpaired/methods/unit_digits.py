@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from unpaired.classifier import jitter
 from unpaired.config import MethodConfig
 from unpaired.errors import ConfigError
 from unpaired.methods.base import Adam, Batch, Method, Stage, Update
@@ -57,8 +58,8 @@ class UNITDigitsConfig(MethodConfig):
     step on as good in domain 2 as a classifier that ignores the difference. Needs equal ``channels``."""
     invert_target: bool = False
     """Show half of the target images inverted, as the released SVHN→MNIST did with MNIST."""
-    shift: Annotated[int, Field(ge=0, le=8)] = 0
-    """Not in the paper: move every training image by up to this many pixels each way; borders are repeated."""
+    jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Not in the paper: random rotation, scale, shear and shift of every training image, as a plain classifier's images get."""
     lr: Annotated[float, Field(gt=0)] = 2e-4
     """Learning rate of both Adam optimisers."""
     betas: tuple[float, float] = (0.5, 0.999)
@@ -349,7 +350,7 @@ class UNITDigits(Method):
         if c.invert_target:
             sign = 1 - 2 * torch.randint(0, 2, (len(x2), 1, 1, 1), device=x2.device).to(x2)
             x2 = x2 * sign
-        return (shifted(x1, c.shift), shifted(x2, c.shift)) if c.shift else (x1, x2)
+        return jitter(x1, c.jitter), jitter(x2, c.jitter)
 
     def _generate(self, x1: Tensor, x2: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor, Tensor]:
         """(x̂₁₁, x̂₂₁), (x̂₁₂, x̂₂₂), μ, σ. Both domains pass the shared layers together, so that BatchNorm sees both."""
@@ -366,17 +367,6 @@ class UNITDigits(Method):
         assert self.class_head is not None
         logits: Tensor = self.class_head(features).float().flatten(1)
         return logits
-
-
-def shifted(x: Tensor, most: int) -> Tensor:
-    """Each image of ``x`` [N, C, S, S] moved by a random whole number of pixels, at most ``most``, borders repeated."""
-    n, _, height, width = x.shape
-    padded = F.pad(x, [most] * 4, mode="replicate")
-    by = torch.randint(0, 2 * most + 1, (2, n, 1), device=x.device)
-    rows = by[0] + torch.arange(height, device=x.device)  # [N, S]
-    columns = by[1] + torch.arange(width, device=x.device)
-    index = torch.arange(n, device=x.device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def _ones(logits: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Feature networks for distances between sets of images. Each figure carries its backbone's name: "FD-mobilenet_v1".
 
-The name FID belongs to one network, one resize and one set of weights; none of these is it.
+The name FID belongs to one network, one resize and one set of weights: the backbone ``fid``. No other one may bear it.
 
 Legend: N batch, H height, W width, D features.
 """
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from unpaired import weights
 from unpaired._files import sha256_of
-from unpaired.errors import ConfigError, WeightsError, nearest
-from unpaired.networks import mobilenet
+from unpaired.devices import autocast
+from unpaired.errors import ConfigError, UnpairedError, WeightsError, nearest
+from unpaired.networks import inception, mobilenet
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -54,6 +55,25 @@ class Backbone(Protocol):
         ...
 
 
+def figure_name(kind: str, backbone: str) -> str:
+    """The name of a figure: ``FD-<backbone>`` and ``KD-<backbone>``; FID and KID for the backbone ``fid`` alone.
+
+    >>> figure_name("FD", "fid"), figure_name("FD", "mobilenet_v1")
+    ('FID', 'FD-mobilenet_v1')
+    """
+    proper = {"FD": "FID", "KD": "KID"}
+    if kind in proper and backbone.split("-")[0] == "fid":
+        return proper[kind] + backbone.removeprefix("fid")
+    return f"{kind}-{backbone}"
+
+
+def _bilinear(images: Tensor, side: int) -> Tensor:
+    return F.interpolate(images, (side, side), mode="bilinear", antialias=True).clamp(-1, 1)
+
+
+_BILINEAR = "bilinear, antialiased, to {0}×{0} (torch.nn.functional.interpolate)"
+
+
 @dataclass(frozen=True)
 class NetworkBackbone:
     """A network behind a resize."""
@@ -66,19 +86,21 @@ class NetworkBackbone:
     features: Callable[[Tensor], Tensor]
     """[N, 3, side, side] in [-1, 1] -> [N, D]."""
     device: torch.device
-
-    @property
-    def resize(self) -> str:
-        """Named because another filter gives another distance."""
-        return f"bilinear, antialiased, to {self.side}×{self.side} (torch.nn.functional.interpolate)"
+    precision: str = "fp32"
+    """``fp32``, or ``bf16`` for a pass under autocast; the features are float32 in both."""
+    resized: Callable[[Tensor, int], Tensor] = _bilinear
+    """(images, side) -> images of that side."""
+    resize: str = ""
+    """The filter in words; named because another filter gives another distance."""
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """float [N, 3, H, W] in [-1, 1] -> float32 [N, D] on the CPU."""
         images = images.to(self.device, torch.float32)
         if images.shape[-2:] != (self.side, self.side):
-            images = F.interpolate(images, (self.side, self.side), mode="bilinear", antialias=True).clamp(-1, 1)
-        return self.features(images).float().cpu()
+            images = self.resized(images, self.side)
+        with autocast(self.precision, self.device):
+            return self.features(images).float().cpu()
 
 
 @dataclass(frozen=True)
@@ -86,6 +108,26 @@ class _Kind:
     dim: int
     side: int
     build: Callable[[Mapping[str, Tensor]], nn.Module]
+    weights: str = ""
+    """Name of the weights in the catalogue, where it is not the backbone's own."""
+    resized: Callable[[Tensor, int], Tensor] = _bilinear
+    resize: str = _BILINEAR
+
+
+class _TensorFlow(nn.Module):
+    """The FID network takes (p - 128) / 128 of pixels p in 0 to 255."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: Tensor = self.network(((images + 1) * 127.5 - 128) / 128)
+        return found
+
+
+def _fid(state: Mapping[str, Tensor]) -> nn.Module:
+    return _TensorFlow(inception.from_state(state))
 
 
 def _mobilenet(state: Mapping[str, Tensor]) -> nn.Module:
@@ -144,13 +186,70 @@ def _torchvision(name: str) -> Callable[[Mapping[str, Tensor]], nn.Module]:
 
 BACKBONES: dict[str, _Kind] = {
     "mobilenet_v1": _Kind(1024, mobilenet.INPUT_SIDE, _mobilenet),
+    "fid": _Kind(
+        inception.FEATURES,
+        inception.INPUT_SIDE,
+        _fid,
+        "fid-inception",
+        inception.resize_tensorflow1,
+        "bilinear of TensorFlow 1 (no antialiasing, no half-pixel centres) to {0}×{0}, as the original FID",
+    ),
+    "fid-antialias": _Kind(
+        inception.FEATURES,
+        inception.INPUT_SIDE,
+        _fid,
+        "fid-inception",
+        resize="bilinear, antialiased, to {0}×{0}: torchmetrics' default, not the original FID's",
+    ),
     "vgg16": _Kind(512, 224, _torchvision("vgg16")),
     "vgg19": _Kind(512, 224, _torchvision("vgg19")),
     "alexnet": _Kind(256, 224, _torchvision("alexnet")),
     "squeezenet1_1": _Kind(512, 224, _torchvision("squeezenet1_1")),
     "inception_v3": _Kind(2048, 299, _torchvision("inception_v3")),
 }
-"""Name (also that of its weights) -> how it is built."""
+"""Name (also that of its weights) -> how it is built. Beside these, every classifier of torchvision by its own name there."""
+
+
+def _any_torchvision(name: str, side: int) -> _Kind | None:
+    """Any classifier of torchvision: what its last linear layer sees; None where there is no such name."""
+    from torchvision import models
+
+    if name not in models.list_models(module=models):
+        return None
+
+    def build(state: Mapping[str, Tensor]) -> nn.Module:
+        with torch.device("meta"):
+            network = models.get_model(name, weights=None)
+        try:
+            network.load_state_dict(state, strict=True, assign=True)
+        except RuntimeError as error:
+            raise WeightsError(f"these tensors are no {name} of torchvision: {error}") from error
+        last = [place for place, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
+        parent, _, leaf = last.rpartition(".")
+        setattr(network.get_submodule(parent), leaf, nn.Identity())
+        return _Normalised(network)
+
+    with torch.device("meta"):
+        linear = [m for m in models.get_model(name, weights=None).modules() if isinstance(m, nn.Linear)]
+    # SqueezeNet alone has none: its 512 last channels, averaged
+    return _Kind(linear[-1].in_features, side, build) if linear else _Kind(512, side, _torchvision(name))
+
+
+def _kind(name: str) -> _Kind:
+    """Raises ConfigError."""
+    if name in BACKBONES:
+        return BACKBONES[name]
+    try:
+        weights.import_torchvision()
+        found = _any_torchvision(name, weights.torchvision_side(name))
+    except (ImportError, UnpairedError):  # torchvision is an extra
+        found = None
+    if found is None:
+        raise ConfigError(
+            f"unknown backbone '{name}'.{nearest(name, BACKBONES)} There are: {', '.join(BACKBONES)}, and with torchvision "
+            "installed every classifier of its own by its name there, as in resnet18."
+        )
+    return found
 
 
 def state_hash(state: Mapping[str, Tensor]) -> str:
@@ -161,25 +260,40 @@ def state_hash(state: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def backbone_from_state(name: str, state: Mapping[str, Tensor], device: torch.device | str = "cpu") -> NetworkBackbone:
+def backbone_from_state(
+    name: str, state: Mapping[str, Tensor], device: torch.device | str = "cpu", precision: str = "fp32"
+) -> NetworkBackbone:
     """A backbone from tensors that are already in memory. Raises ConfigError, WeightsError."""
-    if name not in BACKBONES:
-        raise ConfigError(f"unknown backbone '{name}'.{nearest(name, BACKBONES)} There are: {', '.join(BACKBONES)}.")
-    kind = BACKBONES[name]
+    kind = _kind(name)
+    digest = state_hash(state)
     network = kind.build(state).eval().requires_grad_(False).to(device)
-    return NetworkBackbone(name, kind.dim, kind.side, state_hash(state), network, torch.device(device))
+    return NetworkBackbone(
+        name, kind.dim, kind.side, digest, network, torch.device(device), precision, kind.resized, kind.resize.format(kind.side)
+    )  # fmt: skip
 
 
 def open_backbone(
-    name: str = "mobilenet_v1", where: Path | str | None = None, device: torch.device | str = "cpu"
+    name: str = "mobilenet_v1",
+    where: Path | str | None = None,
+    device: torch.device | str = "cpu",
+    precision: str = "fp32",
 ) -> NetworkBackbone:
     """A pretrained backbone; its weights are found or fetched by :func:`unpaired.weights.find`.
+
+    Args:
+        name: a key of ``BACKBONES``, or the name of any classifier of torchvision.
+        precision: ``fp32``, or ``bf16`` for a faster pass whose figures differ a little (docs/evaluation.md).
 
     Raises:
         ConfigError: unknown name. WeightsError: the weights are missing; the text says which file and where to put it.
     """
-    if name not in BACKBONES:
-        raise ConfigError(f"unknown backbone '{name}'.{nearest(name, BACKBONES)} There are: {', '.join(BACKBONES)}.")
-    path = weights.find(name, where)
-    backbone = backbone_from_state(name, weights.load(name, path), device)
+    kind = _kind(name)
+    if precision not in ("fp32", "bf16"):
+        raise ConfigError(f"feature precision '{precision}': there are fp32 and bf16")
+    if name in BACKBONES:
+        catalogue, known = weights.CATALOGUE, kind.weights or name
+    else:
+        catalogue, known = {name: weights.torchvision_weights(name)}, name
+    path = weights.find(known, where, catalogue=catalogue)
+    backbone = backbone_from_state(name, weights.read(path), device, precision)
     return replace(backbone, sha256=sha256_of(path))

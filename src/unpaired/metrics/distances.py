@@ -19,6 +19,8 @@ KERNEL_SUBSETS = 100
 """Random subsets over which the kernel distance is averaged."""
 KERNEL_SUBSET_SIZE = 1000
 """Images of each set in such a subset, where there are that many."""
+KERNEL_WHOLE = 3000
+"""Up to so many images the kernel is computed once for all subsets."""
 
 
 def _finite(features: Tensor, what: str) -> Tensor:
@@ -96,6 +98,47 @@ def frechet_distance(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -
     return max(0.0, float(distance))  # below zero by rounding alone
 
 
+def gaussian_distance(x: Tensor, y: Tensor) -> float:
+    """The Fréchet distance between the Gaussians of features x [N, D] and y [M, D].
+
+    Where there are fewer images than features, by the singular values of A Bᵀ instead of those of Σ₁^½ Σ₂^½: for centred
+    features A and B over √(N-1) and √(M-1) they are the same, since A is an isometry times Σ₁^½.
+
+    Raises:
+        NotComparableError: fewer than two images in a set, NaN or infinity, different D, or a set whose features are all equal.
+    """
+    x, y = _pair(x, y)
+    for side in (x, y):
+        _refuse_constant(side)
+    n, m = len(x), len(y)
+    if min(n, m) >= x.shape[1]:
+        one, other = Statistics(x.shape[1]), Statistics(x.shape[1])
+        one.update(x)
+        other.update(y)
+        return one.distance(other)
+    a, b = ((s - s.mean(dim=0)) / (len(s) - 1) ** 0.5 for s in (x, y))
+    overlap = torch.linalg.svdvals(a @ b.T).sum()
+    distance = (x.mean(dim=0) - y.mean(dim=0)).square().sum() + a.square().sum() + b.square().sum() - 2 * overlap
+    return max(0.0, float(distance))
+
+
+def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    x, y = _finite(x, "features"), _finite(y, "features")
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
+        raise NotComparableError(f"not comparable: features of shapes {list(x.shape)} and {list(y.shape)}")
+    if min(len(x), len(y)) < 2:
+        raise NotComparableError(
+            f"not comparable: needs at least 2 images in each set, there are {len(x)} and {len(y)}"
+        )
+    return x, y
+
+
+def _refuse_constant(x: Tensor) -> None:
+    """Features that differ by rounding alone are one picture, many times over."""
+    if bool(((x.amax(dim=0) - x.amin(dim=0)) <= 1e-5 * x.abs().amax().clamp_min(1e-30)).all()):
+        raise NotComparableError(f"not comparable: all {len(x)} images of a set have the same features")
+
+
 @dataclass(frozen=True)
 class KernelDistance:
     """Mean of the estimate over random subsets."""
@@ -126,27 +169,34 @@ def kernel_distance(
     Raises:
         NotComparableError: fewer than two images in a set, NaN or infinity, or different D.
     """
-    x, y = _finite(x, "features"), _finite(y, "features")
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
-        raise NotComparableError(f"not comparable: features of shapes {list(x.shape)} and {list(y.shape)}")
-    if min(len(x), len(y)) < 2:
-        raise NotComparableError(
-            f"not comparable: needs at least 2 images in each set, there are {len(x)} and {len(y)}"
-        )
+    x, y = _pair(x, y)
     size = min(subset_size, len(x), len(y))
     if size == len(x) == len(y):
         return KernelDistance(_mmd2(x, y, degree), None, 1, size)
     generator = torch.Generator().manual_seed(seed)
     values = torch.empty(subsets, dtype=torch.float64)
-    for i in range(subsets):
-        a, b = (s[torch.randperm(len(s), generator=generator)[:size]] for s in (x, y))
-        values[i] = _mmd2(a, b, degree)
+    small = max(len(x), len(y)) <= KERNEL_WHOLE
+    whole = _kernels(x, y, degree) if small else None
+    for n in range(subsets):
+        i, j = (torch.randperm(len(s), generator=generator)[:size] for s in (x, y))
+        if whole is None:
+            values[n] = _mmd2(x[i], y[j], degree)
+        else:
+            values[n] = _unbiased(whole[0][i][:, i], whole[1][j][:, j], whole[2][i][:, j])
     return KernelDistance(float(values.mean()), float(values.std(correction=0)), subsets, size)
 
 
 def _mmd2(x: Tensor, y: Tensor, degree: int) -> float:
+    return _unbiased(*_kernels(x, y, degree))
+
+
+def _kernels(x: Tensor, y: Tensor, degree: int) -> tuple[Tensor, Tensor, Tensor]:
+    d = x.shape[1]
+    return (x @ x.T / d + 1) ** degree, (y @ y.T / d + 1) ** degree, (x @ y.T / d + 1) ** degree
+
+
+def _unbiased(k_xx: Tensor, k_yy: Tensor, k_xy: Tensor) -> float:
     """Diagonals left out of the first two sums, which makes the estimate unbiased; it may be negative."""
-    n, d = x.shape
-    k_xx, k_yy, k_xy = ((a @ b.T / d + 1) ** degree for a, b in ((x, x), (y, y), (x, y)))
-    within = (k_xx.sum() - k_xx.trace() + k_yy.sum() - k_yy.trace()) / (n * (n - 1))
+    n, m = k_xy.shape
+    within = (k_xx.sum() - k_xx.trace()) / (n * (n - 1)) + (k_yy.sum() - k_yy.trace()) / (m * (m - 1))
     return float(within - 2 * k_xy.mean())

@@ -10,8 +10,7 @@ latent, one chunk for the first layer and one for each block; y [N] int64 is the
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unpaired.errors import ConfigError, DataError
+from unpaired.networks.blocks import steady
 
 SN_EPS = 1e-6
 """Smallest norm in the power iteration; the official setting."""
@@ -89,17 +88,6 @@ class SNEmbedding(nn.Embedding, _Spectral):
 
     def forward(self, index: Tensor) -> Tensor:
         return F.embedding(index, self.normalised())
-
-
-@contextlib.contextmanager
-def steady(network: nn.Module) -> Iterator[None]:
-    """Inside, ``network`` runs in eval(): spectral vectors stay, so that two passes use the same weights exactly."""
-    was = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(was)
 
 
 # ------------------------------------------------------------------------------------------ batch norm
@@ -396,22 +384,6 @@ class Discriminator(Features):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
         return self.judge(self.taps(x), y)
-
-
-def class_index(domains: tuple[str, ...], target: str) -> int:
-    """The number of class ``target``. Raises ConfigError for an unknown one."""
-    if target not in domains:
-        raise ConfigError(f"unknown domain '{target}'. There are: {', '.join(domains)}.")
-    return domains.index(target)
-
-
-def draw_latents(shape: Shape, images: Tensor, generator: torch.Generator | None, latents: Tensor | None) -> Tensor:
-    """[N, Z] from N(0, I), or ``latents`` after a look at their shape. Raises DataError."""
-    if latents is None:
-        return torch.randn(len(images), shape.latent, generator=generator, device=images.device)
-    if latents.shape != (len(images), shape.latent):
-        raise DataError(f"latents have shape {list(latents.shape)}; wanted {[len(images), shape.latent]}")
-    return latents.to(images.device, torch.float32)
 
 
 def orthogonal_weights(network: nn.Module) -> None:

@@ -5,10 +5,14 @@ Legend: N batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from unpaired.errors import DataError
 
 Padding = Literal["zeros", "reflect"]
 Norm = Literal["batch", "instance"]
@@ -90,3 +94,23 @@ def kaiming_convolutions(network: nn.Module) -> None:
             nn.init.kaiming_normal_(layer.weight, a=0, mode="fan_in")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+@contextlib.contextmanager
+def steady(network: nn.Module) -> Iterator[None]:
+    """Inside, ``network`` runs in eval(): spectral vectors stay, so that two passes use the same weights exactly."""
+    was = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was)
+
+
+def draw_latents(size: int, images: Tensor, generator: torch.Generator | None, latents: Tensor | None) -> Tensor:
+    """[N, ``size``] from N(0, I) for N ``images``, or ``latents`` after a look at their shape. Raises DataError."""
+    if latents is None:
+        return torch.randn(len(images), size, generator=generator, device=images.device)
+    if latents.shape != (len(images), size):
+        raise DataError(f"latents have shape {list(latents.shape)}; wanted {[len(images), size]}")
+    return latents.to(images.device, torch.float32)

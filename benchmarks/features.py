@@ -1,0 +1,131 @@
+"""Speed of the feature pass in fp32 and bf16, and how far bf16 moves each metric.
+
+    python benchmarks/features.py DATA --weights WEIGHTS [--backbone mobilenet_v1,fid] [--limit 500] [--size 128] --out features.json
+
+DATA is a data folder with two domains (its test split is taken, --split train for the other): the distances are those between the
+real images of its first two domains. ``--random`` gives a backbone whose weights are not here random ones: right for the speed,
+without meaning for the distances, which are then left out. Nothing is kept in a cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from unpaired import weights as files
+from unpaired.config import DataConfig
+from unpaired.data.folders import find
+from unpaired.data.images import to_tensor
+from unpaired.data.sampling import open_pool
+from unpaired.devices import choose_device, has_bf16
+from unpaired.distributed import Ranks
+from unpaired.errors import WeightsError
+from unpaired.evaluation_figures import Sets, feature_figures, split_in_halves
+from unpaired.evaluation_images import Images
+from unpaired.metrics.backbones import NetworkBackbone, backbone_from_state, open_backbone
+from unpaired.metrics.store import BATCH
+from unpaired.networks import inception, mobilenet
+
+
+def random_state(name: str) -> dict[str, torch.Tensor]:
+    """Tensors of the right shapes for a backbone."""
+    if name.startswith("fid"):
+        return inception.FIDInception().state_dict()
+    if name == "mobilenet_v1":
+        return mobilenet.MobileNetV1().state_dict()
+    models = files.import_torchvision().models
+    return dict(models.get_model(name, weights=None).state_dict())
+
+
+def opened(name: str, args: argparse.Namespace, device: torch.device, precision: str) -> tuple[NetworkBackbone, bool]:
+    """The backbone, and whether its weights are real ones."""
+    try:
+        return open_backbone(name, args.weights, device, precision), True
+    except WeightsError:
+        if not args.random:
+            raise
+    torch.manual_seed(0)
+    return backbone_from_state(name, random_state(name), device, precision), False
+
+
+def passed(backbone: NetworkBackbone, pixels: np.ndarray[Any, Any], repeats: int) -> tuple[torch.Tensor, float]:
+    """Features [N, D], and images a second of the best of ``repeats`` passes after one batch to warm up."""
+    backbone(to_tensor(pixels[:BATCH]))
+    best = 0.0
+    for _ in range(repeats):
+        started = time.perf_counter()
+        parts = [backbone(to_tensor(pixels[i : i + BATCH])) for i in range(0, len(pixels), BATCH)]
+        best = max(best, len(pixels) / (time.perf_counter() - started))
+    return torch.cat(parts), best
+
+
+def main() -> None:
+    """Measure every backbone in both precisions."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("data", type=Path)
+    p.add_argument("--weights", type=Path)
+    p.add_argument("--backbone", default="mobilenet_v1")
+    p.add_argument("--split", default="test")
+    p.add_argument("--size", type=int, default=128)
+    p.add_argument("--limit", type=int, default=500)
+    p.add_argument("--repeats", type=int, default=2)
+    p.add_argument("--threads", type=int)
+    p.add_argument("--device", default="auto")
+    p.add_argument("--random", action="store_true")
+    p.add_argument("--out", type=Path, required=True)
+    args = p.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = choose_device(args.device)
+    pool = open_pool(find(args.data), DataConfig(size=args.size), split=args.split)
+    images = Images(pool, args.size, 64, args.limit, 0)
+    domains = pool.domains[:2]
+    pixels = [np.concatenate([b for _, _, b in images.batches(images.items(d), Ranks())]) for d in domains]
+    results: dict[str, Any] = {
+        "machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads(), "cores": os.cpu_count(),
+        "torch": torch.__version__, "device": str(device), "bf16_units": has_bf16(device), "batch": BATCH, "size": args.size,
+        "data": pool.fingerprint, "domains": list(domains), "n": [len(x) for x in pixels], "backbones": {},
+    }  # fmt: skip
+    for name in args.backbone.split(","):
+        rates: dict[str, float] = {}
+        figures: dict[str, dict[str, float]] = {}
+        features = {}
+        for precision in ("fp32", "bf16"):
+            backbone, real = opened(name, args, device, precision)
+            found = [passed(backbone, x, args.repeats) for x in pixels]
+            rates[precision] = max(rate for _, rate in found)
+            features[precision] = [x for x, _ in found]
+            if real:
+                a, b = features[precision]
+                sets = Sets(a, a, b, split_in_halves(b, 0))
+                made = feature_figures(sets, name, ("distances", "coverage"), resamples=0, seed=0)
+                figures[precision] = {k: f["value"] for k, f in made.items() if f["value"] is not None}
+        x, y = (torch.cat(features[k]).double() for k in ("fp32", "bf16"))
+        entry: dict[str, Any] = {
+            "images_per_second": rates, "weights": "real" if real else "random",
+            "feature_error": float((x - y).norm() / x.norm()), "figures": figures,
+        }  # fmt: skip
+        if figures:
+            one, other = figures["fp32"], figures["bf16"]
+            entry["moved"] = {
+                k: {"by": other[k] - one[k], "relative": (other[k] - one[k]) / one[k] if one[k] else None} for k in one
+            }
+        results["backbones"][name] = entry
+        print(f"{name} ({entry['weights']} weights): {rates['fp32']:.1f} images/s fp32, {rates['bf16']:.1f} bf16; features differ by "
+              f"{entry['feature_error']:.2%}", flush=True)  # fmt: skip
+        for key, moved in entry.get("moved", {}).items():
+            relative = f" ({moved['relative']:+.2%})" if moved["relative"] is not None else ""
+            print(f"  {key:24} {figures['fp32'][key]:10.4g} {figures['bf16'][key]:10.4g} {moved['by']:+.3g}{relative}")
+        args.out.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()

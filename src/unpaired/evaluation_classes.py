@@ -1,0 +1,226 @@
+"""Figures by a classifier: RC and FC (is a translation of the class it should be?), and accuracy of domain adaptation.
+
+RC is trained on real and tested on generated images, FC is trained on generated and tested on real ones (DeepI2I, Section 4.1, after
+Shmelkov et al., How good is my GAN?, arXiv 1807.09499). The classes are the domains.
+
+Legend: N images, S side, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field, ValidationError
+from torch import Tensor, nn
+
+from unpaired._files import sha256_of
+from unpaired.classifier import load_classifier, parts, train_classifier
+from unpaired.config import DataConfig, Settings
+from unpaired.data.images import Pixels, to_tensor
+from unpaired.data.labelled import open_labelled
+from unpaired.distributed import Ranks
+from unpaired.errors import ConfigError, DataError, nearest
+from unpaired.evaluation_figures import Figure, mean_figure
+from unpaired.evaluation_images import By, Images, Task, plan
+from unpaired.evaluation_pass import Pass
+
+
+class ClassifierConfig(Settings):
+    """The classifier of RC and FC; the whole of it stands in the results."""
+
+    classifier: str = "convnet"
+    """unpaired.classifier.ConvNet: (3×3 convolution, BatchNorm, ReLU, pooling) up to five times, dropout, a linear layer."""
+    width: Annotated[int, Field(ge=1)] = 32
+    """Channels of its first layer."""
+    side: Annotated[int, Field(ge=8)] = 64
+    """Largest side in pixels of its input; larger pictures are shrunk by an area filter."""
+    steps: Annotated[int, Field(ge=1)] = 500
+    """Training steps: Adam, one-cycle rate with 4e-3 at its top."""
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    """Images in a step, drawn with replacement, each class as often."""
+    jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.15
+    """Random rotation, scale, shear and shift of its training images."""
+    mirror: bool = True
+    """Flip half of its training images."""
+    runs: Annotated[int, Field(ge=1)] = 3
+    """Trainings, with the seeds seed, seed + 1, and so on; the figure is their mean. The last step counts, nothing is chosen."""
+    split: str = (
+        "RC: real training images, generated from test images. FC: generated from training images, real test images"
+    )
+    """Who sees what; no test image is ever trained on."""
+
+
+def classifier_settings(values: Mapping[str, Any]) -> ClassifierConfig:
+    """From ``{"classifier.steps": 300}``. Raises ConfigError."""
+    known = [f"classifier.{name}" for name in ClassifierConfig.model_fields if name not in ("classifier", "split")]
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"unknown setting '{key}'.{nearest(key, known)} There are: {', '.join(known)}.")
+    try:
+        return ClassifierConfig(**{key.removeprefix("classifier."): value for key, value in values.items()})
+    except ValidationError as error:
+        lines = [f"classifier.{'.'.join(map(str, p['loc']))} = {p['input']!r}: {p['msg']}" for p in error.errors()]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def class_figures(
+    held_out: Pass,
+    train: Images,
+    directions: Sequence[tuple[str, str]],
+    by: By,
+    generated: Mapping[str, Sequence[Tensor]],
+    config: ClassifierConfig,
+) -> dict[str, Any]:
+    """``rc``, ``fc``, ``ceiling`` (real training images, real test images) and the settings.
+
+    Args:
+        held_out: the pass over test images.
+        train: training images of the same domains.
+        generated: target -> translations of test images, uint8 [n, S, S, 3].
+    """
+    domains = held_out.translator.domains
+    targets = [d for d in domains if d in generated]
+    if len(targets) < 2:
+        raise ConfigError("RC and FC need at least two target domains; this model translates into one")
+    test_real = _labelled([(d, _squares(held_out.images, d)) for d in targets], config)
+    train_real = _labelled([(d, _squares(train, d)) for d in targets], config)
+    test_made = _labelled([(d, torch.cat(list(generated[d])).numpy()) for d in targets], config)
+    tasks, _ = plan(train, directions, by)
+    run = Pass(held_out.translator, train, {}, {}, (), held_out.seed, held_out.ranks, keep_pixels=True)
+    made: dict[str, list[Tensor]] = {d: [] for d in targets}
+    for task in tasks:
+        made[task.target].append(_sound(run.direction(task), task))
+    train_made = _labelled([(d, torch.cat(made[d]).numpy()) for d in targets], config)
+    device = held_out.translator.device
+    jobs = {"rc": test_made, "ceiling": test_real, "fc": test_real}
+    right: dict[str, list[Tensor]] = {name: [] for name in jobs}
+    confusion: dict[str, list[list[int]]] = {}
+    for number in range(config.runs):
+        seed = held_out.seed + number
+        on_real = _train(train_real, config, len(targets), seed, device)
+        on_made = _train(train_made, config, len(targets), seed, device)
+        for name, test in jobs.items():
+            guess = _predict(on_made if name == "fc" else on_real, test[0], device)
+            right[name].append((guess == test[1]).double())
+            if not number:
+                confusion[name] = _confusion(guess, test[1], len(targets))
+    sizes = {"rc": (len(test_made[1]), len(train_real[1])), "fc": (len(train_made[1]), len(test_real[1]))}
+    sizes["ceiling"] = (0, len(test_real[1]))
+    found: dict[str, Any] = {
+        name: _figure(right[name], *sizes[name], seed=held_out.seed) | {"confusion": confusion[name]} for name in jobs
+    }
+    return found | {
+        "classes": targets,
+        "chance": 1 / len(targets),
+        "config": config.model_dump(),
+        "seed": held_out.seed,
+    }
+
+
+def _sound(rows: dict[str, Tensor], task: Task) -> Tensor:
+    if not len(rows.get("pixels", ())):
+        raise ConfigError(f"no translations into '{task.target}': RC and FC cannot be computed")
+    return rows["pixels"]
+
+
+def _figure(right: Sequence[Tensor], generated: int, real: int, *, seed: int) -> Figure:
+    runs = [float(r.mean()) for r in right]
+    figure = mean_figure(torch.stack(list(right)).mean(dim=0).numpy(), seed=seed)
+    figure |= {"n": [generated, real], "n_generated": generated, "n_real": real, "runs": runs}
+    figure["std"] = float(np.std(runs, ddof=1)) if len(runs) > 1 else None
+    return figure
+
+
+def _squares(images: Images, domain: str) -> Pixels:
+    return np.concatenate([pixels for _, _, pixels in images.batches(images.items(domain), Ranks())])
+
+
+def _labelled(sets: Sequence[tuple[str, Pixels]], config: ClassifierConfig) -> tuple[Tensor, Tensor]:
+    """Pictures [N, 3, s, s] in [-1, 1] and labels [N]: the place of their domain."""
+    pictures, labels = [], []
+    for label, (_, pixels) in enumerate(sets):
+        for first in range(0, len(pixels), 256):
+            x = to_tensor(pixels[first : first + 256])
+            if x.shape[-1] > config.side:
+                x = F.interpolate(x, (config.side, config.side), mode="area")
+            pictures.append(x)
+        labels.append(torch.full((len(pixels),), label))
+    return torch.cat(pictures), torch.cat(labels)
+
+
+def _train(
+    data: tuple[Tensor, Tensor], config: ClassifierConfig, classes: int, seed: int, device: torch.device
+) -> nn.Module:
+    pictures, labels = data
+    of_class = [torch.nonzero(labels == k)[:, 0] for k in range(classes)]
+
+    def draw(index: Tensor) -> tuple[Tensor, Tensor]:
+        """Each class as often, whatever its share."""
+        wanted = index % classes
+        chosen = torch.stack([of_class[int(k)][torch.randint(len(of_class[int(k)]), ())] for k in wanted])
+        x = pictures[chosen]
+        if config.mirror:
+            x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x)
+        return x, labels[chosen]
+
+    fitted = train_classifier(
+        draw, len(labels) * classes, lambda _: 0.0, classes=classes, side=pictures.shape[-1], width=config.width, steps=config.steps,
+        batch_size=config.batch_size, jitter_by=config.jitter, recoloured=False, seed=seed, device=device, looks=1,
+    )  # fmt: skip
+    return fitted.last
+
+
+@torch.inference_mode()
+def _predict(network: nn.Module, pictures: Tensor, device: torch.device) -> Tensor:
+    return torch.cat([network(part.to(device)).argmax(1).cpu() for part in parts(pictures, 256)])
+
+
+def _confusion(guess: Tensor, truth: Tensor, classes: int) -> list[list[int]]:
+    """[true][predicted] counts."""
+    cells = torch.bincount(truth * classes + guess, minlength=classes * classes)
+    return [[int(v) for v in row] for row in cells.view(classes, classes)]
+
+
+def adaptation_figures(
+    classifier: Path | str, labelled: Path | str, *, device: torch.device, seed: int
+) -> dict[str, Any]:
+    """Accuracy of a classifier (``unpaired adapt``) on labelled target images, with its interval and confusion table.
+
+    Raises DataError, CheckpointError, ConfigError (classes that the classifier does not know).
+    """
+    model = load_classifier(classifier, device)
+    size = DataConfig(size=model.image_size, cache=False)
+    try:
+        pool = open_labelled(labelled, size, "target", split="test")
+    except DataError:  # without splits everything is there to be tested
+        pool = open_labelled(labelled, size, "target")
+    names = list(pool.classes)
+    unknown = [n for n in names if n not in model.classes]
+    if unknown:
+        raise ConfigError(
+            f"{labelled}: the classes {', '.join(unknown[:5])} are none of the classifier's: {', '.join(model.classes[:12])}"
+        )
+    to_model = torch.tensor([model.classes.index(n) for n in names])
+    truth = to_model[torch.from_numpy(np.asarray(pool.labels["target"]))]
+    pixels = pool.images["target"]
+    guess = torch.cat(
+        [
+            model.predict(to_tensor(pixels[i : i + 256]).to(device)).cpu()
+            for i in range(0, len(pixels), 256)
+        ]
+    )  # fmt: skip
+    right = (guess == truth).double().numpy()
+    path = Path(classifier)
+    return {
+        "accuracy": mean_figure(right, seed=seed) | {"n_generated": 0},
+        "confusion": _confusion(guess, truth, len(model.classes)),
+        "classes": list(model.classes),
+        "classifier": str(classifier),
+        "classifier_sha256": sha256_of(path) if path.is_file() else None,
+        "labelled": pool.fingerprint,
+    }

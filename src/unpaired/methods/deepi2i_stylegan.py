@@ -1,0 +1,143 @@
+"""DeepI2I (Wang, Yu and van de Weijer, NeurIPS 2020) from a pretrained StyleGAN: two domains, one direction.
+
+The paper says that a StyleGAN will do instead of a BigGAN; the settings here are those of the released code for it. Everything
+that does not depend on the GAN stands in ``hierarchical.py``; docs/methods/deepi2i.md lists what differs from the released code.
+
+Legend: t [N, 3, S, S] in [-1, 1] is a source image, x a real image of the target; z [N, Z] is a latent. Υ is the encoder,
+Λ the adaptors, Φ the generator, Ψ the discriminator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from unpaired import transfer
+from unpaired.errors import ConfigError, nearest
+from unpaired.methods.base import Batch
+from unpaired.methods.gans import Count, OnStyleGAN, Rate, StyleGANSettings, Weight
+from unpaired.methods.hierarchical import Hierarchical, HierarchicalConfig
+from unpaired.networks.stylegan import AdaptorBlock, Discriminator, Features, Generator, draw_noise
+
+
+class DeepI2IStyleGANConfig(StyleGANSettings, HierarchicalConfig):
+    """Every number of the released script; where it departs from the paper, the paper's is the default."""
+
+    source: str = ""
+    """Name of the domain that is translated; empty: the first."""
+    w_64: Weight = 0.0
+    """w_l of Eq. 5 at 64 pixels; the released script has it, at 0."""
+    alpha_32: Weight = 0.1
+    """α_l of Eq. 3 at 32 pixels."""
+    alpha_64: Weight = 0.0
+    """The same at 64 pixels."""
+    lr_generator: Rate = 1e-3
+    """Adam's learning rate for the generator."""
+    lr_adaptor: Rate = 1e-3
+    """Adam's learning rate for the adaptors."""
+    lr_encoder: Rate = 1e-3
+    """Adam's learning rate for the encoder where it is trained."""
+    lr_discriminator: Rate = 1e-3
+    """Adam's learning rate for the discriminator."""
+    betas: tuple[float, float] = (0.0, 0.99)
+    """Adam's momentums."""
+    eps: Rate = 1e-8
+    """Adam's ε."""
+    finetune_steps: Count = 30_000
+    """Steps of the second phase, with the generator; the released script has no end."""
+
+    @property
+    def level_weights(self) -> dict[int, float]:
+        """w by resolution, in the official order of the adaptors."""
+        return {64: self.w_64, **super().level_weights}
+
+    @property
+    def feature_weights(self) -> dict[int, float]:
+        """α by resolution."""
+        return {64: self.alpha_64, **super().feature_weights}
+
+
+class DeepI2IStyleGAN(OnStyleGAN, Hierarchical):
+    """Translation from one domain to the other; different latents, different results."""
+
+    Config: ClassVar[type[DeepI2IStyleGANConfig]] = DeepI2IStyleGANConfig
+    gan: ClassVar[str] = "stylegan"
+    second_order: ClassVar[bool] = True
+    any_source: ClassVar[bool] = False
+    min_domains: ClassVar[int] = 2
+    max_domains: ClassVar[int | None] = 2
+    config: DeepI2IStyleGANConfig
+    encoder: Features
+    generator: Generator
+    discriminator: Discriminator
+
+    def __init__(
+        self, config: DeepI2IStyleGANConfig, domains: tuple[str, ...], *, image_size: int, classes: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(config, domains, image_size=image_size, classes=classes)
+        source = config.source or domains[0]
+        if source not in domains:
+            raise ConfigError(
+                f"model.source = '{source}' is no domain of the data.{nearest(source, domains)} There are: {', '.join(domains)}."
+            )
+        self.direction = source, next(d for d in domains if d != source)
+        self.shape = config.shape(image_size)
+        channels = {r: self.shape.channels(r) for r in self.shape.resolutions}
+        self.encoder = Features(self.shape)  # Υ
+        taps = {r: c for r, c in channels.items() if r < image_size}
+        self.connect(taps, channels, lambda there, _: AdaptorBlock(there))  # Λ; both sides have the same channels
+        self.generator = Generator(self.shape)  # Φ
+        self.discriminator = Discriminator(self.shape)  # Ψ
+
+    @property
+    def directions(self) -> tuple[tuple[str, str], ...]:
+        """From ``source`` to the other domain."""
+        return (self.direction,)
+
+    def read_pretrained(self) -> transfer.Pretrained:
+        return transfer.read_stylegan(self.config.pretrained, self.shape)
+
+    def decode(
+        self,
+        taps: Mapping[int, Tensor],
+        z: Tensor,
+        noise: Sequence[Tensor],
+        mix: tuple[Tensor, int] | None = None,
+    ) -> Tensor:
+        """Φ(Λ(Υ(t)), z), [N, 3, S, S], about [-1, 1]."""
+        images: Tensor = self.generator(z, noise, self.added(taps), mix)
+        return images
+
+    def translate(
+        self,
+        images: Tensor,
+        source: str | None,
+        target: str,
+        *,
+        generator: torch.Generator | None = None,
+        latents: Tensor | None = None,
+    ) -> Tensor:
+        """z is ``latents`` [N, Z], or drawn with ``generator``; the generator's noise maps are always drawn."""
+        if (source or self.direction[0], target) != self.direction:
+            raise ConfigError(f"this model translates {' to '.join(self.direction)} alone, not {source} to {target}")
+        z = self.latents(images, generator, latents)
+        out = self.decode(self.encode(images), z, draw_noise(self.shape, z, generator))
+        return out.clamp(-1, 1).to(images.dtype)
+
+    def translated(self, batch: Batch) -> Tensor:
+        """Φ(Λ(Υ(t)), z) with style mixing."""
+        z, mix = self.mixed(len(batch), batch.source.device)
+        return self.decode(self._taps(batch.source), z, draw_noise(self.shape, z), mix)
+
+    def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The discriminator's part of Eq. 1 with R1, or of WGAN-GP as released."""
+        with torch.no_grad():
+            fake = self.translated(batch)
+        return self.critic(fake, batch.target)
+
+    def fooling(self, psi: Mapping[int, Tensor], batch: Batch) -> Tensor:
+        """-E[log Ψ], or -E[Ψ] with WGAN-GP."""
+        return self.fooled(self.discriminator.judge(psi))

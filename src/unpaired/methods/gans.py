@@ -1,0 +1,225 @@
+"""What the GANs, and the translators that start from them, have in common. No method of its own.
+
+Legend: images [N, 3, S, S] in [-1, 1]; y [N] int64 is a class (index into ``domains``); a latent has Z numbers.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from unpaired import losses, transfer
+from unpaired.config import MethodConfig
+from unpaired.errors import ConfigError
+from unpaired.methods.base import Batch, Method
+from unpaired.networks import biggan, stylegan
+from unpaired.networks.blocks import draw_latents
+
+Count = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0)]
+
+
+class BigGANSettings(MethodConfig):
+    """Networks of BigGAN, and where they start."""
+
+    width: Count = 96
+    """Channels of the largest maps; as in ``pretrained`` where there is one."""
+    shared_dim: Count = 128
+    """Size of the class embedding that all conditional norms share; as in ``pretrained``."""
+    z_dim: Annotated[int, Field(ge=8)] = 120
+    """Numbers in a latent, rounded down to equal chunks for the first layer and each block; as in ``pretrained``."""
+    attention: Annotated[int, Field(ge=0)] = 64
+    """Resolution with self-attention; 0 for none, and none where a network has no map of that resolution; as in ``pretrained``."""
+    pretrained: str = ""
+    """Model file of a ``biggan`` to start from: of ``unpaired pretrain`` or ``unpaired import biggan``; empty for none."""
+    class_rows: biggan.Rule = "nearest"
+    """Where a class starts that ``pretrained`` does not have: from its nearest class, the mean, or that of its number."""
+    optimizer_state: Literal["fresh", "carried"] = "fresh"
+    """``carried`` begins with Adam's moments of the pretraining run, class rows included: of both networks in a ``biggan``, of the
+    discriminator in a ``deepi2i``."""
+    orthogonal: Weight = 0.0
+    """β of the orthogonal regularisation of the generator (BigGAN, Eq. 3); 1e-4 in BigGAN's paper, 0 in all released scripts."""
+
+    def shape(self, size: int, classes: int) -> biggan.Shape:
+        """Sizes of both networks."""
+        return biggan.Shape(size, self.width, classes, self.shared_dim, self.z_dim, self.attention)
+
+
+class StyleGANSettings(MethodConfig):
+    """Networks of StyleGAN, where they start, and how they are played against each other."""
+
+    width: Count = 512
+    """Channels of the maps up to 32 pixels; each doubling beyond halves them; as in ``pretrained`` where there is one."""
+    latent: Count = 512
+    """Numbers in a latent and in a style; as in ``pretrained``."""
+    mapping: Count = 8
+    """Layers of the mapping network; as in ``pretrained``."""
+    rgb_activation: bool = True
+    """LeakyReLU after the discriminator's first 1 x 1 convolution; as in ``pretrained``."""
+    pretrained: str = ""
+    """Model file of a ``stylegan`` to start from: of ``unpaired pretrain`` or ``unpaired import stylegan``; empty for none."""
+    mixing: Annotated[float, Field(ge=0, le=1)] = 0.9
+    """Probability of style mixing: a second latent takes over from a random block on."""
+    loss: stylegan.Loss = "r1"
+    """``r1``: logistic, non-saturating, and a penalty on the discriminator's gradient at real images; ``wgan-gp``."""
+    r1: Weight = 10.0
+    """γ of the penalty γ/2 E‖∇D(x)‖²."""
+    gradient_penalty: Weight = 10.0
+    """Weight of WGAN-GP's penalty."""
+    drift: Weight = 0.001
+    """Weight of E[D(x)²] with ``wgan-gp``."""
+    lr_mapping_factor: Rate = 0.01
+    """The mapping network's learning rate, as a share of the generator's."""
+
+    def shape(self, size: int) -> stylegan.Shape:
+        """Sizes of both networks."""
+        return stylegan.Shape(size, self.width, self.latent, self.mapping, self.rgb_activation)
+
+
+class OnGAN(Method):
+    """Base of all methods on these networks: one square size, latents, and a single domain will do."""
+
+    stochastic: ClassVar[bool] = True
+    any_source: ClassVar[bool] = True
+    min_domains: ClassVar[int] = 1
+    max_domains: ClassVar[int | None] = None
+    sizes: ClassVar[tuple[int, ...]] = biggan.SIZES
+    """Sides that there are networks for."""
+    family: ClassVar[str] = "BigGAN"
+    shape: Any
+
+    def __init__(
+        self, config: MethodConfig, domains: tuple[str, ...], *, image_size: int, classes: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(config, domains, image_size=image_size, classes=classes)
+        if image_size not in self.sizes:
+            raise ConfigError(
+                f"data.size = {image_size}: {self.family} has networks for {', '.join(map(str, self.sizes))} pixels; "
+                "type --set data.size=64, say"
+            )
+
+    @property
+    def directions(self) -> tuple[tuple[str, str], ...]:
+        """Every ordered pair; with a single class, that class onto itself."""
+        return super().directions or ((self.domains[0], self.domains[0]),)
+
+    @property
+    def fixed_size(self) -> int | None:
+        return self.image_size
+
+    @property
+    def latent_size(self) -> int | None:
+        size: int = self.shape.latent
+        return size
+
+    @abstractmethod
+    def read_pretrained(self) -> transfer.Pretrained:
+        """State dictionaries of the configured ``pretrained`` that fit this method's networks."""
+
+    def latents(self, images: Tensor, generator: torch.Generator | None, given: Tensor | None) -> Tensor:
+        """[N, Z]: ``given``, or drawn. Raises DataError."""
+        return draw_latents(self.shape.latent, images, generator, given)
+
+    def class_of(self, target: str, images: Tensor) -> Tensor:
+        """[N] int64: the number of class ``target`` for each image. Raises ConfigError for an unknown one."""
+        if target not in self.domains:
+            raise ConfigError(f"unknown domain '{target}'. There are: {', '.join(self.domains)}.")
+        return torch.full((len(images),), self.domains.index(target), device=images.device)
+
+    def watch(self, real: Tensor, fake: Tensor) -> None:
+        """Logs how often the discriminator is right."""
+        self.monitor["discriminator/sign_accuracy"] = losses.sign_accuracy([real], [fake], "nonsaturating")
+
+
+class GAN(OnGAN):
+    """Base of the GANs themselves. The shared file keeps the discriminator, because transfer needs it; its raw weights, also
+    where EMA is on."""
+
+    never_averaged: ClassVar[tuple[str, ...]] = ("discriminator",)
+    generator: nn.Module
+    discriminator: nn.Module
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Each domain with itself, so that all come equally often however many images they have."""
+        return tuple((d, d) for d in self.domains)
+
+    def prepare(self) -> list[dict[str, str]]:
+        if not self.config.pretrained or self.has_weights:
+            return []
+        found = self.read_pretrained()
+        self.generator.load_state_dict(found.generator)
+        self.discriminator.load_state_dict(found.discriminator)
+        self.carried = dict(found.moments)
+        return [found.came_from]
+
+
+class OnBigGAN(OnGAN):
+    """Base of methods with BigGAN's discriminator."""
+
+    discriminator: biggan.Discriminator
+    generator: biggan.Generator
+
+    def hinge(self, fake: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """E[max(0, 1 - D(x, y))] + E[max(0, 1 + D(fake, y))]: both kinds of images come with the same classes, in one pass."""
+        x, y = batch.target, batch.target_domain
+        judged_fake, judged_real = self.discriminator(torch.cat([fake, x]), torch.cat([y, y])).chunk(2)
+        self.watch(judged_real, judged_fake)
+        return {"real": losses.hinge_real(judged_real), "fake": losses.hinge_fake(judged_fake)}
+
+    def orthogonal(self) -> dict[str, Tensor]:
+        """β times the orthogonal penalty where the generator is being trained (BigGAN, Eq. 3)."""
+        beta: float = self.config.orthogonal
+        if beta > 0 and self.generator.linear.weight.requires_grad:
+            return {"orthogonal": beta * biggan.orthogonal_penalty(self.generator)}
+        return {}
+
+
+class OnStyleGAN(OnGAN):
+    """Base of methods with StyleGAN's networks."""
+
+    sizes: ClassVar[tuple[int, ...]] = stylegan.SIZES
+    family: ClassVar[str] = "StyleGAN"
+    discriminator: stylegan.Discriminator
+    generator: stylegan.Generator
+
+    def generator_parts(self) -> list[tuple[nn.Module, float]]:
+        """What trains in the generator, with its learning rate: the mapping network is slower (paper, appendix C)."""
+        lr: float = self.config.lr_generator
+        return [(self.generator.mapping, lr * self.config.lr_mapping_factor), (self.generator, lr)]
+
+    def mixed(self, count: int, device: torch.device) -> tuple[Tensor, tuple[Tensor, int] | None]:
+        """Latents [N, Z] for training, and with probability ``mixing`` others that take over from a random block on."""
+        z, other = torch.randn(2, count, self.shape.latent, device=device)
+        blocks = len(self.shape.resolutions)
+        start = int(torch.randint(1, blocks, ()))
+        mix = (other, start) if float(torch.rand(())) < self.config.mixing else None
+        return z, mix
+
+    def critic(self, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
+        """What the discriminator pays. Real and generated images are judged apart, because it sees how a batch varies."""
+        c: StyleGANSettings = self.config
+        judged_real, judged_fake = self.discriminator(real), self.discriminator(fake)
+        if c.loss == "r1":
+            self.watch(judged_real, judged_fake)  # WGAN's critic has no middle to be on one side of
+            return {
+                "real": losses.judged_real([judged_real], "nonsaturating"),
+                "fake": losses.judged_fake([judged_fake], "nonsaturating"),
+                "penalty": c.r1 / 2 * losses.r1_penalty(self.discriminator, real),
+            }
+        return {
+            "gap": losses.critic_gap([judged_real], [judged_fake]),
+            "drift": c.drift * losses.mean_square(judged_real),
+            "penalty": c.gradient_penalty * losses.gradient_penalty(lambda x: [self.discriminator(x)], real, fake),
+        }
+
+    def fooled(self, judged: Tensor) -> Tensor:
+        """What the generator pays for the discriminator's logits."""
+        if self.config.loss == "r1":
+            return losses.fooling([judged], "nonsaturating")
+        return losses.hinge_fooling(judged)  # -E[D], as WGAN has it

@@ -1,0 +1,101 @@
+"""StyleGAN: A Style-Based Generator Architecture for Generative Adversarial Networks (Karras, Laine and Aila, CVPR 2019).
+
+Here it is what ``deepi2i-stylegan`` starts from: an unconditional GAN, trained on the user's own images (all folders together) or
+imported. It makes images from noise; as a "translation" it ignores the input and the target.
+
+Legend: x [N, 3, S, S] in [-1, 1] is an image, z [N, Z] a latent, G and D the networks of ``networks/stylegan.py``.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from unpaired import transfer
+from unpaired.methods.base import Adam, Batch, Stage, Update
+from unpaired.methods.gans import GAN, Count, OnStyleGAN, Rate, StyleGANSettings
+from unpaired.networks.stylegan import Discriminator, Generator, draw_noise
+
+
+class StyleGANConfig(StyleGANSettings):
+    """Every number of the paper's FFHQ training, but for the growing: one resolution from the first step on."""
+
+    lr_generator: Rate = 1e-3
+    """Adam's learning rate for the generator."""
+    lr_discriminator: Rate = 1e-3
+    """Adam's learning rate for the discriminator."""
+    betas: tuple[float, float] = (0.0, 0.99)
+    """Adam's momentums."""
+    eps: Rate = 1e-8
+    """Adam's ε."""
+    batch_size: Count = 32
+    """Real images in a step, and as many generated ones."""
+    steps: Count = 100_000
+    """Training steps."""
+
+
+class StyleGAN(OnStyleGAN, GAN):
+    """Images from noise, of all domains alike; any number of domains, a single one too."""
+
+    Config: ClassVar[type[StyleGANConfig]] = StyleGANConfig
+    config: StyleGANConfig
+    generator: Generator
+    discriminator: Discriminator
+
+    def __init__(
+        self, config: StyleGANConfig, domains: tuple[str, ...], *, image_size: int, classes: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(config, domains, image_size=image_size, classes=classes)
+        self.shape = config.shape(image_size)
+        self.generator = Generator(self.shape)
+        self.discriminator = Discriminator(self.shape)
+
+    def read_pretrained(self) -> transfer.Pretrained:
+        return transfer.read_stylegan(self.config.pretrained, self.shape)
+
+    def stages(self) -> tuple[Stage, ...]:
+        c = self.config
+        parts = self.generator_parts()
+        updates = (
+            Update(
+                "discriminator", self.discriminator_loss, (self.discriminator,), Adam(c.lr_discriminator, c.betas, c.eps),
+                second_order=True,
+            ),
+            Update(
+                "generator", self.generator_loss, tuple(m for m, _ in parts), Adam(c.lr_generator, c.betas, c.eps),
+                rates=tuple(lr / c.lr_generator for _, lr in parts),
+            ),
+        )  # fmt: skip
+        return (Stage("train", c.steps, updates, c.batch_size),)
+
+    def _draw(self, like: Tensor) -> Tensor:
+        z, mix = self.mixed(len(like), like.device)
+        images: Tensor = self.generator(z, draw_noise(self.shape, z), mix=mix)
+        return images
+
+    def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Logistic and R1, or WGAN-GP."""
+        with torch.no_grad():
+            fake = self._draw(batch.target)
+        return self.critic(fake, batch.target)
+
+    def generator_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The generator's side of the same game."""
+        return {"gan": self.fooled(self.discriminator(self._draw(batch.target)))}
+
+    def translate(
+        self,
+        images: Tensor,
+        source: str | None,
+        target: str,
+        *,
+        generator: torch.Generator | None = None,
+        latents: Tensor | None = None,
+    ) -> Tensor:
+        """Images from noise; of ``images`` only the number counts. The noise maps are drawn with ``generator`` too."""
+        self.class_of(target, images)
+        z = self.latents(images, generator, latents)
+        out: Tensor = self.generator(z, draw_noise(self.shape, z, generator))
+        return out.clamp(-1, 1).to(images.dtype)

@@ -1,0 +1,363 @@
+"""What a run would take on this machine, from a few timed steps of it: ``unpaired plan``.
+
+Every stage is built and stepped as the run would do it, on the same images, in a process of its own, so that its peak memory
+is that of such a run and a setting that does not fit harms nothing. Nothing is kept of what was trained.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from unpaired import runs
+from unpaired.config import RunConfig, from_dict
+from unpaired.errors import ConfigError, UnpairedError
+
+GIB = 2**30
+CYCLES = 4
+"""Timed rounds of a stage's updates; the median counts."""
+SECONDS = 20.0
+"""After this many seconds in a stage no further round is begun."""
+MARGIN = 1.25
+"""A trial may reserve this times the memory that is there before it is stopped: less would stop runs that fit, since a
+process reserves more than it uses."""
+SMALLEST = 32
+"""Pixels below which a smaller crop is not proposed."""
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """One stage. ``seconds`` a step (data included), ``gflop`` a step (2 for a multiply-add, convolutions and products alone)."""
+
+    name: str
+    steps: int
+    batch_size: int
+    seconds: float
+    gflop: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A measured configuration. Times in seconds, memory in bytes (of the GPU where there is one, else of the process)."""
+
+    settings: dict[str, Any]
+    """What differs from the configuration asked for."""
+    stages: tuple[StageCost, ...]
+    save_seconds: float
+    sheet_seconds: float
+    start_seconds: float
+    """Opening the data, building, loading pretrained weights."""
+    peak: int
+    saves: int
+    sheets: int
+
+    @property
+    def total_seconds(self) -> float:
+        """Of the whole run: its steps, checkpoints and sample sheets."""
+        steps = sum(stage.steps * stage.seconds for stage in self.stages)
+        return self.start_seconds + steps + self.saves * self.save_seconds + self.sheets * self.sheet_seconds
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What was asked for, whether it fits into ``memory`` bytes, and, if not, the first change found that does."""
+
+    device: str
+    precision: str
+    memory: int
+    asked: Cost | None
+    """None: it did not even start within the memory."""
+    proposal: Cost | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether the configuration asked for stays within the memory."""
+        return self.asked is not None and self.asked.peak <= self.memory
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, with the totals."""
+        values = asdict(self) | {"fits": self.fits}
+        for key in ("asked", "proposal"):
+            cost = getattr(self, key)
+            if cost is not None:
+                values[key]["total_seconds"] = cost.total_seconds
+        return values
+
+    def text(self) -> str:
+        """For a person."""
+        lines = [f"{self.device}, {self.precision}; memory there: {self.memory / GIB:.2f} GiB"]
+        if self.asked is not None:
+            lines += _described(self.asked)
+        if self.fits:
+            return "\n".join([*lines, "fits"])
+        lines.append("does not fit" if self.asked is not None else "does not fit: memory ran out in the first steps")
+        if self.proposal is None:
+            return "\n".join([*lines, "no smaller batch part or crop was found that does; use a smaller network"])
+        change = " ".join(f"--set {key}={value}" for key, value in self.proposal.settings.items())
+        return "\n".join([*lines, f"this would fit: {change}", *_described(self.proposal)])
+
+
+def _described(cost: Cost) -> list[str]:
+    lines = [f"{'stage':<16}{'steps':>10}{'batch':>7}{'ms a step':>12}{'GFLOP':>10}{'time':>12}"]
+    for s in cost.stages:
+        took = duration(s.steps * s.seconds)
+        lines.append(f"{s.name:<16}{s.steps:>10,}{s.batch_size:>7}{1e3 * s.seconds:>12,.1f}{s.gflop:>10,.1f}{took:>12}")
+    extra = cost.saves * cost.save_seconds + cost.sheets * cost.sheet_seconds + cost.start_seconds
+    lines.append(f"start, {cost.saves} checkpoints, {cost.sheets} sample sheets: {duration(extra)}")
+    lines.append(f"in all {duration(cost.total_seconds)}, peak memory {cost.peak / GIB:.2f} GiB")
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``3 min``, ``2 h 05 min``, ``3 d 4 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+class _NoModules:
+    """In place of the counter's own tracker of modules, which cannot follow a gradient of a gradient; only the total counts."""
+
+    parents = ("Global",)
+
+    def __enter__(self) -> None:
+        """Nothing to set up."""
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to undo."""
+
+
+def flop_counter() -> Any:
+    """A context in which PyTorch counts floating point operations, gradient penalties included; ``get_total_flops()`` is the sum."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _NoModules()  # type: ignore[assignment]
+    return counter
+
+
+def plan(
+    config: RunConfig | str,
+    data: Path | str,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    steps: int | None = None,
+    memory: float | None = None,
+) -> RunPlan:
+    """Time a few steps of every stage on ``data`` and predict the whole run.
+
+    Args:
+        config: a run's settings, or the name of a preset or a TOML file.
+        settings, steps: as for :func:`unpaired.train`.
+        memory: GiB that the run may use; what the machine (or its GPU) has free when None.
+
+    Raises:
+        ConfigError, DataError, WeightsError: as training would be refused.
+    """
+    from unpaired import devices
+
+    run = config if isinstance(config, RunConfig) else runs.resolve(preset=config, settings=settings, steps=steps)
+    device = devices.choose_device(run.training.device)
+    precision = devices.choose_precision(run.training.precision, device)
+    if memory is not None and memory <= 0:
+        raise ConfigError(f"memory = {memory}: GiB that the run may use, above 0")
+    there = _memory_there(device.type, device.index or 0) if memory is None else round(memory * GIB)
+    asked = _tried(run, data, {}, there)
+    found = RunPlan(str(device), precision, there, asked)
+    if found.fits:
+        return found
+    for change in _smaller(run, data):
+        cost = _tried(run, data, change, there)
+        if cost is not None and cost.peak <= there:
+            return replace(found, proposal=cost)
+    return found
+
+
+def _smaller(run: RunConfig, data: Path | str) -> Iterator[dict[str, Any]]:
+    """Changes to try, the least harmful first: parts of a batch, then smaller crops with the smallest parts."""
+    from unpaired.data.folders import find
+    from unpaired.methods import method_class
+
+    tree = find(data, least=min(2, method_class(run.method).min_domains))
+    largest = max(stage.batch_size for stage in runs.build(run, tree.domains).stages())
+    parts, change = 2, {}
+    while parts <= largest:
+        change = {"training.accumulate": parts}
+        yield change
+        parts *= 2
+    ratio = (run.data.resize or run.data.size) / run.data.size
+    size = run.data.size // 2
+    while size >= SMALLEST:
+        smaller = {"data.size": size, "data.resize": math.ceil(size * ratio)}
+        try:
+            runs.build(_changed(run, smaller), tree.domains)
+        except ConfigError:
+            return
+        yield {**change, **smaller}
+        size //= 2
+
+
+def _changed(run: RunConfig, change: Mapping[str, Any]) -> RunConfig:
+    values = run.written()
+    for key, value in change.items():
+        section, name = key.split(".")
+        values[section] = {**values[section], name: value}
+    return from_dict(values)
+
+
+def _tried(run: RunConfig, data: Path | str, change: dict[str, Any], memory: int) -> Cost | None:
+    """The cost of ``run`` with ``change``, measured in a process of its own; None when memory ran out there."""
+    changed = _changed(run, change)
+    bound = round(memory * MARGIN)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            cost: Cost | None = pool.submit(_measured, changed.written(), str(data), bound).result()
+        except BrokenProcessPool:  # the kernel killed it
+            return None
+    return None if cost is None else replace(cost, settings=change)
+
+
+def _measured(values: dict[str, Any], data: str, bound: int) -> Cost | None:
+    """In the child: step through every stage. None when memory runs out."""
+    import torch
+
+    run = from_dict(values)
+    cuda = torch.cuda.is_available() and run.training.device != "cpu"
+    if not cuda:
+        resource.setrlimit(resource.RLIMIT_DATA, (bound, resource.RLIM_INFINITY))
+    try:
+        return _stepped(run, data)
+    except UnpairedError:
+        raise
+    except (MemoryError, torch.cuda.OutOfMemoryError):
+        return None
+    except RuntimeError as error:  # torch's own allocator on a CPU
+        if "allocate memory" not in str(error):
+            raise
+        return None
+
+
+def _stepped(run: RunConfig, data: str) -> Cost:
+    import torch
+
+    from unpaired import devices, training
+    from unpaired.data.folders import find
+    from unpaired.data.sampling import open_pool
+    from unpaired.distributed import Ranks
+    from unpaired.methods import method_class
+    from unpaired.runlog import RunLog
+
+    started = time.perf_counter()
+    device = devices.choose_device(run.training.device)
+    precision = devices.choose_precision(run.training.precision, device)
+    run = run.model_copy(update={"training": run.training.model_copy(update={"precision": precision})})
+    devices.set_products(precision)
+    tree = find(data, least=min(2, method_class(run.method).min_domains))
+    pool = open_pool(tree, run.data, split="train")
+    with tempfile.TemporaryDirectory(prefix="unpaired-plan-") as scratch:
+        (Path(scratch) / "checkpoints").mkdir()
+        trainer = training.Trainer(
+            runs.build(run, tree.domains), pool, run, Path(scratch), held_out=None, header_extra={}, on_step=None,
+            device=device, ranks=Ranks(), reporter=None,
+        )  # fmt: skip
+        trainer.prepare()
+        started = time.perf_counter() - started
+        stages: list[StageCost] = []
+        first = 0
+
+        def timed(work: Any) -> float:
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            before = time.perf_counter()
+            work()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            return time.perf_counter() - before
+
+        for stage in trainer.plan.stages:
+            if stage.start is not None:
+                stage.start()
+            trainer.modes(stage)
+            trainer.step = first
+            batches = trainer.batches()  # with the loader processes that the run will have
+
+            def step(stage: Any = stage, first: int = first, batches: Any = batches) -> None:
+                batch = next(batches)
+                trainer.step += 1
+                trainer.run_step(stage, first, batch)
+
+            cycle = math.lcm(*(update.every for update in stage.updates))
+            with flop_counter() as counter:
+                for _ in range(min(cycle, stage.steps)):
+                    step()
+            flop = counter.get_total_flops() / min(cycle, stage.steps)
+            rounds: list[float] = []
+            begun = time.perf_counter()
+            while len(rounds) < CYCLES and (not rounds or time.perf_counter() - begun < SECONDS):
+                if trainer.step + cycle > first + stage.steps:
+                    break
+                rounds.append(sum(timed(step) for _ in range(cycle)) / cycle)
+            if not rounds:  # a stage of a step or two: once more, on the same batch numbers
+                trainer.step = first
+                batches = trainer.batches()
+                rounds.append(timed(lambda b=batches, s=step: s(batches=b)))
+            stages.append(StageCost(stage.name, stage.steps, stage.batch_size, statistics.median(rounds), flop / 1e9))
+            first += stage.steps
+            del batches
+        log = RunLog(Path(scratch) / "log.jsonl", 0, tensorboard=None)
+        sheet = timed(lambda: trainer.sample(log))
+        save = timed(trainer.save)
+        log.close()
+        total = trainer.plan.total
+        return Cost(
+            {}, tuple(stages), save, sheet, started, _peak(device.type), saves=2 + (total - 1) // run.training.checkpoint_every,
+            sheets=2 + (total - 1) // run.training.sample_every,
+        )  # fmt: skip
+
+
+def _peak(kind: str) -> int:
+    """Bytes: what PyTorch reserved on the GPU, else this process's largest resident size."""
+    if kind == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_reserved())
+    try:  # getrusage would count the parent's size too: it is kept over fork and exec
+        status = Path("/proc/self/status").read_text("ascii")
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
+    except (OSError, IndexError):
+        scale = 1 if os.uname().sysname == "Darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def _memory_there(kind: str, index: int) -> int:
+    """Bytes that a new process could have."""
+    if kind == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info(index)[0])
+    try:
+        text = Path("/proc/meminfo").read_text("ascii")
+        there = 1024 * int(text.split("MemAvailable:")[1].split()[0])
+    except (OSError, IndexError):
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):  # containers
+        try:
+            there = min(there, int(Path(limit).read_text("ascii")))
+        except (OSError, ValueError):
+            continue
+    return there

@@ -1,0 +1,18 @@
+"""Reports: a page builder (:class:`Report`), and the report of a run or of results (:func:`write_report`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from unpaired.report.page import Card, Pair, Panel, Report
+from unpaired.report.pictures import ENLARGE_TO
+
+__all__ = ["ENLARGE_TO", "Card", "Pair", "Panel", "Report", "write_report"]
+
+
+def write_report(*paths: Path | str, **options: Any) -> Path:
+    """As :func:`unpaired.report.write.write_report`, which is imported on first use: the builder alone needs no torch."""
+    from unpaired.report.write import write_report as write
+
+    return write(*paths, **options)

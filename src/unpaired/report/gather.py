@@ -1,0 +1,306 @@
+"""What a report is about: a run folder, a model file, results of `unpaired evaluate` or `unpaired adapt`, and the images.
+
+Everything that is not there, or cannot be read, becomes a plain sentence in ``missing``; only a path that is nothing of the kind
+is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unpaired.config import DataConfig, RunConfig, from_dict
+from unpaired.data.folders import DataTree, find
+from unpaired.data.images import Pixels
+from unpaired.data.labelled import open_unlabelled
+from unpaired.data.sampling import Pool, centre_crops, open_pool
+from unpaired.errors import CheckpointError, ConfigError, DataError, ImageError, nearest
+from unpaired.origin import FILE as ORIGIN
+from unpaired.translation import Translator, load
+
+BEST = "best/best.json"
+"""Of a run that looked at held-out images while training: step and value of its best checkpoint, and of the last."""
+MAX_JSON_BYTES = 64 * 2**20
+"""Larger results are not read."""
+_SAMPLE = re.compile(r"step-(\d+)\.png$")
+
+
+@dataclass
+class Subject:
+    """All that was found at the given paths."""
+
+    path: Path | None = None
+    """As given: a run folder, or a model file."""
+    folder: Path | None = None
+    """The run's folder: log, samples, settings."""
+    translator: Translator | None = None
+    config: RunConfig | None = None
+    log: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[tuple[int, Path]] = field(default_factory=list)
+    """(step, sheet), by step."""
+    origin: dict[str, Any] = field(default_factory=dict)
+    best: dict[str, Any] = field(default_factory=dict)
+    """What the run says of its best checkpoint, where it looked at held-out images while training."""
+    crashes: list[dict[str, Any]] = field(default_factory=list)
+    adaptation: dict[str, Any] | None = None
+    """results.json of `unpaired adapt`."""
+    classifier: Path | None = None
+    results: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    """(name, results of `unpaired evaluate`)."""
+    missing: list[str] = field(default_factory=list)
+    """What cannot be shown and why, a sentence each."""
+
+
+def gather(paths: Sequence[Path], *, device: str = "cpu") -> Subject:
+    """Read what the paths hold: at most one run or model, any number of results.
+
+    Raises:
+        DataError: a path that is none of these, or a second run.
+    """
+    subject = Subject()
+    if not paths:
+        raise DataError("nothing to report on; give a run folder, a model file, or results.json of `unpaired evaluate`")
+    for path in paths:
+        if path.suffix.lower() == ".json" and not path.is_dir():
+            _add_results(subject, path)
+            continue
+        if subject.path is not None:
+            raise DataError(
+                f"{path}: a report is about one run; {subject.path} is there already. To compare runs, evaluate each and give the "
+                "results: unpaired evaluate RUN DATA --out results.json"
+            )
+        _add_run(subject, path, device)
+    return subject
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file of bounded size. Raises DataError with the reason."""
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise DataError(f"{path}: larger than the {MAX_JSON_BYTES:,} bytes that are read")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not a JSON file: {error}") from error
+
+
+def _add_results(subject: Subject, path: Path) -> None:
+    found = read_json(path)
+    if isinstance(found, dict) and isinstance(found.get("directions"), list):
+        name = path.stem if path.stem != "results" else (path.resolve().parent.name or path.stem)
+        subject.results.append((name, found))
+    elif isinstance(found, dict) and "recipe" in found and "counts" in found:
+        subject.adaptation = found
+    else:
+        raise DataError(f"{path}: not results of `unpaired evaluate` or `unpaired adapt`: it has no list 'directions'")
+
+
+def _add_run(subject: Subject, path: Path, device: str) -> None:
+    subject.path = path
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file or folder; give a run folder, a model file, or results.json")
+    folder = path
+    if path.is_dir() and not _is_run(path) and _is_run(path / "run"):  # what `unpaired adapt` leaves
+        folder = path / "run"
+        if (path / "classifier.safetensors").is_file():
+            subject.classifier = path / "classifier.safetensors"
+    is_run = folder.is_dir() and _is_run(folder)
+    try:
+        subject.translator = load(folder, device=device)
+        subject.config = from_dict(subject.translator.header["config"])
+    except (CheckpointError, ConfigError, KeyError) as error:
+        if not is_run or not (folder / "log.jsonl").is_file():
+            raise
+        subject.missing.append(f"The model cannot be loaded, so there are no translations: {error}")
+    if not is_run:
+        return
+    subject.folder = folder
+    subject.log = read_log(folder / "log.jsonl")
+    found = ((_SAMPLE.search(p.name), p) for p in (folder / "samples").glob("step-*.png"))
+    subject.samples = sorted((int(m[1]), p) for m, p in found if m)
+    for place in dict.fromkeys((path, folder)):
+        _try_json(place / ORIGIN, lambda value: subject.origin.update(value) if isinstance(value, dict) else None)
+        if (place / "results.json").is_file():
+            try:
+                _add_results(subject, place / "results.json")
+            except DataError as error:
+                subject.missing.append(f"Left out: {error}")
+    _try_json(folder / BEST, lambda value: subject.best.update(value) if isinstance(value, dict) else None)
+    for crash in sorted(folder.glob("crash-step-*.json")):
+        _try_json(crash, lambda value: subject.crashes.append(value) if isinstance(value, dict) else None)
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "checkpoints").is_dir() or (folder / "log.jsonl").is_file()
+
+
+def _try_json(path: Path, use: Any) -> None:
+    if path.is_file():
+        try:
+            use(read_json(path))
+        except DataError:
+            return  # a note beside the run: without it less is said
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log that are whole, by step; empty when there is none."""
+    lines: dict[float, dict[str, Any]] = {}
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    for line in text.splitlines():
+        try:
+            entry = json.loads(line)
+            lines[float(entry["step"])] = entry
+        except (ValueError, KeyError, TypeError):
+            continue  # cut by a kill, or being written now
+    return [lines[step] for step in sorted(lines)]
+
+
+# ---- images -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Pictures:
+    """The images of a model's domains."""
+
+    held_out: dict[str, Pool]
+    train: dict[str, Pool]
+    config: DataConfig
+    where: str
+    """The data's path, as given."""
+    same: bool | None = None
+    """Whether they are the images that the model was trained on; None where nobody can tell."""
+    tree: DataTree | None = None
+    seen: tuple[str, ...] = ()
+    """Domains without held-out images: training images are shown instead."""
+
+    def some(self, domain: str, count: int, *, train: bool = False) -> Pixels:
+        """uint8 [n, S, S, 3]: at most ``count`` images, evenly over the domain; unreadable ones are left out."""
+        pool = (self.train if train else self.held_out)[domain]
+        total = pool.count(domain)
+        crops = []
+        for index in dict.fromkeys(np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()):
+            try:
+                crops.append(centre_crops(pool, domain, [index], self.config)[0])
+            except ImageError:
+                continue
+        size = self.config.size
+        return np.stack(crops) if crops else np.zeros((0, size, size, 3), np.uint8)
+
+
+def open_pictures(
+    data: Sequence[str], subject: Subject, domains: Sequence[str], sources: Sequence[str]
+) -> Pictures | None:
+    """The images at ``data`` (PATH, or several DOMAIN=PATH), or else where the run says that it was trained.
+
+    None with a sentence in ``subject.missing`` where they are not there. What the user named is refused with DataError when it
+    cannot be used.
+    """
+    assert subject.config is not None
+    config = subject.config.data.model_copy(update={"cache": False})
+    named = list(data) or _from_origin(subject.origin)
+    if not named:
+        subject.missing.append(
+            "Nothing says where the images are, so there are no translations of held-out images; give them with --data DATA."
+        )
+        return None
+    held_out = {} if data else subject.origin.get("held_out") or {}
+    try:
+        return _open(named, config, subject, domains, sources, held_out)
+    except DataError as error:
+        if data:
+            raise
+        subject.missing.append(
+            f"The images are not where the run was trained, so there are no translations of held-out images: {error}. "
+            "If they were moved, give their new place with --data DATA."
+        )
+        return None
+
+
+def _from_origin(origin: Mapping[str, Any]) -> list[str]:
+    data = origin.get("data")
+    if isinstance(data, str):
+        return [data]
+    if isinstance(data, dict):
+        return [f"{domain}={path}" for domain, path in data.items()]
+    return []
+
+
+def _open(
+    data: Sequence[str],
+    config: DataConfig,
+    subject: Subject,
+    domains: Sequence[str],
+    sources: Sequence[str],
+    held_out: Mapping[str, str],
+) -> Pictures:
+    parts = [d.partition("=") for d in data]
+    if len(data) == 1 and (not parts[0][1] or Path(data[0]).exists()):
+        return _open_tree(Path(data[0]), config, subject, domains, sources)
+    strange = [name for name, equals, _ in parts if not equals or name not in domains]
+    if strange:
+        raise DataError(
+            f"--data {strange[0]}: give one folder, or DOMAIN=PATH for each of {', '.join(domains)}.{nearest(strange[0], domains)}"
+        )
+    held: dict[str, Pool] = {}
+    train: dict[str, Pool] = {}
+    seen = []
+    for domain, _, place in parts:
+        other = held_out.get(domain)
+        training, test = _open_part(place, config, domain)
+        if other:
+            test = open_unlabelled(other, config, domain, None)
+        if training is not None:
+            train[domain] = training
+        if test is None:
+            seen.append(domain)
+        held[domain] = test or training  # type: ignore[assignment]  # one of them is there
+    lacking = [d for d in sources if d not in held]
+    if lacking:
+        raise DataError(f"--data: no images of {', '.join(lacking)}; add --data {lacking[0]}=PATH")
+    return Pictures(held, train, config, " ".join(data), None, None, tuple(seen))
+
+
+def _open_part(place: str, config: DataConfig, domain: str) -> tuple[Pool | None, Pool | None]:
+    """Training and test images of one domain at ``place``; at least one of them. Raises DataError."""
+    test: Pool | None
+    try:
+        test = open_unlabelled(place, config, domain, "test")
+    except DataError:  # no splits there
+        test = None
+    try:
+        return open_unlabelled(place, config, domain, None), test
+    except DataError:
+        if test is None:
+            raise
+        return None, test
+
+
+def _open_tree(
+    path: Path, config: DataConfig, subject: Subject, domains: Sequence[str], sources: Sequence[str]
+) -> Pictures:
+    tree = find(path, least=min(2, len(domains)))
+    lacking = [d for d in domains if d not in tree.domains]
+    if lacking:
+        raise DataError(
+            f"{path}: no domain {', '.join(lacking)}, which the model knows; it has: {', '.join(tree.domains)}"
+        )
+    train = open_pool(tree, config, split="train")
+    seen = tuple(d for d in tree.domains if not tree.files["test", d])  # open_pool wants a split whole
+    held = train if seen else open_pool(tree, config, split="test")
+    known = subject.translator.header.get("data_fingerprint") if subject.translator else None
+    if getattr(subject.config and subject.config.training, "validate_every", None) is not None:
+        known = None  # it was trained on a part of these images, whose fingerprint is another
+    same = train.fingerprint == known if known else None
+    return Pictures(
+        dict.fromkeys(tree.domains, held), dict.fromkeys(tree.domains, train), config, str(path), same, tree, seen
+    )

@@ -1,0 +1,271 @@
+"""What a model does to held-out images, for a report: sheets, the way back, samples, a grid of classes, change, neighbours.
+
+Legend: N images, S side; pixels uint8 [N, S, S, 3], tensors [N, 3, S, S] in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unpaired.analysis import embed_2d, nearest_neighbours, perceptual_distances
+from unpaired.classifier import Classifier
+from unpaired.data.images import Pixels, open_image, to_tensor, to_uint8
+from unpaired.errors import ImageError, Interrupted, UnpairedError, WeightsError
+from unpaired.metrics import Backbone, open_backbone
+from unpaired.networks.features import Features, load_pretrained
+from unpaired.report.gather import Pictures
+from unpaired.translation import Translator
+
+NETWORK = "mobilenet_v1"
+"""The feature network of a report: small, and quick on a CPU."""
+TAPS = ("stride8", "stride16", "stride32")
+"""Its layers whose differences make the perceptual distance."""
+SIDE = 128
+"""Side in pixels at which perceptual distances are taken."""
+PERCEPTUAL = f"perceptual distance over {NETWORK} ({', '.join(TAPS)}) at {SIDE}×{SIDE}"
+BATCH = 8
+SAMPLES = 4
+"""Results shown for one input of a method with random outputs."""
+NEAREST = 4
+"""Nearest training images shown for a translation."""
+
+
+@dataclass
+class Sight:
+    """The feature network, in the two forms in which a report uses it; without weights both are None and ``why`` says so."""
+
+    backbone: Backbone | None = None
+    layers: Features | None = None
+    why: str = ""
+
+
+def open_sight(weights: Path | str | None, device: torch.device) -> Sight:
+    """The feature network with its pretrained weights. Raises WeightsError only where ``weights`` was given."""
+    try:
+        layers = Features(NETWORK, TAPS)
+        load_pretrained(layers, weights)
+        return Sight(open_backbone(NETWORK, weights, device), layers.eval().requires_grad_(False))
+    except WeightsError as error:
+        if weights is not None:
+            raise
+        return Sight(why=str(error))
+
+
+def translate(
+    translator: Translator, pixels: Pixels, source: str, target: str, *, seed: int = 0
+) -> tuple[Pixels, NDArray[np.bool_]]:
+    """Translations as uint8, and which of them are finite (the others are black).
+
+    Where outputs are random, each image has its own noise by its number, so that batches do not change results.
+    """
+    results = []
+    for first in range(0, len(pixels), BATCH):
+        x = to_tensor(pixels[first : first + BATCH])
+        if translator.method.stochastic:
+            seeds = [seed * 1_000_003 + first + i for i in range(len(x))]
+            y = [translator.translate(x[i : i + 1], source, target, seed=s) for i, s in enumerate(seeds)]
+            results.append(torch.cat(y).cpu())
+        else:
+            results.append(translator.translate(x, source, target).cpu())
+    if not results:
+        return pixels, np.zeros(0, np.bool_)
+    return _shown(torch.cat(results))
+
+
+def _shown(images: Tensor) -> tuple[Pixels, NDArray[np.bool_]]:
+    finite = torch.isfinite(images).flatten(1).all(1)
+    return to_uint8(torch.where(finite[:, None, None, None], images, -1.0)), finite.numpy()
+
+
+def views(translator: Translator, pixels: Pixels, source: str, target: str) -> dict[str, Pixels]:
+    """The method's own pictures between input and translation, by name: a mask, the levels of a cascade."""
+    method = translator.method
+    parts: list[list[Tensor]] = []
+    with torch.inference_mode():
+        for first in range(0, len(pixels), BATCH):
+            x = to_tensor(pixels[first : first + BATCH]).to(translator.device)
+            parts.append([v.float().cpu() for v in method.views(x, source, target)])
+    names = method.view_names
+    found = {}
+    for index, pieces in enumerate(zip(*parts, strict=True)):
+        whole = torch.cat(pieces)
+        if whole.shape[-2:] != pixels.shape[1:3]:
+            whole = F.interpolate(whole, pixels.shape[1:3], mode="nearest")
+        found[names[index] if index < len(names) else f"view {index + 1}"] = _shown(whole)[0]
+    return found
+
+
+def sheet(translator: Translator, pixels: Pixels, source: str, target: str, *, seed: int = 0) -> dict[str, Pixels]:
+    """Rows of a direction's sheet by label: input, the method's views, the translation (several where they are random), and back."""
+    rows = {f"input: {source}": pixels, **views(translator, pixels, source, target)}
+    there, _ = translate(translator, pixels, source, target, seed=seed)
+    if translator.method.stochastic:
+        rows[f"as {target}, sample 1"] = there
+        for n in range(1, SAMPLES):
+            rows[f"as {target}, sample {n + 1}"] = translate(translator, pixels, source, target, seed=seed + n)[0]
+    else:
+        rows[f"as {target}"] = there
+    if (target, source) in translator.directions:
+        rows[f"and back to {source}"] = translate(translator, there, target, source, seed=seed)[0]
+    return rows
+
+
+def every_class(translator: Translator, image: Pixels, source: str, *, seed: int = 0) -> dict[str, Pixels]:
+    """One image [S, S, 3] as every domain that it can be translated to: target -> [S, S, 3]."""
+    _, targets = translator.targets(source)
+    return {t: translate(translator, image[None], source, t, seed=seed)[0][0] for t in targets}
+
+
+@dataclass
+class Measured:
+    """A direction on more images than are shown."""
+
+    source: str
+    target: str
+    inputs: Pixels
+    outputs: Pixels
+    finite: NDArray[np.bool_]
+    change: NDArray[np.float64]
+    """[N] how much each image was changed."""
+    change_name: str
+    """What ``change`` is, in words."""
+    confidence: NDArray[np.float64] | None = None
+    """[N] probability that a classifier gives to the class it chose for the translation."""
+    classes: list[str] = field(default_factory=list)
+    """[N] that class."""
+    map: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    """Points of source, target and translated images in one map."""
+    map_missing: str = ""
+    neighbours: list[tuple[Pixels, Pixels, list[Pixels], list[float]]] = field(default_factory=list)
+    """(input, translation, its nearest training images of the target, their distances)."""
+    references: int = 0
+    """Training images of the target among which the nearest were searched."""
+
+
+def measure(
+    translator: Translator,
+    pictures: Pictures,
+    source: str,
+    target: str,
+    sight: Sight,
+    *,
+    limit: int,
+    shown: int,
+    seed: int = 0,
+    classifier: Classifier | None = None,
+) -> Measured:
+    """Change, confidence, map and neighbours of one direction, from at most ``limit`` images of each kind."""
+    inputs = pictures.some(source, limit)
+    outputs, finite = translate(translator, inputs, source, target, seed=seed)
+    change, name = _change(inputs, outputs, sight)
+    found = Measured(source, target, inputs, outputs, finite, np.where(finite, change, np.nan), name)
+    if classifier is not None and len(outputs):
+        x = F.interpolate(to_tensor(outputs), (classifier.image_size,) * 2, mode="bilinear", antialias=True)
+        best = classifier.logits(x.clamp(-1, 1)).softmax(1).max(1)
+        found.confidence = np.where(finite, best.values.double().numpy(), np.nan)
+        found.classes = [classifier.classes[i] for i in best.indices.tolist()]
+    if sight.backbone is None or sight.layers is None:
+        return found
+    try:
+        real = pictures.some(target, limit) if target in pictures.held_out else inputs[:0]
+        sets = {f"real {source}": inputs, f"real {target}": real, f"{source} as {target}": outputs[finite]}
+        sets = {k: v for k, v in sets.items() if len(v)}
+        points = embed_2d(*(_features(sight.backbone, v) for v in sets.values()), seed=seed)
+        found.map = dict(zip(sets, points, strict=True))
+    except Interrupted:
+        raise
+    except UnpairedError as error:  # too few images, or scikit-learn is not installed
+        found.map_missing = str(error)
+    if target in pictures.train and finite.any():
+        _add_neighbours(found, pictures, sight.layers, limit, shown)
+    return found
+
+
+def _features(backbone: Backbone, pixels: Pixels) -> Tensor:
+    return torch.cat([backbone(to_tensor(pixels[i : i + BATCH])) for i in range(0, len(pixels), BATCH)])
+
+
+def _reduced(pixels: Pixels) -> Tensor:
+    x = to_tensor(pixels)
+    return F.interpolate(x, (SIDE, SIDE), mode="bilinear", antialias=True).clamp(-1, 1) if x.shape[-1] != SIDE else x
+
+
+def _change(inputs: Pixels, outputs: Pixels, sight: Sight) -> tuple[NDArray[np.float64], str]:
+    if sight.layers is None:
+        levels = np.abs(inputs.astype(np.float64) - outputs).mean(axis=(1, 2, 3))
+        return levels / 255, "mean difference of the pixels, 0 to 1 (there are no weights for a perceptual distance)"
+    pairs = [
+        perceptual_distances(_reduced(inputs[i : i + 1]), _reduced(outputs[i : i + 1]), sight.layers)
+        for i in range(len(inputs))
+    ]
+    return np.array([float(p) for p in pairs], np.float64), PERCEPTUAL
+
+
+def _add_neighbours(found: Measured, pictures: Pictures, layers: Features, limit: int, shown: int) -> None:
+    references = pictures.some(found.target, 2 * limit, train=True)
+    good = np.flatnonzero(found.finite)
+    picked = good[np.linspace(0, len(good) - 1, min(shown, len(good))).round().astype(int)]
+    if not len(references) or not len(picked):
+        return
+    distances = perceptual_distances(_reduced(found.outputs[picked]), _reduced(references), layers)
+    values, indices = nearest_neighbours(distances, NEAREST)
+    found.references = len(references)
+    for row, which in enumerate(picked.tolist()):
+        near = [references[i] for i in indices[row].tolist()]
+        found.neighbours.append((found.inputs[which], found.outputs[which], near, values[row].tolist()))
+
+
+def extremes(values: NDArray[np.float64], count: int, *, largest: bool) -> list[int]:
+    """Positions of the ``count`` largest (or smallest) finite values, the most extreme first."""
+    good = np.flatnonzero(np.isfinite(values))
+    order = good[np.argsort(-values[good] if largest else values[good], kind="stable")]
+    return [int(i) for i in order[:count]]
+
+
+def _cells(path: Path, side: int) -> NDArray[np.uint8] | None:
+    """A sheet [rows · S, columns · S, 3] as its pictures [rows, columns, S, S, 3]; None where it is no such sheet."""
+    try:
+        sheet = np.asarray(open_image(path, min_side=1))
+    except ImageError:
+        return None
+    h, w = sheet.shape[:2]
+    if h % side or w % side:
+        return None
+    return sheet.reshape(h // side, side, w // side, side, 3).transpose(0, 2, 1, 3, 4)
+
+
+def progress(samples: Sequence[tuple[int, Path]], rows: int, side: int, *, most: int = 6) -> dict[str, Pixels]:
+    """From the sheets that training left: the fixed inputs of its first direction and how their translation came about.
+
+    Args:
+        rows: directions on a sheet.
+        side: of one picture in pixels.
+
+    Returns label -> pixels, the inputs first; empty where the sheets are not of the expected shape.
+    """
+    found: dict[str, Pixels] = {}
+    for index in dict.fromkeys(np.linspace(0, len(samples) - 1, most).round().astype(int).tolist()):
+        step, path = samples[index]
+        cells = _cells(path, side)
+        if cells is None or len(cells) % rows or len(cells) < 2 * rows:
+            continue
+        found.setdefault("input", cells[0])
+        found[f"step {step:,}"] = cells[len(cells) // rows - 1]  # after the input and the method's own views
+    return found
+
+
+def last_sheet(samples: Sequence[tuple[int, Path]], side: int) -> dict[str, Pixels]:
+    """The rows of the last sheet that can be read."""
+    for _, path in reversed(samples):
+        cells = _cells(path, side)
+        if cells is not None:
+            return {f"row {i}": row for i, row in enumerate(cells, start=1)}
+    return {}

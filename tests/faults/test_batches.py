@@ -1,0 +1,217 @@
+"""Batch translation killed, crashed, short of disk and of memory: whole files alone, the bytes of a clean run, little done twice (F7)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+import kit
+import numpy as np
+import pytest
+from figures import Figure, pick
+
+from test_translation_files import digests, run, save, tree
+from tiny import pictures
+from toys import Negative, Noise, translator
+from unpaired import translation_files
+from unpaired._files import TEMPORARY_PREFIX
+from unpaired.errors import PartialError, UnpairedError
+from unpaired.translation_journal import NAME
+
+BATCH = 4
+FLAT_BYTES = 20 * 2**20
+
+
+@contextmanager
+def counting(path: Path) -> Iterator[None]:
+    """Append the number of pictures of each call of the model to ``path``, in this process and its children."""
+    real = translation_files._Job._translate
+
+    def noted(self, stack, batch):  # type: ignore[no-untyped-def]
+        found = real(self, stack, batch)
+        with path.open("a") as file:
+            file.write(f"{len(batch)}\n")
+        return found
+
+    translation_files._Job._translate = noted  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        translation_files._Job._translate = real  # type: ignore[method-assign]
+
+
+def acknowledged(out: Path) -> set[str]:
+    """The results that the record calls done."""
+    lines = (out / NAME).read_bytes().split(b"\n")[:-1] if (out / NAME).exists() else []
+    return {entry["done"] for entry in map(json.loads, lines) if "done" in entry}
+
+
+def storm(source: Path, out: Path, clean: dict[str, str], kills: int) -> tuple[int, int]:
+    """Kill ``kills`` runs at random moments; (kills that landed in a run, files seen that were not whole)."""
+    rng, landed, partial = np.random.default_rng(0), 0, 0
+    for _ in range(6 * kills):
+        child = kit.Child(lambda: run(source, out, model=translator(Noise(pause_s=0.004)), batch_size=BATCH))
+        before = len(acknowledged(out))
+        while len(acknowledged(out)) == before and child.poll() is None:  # it has begun to write
+            time.sleep(0.001)
+        end = time.monotonic() + float(rng.uniform(0, 0.15))
+        while time.monotonic() < end:  # look all the time: nothing half-written may be visible under a final name
+            partial += sum(digest != clean.get(name) for name, digest in seen(out).items())
+        child.send(signal.SIGKILL)
+        hit = child.wait().code == -signal.SIGKILL
+        partial += sum(digest != clean.get(name) for name, digest in digests(out).items())
+        assert acknowledged(out) <= set(digests(out)) or partial
+        landed += hit
+        if landed == kills:
+            break
+        if not hit:  # it had finished: begin again, so that every counted kill is a real one
+            shutil.rmtree(out)
+    return landed, partial
+
+
+def seen(out: Path) -> dict[str, str]:
+    """As ``digests``, while files come and go."""
+    try:
+        return digests(out)
+    except FileNotFoundError:
+        return {}
+
+
+def test_kills_leave_the_bytes_of_a_clean_run(tmp_path: Path, figure: Figure) -> None:
+    """Ten kills, each followed by a new run: what is visible is whole at every moment, the finished tree equals that of an undisturbed
+    run, random noise included, and no temporary file is left."""
+    source, out = tree(tmp_path / "in", 60), tmp_path / "out"
+    run(source, tmp_path / "clean", model=translator(Noise(pause_s=0)), batch_size=BATCH)
+    clean = digests(tmp_path / "clean")
+    landed, partial = storm(source, out, clean, 10)
+    done = acknowledged(out)
+    report = run(source, out, model=translator(Noise(pause_s=0)), batch_size=BATCH)
+    assert landed == 10 and partial == 0
+    assert report.counts["skipped"] >= len(done) and digests(out) == clean
+    assert not list(out.rglob(f"{TEMPORARY_PREFIX}*"))
+    figure("F7", f"{landed} kills: 0 partial files ever visible, the finished tree byte-equal")
+
+
+def test_the_watch_for_partial_files_would_notice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twin: with results written in place, in pieces, the same watch sees files that are not whole."""
+
+    def in_place(path: Path, content: bytes) -> None:
+        with path.open("wb", buffering=0) as file:
+            for start in range(0, len(content), 64):
+                file.write(content[start : start + 64])
+                time.sleep(0.002)
+
+    source, out = tree(tmp_path / "in", 60), tmp_path / "out"
+    run(source, tmp_path / "clean", model=translator(Noise(pause_s=0)), batch_size=BATCH)
+    monkeypatch.setattr(translation_files, "write_atomically", in_place)
+    assert storm(source, out, digests(tmp_path / "clean"), 3)[1] > 0
+
+
+def test_a_crash_at_every_single_write_leaves_the_bytes_of_a_clean_run(tmp_path: Path, figure: Figure) -> None:
+    """The process dies in the middle of the n-th write, before the n-th fsync, before and after the n-th rename, for every n:
+    what is visible is whole, the next run finishes with the bytes of a clean one, and does at most one batch again."""
+    source = tree(tmp_path / "in", 8)
+    note = tmp_path / "calls"
+    with counting(note):
+        run(source, tmp_path / "clean", batch_size=2)
+        clean, died, again = digests(tmp_path / "clean"), 0, 0
+        whole = sum(map(int, note.read_text().split()))
+        for call, after in (("write", False), ("fsync", False), ("replace", False), ("replace", True)):
+            for n in range(1, 100, pick(2, 1)):
+                out = tmp_path / f"{call}-{after}-{n}"
+                note.write_text("")
+
+                def work(call: str = call, n: int = n, after: bool = after, out: Path = out) -> None:
+                    kit.die_at(call, n, after=after)
+                    run(source, out, batch_size=2)
+
+                code = kit.outcome(work).code
+                assert all(clean[name] == digest for name, digest in digests(out).items())
+                if code == 0:
+                    break  # fewer than n calls in all
+                assert code == kit.DIED
+                died += 1
+                run(source, out, batch_size=2)
+                assert digests(out) == clean and not list(out.rglob(f"{TEMPORARY_PREFIX}*"))
+                again = max(again, sum(map(int, note.read_text().split())) - whole)
+    figure(
+        "F7", f"crashed at each of {died} calls and run again: at most {again} pictures translated twice (a batch is 2)"
+    )
+    assert died > pick(20, 40) and again <= 2
+
+
+def test_a_full_disk_stops_with_the_reason_and_keeps_what_is_done(tmp_path: Path) -> None:
+    """With a limit on file sizes (as a full disk would), no partial file appears and the error names path and cause."""
+    source, out = tree(tmp_path / "in", 4), tmp_path / "out"
+    save(source / "z.png", np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8))
+
+    def work() -> None:
+        kit.limit_files(60_000)
+        run(source, out)
+
+    found = kit.outcome(work)
+    assert found.code == PartialError.exit_code and "z.png: cannot be written: File too large" in found.said, found
+    assert len(digests(out)) == 4 and not list(out.rglob(f"{TEMPORARY_PREFIX}*"))
+    assert run(source, out).counts == {"ok": 1, "skipped": 4, "failed": 0}
+
+
+def test_disks_of_several_sizes_stop_with_needed_and_free_bytes(tmp_path: Path, figure: Figure) -> None:
+    """A file system fills up at different places: the run stops in words with path, cause, needed and free bytes, or finishes; what
+    is visible is whole; with more room the same command ends with the bytes of a clean run."""
+    if not kit.can_mount():
+        pytest.skip("this machine lets nobody mount a file system of his own")
+    source = tmp_path / "in"
+    for i in range(12):
+        save(source / f"{i:02d}.png", np.random.default_rng(i).integers(0, 256, (60, 60, 3), dtype=np.uint8))
+    run(source, tmp_path / "clean")
+    clean, stopped = digests(tmp_path / "clean"), 0
+    for size in range(20_000, 200_000, 15_000):
+        place = tmp_path / f"disk-{size}"
+        place.mkdir()
+
+        def work(place: Path = place, size: int = size) -> None:
+            kit.small_disk(place, size)
+            try:
+                run(source, place / "out", batch_size=3)
+            except UnpairedError as error:
+                words = (str(place / "out"), "No space left on device", "bytes needed", "bytes free", "run again")
+                print("stopped" if all(word in str(error) for word in words) else f"BAD TEXT {error}")
+            assert all(clean[name] == digest for name, digest in digests(place / "out").items())
+            kit.small_disk(place, 2**24)
+            run(source, place / "out", batch_size=3)
+            assert digests(place / "out") == clean
+
+        found = kit.outcome(work)
+        assert found.code == 0 and "BAD TEXT" not in found.said, found.said
+        stopped += "stopped" in found.said
+    figure(
+        "F4",
+        f"translation on 12 sizes of a full disk: {stopped} stopped in words, all whole, all finished with more room",
+    )
+    assert stopped >= 6
+
+
+def test_memory_stays_flat_over_many_files(tmp_path: Path, figure: Figure) -> None:
+    """5,000 small files (1,000 in `make test`): none is left out, and after the first tenth the process grows by less than 20 MB."""
+    count = pick(1000, 5000)
+    content = save(tmp_path / "one.png", pictures(1, 8)[0]).read_bytes()
+    (tmp_path / "in").mkdir()
+    for i in range(count):
+        (tmp_path / "in" / f"{i}.png").write_bytes(content)
+    sizes: dict[int, int] = {}
+
+    def note(done: int, total: int) -> None:
+        sizes[done] = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    report = run(tmp_path / "in", tmp_path / "out", progress=note, model=translator(Negative()))
+    grown = sizes[count] - sizes[min(n for n in sizes if n >= count // 10)]
+    assert report.counts["ok"] == count == len(digests(tmp_path / "out"))
+    assert PurePosixPath(f"{count - 1}.png") in {PurePosixPath(i.output) for i in report.items}
+    figure("F7", f"{count:,} small files: all done, {grown / 2**20:.1f} MiB grown after the first tenth (bound 20)")
+    assert grown < FLAT_BYTES

@@ -1,0 +1,161 @@
+"""NaN and infinity in a loss, a gradient, a weight, an optimiser, an input: seen soon, never saved as good (F11)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from figures import Figure, pick
+
+import tiny
+from unpaired import checkpoint, training
+from unpaired.errors import NonFiniteError
+from unpaired.methods import METHODS
+from unpaired.runs import build
+
+STEP = 6
+"""After which step something becomes non-finite; checkpoints lie at 4, 8 and 12."""
+
+
+def loss(method: Any) -> None:
+    method.forth[-1].register_forward_hook(lambda m, i, out: out * float("nan"))
+
+
+def gradient(method: Any) -> None:
+    _change_gradient(method, lambda g: g * float("inf"))
+
+
+def overflow(method: Any) -> None:
+    """Finite gradients whose squares are not: Adam's state overflows while the weights stand still."""
+    _change_gradient(method, lambda g: g.sign() * 1e30)
+
+
+def _change_gradient(method: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def hook(module: Any, inputs: Any, out: torch.Tensor) -> None:
+        if out.requires_grad:
+            out.register_hook(change)
+
+    method.forth[0].register_forward_hook(hook)
+
+
+def weight(method: Any) -> None:
+    method.back[0].weight.data[0, 0, 0, 0] = float("nan")
+
+
+def statistics(method: Any) -> None:
+    method.forth[1].running_var.fill_(float("inf"))
+
+
+def controller(method: Any) -> None:
+    method.controller.fill_(float("-inf"))
+
+
+PLACES: dict[str, Callable[[Any], None]] = {
+    "loss": loss, "gradient": gradient, "squared gradient": overflow, "weight": weight, "batch statistics": statistics, "buffer": controller,
+}  # fmt: skip
+
+
+def finite(run: Path) -> int:
+    """The step of the newest checkpoint; every tensor of every checkpoint is finite."""
+    folders = checkpoint.steps(run / "checkpoints")
+    for folder in folders:
+        for name in (checkpoint.MODEL, checkpoint.STATE):
+            tensors, _ = checkpoint.unpack(folder / name, (folder / name).read_bytes())
+            assert all(bool(torch.isfinite(t).all()) for t in tensors.values() if t.is_floating_point()), (folder, name)
+    return int(folders[0].name.removeprefix("step-"))
+
+
+def poisoned(place: str, run: Path) -> NonFiniteError:
+    def poison(step: int, method: Any) -> None:
+        if step == STEP:
+            PLACES[place](method)
+
+    config = tiny.config(training__ema=0.9)
+    with pytest.raises(NonFiniteError) as caught:
+        training.fit(build(config, ("red", "blue")), tiny.pool(), config, run, on_step=poison, quiet=True)
+    return caught.value
+
+
+def test_nothing_that_is_not_finite_is_saved(tmp_path: Path, figure: Figure) -> None:
+    """Wherever it begins, the run stops with exit 4 before the next checkpoint, names step, stage and what is not finite, leaves a
+    crash note, and every checkpoint that is there is finite in every tensor, the newest of them the last one before."""
+    steps = []
+    for place in PLACES:
+        run = tmp_path / place
+        error = poisoned(place, run)
+        notes = sorted(run.glob("crash-step-*.json"))
+        assert error.exit_code == 4 and "the last good state is" in str(error) and "step-000000004" in str(error)
+        assert len(notes) == 1 and finite(run) == 4, place
+        note = json.loads(notes[0].read_text())
+        assert note["stage"] in ("first", "second") and note["config"]["method"] == "tiny" and note["seed"] == 3
+        assert str(note["step"]) in str(error)
+        steps.append(note["step"] - STEP)
+    figure(
+        "F11",
+        f"NaN or infinity in {len(PLACES)} places: stopped after {min(steps)} to {max(steps)} steps (a checkpoint every 4), 0 of them saved",
+    )
+    assert max(steps) <= 4
+
+
+def test_the_check_before_a_save_is_what_holds_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twin: without the looks at losses and weights the same run saves tensors that are not finite."""
+
+    def nothing(self: training.Trainer, *_: object) -> None:
+        return None
+
+    monkeypatch.setattr(training.Trainer, "stop_non_finite", nothing)
+    config = tiny.config()
+
+    def poison(step: int, method: Any) -> None:
+        if step == STEP:
+            weight(method)
+
+    with suppress(ValueError):  # the last sample sheet
+        training.fit(build(config, ("red", "blue")), tiny.pool(), config, tmp_path / "run", on_step=poison, quiet=True)
+    with pytest.raises(AssertionError):
+        finite(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", pick(["unit"], sorted(set(METHODS))))
+def test_a_rate_that_explodes_stops_every_method(name: str, tmp_path: Path) -> None:
+    """A weight of the method's first trained module becomes NaN: exit 4, and what is saved is finite."""
+    import cases
+
+    config = cases.config(name)
+
+    def poison(step: int, method: Any) -> None:
+        if step == 7:
+            stage = next(s for s in method.stages())
+            module = stage.updates[0].modules[0]
+            next(p for p in module.parameters() if p.ndim > 1).data.fill_(float("nan"))
+
+    with pytest.raises(NonFiniteError):
+        training.fit(cases.method(name, config), cases.pool(name), config, tmp_path, on_step=poison, quiet=True)
+    assert finite(tmp_path) == 5
+
+
+def test_a_sheet_that_is_not_finite_stops_in_words(tmp_path: Path) -> None:
+    """A translation that is NaN while losses and weights are finite ends the run with exit 4, not with a bug's traceback."""
+    config = tiny.config()
+    method = build(config, ("red", "blue"))
+    real = method.translate
+    method.translate = lambda *a, **k: real(*a, **k) * float("nan")  # type: ignore[method-assign]
+    with pytest.raises(NonFiniteError, match="the translation red → blue is not finite"):
+        training.fit(method, tiny.pool(), config, tmp_path, quiet=True)
+
+
+def test_inverted_outputs_are_warned_about_once() -> None:
+    """Outputs that are the negative of their inputs give one warning; a healthy translation, and a second sheet, none."""
+    from unpaired.watch import Watch
+
+    watch = Watch()
+    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert watch.sampled(images, (images * 0.8).roll(1, 3), ("a", "b")) == []
+    (text,) = watch.sampled(images, -0.9 * images, ("a", "b"))
+    assert "inverted" in text and "a → b" in text
+    assert watch.sampled(images, -0.9 * images, ("a", "b")) == []

@@ -1,0 +1,183 @@
+"""SIGTERM and SIGINT in every phase: saved and out, exit 143 and 130, and the same command goes on (F9)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import kit
+import pytest
+import runs
+from figures import Figure, pick
+
+import tiny
+from unpaired import _files, checkpoint, cli, evaluation, signals, training, translation_files
+from unpaired import runs as package_runs
+from unpaired.data import cache, check
+
+NUMBERS = {"SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
+BEFORE = {
+    "start": (package_runs, "resolve"),
+    "check": (check, "_examine"),
+    "feature cache": (cache, "_decode"),
+    "statistics": (training.Trainer, "prepare"),
+}
+"""Phase -> what to wrap; there is nothing to save yet."""
+DURING = {
+    "training": (training.Trainer, "run_step"),
+    "stage switch": (tiny.Tiny, "halve"),
+    "sample writing": (training.Trainer, "sample"),
+    "save": (_files, "write_synced"),
+}
+AFTER = {"evaluation": (evaluation, "_open"), "translation": (translation_files._Job, "_translate")}
+# the n-th call: in the midst of a phase, not at its edge
+CALL = {"check": 5, "feature cache": 5, "training": 3, "sample writing": 2, "save": 5}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """DATA, and a whole run."""
+    root = tmp_path_factory.mktemp("signals")
+    tiny.folder(root / "data")
+    assert kit.outcome(lambda: cli.main(command(root / "data", root / "whole"))).code == 0
+    return root
+
+
+def command(data: Path, out: Path) -> list[str]:
+    settings = {
+        "data.size": 16, "model.first_steps": 4, "model.second_steps": 4, "training.checkpoint_every": 3, "training.sample_every": 3,
+        "training.log_every": 1, "training.tensorboard": "false", "training.precision": "fp32", "training.device": "cpu",
+    }  # fmt: skip
+    words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    return ["train", str(data), "--out", str(out), "--method", "tiny", "--quiet", *words]
+
+
+def asking(
+    place: tuple[Any, str], call: int, signum: int, at: Path, then: Callable[[], None] = lambda: None
+) -> Callable[[], None]:
+    """Wrap a function so that its ``call``-th call sends this process a signal and writes down when."""
+    owner, name = place
+    real, count = getattr(owner, name), {"n": 0}
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        count["n"] += 1
+        if count["n"] == call:
+            at.write_text(str(time.monotonic()))
+            os.kill(os.getpid(), signum)
+            then()
+        return real(*args, **kwargs)
+
+    setattr(owner, name, wrapped)
+    return lambda: setattr(owner, name, real)
+
+
+def signalled(
+    place: tuple[Any, str], call: int, signum: int, at: Path, arguments: list[str]
+) -> tuple[kit.Outcome, float]:
+    """The command, sent a signal in that phase: its outcome, and the seconds from the signal to its end."""
+
+    def work() -> None:
+        asking(place, call, signum, at)
+        cli.main(arguments)
+
+    child = kit.Child(work)
+    result = child.wait()
+    ended = child.began + result.seconds
+    assert at.exists(), f"the phase was not reached: {result.said}"
+    return result, ended - float(at.read_text())
+
+
+def test_a_signal_in_any_phase_saves_and_leaves(home: Path, tmp_path: Path, figure: Figure) -> None:
+    """In each phase, both signals: exit 143 or 130 with one line; from training on, the state of the last finished step is saved;
+    the same command then ends with the bytes of an undisturbed run."""
+    slowest, cases = (0.0, ""), 0
+    expected = runs.everything(home / "whole")
+    for n, (phase, place) in enumerate({**BEFORE, **DURING}.items()):
+        for name, signum in pick([list(NUMBERS.items())[n % 2]], list(NUMBERS.items())):
+            case = f"{name} in {phase}"
+            os.environ["UNPAIRED_CACHE"] = str(tmp_path / f"cache-{case}")
+            out = tmp_path / case
+            call = CALL.get(phase, 1)
+            result, took = signalled(place, call, signum, tmp_path / f"at-{case}", command(home / "data", out))
+            assert result.code == 128 + signum, (case, result)
+            assert result.said.count("error: ") == 1 and "Traceback" not in result.said, (case, result.said)
+            slowest, cases = max(slowest, (took, case)), cases + 1
+            if phase in BEFORE:
+                assert "nothing to save" in result.said or phase == "statistics", (case, result.said)
+            if phase in DURING:
+                saved, rejected = checkpoint.latest(out / "checkpoints")
+                assert saved is not None and not rejected and "saved as" in result.said, (case, result.said)
+                log = out / "log.jsonl"
+                steps = [json.loads(line)["step"] for line in log.read_text().splitlines()] if log.exists() else []
+                assert saved.step == max(steps, default=0), case
+            assert kit.outcome(lambda out=out: cli.main(command(home / "data", out))).code == 0  # type: ignore[misc]
+            assert runs.everything(out) == expected, case
+    figure(
+        "F9", f"{len(BEFORE) + len(DURING)} phases of training, {cases} signals: all saved and out; slowest {slowest[0]:.2f} s ({slowest[1]}; to reach: 5)"
+    )  # fmt: skip
+    assert cases == pick(8, 16)
+
+
+def test_a_signal_while_evaluating_or_translating_leaves_nothing_broken(
+    home: Path, tmp_path: Path, figure: Figure
+) -> None:
+    """Exit 143 or 130 with one line; no results that look whole, and the same command does its work afterwards."""
+    slowest = 0.0
+    for phase, place in AFTER.items():
+        for name, signum in NUMBERS.items():
+            out = tmp_path / f"{phase}-{name}"
+            words = {
+                "evaluation": ["evaluate", str(home / "whole"), str(home / "data"), "--out", str(out), "--device", "cpu"],
+                "translation": ["translate", str(home / "whole"), str(home / "data/test/red"), "--to", "blue", "--out", str(out), "--device", "cpu"],
+            }[phase]  # fmt: skip
+            result, took = signalled(place, 1, signum, tmp_path / f"at-{phase}-{name}", words)
+            slowest = max(slowest, took)
+            assert result.code == 128 + signum and "Traceback" not in result.said, (phase, result)
+            assert result.said.count("error: ") == 1, result.said
+            assert not out.is_file() and not list(tmp_path.rglob("*.png"))
+            again = kit.outcome(lambda words=words: cli.main(words))  # type: ignore[misc]
+            assert again.code == 0 and out.exists(), again.said
+            if phase == "translation":
+                assert len(list(out.glob("*.png"))) == 3
+                for file in out.glob("*.png"):
+                    file.unlink()
+    figure("F9", f"evaluation and translation × 2 signals: out, nothing half-written; slowest {slowest:.2f} s")
+
+
+@pytest.mark.parametrize("name", pick(["SIGTERM"], list(NUMBERS)))
+def test_a_second_signal_leaves_at_once(name: str, home: Path, tmp_path: Path, figure: Figure) -> None:
+    """While the first one's save hangs on a slow disk, a second signal ends the process with its code; the older state is sound, and
+    the same command ends with the bytes of an undisturbed run."""
+    out, at, signum = tmp_path / "run", tmp_path / "at", NUMBERS[name]
+
+    def work() -> None:
+        asking(DURING["training"], 5, signum, tmp_path / "first")
+        asking(DURING["save"], 11, 0, at, lambda: (os.kill(os.getpid(), signum), time.sleep(600))[1])
+        cli.main(command(home / "data", out))
+
+    child = kit.Child(work)
+    result = child.wait()
+    took = child.began + result.seconds - float(at.read_text())
+    assert result.code == 128 + signum and "saved as" not in result.said, result
+    saved, _ = checkpoint.latest(out / "checkpoints")
+    assert saved is not None and saved.step >= 3 and any((out / "checkpoints").glob(".tmp-*"))
+    assert kit.outcome(lambda: cli.main(command(home / "data", out))).code == 0
+    assert runs.everything(out) == runs.everything(home / "whole")
+    figure("F9", f"a second {name} during a save: out after {took:.2f} s, the older state sound")
+
+
+def test_without_the_handlers_the_steps_are_lost(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twin: with the handlers removed a SIGTERM ends the process itself, and the step it was in is not saved."""
+    monkeypatch.setattr(signals, "handled", contextlib.nullcontext)
+    result, _ = signalled(
+        DURING["training"], 3, signal.SIGTERM, tmp_path / "at", command(home / "data", tmp_path / "run")
+    )
+    assert result.code == -signal.SIGTERM and "saved" not in result.said
+    saved, _ = checkpoint.latest(tmp_path / "run" / "checkpoints")
+    assert saved is not None and saved.step == 0

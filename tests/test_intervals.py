@@ -1,0 +1,109 @@
+"""Bootstrap intervals and FD∞: against closed forms and simulations whose answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from unpaired.errors import NotComparableError
+from unpaired.metrics import intervals
+from unpaired.metrics.distances import Statistics, gaussian_distance, kernel_distance
+from unpaired.metrics.intervals import Products, distance_interval, frechet_limit, mean_interval, resamples_for
+
+
+def normal(n: int, d: int, seed: int, scale: float = 1.0, shift: float = 0.0) -> Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)) * scale + shift
+
+
+def all_of(x: Tensor) -> Tensor:
+    return torch.arange(len(x))
+
+
+def test_an_interval_of_a_mean_holds_the_truth_about_95_times_in_100() -> None:
+    """Of 200 samples of 40 numbers each, 89 to 99 % of the intervals hold the mean of the distribution."""
+    rng = np.random.default_rng(0)
+    held = 0
+    for seed in range(200):
+        low, high = mean_interval(rng.exponential(size=40) - 1, resamples=300, seed=seed)
+        held += low <= 0 <= high
+    assert 178 <= held <= 198
+    ones = mean_interval([1.0] * 9 + [0.0])
+    assert 0 <= ones[0] < 0.9 < ones[1] <= 1  # a share never leaves [0, 1]
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(50, 60, 200), (60, 50, 8), (30, 30, 30)])
+def test_distances_from_products_equal_those_from_covariances(n: int, m: int, d: int) -> None:
+    """Fréchet distance through n × m products, through singular values of features and through D × D covariances: equal to 1e-6,
+    with more and with fewer images than features and far from zero; the kernel distance too."""
+    x, y = normal(n, d, 0, shift=5), normal(m, d, 1, 1.3, 5.1)
+    one, other = Statistics(d), Statistics(d)
+    one.update(x)
+    other.update(y)
+    reference = one.distance(other)
+    products = Products(x, y)
+    assert gaussian_distance(x, y) == pytest.approx(reference, rel=1e-7)
+    assert products.frechet(all_of(x), all_of(y)) == pytest.approx(reference, rel=1e-6)
+    if n == m:
+        assert products.kernel(all_of(x), all_of(y)) == pytest.approx(kernel_distance(x, y).mean, rel=1e-9)
+
+
+def test_a_resample_of_the_kernel_distance_stays_unbiased() -> None:
+    """Two samples of one distribution: the mean over 200 resamples is within two standard errors of the distance itself."""
+    x, y = normal(60, 5, 0), normal(60, 5, 1)
+    products, generator = Products(x, y), torch.Generator().manual_seed(0)
+    values = [products.kernel(*(torch.randint(60, (60,), generator=generator) for _ in range(2))) for _ in range(200)]
+    error = np.std(values) / len(values) ** 0.5
+    assert abs(np.mean(values) - products.kernel(all_of(x), all_of(y))) < 3 * error
+
+
+def test_an_interval_holds_its_distance_and_shrinks_with_more_images() -> None:
+    """Also where plain percentiles of resamples would lie above the biased distance altogether."""
+    widths = []
+    for n in (40, 160):
+        x, y = normal(n, 30, 0), normal(n, 30, 1, 1.2)
+        products, value = Products(x, y), gaussian_distance(x, y)
+        low, high = distance_interval(products.frechet, value, n, n, resamples=60)
+        generator = torch.Generator().manual_seed(1)
+        plain = [products.frechet(*(torch.randint(n, (n,), generator=generator) for _ in range(2))) for _ in range(60)]
+        assert low < value < high and np.quantile(plain, 0.025) > value
+        widths.append(high - low)
+    assert widths[1] < 0.7 * widths[0]
+
+
+def test_intervals_of_many_images_are_scaled_from_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 50 images looked at of 200, the interval is about as wide as with all 200."""
+    x, y = normal(200, 6, 0), normal(200, 6, 1, 1.5)
+    value = gaussian_distance(x, y)
+    whole = distance_interval(Products(x, y).frechet, value, 200, 200, resamples=150)
+    monkeypatch.setattr(intervals, "MAX_GRAM", 50)
+    part = distance_interval(Products(x, y).frechet, value, 200, 200, resamples=150)
+    assert (part[1] - part[0]) == pytest.approx(whole[1] - whole[0], rel=0.4)
+
+
+def test_the_limit_removes_most_of_the_bias() -> None:
+    """Gaussians whose distance is known: FD of 150 images is several times too large, FD∞ within a quarter of that error."""
+    d, truth = 32, 32 * 0.3**2 + 32 * 0.2**2
+    errors = []
+    for seed in range(4):
+        x, y = normal(150, d, 2 * seed), normal(150, d, 2 * seed + 1, 1.2, 0.3)
+        value = gaussian_distance(x, y)
+        limit = frechet_limit(Products(x, y), value, 150, 150, seed=seed)
+        assert value > 1.5 * truth and limit.reliable and limit.r2 > 0.9
+        errors.append((limit.value - truth) / (value - truth))
+    assert abs(float(np.mean(errors))) < 0.25
+
+
+def test_a_limit_that_cannot_be_trusted_says_so() -> None:
+    """Fewer images than features at the smallest share: not reliable. Fewer than 20 images: no number."""
+    x, y = normal(40, 64, 0), normal(40, 64, 1)
+    assert not frechet_limit(Products(x, y), gaussian_distance(x, y), 40, 40).reliable
+    with pytest.raises(NotComparableError, match="at least 20 images"):
+        frechet_limit(Products(x[:10], y), 1.0, 10, 40)
+
+
+def test_fewer_resamples_where_they_cost_much() -> None:
+    """All that were asked for up to 400 images; never below 20."""
+    assert resamples_for(200, 100) == resamples_for(200, 400) == 200
+    assert resamples_for(200, 800) == 50 and resamples_for(200, 50_000) == 20

@@ -1,0 +1,92 @@
+"""`unpaired plan`: predicted memory against a run's own, proposals, refusals."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unpaired import plan
+from unpaired.cli import main
+from unpaired.errors import ConfigError
+from unpaired.planning import Cost, RunPlan, StageCost, duration
+
+SMALL = {"data.size": 32, "data.resize": 36, "training.tensorboard": False, "training.device": "cpu"}
+CASES: dict[str, tuple[str, dict[str, Any], int]] = {
+    "unit": ("unit-small", {"model.width": 16, "model.batch_size": 16}, 2),
+    "attend": ("attend-digits-cpu", {"model.weights": "random", "model.batch_size": 16}, 2),
+    "biggan": ("biggan-small", {"model.batch_size": 16}, 2),
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two domains of ten random pictures."""
+    root, rng = tmp_path_factory.mktemp("planned"), np.random.default_rng(0)
+    for domain in "ab":
+        folder = root / "train" / domain
+        folder.mkdir(parents=True)
+        for i in range(10):
+            Image.fromarray(rng.integers(0, 256, (40, 44, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    return root
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_predicted_memory_is_that_of_the_run(case: str, data: Path, tmp_path: Path) -> None:
+    """The peak predicted is within 15 % of the largest resident size of a process that trains the preset to its end."""
+    preset, settings, steps = CASES[case]
+    settings = {**SMALL, **settings}
+    found = plan(preset, data, settings=settings, steps=steps)
+    assert found.asked is not None and found.fits and [s.steps for s in found.asked.stages] == [steps]
+    assert all(s.gflop > 0 and s.seconds > 0 for s in found.asked.stages)
+    code = (
+        "import sys, json; from pathlib import Path; from unpaired import train\n"
+        "data, out, preset, settings, steps = json.loads(sys.argv[1])\n"
+        "train(data, out, preset=preset, settings=settings, steps=steps, quiet=True)\n"
+        "print(1024 * int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]))"
+    )
+    arguments = json.dumps([str(data), str(tmp_path / "run"), preset, settings, steps])
+    done = subprocess.run([sys.executable, "-c", code, arguments], capture_output=True, text=True, check=True)
+    took = int(done.stdout.split()[-1])
+    assert abs(found.asked.peak / took - 1) < 0.15, (found.asked.peak, took)
+
+
+def test_what_does_not_fit_is_said_with_a_change_that_does(data: Path) -> None:
+    """With less memory than the whole batch takes, parts of the batch or a smaller crop are proposed, and stay within it."""
+    settings = {**SMALL, "model.width": 16, "model.batch_size": 64}
+    asked = plan("unit-small", data, settings=settings, steps=1).asked
+    assert asked is not None
+    found = plan("unit-small", data, settings=settings, steps=1, memory=0.9 * asked.peak / 2**30)
+    assert not found.fits and found.proposal is not None
+    assert found.proposal.settings and found.proposal.peak <= found.memory
+    assert "does not fit" in found.text() and f"--set {next(iter(found.proposal.settings))}=" in found.text()
+
+
+def test_the_total_counts_stages_checkpoints_and_sheets() -> None:
+    """Steps times their seconds, and each save and sheet once; the JSON has it too."""
+    stages = (StageCost("first", 100, 4, 0.5, 1.0), StageCost("second", 10, 4, 2.0, 3.0))
+    cost = Cost({}, stages, save_seconds=3, sheet_seconds=1, start_seconds=4, peak=10, saves=5, sheets=6)
+    assert cost.total_seconds == 50 + 20 + 15 + 6 + 4
+    found = RunPlan("cpu", "fp32", 10, cost)
+    assert found.fits and found.to_dict()["asked"]["total_seconds"] == 95 and found.to_dict()["fits"] is True
+    assert not RunPlan("cpu", "fp32", 9, cost).fits
+    assert [duration(s) for s in (42, 180, 7500, 273_600)] == ["42 s", "3 min", "2 h 05 min", "3 d 4 h"]
+
+
+def test_refusals(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An unknown preset, a memory of nothing and a missing folder are refused with exit code 2, before any child starts."""
+    with pytest.raises(ConfigError, match="GiB that the run may use, above 0"):
+        plan("unit-small", data, memory=0)
+    for arguments, words in (
+        (["plan", "unit-smal", str(data)], "Did you mean 'unit-small'?"),
+        (["plan", "unit-small", str(data / "nowhere")], "nowhere"),
+    ):
+        with pytest.raises(SystemExit) as left:
+            main(arguments)
+        assert left.value.code == 2 and words in capsys.readouterr().err

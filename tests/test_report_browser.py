@@ -1,0 +1,228 @@
+"""The report in a headless Chromium: no errors, pictures there, sliders by mouse, finger and keys, phone, dark, paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import report_toys
+import tiny
+from browser import Browser, find
+from report_toys import many  # noqa: F401 - a fixture
+from unpaired.report import Report, write_report
+from unpaired.report.charts import Dot
+from unpaired.report.page import Card, Pair, interval_panel, line_panel, scatter_panel
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with one of everything, long words included."""
+    find()
+    images, large = tiny.pictures(9, 16), tiny.pictures(2, 128)
+    report = Report(
+        "Day ↔ night", kicker="a method", lead="What was trained on what, in a sentence that is long enough to wrap."
+    )
+    report.section("Summary").facts({"steps": "1,000", "parameters": "60,358"}).note("A warning.", warning=True)
+    report.section("Before and after").compare(
+        [
+            Pair(*large, ("day", "as night"), "image 1 of day"),
+            Pair(images[0], images[1], ("day", "as night"), "image 2 of day"),
+        ],
+        caption="c",
+    )
+    report.section("Sheets").sheet({"input": images, "output": images}, alt="day image", caption="c")
+    report.gallery(
+        [Card({"input": images[0], "near": images[1]}, "words", f"row {i}", {"near": "0.5"}) for i in range(3)],
+        caption="c",
+    )
+    report.images({"strip": images}, alt="strip", caption="c")
+    rng = np.random.default_rng(0)
+    report.section("Charts").panels(
+        [
+            line_panel("loss", {k: np.exp(rng.normal(size=300)).tolist() for k in "abcdefghi"}, log=True, marks={"second": 100}),
+            interval_panel("FD", [Dot("translated", 2.0, (1.0, 4.0)), Dot("input itself", 3.0)]),
+            scatter_panel("map", {k: rng.normal(size=(40, 2)) for k in ("real a", "real b", "a as b")}, alt="map"),
+        ],
+        caption="c",
+    )  # fmt: skip
+    report.section("Tables").table(
+        ["what", "value"] + ["n"] * 8,
+        [["x" * 30, "y" * 40] + [1] * 8],
+        caption="A wide table " * 9,
+        notes=["why " * 30],
+    )
+    report.pairs([("hash", "f" * 64)], caption="c").confusion(
+        np.eye(10, dtype=int) * 9, list("0123456789"), caption="c"
+    )
+    report.commands(["unpaired " + "x" * 200]).details("more", "y" * 300)
+    return report.write(tmp_path_factory.mktemp("page") / "page.html")
+
+
+@pytest.fixture(scope="module")
+def desktop(page: Path) -> Iterator[Browser]:
+    with Browser(1280, 900) as browser:
+        browser.open(page)
+        yield browser
+
+
+def box(browser: Browser, number: int) -> dict[str, float]:
+    """Where a slider is, after it was scrolled into view."""
+    browser.js(
+        f"document.querySelectorAll('.compare')[{number}].scrollIntoView({{block: 'center', behavior: 'instant'}})"
+    )
+    found: dict[str, float] = browser.js(
+        f"(() => {{ const r = document.querySelectorAll('.compare')[{number}].getBoundingClientRect(); return {{x: r.x, y: r.y, w: r.width, h: r.height}} }})()"
+    )
+    return found
+
+
+def at(browser: Browser, number: int) -> float:
+    """Where a slider's line stands, in percent, as the pictures show it."""
+    clip = browser.js(f"getComputedStyle(document.querySelectorAll('.compare .after')[{number}]).clipPath")
+    line = browser.js(
+        f"(() => {{ const c = document.querySelectorAll('.compare')[{number}].getBoundingClientRect(), b = document.querySelectorAll('.compare .bar')[{number}].getBoundingClientRect(); "
+        "return 100 * (b.x + b.width / 2 - c.x) / c.width })()"
+    )
+    shown = float(clip.rsplit(" ", 1)[1].rstrip("%)"))
+    assert abs(shown - line) < 1
+    return shown
+
+
+def test_a_page_loads_without_a_word_and_asks_for_nothing(desktop: Browser) -> None:
+    """No console message, no exception, no refused style or script; the file itself is the only request."""
+    assert desktop.said() == []
+    assert len(desktop.requests()) == 1 and desktop.requests()[0].startswith("file:")
+
+
+def test_all_pictures_are_there_with_their_texts(desktop: Browser) -> None:
+    """Every image is decoded at the size that its element names, is seen at some size, and has a text; no image is stretched."""
+    images = desktop.js(
+        "[...document.images].map(i => ({ok: i.complete && i.naturalWidth > 0, named: i.width > 0 && (!i.hasAttribute('width') || "
+        "+i.getAttribute('width') === i.naturalWidth), alt: i.alt.trim(), aspect: i.width / i.height * i.naturalHeight / i.naturalWidth}))"
+    )
+    assert len(images) > 25
+    assert all(i["ok"] and i["named"] and i["alt"] and abs(i["aspect"] - 1) < 0.05 for i in images)
+
+
+def test_a_browser_gives_charts_and_sliders_their_names(desktop: Browser) -> None:
+    """In the accessibility tree: charts are images with words, sliders have a name and a value in words, sheets can be reached."""
+    nodes = desktop.do("Accessibility.getFullAXTree")["nodes"]
+    roles = [(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes if not n["ignored"]]
+    charts = [name for role, name in roles if role in ("image", "img") and name.startswith(("loss", "FD", "map"))]
+    assert len(charts) == 3 and any("translated 2 (1 to 4)" in name for name in charts)
+    assert [name for role, name in roles if role == "slider"] == [f"image {i} of day: how much is day" for i in (1, 2)]
+    assert desktop.js("document.querySelector('.compare input').getAttribute('aria-valuetext')").endswith(
+        "% day, the rest as night"
+    )
+    assert desktop.js("document.querySelector('.roll').tabIndex") == 0
+
+
+def test_the_slider_follows_the_mouse(desktop: Browser) -> None:
+    """A click puts the line there; a drag takes it along; the other slider stays."""
+    r = box(desktop, 0)
+    y = r["y"] + r["h"] / 2
+    desktop.mouse(r["x"] + 0.25 * r["w"], y)
+    assert at(desktop, 0) == pytest.approx(25, abs=2)
+    desktop.mouse(r["x"] + 0.25 * r["w"], y, to=(r["x"] + 0.8 * r["w"], y))
+    assert at(desktop, 0) == pytest.approx(80, abs=2) and at(desktop, 1) == 50
+
+
+def test_the_slider_follows_the_keys(desktop: Browser) -> None:
+    """Arrow keys move it by one, Home and End to the ends; the one in focus has a visible frame."""
+    desktop.js("document.querySelectorAll('.compare input')[1].focus()")
+    for name, code, place in (("ArrowRight", 39, 51), ("ArrowLeft", 37, 50), ("Home", 36, 0), ("End", 35, 100)):
+        desktop.key(name, code)
+        assert at(desktop, 1) == place
+    frame = desktop.js("getComputedStyle(document.querySelectorAll('.compare')[1]).outlineStyle")
+    assert frame == "solid"
+
+
+def test_a_phone_needs_no_sideways_scrolling_and_a_finger_moves_the_slider(page: Path) -> None:
+    """390 pixels wide: the page is no wider; the sheet rolls in its own box; a finger on a slider moves its line."""
+    with Browser(390, 844, phone=True) as browser:
+        browser.open(page)
+        assert browser.said() == []
+        assert browser.js("document.documentElement.scrollWidth") == 390
+        assert browser.js(
+            "(e => e.scrollWidth > e.clientWidth && e.clientWidth <= 390)(document.querySelector('.roll'))"
+        )
+        assert browser.js("Math.min(...[...document.querySelectorAll('.sheet-grid img')].map(i => i.width))") >= 80
+        small = "[...document.querySelectorAll('p, li, td, th, figcaption, dt, .label')].map(e => parseFloat(getComputedStyle(e).fontSize))"
+        assert browser.js(f"Math.min(...{small})") >= 11
+        r = box(browser, 0)
+        y = r["y"] + r["h"] / 2
+        browser.touch(r["x"] + 0.5 * r["w"], y, to=(r["x"] + 0.9 * r["w"], y))
+        assert at(browser, 0) == pytest.approx(90, abs=4)
+
+
+LUMINANCE = """
+(() => {
+  const light = ([r, g, b]) => [r, g, b].map(v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4).reduce((s, v, i) => s + v * [.2126, .7152, .0722][i], 0);
+  const numbers = c => c.match(/[\\d.]+/g).map(Number);
+  const paper = light(numbers(getComputedStyle(document.body).backgroundColor));
+  const worst = {};
+  for (const e of document.querySelectorAll('p:not(.note), h1, h2, a, dt, dd, td:not(.strong), th, figcaption, .row, .label, summary')) {
+    const ink = light(numbers(getComputedStyle(e).color));
+    worst[e.tagName] = Math.min(worst[e.tagName] ?? 99, (Math.max(ink, paper) + .05) / (Math.min(ink, paper) + .05));
+  }
+  return worst;
+})()
+"""
+
+
+def test_texts_can_be_read_in_light_and_dark(desktop: Browser) -> None:
+    """Contrast of all texts with the page is at least 4.5 (WCAG 2, AA) in both; dark really is dark."""
+    for dark in (False, True):
+        desktop.media("screen", dark=dark)
+        worst = desktop.js(LUMINANCE)
+        assert min(worst.values()) >= 4.5, worst
+        paper = desktop.js("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)[0]")
+        assert (paper < 40) == dark
+    desktop.media("screen")
+
+
+def test_on_paper_before_and_after_stand_side_by_side(desktop: Browser) -> None:
+    """For print the pictures of a slider are next to each other and whole, no sheet is cut off, and contents are left out."""
+    desktop.media("print", dark=True)
+    sides = desktop.js(
+        "[...document.querySelectorAll('.compare')[0].querySelectorAll('img')].map(i => { const r = i.getBoundingClientRect(); return [r.left, r.right, r.top] })"
+    )
+    (_, right, top), (left, _, other) = sides
+    assert right <= left and top == other
+    assert desktop.js("getComputedStyle(document.querySelector('.compare .after')).clipPath") == "none"
+    assert desktop.js("getComputedStyle(document.querySelector('nav')).display") == "none"
+    assert desktop.js("getComputedStyle(document.querySelector('.roll')).overflowX") == "visible"
+    assert desktop.js("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    desktop.media("screen")
+    assert desktop.do("Page.printToPDF")["data"].startswith("JVBERi")  # %PDF in base64
+
+
+def test_without_scripts_both_pictures_are_seen(page: Path) -> None:
+    """Where scripts are off, a slider is two pictures side by side and no dead control."""
+    with Browser(1280, 900) as browser:
+        browser.do("Emulation.setScriptExecutionDisabled", value=True)
+        browser.open(page)
+        tree = browser.do("Accessibility.getFullAXTree")["nodes"]
+        assert not [n for n in tree if n["role"]["value"] == "slider" and not n["ignored"]]
+        document = browser.do("DOM.getDocument")["root"]["nodeId"]
+        found = browser.do("DOM.querySelectorAll", nodeId=document, selector=".compare img")["nodeIds"][:2]
+        before, after = (browser.do("DOM.getBoxModel", nodeId=n)["model"]["content"] for n in found)
+        assert before[2] <= after[0] and before[1] == after[1]
+
+
+def test_the_report_of_a_model_loads_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole report of three domains with random outputs: no message, all pictures, no sideways scrolling on a phone."""
+    find()
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    names = ("a-domain-with-a-very-long-name", "b", "c")
+    model = report_toys.save(tmp_path / "many.safetensors", names)
+    data = tiny.folder(tmp_path / "data", domains=names)
+    out = write_report(model, out=tmp_path / "r.html", data=[str(data)], images=2, limit=3)
+    with Browser(390, 844, phone=True) as browser:
+        browser.open(out)
+        assert browser.said() == []
+        assert browser.js("document.images.length > 40 && [...document.images].every(i => i.naturalWidth > 0 && i.alt)")
+        assert browser.js("document.documentElement.scrollWidth") == 390

@@ -1,0 +1,416 @@
+"""unpaired report: everything that a run's report must hold, and plain words for all that cannot be shown."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cases
+import numpy as np
+import pytest
+from PIL import Image
+
+import report_toys
+import tiny
+import unpaired
+from conftest import SHARED
+from report_toys import many  # noqa: F401 - a fixture
+from test_report import Page
+from unpaired import checkpoint
+from unpaired.cli import main
+from unpaired.errors import CheckpointError, ConfigError, DataError
+from unpaired.report import figures, looks, write_report
+from unpaired.report.gather import gather, read_log
+
+SETTINGS = {
+    "data.size": 16, "data.cache": False, "training.device": "cpu", "training.precision": "fp32", "training.log_every": 1,
+    "training.checkpoint_every": 4, "training.sample_every": 4, "training.samples": 3, "training.tensorboard": False, "seed": 3,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No weights on this machine, and no downloads, unless a test gives their place."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("UNPAIRED_OFFLINE", "1")
+    monkeypatch.delenv("UNPAIRED_WEIGHTS", raising=False)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(run, data) of the tiny method. Tests that change something take a copy."""
+    root = tmp_path_factory.mktemp("trained")
+    data = tiny.folder(root / "data")
+    unpaired.train(data, root / "run", method="tiny", settings=SETTINGS, quiet=True)
+    return root / "run", data
+
+
+def words_of(path: Path) -> str:
+    """All text of a page, after it was parsed."""
+    return " ".join(" ".join(Page(path.read_text(encoding="utf-8")).texts).split())
+
+
+def figure(value: float, low: float, high: float, **more: Any) -> dict[str, Any]:
+    return {"value": value, "interval": [low, high], "n": [40, 50], **more}
+
+
+def results(value: float = 1.0, **more: Any) -> dict[str, Any]:
+    """As `unpaired evaluate` writes them."""
+    floor, before = figure(0.1, 0.05, 0.2), figure(3.0, 2.5, 3.5)
+    entry = {
+        "source": "red", "target": "blue", "n_source": 40, "n_target": 50, "KD-toy": figure(value, value - 0.1, value + 0.1, before=before, floor=floor),
+        "FD-toy": {"value": None, "not_comparable": "constant <features>", "n": [40, 50]}, "cycle_error": {"value": 0.25, "n": 40},
+        "per_image": {"index": [0]}, "of_tomorrow": {"value": 7.0, "n": 3},
+    }  # fmt: skip
+    return {
+        "directions": [entry], "reconstruction": {"red": {"value": 0.125, "n": 40}}, "warnings": ["only 40 images"],
+        "measures": {"KD-toy": {"title": "Kernel distance", "better": "lower"}},
+        "provenance": {"method": "tiny", "split": "test", "model_sha256": "a" * 64, "seed": 0, "n": {"red": 40}}, **more,
+    }  # fmt: skip
+
+
+def write_json(path: Path, value: Any) -> Path:
+    path.write_text(json.dumps(value), encoding="utf-8")
+    return path
+
+
+def test_a_report_of_a_run_has_all_of_it(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """Lead, both directions' sheets and sliders, curves, settings, data doctor, failures and commands, without any option: the run
+    knows its data. Every picture has a text; the page nests; nothing is fetched."""
+    run, data = trained
+    out = write_report(run, write_json(tmp_path / "results.json", results()), out=tmp_path / "r.html", limit=4)
+    html, text = out.read_text(encoding="utf-8"), words_of(out)
+    page = Page(html)
+    for words in (
+        "Trained for 13 steps", "12 images of blue and 12 images of red", "at 16×16 pixels, seed 3", "translates blue to red and red to blue",
+        "input: red", "as blue", "and back to red", "input: blue", "step 4", "both", "critic", "share that a player judges rightly",
+        "training.checkpoint_every", "Steps between two checkpoints", "few training images in blue (12), red (12)", "changed the least", "Changed the most",
+        "unpaired train", "unpaired report", 'method = "tiny"', "Kernel distance", "nearer to real images of blue",
+    ):  # fmt: skip
+        assert words.lower() in text.lower(), words
+    assert len(page.all("input")) == 6 and len([i for i in page.all("img") if i["alt"]]) == len(page.all("img")) > 30
+    assert 'src="http' not in html and "url(" not in html and "Traceback" not in html
+    origin = json.loads((run / "origin.json").read_text())
+    assert origin["data"] == str(data) and origin["command"] in text
+
+
+def test_the_command_of_a_run_trains_the_same_model(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """What the report says to type gives the same weights; so does config.toml alone. A resume keeps the first command."""
+    import shlex
+
+    run, data = trained
+    typed = json.loads((run / "origin.json").read_text())["command"]
+    again = typed.replace(shlex.quote(str(run)), shlex.quote(str(tmp_path / "again")))
+    with pytest.raises(SystemExit) as left:
+        main([*shlex.split(again)[1:], "--quiet"])
+    assert left.value.code == 0
+    unpaired.train(data, tmp_path / "from-config", config=run / "config.toml", quiet=True)
+    first = unpaired.load(run).method.state_dict()
+    for place in ("again", "from-config"):
+        other = unpaired.load(tmp_path / place).method.state_dict()
+        assert all(bool((first[k] == other[k]).all()) for k in first)
+    before = json.loads((tmp_path / "again" / "origin.json").read_text())["command"]
+    unpaired.train(data, tmp_path / "again", quiet=True)
+    assert json.loads((tmp_path / "again" / "origin.json").read_text())["command"] == before
+
+
+def test_without_weights_three_sections_say_so(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """Map and neighbours name the missing file; the failure gallery goes on with pixels and says it."""
+    text = words_of(write_report(trained[0], out=tmp_path / "r.html", limit=4))
+    assert text.count("the weights 'mobilenet_v1' are not on this machine") == 3
+    assert "mean difference of the pixels" in text and "unpaired evaluate" in text
+
+
+def test_data_that_moved_away_is_said_plainly(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """The sheets that training left stand in; with --data the new place is used; a wrong --data is refused."""
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    origin = json.loads((run / "origin.json").read_text())
+    write_json(run / "origin.json", {**origin, "data": str(tmp_path / "gone")})
+    text = words_of(write_report(run, out=tmp_path / "r.html", limit=4))
+    assert "The images are not where the run was trained" in text and "--data DATA" in text
+    assert "over the steps, from the sheets that training left" in text and "images that are not here any more" in text
+    moved = words_of(write_report(run, out=tmp_path / "r.html", data=[str(trained[1])], limit=4))
+    assert "as blue" in moved and "fingerprints differ" not in moved
+    other = tiny.folder(tmp_path / "other", count=9)
+    assert "fingerprints differ" in words_of(write_report(run, out=tmp_path / "r.html", data=[str(other)], limit=4))
+    with pytest.raises(DataError, match="gone"):
+        write_report(run, out=tmp_path / "r.html", data=[str(tmp_path / "gone")])
+    (run / "origin.json").unlink()
+    assert "Nothing says where the images are" in words_of(write_report(run, out=tmp_path / "r.html", limit=4))
+
+
+def test_images_can_be_named_by_domain(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """DOMAIN=PATH for folders and npz files; without test images the page says that training images are shown; a strange name is
+    refused with the nearest."""
+    red = tmp_path / "red.npz"
+    np.savez(red, x_train=tiny.pictures(9, 16), x_test=tiny.pictures(4, 16, 5))
+    blue = trained[1] / "train" / "blue"
+    text = words_of(write_report(trained[0], out=tmp_path / "r.html", data=[f"red={red}", f"blue={blue}"], limit=4))
+    assert "There are no test images of blue" in text and "9 images of red" in text
+    with pytest.raises(DataError, match="Did you mean 'blue'"):
+        write_report(trained[0], out=tmp_path / "r.html", data=[f"red={red}", f"bleu={blue}"])
+
+
+def test_damage_is_said_not_raised(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """A run whose checkpoints are damaged still has its curves and sheets; a cut log, a crash note, and foreign files in the folder
+    are no traceback."""
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    for model in run.glob("checkpoints/*/model.safetensors"):
+        model.write_bytes(b"\0" * 100)
+    with (run / "log.jsonl").open("a") as file:
+        file.write('{"step": 14, "sta')
+    write_json(
+        run / "crash-step-000000013.json", {"step": 13, "stage": "second", "update": "both", "why": "non-finite loss"}
+    )
+    (run / "crash-step-000000014.json").write_text("{")
+    (run / "results.json").write_text("no json")
+    (run / "origin.json").write_text("[]")
+    (run / "samples" / "step-000000008.png").write_bytes(b"no picture")
+    text = words_of(write_report(run, out=tmp_path / "r.html"))
+    assert "The model cannot be loaded" in text and "damaged" in text and "critic" in text
+    assert "Training stopped at step 13" in text and "not a JSON file" in text
+    assert [e["step"] for e in read_log(run / "log.jsonl")] == list(range(1, 14))
+
+
+def test_an_unfinished_run_without_a_log_says_both(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """The steps that are missing, and that there are no curves."""
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    (run / "log.jsonl").unlink()
+    for folder in (run / "checkpoints").iterdir():
+        if folder.name > "step-000000008":
+            shutil.rmtree(folder)
+    text = words_of(write_report(run, out=tmp_path / "r.html", limit=4))
+    assert "not finished: 8 of 13 steps" in text and "There are no curves" in text
+
+
+def test_many_classes_random_outputs_and_views(tmp_path: Path) -> None:
+    """A stochastic method of five domains: several samples for each input, the method's own pictures by name, every class from
+    every class in one square, three directions in full."""
+    names = ("apple", "bean", "corn", "date", "elder")
+    model = report_toys.save(tmp_path / "many.safetensors", names)
+    data = tiny.folder(tmp_path / "data", domains=names)
+    out = write_report(model, out=tmp_path / "r.html", data=[str(data)], images=2, limit=3)
+    text, page = words_of(out), Page(out.read_text(encoding="utf-8"))
+    for words in (
+        "as bean, sample 1",
+        "as bean, sample 4",
+        "grey",
+        "view 2",
+        "Every class",
+        "from corn",
+        "drawn at random",
+        "any of its 5 domains",
+    ):
+        assert words in text, words
+    grid = [i["alt"] for i in page.all("img") if (i["alt"] or "").startswith("One image as every class")]
+    assert grid == [f"One image as every class, {b}: from {a}" for a in names for b in names]
+    assert text.count("evenly over the held-out set") == 3
+
+
+def test_hundreds_of_classes_are_all_shown(tmp_path: Path) -> None:
+    """Thirty domains: one input as each of the 29 others, over three lines; the title and the directions name a few."""
+    names = tuple(f"kind{i:02d}" for i in range(30))
+    model = report_toys.save(tmp_path / "many.safetensors", names)
+    data = tiny.folder(tmp_path / "data", count=2, domains=names)
+    out = write_report(model, out=tmp_path / "r.html", data=[str(data)], images=1, limit=2)
+    page = Page(out.read_text(encoding="utf-8"))
+    grid = [i["alt"] or "" for i in page.all("img") if "as every class" in (i["alt"] or "")]
+    shown = [g.rsplit(", ", 1)[1] for g in grid if "input" not in g]
+    assert shown == list(names[1:]) and "30 domains: kind00, kind01, kind02, kind03, …" in words_of(out)
+
+
+def test_samples_differ_and_the_page_repeats(tmp_path: Path) -> None:
+    """Other samples are other pixels; the same command gives the same page, byte for byte."""
+    model = report_toys.save(tmp_path / "many.safetensors", ("red", "blue"))
+    data = tiny.folder(tmp_path / "data")
+    translator = unpaired.load(model)
+    rows = looks.sheet(translator, tiny.pictures(2, 16), "red", "blue")
+    assert len({v.tobytes() for k, v in rows.items() if "sample" in k}) == looks.SAMPLES
+    assert list(rows)[:3] == ["input: red", "grey", "view 2"]
+    a = write_report(model, out=tmp_path / "r.html", data=[str(data)], images=2, limit=3).read_bytes()
+    assert a == write_report(model, out=tmp_path / "r.html", data=[str(data)], images=2, limit=3).read_bytes()
+
+
+def test_outputs_that_are_not_finite_are_counted(tmp_path: Path) -> None:
+    """NaN is shown black, counted in the summary, and left out of the gallery; nothing is raised."""
+    model = report_toys.save(tmp_path / "many.safetensors", ("red", "blue"), spoilt=True)
+    data = tiny.folder(tmp_path / "data", count=24)
+    text = words_of(write_report(model, out=tmp_path / "r.html", data=[str(data)], images=2, limit=6))
+    assert "translations are not finite (NaN or infinity)" in text
+
+
+@pytest.mark.parametrize("name", [m for m in unpaired.METHODS if m != "tiny"])
+def test_every_method_has_a_report(name: str, tmp_path: Path) -> None:
+    """A model of each method, untrained, in its contract test's tiny form: all that its pictures need is there, nothing is raised."""
+    run = cases.config(name)
+    method = cases.method(name, run)
+    model = checkpoint.write_model(tmp_path / "m.safetensors", method, checkpoint.make_header(method, run))
+    data = tiny.folder(tmp_path / "data", side=cases.SIZES.get(name, 20), domains=("red", "blue"))
+    out = write_report(model, out=tmp_path / "r.html", data=[str(data)], images=2, limit=3)
+    text = words_of(out)
+    translates = bool(method.directions)
+    assert (f"as {method.directions[0][1]}" in text) if translates else ("generates images and translates none" in text)
+    assert name in text and "What the data doctor" in text
+
+
+def test_the_best_checkpoint_of_a_run_is_named(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """Step and value of the best and of the last, and how to see the best; a curve of the looks, with a damaged note left out."""
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    lines = (run / "log.jsonl").read_text().splitlines()
+    looked = [
+        json.dumps({**json.loads(line), "validation/FD-x/red->blue": 9.0 - i, "validation/mean": 9.0 - i})
+        for i, line in enumerate(lines)
+    ]
+    (run / "log.jsonl").write_text("\n".join(looked))
+    (run / "best").mkdir()
+    write_json(
+        run / "best" / "best.json",
+        {"criterion": "mean FD-x", "step": 8, "value": 2.5, "last": {"step": 13, "value": 3.5}},
+    )
+    text = words_of(write_report(run, out=tmp_path / "r.html", limit=3))
+    for words in (
+        "By the mean FD-x, the best checkpoint is that of step 8 (2.5; the last, of step 13, has 3.5)",
+        "best/model.safetensors",
+        "validation FD-x",
+    ):
+        assert words in text, words
+    write_json(run / "best" / "best.json", {"value": "x"})
+    assert "best checkpoint" not in words_of(write_report(run, out=tmp_path / "r.html", limit=3))
+
+
+def test_results_alone_are_compared(tmp_path: Path) -> None:
+    """Two results side by side: intervals, N, unknown measures under their own names, what is not comparable, the best checkpoint."""
+    best = {k: v for k, v in results(0.5).items() if k != "best"}
+    one, two = (
+        write_json(tmp_path / "one.json", results(1.0)),
+        write_json(tmp_path / "two.json", results(5.0, best=best)),
+    )
+    text = words_of(write_report(one, two, out=tmp_path / "r.html"))
+    for words in (
+        "2 results compared", "KD-toy ↓", "1 [0.9, 1.1]", "40 / 50", "of tomorrow", "not comparable", "constant <features>", "only 40 images", "one: red → blue: translations are nearer",
+        "two: red → blue: translations are further from", "best checkpoint", "0.5 [0.4, 0.6]", "aaaaaaaaaaaaaaaa…",
+    ):  # fmt: skip
+        assert words in text, words
+
+
+def test_old_results_without_intervals_are_read(tmp_path: Path) -> None:
+    """Deviations stand in for intervals; overlapping ones are called about as near."""
+    old = results()
+    old.pop("measures")
+    kd = {"value": 1.0, "std": 0.3, "n": [40, 50], "before": {"value": 1.2, "std": 0.3, "n": [40, 50]}}
+    old["directions"][0]["KD-toy"] = kd
+    text = words_of(write_report(write_json(tmp_path / "results.json", old), out=tmp_path / "r.html"))
+    assert "1 ± 0.3" in text and "about as near to real images of blue as the untranslated inputs are" in text
+
+
+def test_an_adaptation_has_its_accuracies_and_confusions(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """Accuracies with Wilson intervals and N, both confusion tables, and a verdict in words, with the run below OUT/run."""
+    out = tmp_path / "adapted"
+    shutil.copytree(trained[0], out / "run")
+    plain = {"accuracy": 0.5, "n": 100, "confusion": [[25, 25], [25, 25]]}
+    last = {"accuracy": 0.9, "n": 100, "confusion": [[45, 5], [5, 45]]}
+    history = [{"step": 1, "held_out": 0.5}, {"step": 2, "held_out": 0.9}]
+    value = {
+        "recipe": "translate", "method": "tiny", "seed": 0, "classes": ["a", "b"], "counts": {"source": 50, "test": 100}, "selection": "of 2 looks",
+        "source_only": plain, "last": last, "best": last, "history": history,
+    }  # fmt: skip
+    write_json(out / "results.json", value)
+    path = write_report(out, out=tmp_path / "r.html", limit=4)
+    text = words_of(path)
+    for words in (
+        "more often right than",
+        "0.9000 [0.8256, 0.9448]",
+        "of 2 looks",
+        "true ↓ predicted →",
+        "held out",
+        "as blue",
+    ):
+        assert words in text, words
+    assert path.read_text().count('class="confusion"') == 2  # the best is the last one here
+
+
+def test_a_report_of_nothing_is_refused(tmp_path: Path, trained: tuple[Path, Path]) -> None:
+    """No path, a path that is not there, an empty folder, a JSON file of another kind, and a second run: exit 2, each in words."""
+    with pytest.raises(DataError, match="nothing to report on"):
+        gather([])
+    with pytest.raises(CheckpointError, match="no such file"):
+        gather([tmp_path / "none"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="without"):
+        gather([tmp_path / "empty"])
+    with pytest.raises(DataError, match="no list 'directions'"):
+        gather([write_json(tmp_path / "x.json", {"a": 1})])
+    with pytest.raises(DataError, match="about one run"):
+        gather([trained[0], trained[0]])
+    with pytest.raises(ConfigError, match="at least 1 and 2"):
+        write_report(trained[0], out=tmp_path / "r.html", images=0)
+    with pytest.raises(SystemExit) as left:
+        main(["report", str(tmp_path / "none")])
+    assert left.value.code == 2
+
+
+def test_the_command_line_writes_the_page(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`unpaired report RUN --out PAGE` says where it is."""
+    with pytest.raises(SystemExit) as left:
+        main(["report", str(trained[0]), "--out", str(tmp_path / "deep" / "r.html"), "--limit", "3", "--images", "2"])
+    assert left.value.code == 0 and (tmp_path / "deep" / "r.html").is_file() and "open " in capsys.readouterr().out
+
+
+def test_with_weights_there_are_map_and_neighbours(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """With MobileNet's weights: one map of three groups for each direction, and training images with their distances; an image
+    that training had is its own nearest neighbour at distance 0."""
+    pytest.importorskip("sklearn", reason="t-SNE comes with scikit-learn, extra 'demo'")
+    weights = SHARED / "weights"
+    if not (weights / "mobilenet_v1_1.0_to_conv12.pth").is_file():
+        pytest.skip("MobileNet's weights are not here")
+    out = write_report(trained[0], out=tmp_path / "r.html", limit=4, images=2, weights=weights)
+    text = words_of(out)
+    assert "t-SNE of mobilenet_v1 features" in text and "real red (3)" in text and "nearest 4" in text
+    sight = looks.open_sight(weights, unpaired.load(trained[0]).device)
+    pictures = tiny.pictures(3, 16)
+    change, name = looks._change(pictures, pictures, sight)
+    assert np.abs(change).max() < 1e-5 and "perceptual" in name
+
+
+def test_extremes_and_progress(tmp_path: Path) -> None:
+    """The most extreme first, NaN nowhere; a sheet is cut into its pictures, and one of another shape is passed over."""
+    values = np.array([0.3, np.nan, 0.9, 0.1])
+    assert looks.extremes(values, 2, largest=True) == [2, 0] and looks.extremes(values, 9, largest=False) == [3, 0, 2]
+    sheet = np.repeat(
+        np.repeat(np.arange(8, dtype=np.uint8).reshape(4, 2) * 30, 16, 0), 16, 1
+    )  # 2 directions, 2 columns
+    for step in (0, 5):
+        Image.fromarray(np.repeat(sheet[..., None], 3, 2)).save(tmp_path / f"step-{step:09d}.png")
+    Image.fromarray(np.zeros((17, 16, 3), np.uint8)).save(tmp_path / "step-000000007.png")
+    samples = [(step, tmp_path / f"step-{step:09d}.png") for step in (0, 5, 7)]
+    found = looks.progress(samples, 2, 16)
+    assert list(found) == ["input", "step 0", "step 5"]
+    assert found["input"][1].max() == 30 and found["step 5"][0].max() == 60
+    assert list(looks.last_sheet(samples, 16)) == ["row 1", "row 2", "row 3", "row 4"]
+
+
+def test_the_log_is_grouped_by_what_it_says() -> None:
+    """λ and distances apart from losses, validation apart from both, one panel for each player; a resumed clock adds up."""
+    log = [
+        {"step": s, "stage": "a" if s < 3 else "b", "g/gan": 1.0, "g/cycle": 30.0, "d/real": 1.0, "lambda": 0.1 * s, "distance": 5.0,
+         "d/sign_accuracy": 0.99, "validation/FD-x/a->b": 9.0, "seconds": 10.0 * (1 + s % 3)}
+        for s in range(1, 7)
+    ]  # fmt: skip
+    groups = {kind: [p.title for p in panels] for kind, panels in figures.curves(log)}
+    assert groups == {
+        "Distances while training": ["validation FD-x"], "λ and distance": ["λ", "distance to the input"], "Losses": ["g", "d"],
+        "Watched values": ["share that a player judges rightly"],
+    }  # fmt: skip
+    assert figures.seconds(log) == 30 + 30 + 10 and figures.duration(70) == "70 s" and figures.duration(9000) == "2.5 h"
+    assert "nearly always" in figures.won([{"step": s, "d/sign_accuracy": 0.99} for s in range(40)])[0]
+    assert figures.won(log) == []
+
+
+def test_wilson_matches_its_published_example() -> None:
+    """81 of 263 has 95 % from 0.2553 to 0.3662 (Newcombe 1998, Table I)."""
+    low, high = figures.wilson(81 / 263, 263)
+    assert (low, high) == (pytest.approx(0.2553, abs=5e-5), pytest.approx(0.3662, abs=5e-5))
