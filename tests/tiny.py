@@ -4,6 +4,8 @@ learning rate decay, and a part that translate() does not need."""
 
 from __future__ import annotations
 
+import functools
+import itertools
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,8 +16,31 @@ from unpaired.config import MethodConfig, RunConfig, from_dict
 from unpaired.data.sampling import ArrayPool
 from unpaired.methods import METHODS
 from unpaired.methods.base import Adam, Batch, Method, Stage, Update
+from unpaired.networks import features
 
 METHODS.setdefault("tiny", "tiny:Tiny")
+
+
+def _tiny_network() -> features.Layers:
+    """Five convolutions, each but the first after a pooling: a pyramid of strides 1, 2, 4, 8, 16 with 4 to 12 channels."""
+    layers: features.Layers = []
+    for i, (inputs, outputs) in enumerate(itertools.pairwise((3, 4, 6, 8, 12, 12)), start=1):
+        if i > 1:
+            layers.append((f"pool{i}", lambda: nn.MaxPool2d(2), ""))
+        layers.append((f"conv{i}", functools.partial(nn.Conv2d, inputs, outputs, 3, padding=1), f"features.{i}"))
+        layers.append((f"relu{i}", nn.ReLU, ""))
+    return layers
+
+
+features.NETWORKS.setdefault(
+    "tiny",
+    features.Kind(
+        _tiny_network,
+        ("relu1", "relu2", "relu3"),
+        imagenet=False,
+        pyramid=tuple((f"conv{i}", f"relu{i}") for i in range(1, 6)),
+    ),
+)
 
 
 class TinyConfig(MethodConfig):

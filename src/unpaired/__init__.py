@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from unpaired.planning import plan
     from unpaired.report import write_report
     from unpaired.runs import pretrain, train
+    from unpaired.synthesis import synthesize
     from unpaired.translation import Translator, load, translate_files
 
 _WHERE = {
@@ -38,6 +39,7 @@ _WHERE = {
     "load": "unpaired.translation",
     "plan": "unpaired.planning",
     "pretrain": "unpaired.runs",
+    "synthesize": "unpaired.synthesis",
     "train": "unpaired.runs",
     "translate_files": "unpaired.translation",
     "write_report": "unpaired.report",
@@ -55,6 +57,7 @@ __all__ = [
     "load",
     "plan",
     "pretrain",
+    "synthesize",
     "train",
     "translate_files",
     "write_report",

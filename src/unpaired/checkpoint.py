@@ -261,6 +261,10 @@ def load_method(path: Path | str, device: torch.device | str = "cpu") -> tuple[M
         lines = "\n".join(f"  {k}: wanted {wanted.get(k)}, found {given.get(k)}" for k in wrong[:10])
         raise CheckpointError(f"{file}: {len(wrong)} tensors do not fit the model that its header describes:\n{lines}")
     method.load_state_dict(tensors, strict=True, assign=True)
+    try:
+        method.check_parts()
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from error
     method.requires_grad_(False)
     return method.eval().to(device), header
 
@@ -288,6 +292,7 @@ def start_from(method: Method, name: str, path: Path | str) -> dict[str, Any]:
             f"tensors differ.{lines}\nUse its settings: unpaired info {file} shows them"
         )
     method.load_state_dict(tensors, strict=False)
+    method.check_parts()
     return {
         "source": str(file.name),
         "sha256": hashlib.sha256(data).hexdigest(),

@@ -128,17 +128,19 @@ def train(
         "seed": seed, "model.weights": weights, "training.precision": precision, "training.device": device, "training.compile": compile, "data.workers": workers,
     }  # fmt: skip
     settings |= {key: value for key, value in named.items() if value is not None}
-    run(
+    trained = run(
         data, out, method=method, preset=preset, config=config, settings=settings, steps=steps, start_from=start_from,
         pretrained=pretrained, allow_change=allow_change, quiet=quiet,
     )  # fmt: skip
     if not quiet:
         from unpaired.validation import summary
 
+        here = shlex.quote(str(out))
+        single = f"unpaired synthesize {here} --n 64 --out DIR"
         lines = [
             f"done: {out}",
             summary(out),
-            f"next: unpaired translate {shlex.quote(str(out))} PICTURES --to DOMAIN --out DIR",
+            f"next: {single if len(trained.domains) == 1 else f'unpaired translate {here} PICTURES --to DOMAIN --out DIR'}",
         ]
         print("\n".join(line for line in lines if line))
 
@@ -248,6 +250,64 @@ def plan(
 
 
 @app.command
+def finetune(
+    data: Path,
+    /,
+    *,
+    out: Path,
+    network: Literal["vgg19", "mobilenet_v1"] = "vgg19",
+    weights: str = "pretrained",
+    epochs: int = 50,
+    batch_size: int = 25,
+    lr: float = 0.01,
+    momentum: float = 0.9,
+    size: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Fine-tune a classifier's deepest layers to tell the domains apart, as another source of features (method cascade).
+
+    Parameters
+    ----------
+    data
+        Folder of images, as for training.
+    out
+        File to write, ending in .safetensors; then unpaired train --weights FILE.
+    network
+        Which classifier.
+    weights
+        Its pretrained weights: file or folder, or random to do without.
+    epochs
+        Passes over all images.
+    batch_size
+        Images in a step.
+    lr
+        Learning rate, constant.
+    momentum
+        Of the gradient descent.
+    size
+        Side of the crops in pixels; the network's own when left out.
+    seed
+        Everything random follows from it.
+    device
+        auto, cpu, cuda or cuda:N.
+    overwrite
+        Replace a file that is there.
+    quiet
+        No progress.
+    """
+    from unpaired.finetuning import finetune as run
+
+    done = run(
+        data, out, network=network, pretrained=weights, epochs=epochs, batch_size=batch_size, lr=lr, momentum=momentum, size=size,
+        seed=seed, device=device, overwrite=overwrite, quiet=quiet,
+    )  # fmt: skip
+    print(done.text())
+
+
+@app.command
 def translate(
     model: Path,
     /,
@@ -266,6 +326,7 @@ def translate(
     overwrite: bool = False,
     mask: Path | None = None,
     mask_threshold: float | None = None,
+    levels: Path | None = None,
     quiet: bool = False,
 ) -> None:
     """Translate pictures or whole trees of them; the structure, sizes and inputs are kept.
@@ -304,11 +365,19 @@ def translate(
         Folder for the attention maps (method attend): 8-bit grey, 0 where the result equals the input exactly.
     mask_threshold
         Make the maps black and white at this value, 0 to 1; what is black stays as it was in the input.
+    levels
+        Folder for sheets of every level (method cascade): the input and its translation, from the deepest level on.
     quiet
         No progress.
     """
-    from unpaired.translation import translate_files
+    from unpaired.translation import load, translate_files
 
+    if levels is not None:
+        from unpaired.level_sheets import check_level_folder, write_level_sheets
+
+        check_level_folder(levels, out)
+        translator = load(model, device=device, precision=precision)
+        write_level_sheets(translator, list(inputs), to=to, source=source, folder=levels)
     done = translate_files(
         model, list(inputs), to=to, source=source, out=out, device=device, precision=precision, batch_size=batch_size, seed=seed,
         samples=samples, max_pixels=max_pixels, format=format, report=report, overwrite=overwrite, mask=mask,
@@ -316,6 +385,51 @@ def translate(
     )  # fmt: skip
     if not quiet:
         print(done.text())
+
+
+@app.command
+def synthesize(
+    model: Path,
+    /,
+    *,
+    out: Path,
+    n: int = 64,
+    seed: int = 0,
+    to: str | None = None,
+    interpolate: int = 0,
+    device: str = "auto",
+    precision: Literal["fp32", "bf16"] = "fp32",
+    overwrite: bool = False,
+) -> None:
+    """Draw pictures from noise (methods deepvae and biggan): PNG files and a sheet of them.
+
+    Parameters
+    ----------
+    model
+        Model file, checkpoint folder or run folder.
+    out
+        Folder for the pictures.
+    n
+        How many; with --interpolate, how many walks.
+    seed
+        Picture number i follows from the seed and i alone.
+    to
+        Domain, where the model knows several.
+    interpolate
+        Pictures on the way between two latents, one row of the sheet a walk.
+    device
+        auto, cpu, cuda or cuda:N.
+    precision
+        fp32 or bf16.
+    overwrite
+        Replace pictures that are there.
+    """
+    from unpaired.synthesis import synthesize as run
+
+    written = run(
+        model, out, count=n, seed=seed, domain=to, interpolate=interpolate, device=device, precision=precision, overwrite=overwrite
+    )  # fmt: skip
+    print(f"{len(written)} pictures: {out}; an overview: {out / 'sheet.png'}")
 
 
 @app.command
@@ -517,6 +631,64 @@ def report(
     )  # fmt: skip
     if not quiet:
         print(f"open {path}")
+
+
+@app.command
+def look(
+    model: Path,
+    data: Path,
+    /,
+    *,
+    to: str,
+    out: Path,
+    source: str | None = None,
+    network: Literal["mobilenet_v1", "alexnet", "vgg19", "squeezenet1_1"] = "mobilenet_v1",
+    features: str | None = None,
+    weights: Path | None = None,
+    limit: int = 200,
+    rows: int = 16,
+    nearest: int = 3,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """A map of deep features of source, target and translations (t-SNE), and the target images nearest to each translation.
+
+    Parameters
+    ----------
+    model
+        Model file, checkpoint folder or run folder.
+    data
+        Folder of images, as for training.
+    to
+        Domain to translate to.
+    out
+        Folder for map.png (source blue, target red, translations cyan), neighbours.png and look.json.
+    source
+        Domain of the inputs, where it does not follow from --to.
+    network
+        Feature network of the perceptual distance.
+    features
+        Feature network of the map: vgg19_fc7 as in the paper, or a backbone's name; that of --network when left out.
+    weights
+        File or folder with the weights of both.
+    limit
+        Images of each kind.
+    rows
+        Rows of neighbours.png.
+    nearest
+        Target images in each row.
+    seed
+        Of the map, and of random outputs.
+    device
+        auto, cpu, cuda or cuda:N.
+    """
+    from unpaired.look import look as run
+
+    done = run(
+        model, data, out, to=to, source=source, network=network, features=features, weights=weights, limit=limit, rows=rows,
+        nearest=nearest, seed=seed, device=device,
+    )  # fmt: skip
+    print(done.text())
 
 
 @app.command

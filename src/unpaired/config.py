@@ -50,6 +50,9 @@ class DataConfig(Settings):
     """Widen the filter when shrinking (Pillow's way); False samples without it, as some old code did."""
     mirror: bool = True
     """Flip half of the training crops left to right."""
+    views: Annotated[int, Field(ge=0)] = 0
+    """How many different training crops of each image there are, with their mirroring; 0 draws a new one each time. A limit makes
+    features of crops worth keeping (``model.feature_cache`` of the methods on a pyramid)."""
     background: tuple[int, int, int] = (255, 255, 255)
     """RGB colour (0 to 255) put under transparent pixels."""
     cache: bool = True

@@ -37,6 +37,12 @@ def kl_unit_variance(mu: Tensor) -> Tensor:
     return 0.5 * mean_square(mu)
 
 
+def kl_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, exp(log_variance)) || N(0, I)) of each sample, a sum over its latent [N, Z], averaged over samples."""
+    mean, log_variance = mean.float(), log_variance.float()
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1).mean()
+
+
 def _total(terms: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(terms)).sum()
 

@@ -93,6 +93,8 @@ class Trainer:
         )
         self.settings, self.validator = config.training, validator
         self.plan = Plan(method.stages())
+        if config.data.views:
+            method.view_counts = {d: pool.count(d) * config.data.views for d in method.domains}
         self.watch = Watch()
         self.step = 0
         self.pretrained: list[dict[str, str]] = []
@@ -187,9 +189,9 @@ class Trainer:
                 if saved:
                     optimizer.state[parameter] = saved
 
-    def _examples(self, domain: str, count: int) -> Tensor:
-        """[n, 3, S, S]: centre crops of the first ``count`` training images of a domain, fewer where there are fewer."""
-        rows = range(min(count, self.pool.count(domain)))
+    def _examples(self, domain: str, count: int, first: int = 0) -> Tensor:
+        """[n, 3, S, S]: centre crops of ``count`` training images of a domain from ``first`` on, fewer where there are fewer."""
+        rows = range(first, min(first + count, self.pool.count(domain)))
         return to_tensor(centre_crops(self.pool, domain, rows, self.config.data)).to(self.device)
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
@@ -225,6 +227,7 @@ class Trainer:
             self.average[name] = tensors[f"average/{name}"].to(self.device, copy=True)
         self.step = values["step"]
         self._take_optimizers(tensors)
+        self.method.check_parts()
         self.watch.restore(values["watch"])
         self.pretrained = list(values.get("pretrained", ()))  # files from before there was such a thing
 

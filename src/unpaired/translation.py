@@ -307,6 +307,19 @@ class Translator:
         return self._run(network, images, max_pixels)
 
     @torch.inference_mode()
+    def levels(self, images: Tensor, source: str | None, target: str) -> list[tuple[str, Tensor, Tensor]]:
+        """Level by level, deepest first: (its name, what the images look like there, what their translation looks like there).
+
+        Images and pictures float32 [N, 3, S, S] in [-1, 1], S the side at which the model was trained. Empty for methods without
+        levels. Raises ConfigError, DataError as :meth:`translate`.
+        """
+        source, target = self.direction(source, target)
+        check_images(images)
+        with autocast(self.precision, self.device):
+            found = self.method.levels(images.to(self.device, torch.float32), source, target)  # type: ignore[arg-type]
+        return [(name, own.float().clamp(-1, 1), made.float().clamp(-1, 1)) for name, own, made in found]
+
+    @torch.inference_mode()
     def _run(self, network: Any, images: Tensor, max_pixels: int) -> Tensor:
         if self.device.type == "cuda":
             set_products(self.precision)

@@ -48,6 +48,42 @@ SETTINGS: dict[str, dict[str, Any]] = {
             "joint_steps": 4,
         },
     },
+    "cascade": {
+        "data": {"size": 32},
+        "training": {"ema": 0.9},
+        "model": {
+            "network": "tiny",
+            "weights": "random",
+            "width": 0.05,
+            "inversion_width": 0.2,
+            "judge_width": 2,
+            "levels": [5, 4, 3],
+            "generator_every": 2,
+            "batch_size": 2,
+            "level_steps": 4,
+            "invert_all": False,
+            "inversion_batch_size": 3,
+            "inversion_steps": 2,
+        },
+    },
+    "deepvae": {
+        "data": {"size": 32, "views": 2},
+        "model": {
+            "feature_cache": "uint8",
+            "network": "tiny",
+            "weights": "random",
+            "width": 0.05,
+            "inversion_width": 0.2,
+            "judge_width": 2,
+            "levels": [5, 4],
+            "latent": 3,
+            "generator_every": 2,
+            "batch_size": 2,
+            "level_steps": 4,
+            "inversion_batch_size": 3,
+            "inversion_steps": 3,
+        },
+    },
     "tiny": {"training": {"ema": 0.9}},
     "unit": {
         "model": {"width": 4, "discriminator_layers": 3, "steps": 13, "batch_size": 2},
@@ -95,7 +131,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 LABELLED = {"unit-digits"}
-SIZES = {"unit-digits": 32, "biggan": 32, "deepi2i": 32, "stylegan": 32, "deepi2i-stylegan": 32}
+SIZES = {
+    "unit-digits": 32,
+    "biggan": 32,
+    "deepi2i": 32,
+    "stylegan": 32,
+    "deepi2i-stylegan": 32,
+    "cascade": 36,
+    "deepvae": 36,
+}
+SINGLE = {"deepvae"}
 
 
 def config(name: str, **changes: Any) -> RunConfig:
@@ -107,6 +152,8 @@ def pool(name: str) -> ArrayPool:
     """Its images; labels where it needs them."""
     side = SIZES.get(name, 20)
     images = {"red": tiny.pictures(7, side, 0, 0), "blue": tiny.pictures(7, side, 1, 2)}
+    if name in SINGLE:
+        return ArrayPool({"red": images["red"]})
     if name in LABELLED:
         return ArrayPool(images, {"red": np.arange(7) % 3}, ("zero", "one", "two"))
     return ArrayPool(images)

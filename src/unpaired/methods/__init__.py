@@ -16,6 +16,8 @@ METHODS: dict[str, str] = {
     "unit-digits": "unpaired.methods.unit_digits:UNITDigits",
     "biggan": "unpaired.methods.biggan:BigGAN",
     "deepi2i": "unpaired.methods.deepi2i:DeepI2I",
+    "cascade": "unpaired.methods.cascade:Cascade",
+    "deepvae": "unpaired.methods.deepvae:DeepVAE",
     "stylegan": "unpaired.methods.stylegan:StyleGAN",
     "deepi2i-stylegan": "unpaired.methods.deepi2i_stylegan:DeepI2IStyleGAN",
 }

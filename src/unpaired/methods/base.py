@@ -135,8 +135,11 @@ class Method(nn.Module):
         self.classes = tuple(classes)
         self.image_size = image_size
         """Side in pixels of the training crops."""
-        self.examples: Callable[[str, int], Tensor] | None = None
-        """While :meth:`prepare` runs in a training: (domain, at most so many) -> its first training images, [n, 3, S, S]."""
+        self.examples: Callable[..., Tensor] | None = None
+        """While :meth:`prepare` runs in a training: (domain, at most so many, first = 0) -> its training images from number
+        ``first`` on, centre crops [n, 3, S, S]; none after the last."""
+        self.view_counts: dict[str, int] | None = None
+        """In a training whose images have a limited number of crops (``data.views``): how many there are of each domain."""
         self.has_weights = False
         """Set where a run begins with the weights of another model of this method: :meth:`prepare` must leave those alone."""
         self.carried: dict[str, Tensor] = {}
@@ -177,6 +180,11 @@ class Method(nn.Module):
         """
         return []
 
+    def check_parts(self) -> None:
+        """Called when saved weights have been taken in, all of them. Raises CheckpointError where parts do not belong together:
+        one was trained on another that has changed since."""
+        return
+
     def translate(
         self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -205,6 +213,11 @@ class Method(nn.Module):
     def view_names(self) -> tuple[str, ...]:
         """Names of the pictures that :meth:`views` returns now, in their order, for reports; those without one are numbered."""
         return ()
+
+    def levels(self, images: Tensor, source: str, target: str) -> list[tuple[str, Tensor, Tensor]]:
+        """For a method that translates level by level: (name of the level, what the images look like there, what their translation
+        looks like there), pictures [N, 3, H, W] in [-1, 1], in the order of translation. Empty for the others."""
+        return []
 
     def shared_state(self) -> Mapping[str, Tensor]:
         """The part of ``state_dict()`` that ``translate`` needs: what is not in ``training_only``."""

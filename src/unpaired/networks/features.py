@@ -13,6 +13,8 @@ alexnet        conv1 relu1 pool1 conv2 ... relu5 pool5                          
 mobilenet_v1   conv0 stride2 block2 stride4 block4 stride8 ... stride32            TensorFlow's
 =============  ==================================================================  ==========================
 
+In MobileNet a layer holds its ReLU6; ``stride2_linear`` is what stands before it, for every layer.
+
 Legend: N batch, C channels, H height, W width; images [N, 3, H, W] in [-1, 1].
 """
 
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unpaired import weights
@@ -34,6 +37,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of RGB in [0, 1]: what torchvision's networks were trained on."""
 CAFFE_MEAN = (103.9, 116.8, 123.7)
 """Of BGR in [0, 255]: what the Caffe weights of SqueezeNet were trained on."""
+LINEAR = "_linear"
+"""End of a tap's name that asks for what stands before the ReLU within a layer."""
 
 Layers = list[tuple[str, Callable[[], nn.Module], str]]
 """Name, how it is made, and the start of its tensors' names in torchvision's file (empty for layers without weights)."""
@@ -102,16 +107,26 @@ def _mobilenet_v1() -> Layers:
     layers: Layers = [("conv0", _make(mobilenet.ConvBN, 3, 32, 3, stride=2), "conv0")]
     inputs = 32
     for number, (outputs, stride) in enumerate(mobilenet.BLOCKS, start=1):
-        layers.append((names.get(number, f"block{number}"), _make(_separable, inputs, outputs, stride), f"{number}"))
+        layers.append((names.get(number, f"block{number}"), _make(Separable, inputs, outputs, stride), f"{number}"))
         inputs = outputs
     return layers
 
 
-def _separable(inputs: int, outputs: int, stride: int) -> nn.Module:
-    block = nn.Sequential()
-    block.add_module("dw", mobilenet.ConvBN(inputs, inputs, 3, stride=stride, groups=inputs))
-    block.add_module("pw", mobilenet.ConvBN(inputs, outputs, 1))
-    return block
+class Separable(nn.Module):
+    """MobileNet's block: a 3 x 3 convolution of each channel alone, then a 1 x 1 one over channels."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.dw = mobilenet.ConvBN(inputs, inputs, 3, stride=stride, groups=inputs)
+        self.pw = mobilenet.ConvBN(inputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.pw(self.dw(x))
+        return out
+
+    def linear(self, x: Tensor) -> Tensor:
+        """What comes out before the last ReLU6."""
+        return self.pw.linear(self.dw(x))
 
 
 @dataclass(frozen=True)
@@ -130,15 +145,27 @@ class Kind:
     """Names in ``weights.CATALOGUE`` that fit, in order of preference."""
     imagenet: bool = True
     """The input is normalised by ImageNet's statistics; else it stays in [-1, 1]."""
+    pyramid: tuple[tuple[str, str], ...] = ()
+    """Layers of a feature pyramid from level 1 on, each before and after its ReLU; empty for a network that makes none."""
 
+
+_VGG_PYRAMID = tuple((f"conv{i}_1", f"relu{i}_1") for i in range(1, 6))
+_ALEXNET_PYRAMID = tuple((f"conv{i}", f"relu{i}") for i in range(1, 6))
+_MOBILENET_PYRAMID = tuple((f"{name}{LINEAR}", name) for name in mobilenet.TAPS)
 
 NETWORKS: dict[str, Kind] = {
-    "vgg19": Kind(_vgg19, ("relu1_1", "relu2_1", "relu3_1"), "relu3_3", 256, weights=("vgg19",)),
+    "vgg19": Kind(_vgg19, ("relu1_1", "relu2_1", "relu3_1"), "relu3_3", 256, weights=("vgg19",), pyramid=_VGG_PYRAMID),
     "squeezenet1_1": Kind(
         _squeezenet1_1, ("relu1", "fire3", "fire5"), "fire3", 128, 1, ("squeezenet1_1", "squeezenet_v1.1_features")
     ),
-    "alexnet": Kind(_alexnet, ("relu1", "relu2", "relu3"), weights=("alexnet",)),
-    "mobilenet_v1": Kind(_mobilenet_v1, ("stride2", "stride4", "stride8"), weights=("mobilenet_v1",), imagenet=False),
+    "alexnet": Kind(_alexnet, ("relu1", "relu2", "relu3"), weights=("alexnet",), pyramid=_ALEXNET_PYRAMID),
+    "mobilenet_v1": Kind(
+        _mobilenet_v1,
+        ("stride2", "stride4", "stride8"),
+        weights=("mobilenet_v1",),
+        imagenet=False,
+        pyramid=_MOBILENET_PYRAMID,
+    ),
 }
 """All networks by name."""
 
@@ -162,24 +189,35 @@ class Features(nn.Module):
         layers = NETWORKS[network].layers()
         names = [name for name, _, _ in layers]
         for tap in self.taps:
-            if tap not in names:
+            if tap.removesuffix(LINEAR) not in names:
                 raise ConfigError(
                     f"{network} has no layer '{tap}'.{nearest(tap, names)} There are: {', '.join(names)}."
                 )
-        last = max(names.index(tap) for tap in self.taps)
+        last = max(names.index(tap.removesuffix(LINEAR)) for tap in self.taps)
         self.layers = nn.ModuleDict({name: make() for name, make, _ in layers[: last + 1]})
+        for tap in self.taps:
+            if tap.endswith(LINEAR) and not hasattr(self.layers[tap.removesuffix(LINEAR)], "linear"):
+                raise ConfigError(f"layer '{tap.removesuffix(LINEAR)}' of {network} holds no ReLU to look before")
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if NETWORKS[network].imagenet else ((0.5,) * 3, (0.5,) * 3)
         self.register_buffer("mean", torch.tensor(mean)[:, None, None])  # of RGB in [0, 1]
         self.register_buffer("std", torch.tensor(std)[:, None, None])
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor, taps: Sequence[str] | None = None) -> list[Tensor]:
+        """The outputs of ``taps``: all those the network was made for, or some of them; nothing deeper is computed."""
+        wanted = self.taps if taps is None else tuple(taps)
         x = ((images + 1) / 2 - self.mean) / self.std
-        found = {}
+        found: dict[str, Tensor] = {}
         for name, layer in self.layers.items():
-            x = layer(x)
-            if name in self.taps:
+            if len(found) == len(set(wanted)):
+                break
+            if name + LINEAR in wanted:
+                found[name + LINEAR] = x = layer.linear(x)  # type: ignore[operator]  # __init__ looked
+                x = F.relu6(x)  # not in place: the tap stays what it was
+            else:
+                x = layer(x)
+            if name in wanted:
                 found[name] = x
-        return [found[tap] for tap in self.taps]
+        return [found[tap] for tap in wanted]
 
     def fill(self, name: str, state: Mapping[str, Tensor]) -> None:
         """Take the weights of the file ``name`` of the catalogue. Raises WeightsError when they do not fit."""

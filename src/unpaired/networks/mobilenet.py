@@ -44,9 +44,13 @@ class ConvBN(nn.Conv2d):
         self.bn = nn.BatchNorm2d(outputs, eps=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
+        return F.relu6(self.linear(x))
+
+    def linear(self, x: Tensor) -> Tensor:
+        """What comes out before the ReLU6."""
         x = _pad_same(x, self.kernel_size[0], self.stride[0])
         normalised: Tensor = self.bn(super().forward(x))
-        return F.relu6(normalised)
+        return normalised
 
 
 class MobileNetV1(nn.Module):

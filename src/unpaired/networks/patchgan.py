@@ -171,3 +171,28 @@ class SharedDiscriminators(nn.Module):
         features = torch.cat([front(x) for front, x in zip(self.fronts, images, strict=True)])
         logits: Tensor = self.head(self.back(features))  # no norm: one pass over both domains equals two
         return [[part] for part in torch.split(logits, [len(x) for x in images])]
+
+
+class StridedPatches(nn.Module):
+    """A PatchGAN whose normalised convolutions are all strided: ``layers`` 4 x 4 convolutions of stride 2 with LeakyReLU 0.2,
+    batch norm after all but the first, and a 4 x 4 convolution of stride 1 to the logits.
+
+    ``width`` channels out of the first, doubled by each next up to 8 * ``width``. With 4 layers a patch sees 94 pixels.
+    [N, 3, H, W] -> one [N, 1, H/16 - 1, W/16 - 1] in a list.
+    """
+
+    def __init__(self, width: int = 64, layers: int = 4) -> None:
+        super().__init__()
+        self.layers = nn.Sequential()
+        inputs = 3
+        for i in range(layers):
+            outputs = width * min(2**i, 8)
+            layer = nn.Sequential(nn.Conv2d(inputs, outputs, 4, 2, 1))
+            if i > 0:
+                layer.append(norm_layer("batch", outputs))
+            self.layers.append(layer.append(nn.LeakyReLU(0.2, inplace=True)))
+            inputs = outputs
+        self.head = nn.Conv2d(inputs, 1, 4, 1, 1)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [self.head(self.layers(images))]

@@ -1,0 +1,226 @@
+"""Cross-Domain Cascaded Deep Translation (Katzir, Lischinski and Cohen-Or, ECCV 2020; ICLR 2020 submission; arXiv 1906.01526).
+
+Two domains, both ways. Not images are translated but their features in a classifier: the deepest map first, then each
+shallower one given the translation of the next deeper one; the last is inverted into an image. Equation numbers are those of the
+ICLR submission; docs/methods/cascade.md lists every reading taken where the paper leaves or contradicts something.
+
+Legend: a, b are images of the two domains, a_i, b_i their maps at level i, b̃_i the translation of a_i and ã_i that of b_i;
+G_i^B gives maps of b's domain, D_i^B judges them. In code a domain is its index, and ``target`` is where a translator leads.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+import torch
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from unpaired import losses
+from unpaired.errors import ConfigError
+from unpaired.methods.base import Adam, Batch, Stage, Update
+from unpaired.methods.levels import LevelConfig, LevelMethod, Maps, Weight, bind
+from unpaired.networks.feature_maps import Conditional, ContentTrunk, Critic, DeepTranslator, StyleFromMap
+
+
+class CascadeConfig(LevelConfig):
+    """Every number of the paper, and those it leaves out."""
+
+    adversarial_weight: Weight = 1.0
+    """Of L_adv for the translators; 0 leaves the critics out (Fig. 6)."""
+    cycle_weight: Weight = 100.0
+    """λ_cyc (Eq. 4); 0 leaves the cycle out (Fig. 6)."""
+    identity_weight: Weight = 100.0
+    """λ_idty (Eq. 4); 0 leaves the identity loss out (Fig. 6)."""
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> Self:
+        if self.adversarial_weight == self.cycle_weight == self.identity_weight == 0:
+            raise ValueError("adversarial_weight, cycle_weight and identity_weight are all 0: nothing would be learnt")
+        return self
+
+
+class Cascade(LevelMethod):
+    """Two-way translation of the levels of a feature pyramid, deep to shallow.
+
+    Stages: the inversion networks of each level, then the translators of each level from the deepest on, both directions at once.
+    ``translate`` takes images of the trained size and ends at the last level that has been begun. Deterministic.
+    """
+
+    Config: ClassVar[type[CascadeConfig]] = CascadeConfig
+    training_only: ClassVar[tuple[str, ...]] = ("critics", "judges")
+
+    def __init__(
+        self, config: CascadeConfig, domains: tuple[str, ...], *, image_size: int, classes: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(config, domains, image_size=image_size, classes=classes)
+        c = config
+        channels, sides = self.pyramid.channels, self.pyramid.sides
+        self.makers, self.critics = nn.ModuleDict(), nn.ModuleDict()
+        for index, level in enumerate(c.levels):
+            self.makers[str(level)] = nn.ModuleList([self._translator(index) for _ in domains])  # G_i^A, G_i^B
+            self.critics[str(level)] = nn.ModuleList(
+                [Critic(channels[level], sides[level], c.width) for _ in domains]
+            )  # D_i^A, D_i^B
+
+    def _translator(self, index: int) -> nn.Module:
+        """Table 3 for the deepest level, Tables 4 and 5 for the others."""
+        c: CascadeConfig = self.config
+        channels, sides = self.pyramid.channels, self.pyramid.sides
+        level = c.levels[index]
+        if index == 0:
+            return DeepTranslator(channels[level], c.width)
+        deeper = c.levels[index - 1]
+        trunk = ContentTrunk(channels[deeper], channels[level], sides[deeper], sides[level], c.width, c.narrowing)
+        return Conditional(trunk, StyleFromMap(channels[level], sides[level], trunk.widths, c.width))
+
+    # -- plan
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """The domains in their order: each batch has images of both, and both directions are trained on it."""
+        return ((self.domains[0], self.domains[1]),)
+
+    def stages(self) -> tuple[Stage, ...]:
+        c: CascadeConfig = self.config
+        stages = self.inversion_stages()
+        adam = Adam(c.lr, c.betas)
+        for index, level in enumerate(c.levels):
+            if level in c.kept_levels:
+                continue
+            key = str(level)
+            updates = [
+                Update(
+                    f"translator-{level}",
+                    bind(self.translator_loss, index),
+                    (self.makers[key],),
+                    adam,
+                    every=c.generator_every,
+                )
+            ]
+            if c.adversarial_weight > 0:
+                critic = Update(f"critic-{level}", bind(self.critic_loss, index), (self.critics[key],), adam)
+                updates.insert(0, critic)
+            stages.append(
+                Stage(
+                    f"level-{level}", c.level_steps, tuple(updates), c.batch_size, start=bind(self.start_level, index)
+                )
+            )
+        return tuple(stages)
+
+    # -- translation
+
+    def make(self, index: int, own: Tensor, deeper: Tensor | None, target: int) -> Tensor:
+        """G_i of level number ``index`` towards ``target``: its map from the level's own map and the next deeper one."""
+        translators: Any = self.makers[str(self.config.levels[index])]
+        translator = translators[target]
+        made: Tensor = translator(own) if deeper is None else translator(own, deeper)
+        return made
+
+    def cascade(self, maps: Maps, target: int, count: int) -> list[Tensor]:
+        """The translations of the first ``count`` levels, each given that of the next deeper one."""
+        made: list[Tensor] = []
+        for index in range(count):
+            made.append(self.make(index, maps[self.config.levels[index]], made[-1] if made else None, target))
+        return made
+
+    def _way(self, source: str, target: str) -> tuple[int, int]:
+        if (source, target) not in self.directions:
+            raise ConfigError(f"this model translates between {' and '.join(self.domains)}, not {source} to {target}")
+        return self.domains.index(source), self.domains.index(target)
+
+    def translate(
+        self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """image -> features -> 5 -> 4 -> 3 -> inversion -> image (Fig. 3)."""
+        s, t = self._way(source, target)
+        maps: Maps = self.pyramid(images, s)
+        last = self.config.levels[self.shown - 1]
+        if not int(self.reached):  # no translator yet: the map in the other domain's units
+            return self.picture(last, maps[last], t)
+        return self.picture(last, self.cascade(maps, t, self.shown)[-1], t)
+
+    def reconstruct(self, images: Tensor, domain: str) -> Tensor | None:
+        """The inversion of the last level's map of ``images``: what the way through features costs, without translation."""
+        number, last = self.domains.index(domain), self.config.levels[-1]
+        return self.picture(last, self.pyramid(images, number, (last,))[last], number)
+
+    def levels(self, images: Tensor, source: str, target: str) -> list[tuple[str, Tensor, Tensor]]:
+        """Fig. 1 and 25: inversions of the maps of ``images`` and of their translations, for each level with an inversion network."""
+        s, t = self._way(source, target)
+        maps: Maps = self.pyramid(images, s)
+        made = self.cascade(maps, t, self.shown)
+        return [
+            (f"level {level}", self.picture(level, maps[level], s), self.picture(level, own, t))
+            for level, own in zip(self.config.levels, made, strict=False)
+            if level in self.config.inverted
+        ]
+
+    @property
+    def view_names(self) -> tuple[str, ...]:
+        """The input's inversion first; then as for every method on levels, once a level has been begun."""
+        return ("inversion of the input", *(super().view_names if int(self.reached) else ()))
+
+    def views(self, images: Tensor, source: str, target: str) -> list[Tensor]:
+        """For the sample sheets: the inversion of the input, then the translation at each level but the last."""
+        if not int(self.reached):
+            same = self.reconstruct(images, source)
+            return [] if same is None else [same]
+        found = self.levels(images, source, target)
+        return [found[-1][1]] + [translated for _, _, translated in found[:-1]] if found else []
+
+    # -- losses
+
+    def _both(self, batch: Batch, index: int) -> tuple[Maps, Maps]:
+        """The maps of a and of b, down to level number ``index``."""
+        return self.maps(batch.source, 0, index), self.maps(batch.target, 1, index)
+
+    def _conditions(self, index: int, real: tuple[Maps, Maps]) -> tuple[Tensor | None, Tensor | None]:
+        """(ã_{i+1}, b̃_{i+1}), by target, from the frozen translators of the deeper levels; None for the deepest."""
+        if index == 0:
+            return None, None
+        with torch.no_grad():
+            return self.cascade(real[1], 0, index)[-1], self.cascade(real[0], 1, index)[-1]
+
+    def critic_loss(self, batch: Batch, index: int) -> dict[str, Tensor]:
+        """Eq. 1 for the critics, of both domains: E D(ỹ) - E D(y) + λ_gp E (||∇D(ŷ)|| - 1)²; unconditional at every level."""
+        c: CascadeConfig = self.config
+        level, real = c.levels[index], self._both(batch, index)
+        critics: Any = self.critics[str(level)]
+        deeper = self._conditions(index, real)
+        terms = {}
+        for target, name in enumerate(self.domains):
+            own = real[1 - target][level]
+            with torch.no_grad():
+                fake = self.make(index, own, deeper[target], target)
+            y, critic = real[target][level], critics[target]
+            terms[f"gap/{name}"] = losses.critic_gap(critic(y), critic(fake))
+            terms[f"penalty/{name}"] = c.penalty_weight * losses.gradient_penalty(critic, y, fake)
+        return terms
+
+    def translator_loss(self, batch: Batch, index: int) -> dict[str, Tensor]:
+        """Eq. 4 for the translators: -E D(ỹ) for both, λ_cyc times the cycle, λ_idty times the identity loss; means of |·|.
+
+        Below the deepest level, the way back and the identity are given the *real* deeper map.
+        """
+        c: CascadeConfig = self.config
+        level, real = c.levels[index], self._both(batch, index)
+        critics: Any = self.critics[str(level)]
+        translated = self._conditions(index, real)
+        terms = {}
+        for target, name in enumerate(self.domains):
+            source = 1 - target
+            own = real[source][level]
+            back_to = real[source][c.levels[index - 1]] if index else None  # a_{i+1}, not its translation
+            if c.adversarial_weight > 0 or c.cycle_weight > 0:
+                fake = self.make(index, own, translated[target], target)
+            if c.adversarial_weight > 0:
+                judged = critics[target](fake)[0].float().mean()
+                terms[f"adversarial/{name}"] = -c.adversarial_weight * judged  # G raises what Eq. 1 has D lower
+            if c.cycle_weight > 0:  # Eq. 2
+                back = self.make(index, fake, back_to, source)
+                terms[f"cycle/{self.domains[source]}"] = c.cycle_weight * losses.mean_l1(back, own)
+            if c.identity_weight > 0:  # Eq. 3
+                same = self.make(index, own, back_to, source)
+                terms[f"identity/{self.domains[source]}"] = c.identity_weight * losses.mean_l1(same, own)
+        return terms

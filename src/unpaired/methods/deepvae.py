@@ -1,0 +1,219 @@
+"""DeepVAE: images of one domain from noise, through the levels of a feature pyramid (Katzir et al., Cross-Domain Cascaded Deep
+Translation, supplement, section 6).
+
+A variational autoencoder of the deepest map, conditional Wasserstein GANs from each map to the next shallower one, feature
+inversion at the end. Pyramid, trunk, critics, inversion networks and their training are the cascade's own. As a "translation" it
+ignores the input and draws an image. Equation and table numbers are the supplement's; docs/methods/cascade.md lists the readings.
+
+Legend: x_i [N, C, h, h] in [-1, 1] is a real map at level i, z_i [N, Z] the noise of level i, G_i the generators, E the encoder
+of the deepest map, D_i the critics. A latent of the method is all z_i side by side, deepest first.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from unpaired import losses
+from unpaired.methods.base import Adam, Batch, Stage, Update
+from unpaired.methods.levels import Count, LevelConfig, LevelMethod, Maps, Weight, bind
+from unpaired.networks.feature_maps import (
+    Conditional,
+    ContentTrunk,
+    Critic,
+    LastLayer,
+    MapDecoder,
+    MapEncoder,
+    StyleFromNoise,
+)
+
+
+class DeepVAEConfig(LevelConfig):
+    """Every number of the supplement, and those it leaves out."""
+
+    latent: Annotated[int, Field(ge=1)] = 512
+    """nz: numbers in the noise of each level."""
+    kl_weight: Weight = 1.0
+    """β of the KL term (Eq. 1), which with the squared error is counted once for each sample; 1 is the ELBO."""
+    decoder_last: LastLayer = "tanh"
+    """Last layer of the decoder: ``tanh`` without norm, or ``literal`` as Table 5 lists it."""
+    critic_sees_condition: bool = False
+    """Show critics the enlarged deeper map beside the map they judge, so that the two must fit; the paper's sees the map alone."""
+    batch_size: Count = 10
+    """Images in a step of a level."""
+
+
+class DeepVAE(LevelMethod):
+    """One domain; makes images from noise (supplement, Fig. 19).
+
+    Stages: the inversion networks, the VAE of the deepest level, then the generators of each shallower one, each on real deeper
+    maps. ``translate`` draws an image for each input; ``latents`` gives the noise itself.
+    """
+
+    Config: ClassVar[type[DeepVAEConfig]] = DeepVAEConfig
+    training_only: ClassVar[tuple[str, ...]] = ("critics", "judges")
+    made_from_deeper: ClassVar[bool] = False
+    stochastic: ClassVar[bool] = True
+    any_source: ClassVar[bool] = True
+    min_domains: ClassVar[int] = 1
+    max_domains: ClassVar[int | None] = 1
+
+    def __init__(
+        self, config: DeepVAEConfig, domains: tuple[str, ...], *, image_size: int, classes: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(config, domains, image_size=image_size, classes=classes)
+        c = config
+        channels, sides = self.pyramid.channels, self.pyramid.sides
+        deepest = c.levels[0]
+        self.encoder = MapEncoder(channels[deepest], sides[deepest], c.latent, c.width)  # E
+        self.makers, self.critics = nn.ModuleDict(), nn.ModuleDict()
+        self.makers[str(deepest)] = MapDecoder(channels[deepest], sides[deepest], c.latent, c.width, c.decoder_last)
+        for deeper, level in zip(c.levels, c.levels[1:], strict=False):
+            trunk = ContentTrunk(channels[deeper], channels[level], sides[deeper], sides[level], c.width, c.narrowing)
+            self.makers[str(level)] = Conditional(trunk, StyleFromNoise(c.latent, trunk.widths, c.width))  # G_i
+            seen = channels[level] + (channels[deeper] if c.critic_sees_condition else 0)
+            self.critics[str(level)] = Critic(seen, sides[level], c.width)  # D_i
+
+    # -- plan
+
+    @property
+    def directions(self) -> tuple[tuple[str, str], ...]:
+        """The domain onto itself."""
+        return ((self.domains[0], self.domains[0]),)
+
+    @property
+    def latent_size(self) -> int | None:
+        return int(self.config.latent) * len(self.config.levels)
+
+    def stages(self) -> tuple[Stage, ...]:
+        c: DeepVAEConfig = self.config
+        stages = self.inversion_stages()
+        adam = Adam(c.lr, c.betas)
+        for index, level in enumerate(c.levels):
+            if level in c.kept_levels:
+                continue
+            key = str(level)
+            if index == 0:
+                players = (self.encoder, self.makers[key])
+                updates: tuple[Update, ...] = (Update(f"vae-{level}", self.vae_loss, players, adam),)
+            else:
+                updates = (
+                    Update(f"critic-{level}", bind(self.critic_loss, index), (self.critics[key],), adam),
+                    Update(
+                        f"generator-{level}", bind(self.generator_loss, index), (self.makers[key],), adam, every=c.generator_every
+                    ),
+                )  # fmt: skip
+            start = bind(self.start_level, index)
+            stages.append(Stage(f"level-{level}", c.level_steps, updates, c.batch_size, start=start))
+        return tuple(stages)
+
+    # -- synthesis
+
+    def make(self, index: int, noise: Tensor, deeper: Tensor | None) -> Tensor:
+        """G_i of level number ``index``: its map from noise [N, Z] and, but for the deepest, the next deeper map."""
+        maker = self.makers[str(self.config.levels[index])]
+        made: Tensor = maker(noise) if deeper is None else maker(noise, deeper)
+        return made
+
+    def synthesise(self, latents: Tensor, count: int, deepest: Tensor | None = None) -> list[Tensor]:
+        """Maps of the first ``count`` levels from [N, ``latent_size``]; ``deepest`` replaces the first one."""
+        made: list[Tensor] = []
+        for index, noise in enumerate(torch.split(latents, self.config.latent, dim=1)[:count]):
+            if index == 0 and deepest is not None:
+                made.append(deepest)
+            else:
+                made.append(self.make(index, noise, made[-1] if made else None))
+        return made
+
+    def pictures(self, made: list[Tensor]) -> list[Tensor]:
+        """Inversions of the maps whose level has an inversion network."""
+        levels = self.config.levels
+        return [
+            self.picture(level, x, 0) for level, x in zip(levels, made, strict=False) if level in self.config.inverted
+        ]
+
+    def _draw(self, count: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
+        return torch.randn(count, self.latent_size or 0, generator=generator, device=device)
+
+    def translate(
+        self,
+        images: Tensor,
+        source: str | None,
+        target: str,
+        *,
+        generator: torch.Generator | None = None,
+        latents: Tensor | None = None,
+    ) -> Tensor:
+        """Images from noise; of ``images`` only the number counts."""
+        if latents is None:
+            latents = self._draw(len(images), images.device, generator)
+        return self.pictures(self.synthesise(latents, self.shown))[-1].to(images.dtype)
+
+    def views(self, images: Tensor, source: str, target: str) -> list[Tensor]:
+        """For the sample sheets: the same samples at the deeper levels."""
+        noise = torch.Generator(images.device).manual_seed(0)  # as the sheets draw them
+        return self.pictures(self.synthesise(self._draw(len(images), images.device, noise), self.shown))[:-1]
+
+    def encode(self, images: Tensor) -> Tensor:
+        """[N, 3, S, S] -> the mean of their latents [N, Z] at the deepest level."""
+        deepest = self.config.levels[0]
+        mean: Tensor = self.encoder(self.pyramid(images, 0, (deepest,))[deepest])[0]
+        return mean
+
+    def reconstruct(self, images: Tensor, domain: str) -> Tensor | None:
+        """Through the VAE: the deepest map of ``images`` encoded and decoded; the shallower levels from noise 0."""
+        noise = torch.zeros(len(images), self.latent_size or 0, device=images.device)
+        deepest = self.make(0, self.encode(images), None)
+        return self.pictures(self.synthesise(noise, self.shown, deepest))[-1]
+
+    # -- losses
+
+    def vae_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Eq. 1 as a loss, divided by the elements of a map: ½ ||x - G(z)||² + β KL(q(z | x) || N(0, I)), z ~ q = N(μ, σ²)."""
+        c: DeepVAEConfig = self.config
+        x = self.maps(batch.source, 0, 0)[c.levels[0]]
+        mean, log_variance = self.encoder(x)
+        z = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
+        elements = x[0].numel()
+        return {
+            "reconstruction": 0.5 * losses.mean_square(self.make(0, z, None) - x),
+            "kl": c.kl_weight * losses.kl_normal(mean, log_variance) / elements,
+        }
+
+    def _pair(self, batch: Batch, index: int) -> tuple[Tensor, Tensor]:
+        """Real maps (y, x) of level number ``index`` and of the next deeper one, of the same crops."""
+        maps: Maps = self.maps(batch.source, 0, index)
+        return maps[self.config.levels[index]], maps[self.config.levels[index - 1]]
+
+    def _noise(self, like: Tensor) -> Tensor:
+        return torch.randn(len(like), self.config.latent, device=like.device)
+
+    def _judge(self, index: int, x: Tensor) -> Any:
+        """D_i as a function of the map alone; with ``critic_sees_condition`` the deeper map x is part of its input."""
+        critic = self.critics[str(self.config.levels[index])]
+        if not self.config.critic_sees_condition:
+            return critic
+        side = self.pyramid.sides[self.config.levels[index]]
+        condition = F.interpolate(x, size=(side, side), mode="nearest")
+        return lambda maps: critic(torch.cat([maps, condition], dim=1))
+
+    def critic_loss(self, batch: Batch, index: int) -> dict[str, Tensor]:
+        """Eq. 2 for D_i: E D(G(x, z)) - E D(y) + λ_gp E (||∇D(ŷ)|| - 1)², x a real deeper map."""
+        y, x = self._pair(batch, index)
+        with torch.no_grad():
+            fake = self.make(index, self._noise(x), x)
+        critic = self._judge(index, x)
+        return {
+            "gap": losses.critic_gap(critic(y), critic(fake)),
+            "penalty": self.config.penalty_weight * losses.gradient_penalty(critic, y, fake),
+        }
+
+    def generator_loss(self, batch: Batch, index: int) -> dict[str, Tensor]:
+        """Eq. 2 for G_i, which raises what D lowers: -E D(G(x, z))."""
+        _, x = self._pair(batch, index)
+        fake = self.make(index, self._noise(x), x)
+        return {"adversarial": -self._judge(index, x)(fake)[0].float().mean()}

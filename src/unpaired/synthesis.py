@@ -1,0 +1,145 @@
+"""Images from noise: methods whose ``translate`` draws (``deepvae``, ``biggan``), as files, and walks between two of them.
+
+Legend: N images, Z numbers in a latent; images float [N, 3, S, S] in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from unpaired._files import write_atomically
+from unpaired.data.images import encode_image, show, to_uint8
+from unpaired.errors import ConfigError, RefusedError, UnpairedError
+from unpaired.level_sheets import sheet
+from unpaired.translation import Translator, load
+
+BATCH = 16
+"""Images at a time; the result does not depend on it."""
+COLUMNS = 8
+"""Images in a row of the sheet of samples."""
+MAX_ON_SHEET = 64
+"""Images on that sheet; the files have all of them."""
+MOST = 100_000
+"""More images than this in one call are a slip of the finger."""
+
+
+def latents(translator: Translator, count: int, seed: int, *, first: int = 0) -> Tensor:
+    """[count, Z] standard normal: number ``first + i`` depends on ``seed`` and itself alone.
+
+    Raises ConfigError: the model has no latents.
+    """
+    size = translator.method.latent_size
+    if size is None:
+        raise ConfigError(
+            f"this model ({translator.header.get('method')}) does not make images from noise; methods 'deepvae' and 'biggan' do"
+        )
+    rows = []
+    for number in range(first, first + count):
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**63)
+        rows.append(torch.randn(size, generator=generator))
+    return torch.stack(rows) if rows else torch.zeros(0, size)
+
+
+def between(a: Tensor, b: Tensor, steps: int) -> Tensor:
+    """``steps`` latents from ``a`` to ``b`` [Z], both included, along the great circle, [steps, Z].
+
+    On a straight line the middle would be shorter than anything the model was trained on. Lengths change evenly.
+    """
+    t = torch.linspace(0, 1, steps, dtype=torch.float64)[:, None]
+    x, y = a.double(), b.double()
+    cosine = torch.dot(x, y) / (x.norm() * y.norm()).clamp_min(1e-12)
+    angle = torch.acos(cosine.clamp(-1, 1))
+    if float(torch.sin(angle)) < 1e-6:  # the same direction, or no circle between opposite ones
+        straight: Tensor = torch.lerp(x, y, t).float()
+        return straight
+    length = torch.lerp(x.norm(), y.norm(), t)
+    unit = (torch.sin((1 - t) * angle) * (x / x.norm()) + torch.sin(t * angle) * (y / y.norm())) / torch.sin(angle)
+    way: Tensor = (length * unit).float()
+    return way
+
+
+def draw(translator: Translator, noise: Tensor, domain: str) -> Tensor:
+    """Images of ``domain`` from latents [N, Z]: [N, 3, S, S] on the CPU."""
+    side = translator.method.fixed_size or translator.method.image_size
+    source = None if translator.method.any_source else domain
+    parts = []
+    for part in torch.split(noise, BATCH):
+        blank = torch.zeros(len(part), 3, side, side)  # only its number counts
+        parts.append(translator.translate(blank, source, domain, latents=part).cpu())
+    return torch.cat(parts)
+
+
+def synthesize(
+    model: Translator | Path | str,
+    out: Path | str,
+    *,
+    count: int = 64,
+    seed: int = 0,
+    domain: str | None = None,
+    interpolate: int = 0,
+    device: str = "auto",
+    precision: str = "fp32",
+    overwrite: bool = False,
+) -> list[Path]:
+    """Draw images from noise into ``out``: ``00000.png`` and on, ``sheet.png`` with the first of them, ``synthesis.json``.
+
+    Args:
+        model: a translator, or a path as for :func:`unpaired.load`.
+        count: how many images, or, with ``interpolate``, how many walks.
+        seed: image number i follows from (seed, i) alone.
+        domain: which one, where the model knows several.
+        interpolate: with 2 or more, that many images on the way between two latents, a row of the sheet for each walk.
+        overwrite: replace pictures of another call.
+
+    Raises:
+        ConfigError: the model makes no images from noise, or a number is out of range.
+        RefusedError: ``out`` holds pictures already. UnpairedError: it cannot be written.
+    """
+    translator = model if isinstance(model, Translator) else load(model, device=device, precision=precision)
+    out = Path(out)
+    if not 1 <= count * max(1, interpolate) <= MOST or interpolate == 1 or interpolate < 0:
+        raise ConfigError(
+            f"n = {count}, interpolate = {interpolate}: wanted 1 to {MOST:,} images in all, and at least 2 on a way"
+        )
+    latents(translator, 0, seed)  # refuses a model without noise, before anything else
+    domain = _domain(translator, domain)
+    if interpolate:
+        ends = latents(translator, 2 * count, seed)
+        noise = torch.cat([between(ends[2 * i], ends[2 * i + 1], interpolate) for i in range(count)])
+        names = [f"{i:05d}-{j:02d}.png" for i in range(count) for j in range(interpolate)]
+    else:
+        noise = latents(translator, count, seed)
+        names = [f"{i:05d}.png" for i in range(count)]
+    taken = [n for n in (*names, "sheet.png") if (out / n).exists()]
+    if taken and not overwrite:
+        raise RefusedError(
+            f"{show(out)}: {len(taken)} of these files are there already, such as {taken[0]}. Use another --out, or --overwrite"
+        )
+    images = draw(translator, noise, domain)
+    if not bool(images.isfinite().all()):
+        raise UnpairedError("the model's images are not finite (NaN or infinity); nothing was written")
+    columns = interpolate or COLUMNS
+    rows = [list(row) for row in torch.split(images[: max(MAX_ON_SHEET // columns, 1) * columns], columns)]
+    about = {"model": translator.sha256, "n": count, "seed": seed, "domain": domain, "interpolate": interpolate}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, image in zip(names, images, strict=True):
+            write_atomically(out / name, encode_image(to_uint8(image)))
+        write_atomically(out / "sheet.png", encode_image(sheet(rows)))
+        write_atomically(out / "synthesis.json", json.dumps(about, indent=1).encode())
+    except OSError as error:
+        raise UnpairedError(f"{show(out)}: cannot be written: {error.strerror or error}") from error
+    return [out / name for name in names]
+
+
+def _domain(translator: Translator, domain: str | None) -> str:
+    """The domain meant; the only one where none is named. Raises ConfigError."""
+    if domain is None:
+        if len(translator.domains) > 1:
+            raise ConfigError(f"the model knows several domains: {', '.join(translator.domains)}; name one with --to")
+        return translator.domains[0]
+    return translator.direction(None if translator.method.any_source else domain, domain)[1]
