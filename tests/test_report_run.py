@@ -20,9 +20,11 @@ from report_toys import many  # noqa: F401 - a fixture
 from test_report import Page
 from unpaired import checkpoint
 from unpaired.cli import main
+from unpaired.data.folders import find
+from unpaired.data.sampling import hold_out, open_pool
 from unpaired.errors import CheckpointError, ConfigError, DataError
 from unpaired.report import figures, looks, write_report
-from unpaired.report.gather import gather, read_log
+from unpaired.report.gather import Subject, _open_tree, gather, read_log
 
 SETTINGS = {
     "data.size": 16, "data.cache": False, "training.device": "cpu", "training.precision": "fp32", "training.log_every": 1,
@@ -414,3 +416,20 @@ def test_wilson_matches_its_published_example() -> None:
     """81 of 263 has 95 % from 0.2553 to 0.3662 (Newcombe 1998, Table I)."""
     low, high = figures.wilson(81 / 263, 263)
     assert (low, high) == (pytest.approx(0.2553, abs=5e-5), pytest.approx(0.3662, abs=5e-5))
+
+
+def test_a_run_that_held_images_out_knows_its_data(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """With looks during training the model saw a part of the training images; the page still tells those from others."""
+    run, data = trained
+    config = tiny.config(training__validate_every=4)
+    tree = find(data)
+    part, _ = hold_out(open_pool(tree, config.data), config.training.validate_share, config.training.validate_images)
+    subject = Subject(config=config, translator=unpaired.load(run))
+    assert subject.translator is not None
+    subject.translator.header = {**subject.translator.header, "data_fingerprint": part.fingerprint}
+    assert _open_tree(data, config.data, subject, tree.domains, tree.domains).same is True
+    subject.translator.header = {
+        **subject.translator.header,
+        "data_fingerprint": open_pool(tree, config.data).fingerprint,
+    }
+    assert _open_tree(data, config.data, subject, tree.domains, tree.domains).same is False

@@ -460,7 +460,9 @@ class Attend(Method):
             translated: Tensor = self.generator(images)
         if phase == "initial" or self.branch is None:
             return translated
-        return self.compose(images, translated, self.branch(images))
+        mask = self.branch(images)
+        self.monitor["mask"] = mask.detach().mean()  # near 0: λ has grown so large that nothing is translated any more
+        return self.compose(images, translated, mask)
 
     # -- losses
 

@@ -19,7 +19,7 @@ from unpaired.config import DataConfig, RunConfig, from_dict
 from unpaired.data.folders import DataTree, find
 from unpaired.data.images import Pixels
 from unpaired.data.labelled import open_unlabelled
-from unpaired.data.sampling import Pool, centre_crops, open_pool
+from unpaired.data.sampling import Pool, centre_crops, hold_out, open_pool
 from unpaired.errors import CheckpointError, ConfigError, DataError, ImageError, nearest
 from unpaired.origin import FILE as ORIGIN
 from unpaired.translation import Translator, load
@@ -298,9 +298,11 @@ def _open_tree(
     seen = tuple(d for d in tree.domains if not tree.files["test", d])  # open_pool wants a split whole
     held = train if seen else open_pool(tree, config, split="test")
     known = subject.translator.header.get("data_fingerprint") if subject.translator else None
-    if getattr(subject.config and subject.config.training, "validate_every", None) is not None:
-        known = None  # it was trained on a part of these images, whose fingerprint is another
-    same = train.fingerprint == known if known else None
+    settings = subject.config.training if subject.config else None
+    trained: Pool = train
+    if settings is not None and settings.validate_every is not None:  # it was trained on a part of these images
+        trained, _ = hold_out(train, settings.validate_share, settings.validate_images)
+    same = trained.fingerprint == known if known else None
     return Pictures(
         dict.fromkeys(tree.domains, held), dict.fromkeys(tree.domains, train), config, str(path), same, tree, seen
     )
