@@ -10,6 +10,7 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import kit
@@ -24,7 +25,12 @@ KILLS = pick(20, 60, 1000)
 WIDE = {"model__width": 48, "training__sample_every": 10**6}
 
 
-def storm(run: Path, kills: int, seed: int = 0) -> tuple[int, int, int]:
+def saving(root: Path) -> bool:
+    """Whether a save is under way."""
+    return any(root.glob(".tmp-*"))
+
+
+def storm(run: Path, kills: int, seed: int = 0, saving: Callable[[Path], bool] = saving) -> tuple[int, int, int]:
     """Kill ``kills`` times; (lost states, kills inside a save, kills that hit a running child)."""
     acknowledged, rng = run.parent / "acknowledged", random.Random(seed)
     lost = inside = landed = 0
@@ -38,7 +44,7 @@ def storm(run: Path, kills: int, seed: int = 0) -> tuple[int, int, int]:
         time.sleep(rng.uniform(0, 0.25))
         if trial % 2:  # every second kill is aimed at a save
             give_up = time.monotonic() + 1
-            while not any((run / "checkpoints").glob(".tmp-*")) and time.monotonic() < give_up:
+            while not saving(run / "checkpoints") and time.monotonic() < give_up:
                 pass
         child.send(signal.SIGKILL)
         landed += child.wait().code == -signal.SIGKILL  # 0: it had finished
@@ -77,8 +83,16 @@ def test_sigkills_lose_nothing_that_was_acknowledged(tmp_path: Path, figure: Fig
 
 
 def test_the_storm_would_notice(tmp_path: Path) -> None:
-    """With checkpoints written in place, the same storm finds losses."""
+    """With checkpoints written in place, the same storm, aimed at files that are being written over, finds losses."""
     runs.train(tmp_path / "whole", 4, **WIDE)
+    whole, _ = checkpoint.latest(tmp_path / "whole" / "checkpoints")
+    assert whole is not None
+    sizes = {name: 0.9 * (whole.folder / name).stat().st_size for name in (checkpoint.MODEL, checkpoint.STATE)}
+
+    def writing(root: Path) -> bool:
+        files = [(root / "step-000000001" / name, size) for name, size in sizes.items()]
+        return any(file.exists() and file.stat().st_size < size for file, size in files)
+
     with runs.unprotected():
-        lost, _, landed = storm(tmp_path / "run", 20, seed=1)
+        lost, _, landed = storm(tmp_path / "run", 20, seed=1, saving=writing)
     assert landed >= 15 and lost > 0

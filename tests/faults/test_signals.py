@@ -35,7 +35,7 @@ DURING = {
     "sample writing": (training.Trainer, "sample"),
     "save": (_files, "write_synced"),
 }
-AFTER = {"evaluation": (evaluation, "_open"), "translation": (translation_files._Job, "_translate")}
+AFTER = {"evaluation": (evaluation, "_entry"), "translation": (translation_files._Job, "_translate")}
 # the n-th call: in the midst of a phase, not at its edge
 CALL = {"check": 5, "feature cache": 5, "training": 3, "sample writing": 2, "save": 5}
 
@@ -158,7 +158,16 @@ def test_a_second_signal_leaves_at_once(name: str, home: Path, tmp_path: Path, f
 
     def work() -> None:
         asking(DURING["training"], 5, signum, tmp_path / "first")
-        asking(DURING["save"], 11, 0, at, lambda: (os.kill(os.getpid(), signum), time.sleep(600))[1])
+        write = _files.write_synced
+
+        def slow_disk(*args: Any, **kwargs: Any) -> Any:
+            if (tmp_path / "first").exists():
+                at.write_text(str(time.monotonic()))
+                os.kill(os.getpid(), signum)
+                time.sleep(600)
+            return write(*args, **kwargs)
+
+        _files.write_synced = slow_disk  # in the child alone
         cli.main(command(home / "data", out))
 
     child = kit.Child(work)
