@@ -53,12 +53,12 @@ def train(name: str, run: Path, workers: int = 0) -> None:
     training.fit(cases.method(name, config), cases.pool(name), config, run, quiet=True)
 
 
-def cuts(plan: Plan) -> list[tuple[str, Any, str, int, bool]]:
+def cuts(plan: Plan, method: Method) -> list[tuple[str, Any, str, int, bool]]:
     """(where, owner, function, call, after it?): inside each stage, on both sides of each boundary, inside evaluation and save."""
     T = training.Trainer
     found = [
         ("before the first step", T, "run_step", 1, False),
-        ("inside the first sheet", Method, "views", 1, False),
+        ("inside the first sheet", type(method), "views", 1, False),
         ("inside a later sheet", T, "_swap_average", 4, True),
         ("after a sheet", T, "sample", 2, True),
         ("before a save", T, "save", 2, False),
@@ -87,8 +87,9 @@ def test_a_run_cut_without_a_word_ends_with_the_same_bytes(name: str, tmp_path: 
     those of an undisturbed run."""
     train(name, tmp_path / "whole")
     expected = everything(tmp_path / "whole")
-    plan = Plan(cases.method(name).stages())
-    found = cuts(plan)
+    method = cases.method(name)
+    plan = Plan(method.stages())
+    found = cuts(plan, method)
     landed = 0
     for n, (where, owner, function, call, after) in enumerate(found):
         run = tmp_path / f"{n}"
@@ -178,9 +179,13 @@ def test_any_part_of_the_state_left_out_is_noticed(name: str, tmp_path: Path, fi
             continue
         left = {k: own.get(k) if k in part else v for k, v in tensors.items()}
         count = {n: 0 if group == f"optimizer/{n}/" else c for n, c in values["optimizers"].items()}
-        mutant.restore({k: v for k, v in left.items() if v is not None}, {**values, "optimizers": count})
-        go(mutant, total)
-        assert checkpoint.pack(*mutant.state()) != expected, f"the run did not miss {group}"
+        try:
+            mutant.restore({k: v for k, v in left.items() if v is not None}, {**values, "optimizers": count})
+            go(mutant, total)
+            same = checkpoint.pack(*mutant.state()) == expected
+        except CheckpointError:  # a method that knows what its parts were trained on (cascade)
+            same = False
+        assert not same, f"the run did not miss {group}"
         mutants += 1
     figure("F3", f"{name}: mutation check, {mutants} parts of the state left out one after another: all noticed")
     assert mutants >= 3
