@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-WANTED = ["unpaired/py.typed", "unpaired/cli.py", "unpaired/methods/unit.py", "unpaired/report.css"]
+WANTED = ["unpaired/py.typed", "unpaired/cli.py", "unpaired/methods/unit.py", "unpaired/report/page.css", "unpaired/report/page.js"]
 
 
 def run(*command: object, **options: object) -> str:
