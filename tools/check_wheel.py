@@ -15,7 +15,13 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-WANTED = ["unpaired/py.typed", "unpaired/cli.py", "unpaired/methods/unit.py", "unpaired/report/page.css", "unpaired/report/page.js"]
+WANTED = [
+    "unpaired/py.typed",
+    "unpaired/cli.py",
+    "unpaired/methods/unit.py",
+    "unpaired/report/page.css",
+    "unpaired/report/page.js",
+]
 
 
 def run(*command: object, **options: object) -> str:
