@@ -9,7 +9,6 @@ from __future__ import annotations
 import pickletools
 import re
 import struct
-import tarfile
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -81,18 +80,23 @@ def read_torch_file(path: Path | str, *, max_bytes: int = MAX_FILE_BYTES) -> dic
     return _checked_tensors(path, content)
 
 
+_TAR_MAGIC = slice(257, 262)
+"""Where every tar header since POSIX.1-1988 says "ustar", GNU's and Python's too."""
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).strip().split("\n")[0]
 
 
 def _sniff(path: Path, file: IO[bytes]) -> Literal["zip", "legacy"]:
-    start = file.read(16)
+    start = file.read(_TAR_MAGIC.stop)
     if start[:4] == b"PK\x03\x04":
         return "zip"
     if start[:1] == b"\x80":
         return "legacy"
-    file.seek(0)
-    if tarfile.is_tarfile(file):
+    if (
+        start[_TAR_MAGIC] == b"ustar"
+    ):  # by hand: tarfile tries every decompressor, and a forged xz header makes it ask for 4 GB
         what = (
             f"a tar archive, as PyTorch wrote before 0.1.10; it cannot be read without running its code. {_SAVE_AGAIN}"
         )

@@ -223,6 +223,7 @@ def zoo() -> dict[str, Hostile]:
         "code in the optimizer": Hostile("torch", _saved(lambda c: {"model": WEIGHTS, "optimizer": {"s": [Payload(c)]}}), "system"),
         "a plain pickle": Hostile("torch", _bytes(lambda c: pickle.dumps(Payload(c))), "plain pickle"),
         "a pickle of protocol 0": Hostile("torch", _bytes(lambda c: pickle.dumps(Payload(c), 0)), "not a file that torch.save wrote"),
+        "an xz stream with a 4 GB dictionary": Hostile("torch", _bytes(lambda c: bytes.fromhex("88ffffffff0000000000000000010000")), "not a file that torch.save wrote"),
         "a tar": Hostile("torch", _bytes(_tar), "tar archive"),
         "a whole module": Hostile("torch", _saved(lambda c: nn.Linear(2, 2)), "whole module"),
         "argparse options": Hostile("torch", _saved(lambda c: {"o": argparse.Namespace(a=1)}), "argparse"),

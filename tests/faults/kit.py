@@ -202,3 +202,9 @@ def limit_files(size: int) -> None:
     """In a child: no file may grow beyond ``size`` bytes; writes beyond fail as on a full disk (EFBIG)."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def bound_memory(extra: int) -> None:
+    """In a child: no more than ``extra`` bytes may be mapped from here on; what asks for more gets MemoryError, touched or not."""
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + extra, -1))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import pickle
 import random
-import resource
 import shutil
 import struct
 import sys
@@ -27,6 +26,7 @@ from unpaired.torchfile import read_torch_file
 
 SECONDS = float(os.environ.get("UNPAIRED_FUZZ_SECONDS", pick(3.0, 60.0)))
 MEMORY = 2 * 2**30
+"""Bytes that reading may map beyond what the process has: less than a forged length asks for."""
 TOKENS = [
     b"..",
     b"/",
@@ -105,7 +105,7 @@ def read(kind: str, path: Path) -> None:
 
 def fuzz(root: Path, seconds: float, seed: int) -> None:
     """Mutate and read until the time is over; prints (files, refused, read all the same)."""
-    resource.setrlimit(resource.RLIMIT_AS, (_mapped() + MEMORY, -1))
+    kit.bound_memory(MEMORY)
     rng, made = random.Random(seed), seeds(root)
     contents = {kind: path.read_bytes() for kind, path in made.items()}
     work = root / "step-000000001"
@@ -130,10 +130,6 @@ def fuzz(root: Path, seconds: float, seed: int) -> None:
             print(f"CRASH {keep}", file=sys.stderr)
             raise
     print(f"{tried} {refused}")
-
-
-def _mapped() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_mutated_checkpoints_are_read_or_refused(tmp_path: Path, figure: Figure) -> None:

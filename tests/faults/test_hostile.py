@@ -30,6 +30,9 @@ def refusing(reader: str, path: Path) -> Callable[[], None]:
 
     def work() -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+        kit.bound_memory(
+            2 * 2**30
+        )  # a huge allocation that is never touched must fail here too, not on a smaller machine
         try:
             if reader == "torch":
                 read_torch_file(path)
