@@ -8,8 +8,8 @@ cascade's own first stage. Every run resumes when the same command is given agai
 
 For each arrangement and direction: FD and KD over MobileNet v1 (not FID) of the translations of all test images of the source against
 all real images of the target, with both N. ``units`` is the map of the last level passed on in the other domain's units, without any
-translator; ``inversion`` the inversion of the target's own test images: what the way through features costs; ``real`` the target's
-test images themselves. Sheets of all levels lie in RESULTS/levels. --deepvae DOMAIN adds samples of a DeepVAE run (--deepvae-run).
+translator; ``input`` the source's test images untranslated; ``inversion`` the inversion of the target's own test images: what the way
+through features costs; ``real`` one random half of the target's images against the other, the floor. Sheets of all levels lie in RESULTS/levels. --deepvae DOMAIN adds samples of a DeepVAE run (--deepvae-run).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from unpaired.config import DataConfig, RunConfig, parse_assignments
 from unpaired.data.folders import find
 from unpaired.data.images import to_tensor
 from unpaired.data.sampling import centre_crops, open_pool
+from unpaired.evaluation_figures import split_in_halves
 from unpaired.level_sheets import write_level_sheets
 from unpaired.methods.cascade import Cascade
 from unpaired.metrics import Backbone, Statistics, kernel_distance, open_backbone
@@ -134,7 +135,8 @@ def main() -> None:
         }
         print(name, json.dumps(rows[name]), flush=True)
 
-    rows["real"] = {f"{a} -> {b}": distances(features(backbone, tests[b]), real[b]) for a, b in directions}
+    rows["real"] = {f"{a} -> {b}": distances(*split_in_halves(real[b], seed=0)) for a, b in directions}
+    row("input", lambda x, a, b: x)
     rows["inversion"] = {
         f"{a} -> {b}": distances(
             features(backbone, tests[b], lambda x, b=b: models["cascade"].reconstruct(x, b)), real[b]
