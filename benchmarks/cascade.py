@@ -41,7 +41,6 @@ from unpaired.translation import Translator
 BATCH = 16
 SHEETS = 12
 """Sheets of levels for each direction."""
-Make = Callable[[Tensor, str, str], Tensor]
 
 
 def images(data: Path, config: DataConfig, split: str, domain: str) -> Tensor:
@@ -50,9 +49,14 @@ def images(data: Path, config: DataConfig, split: str, domain: str) -> Tensor:
     return to_tensor(centre_crops(pool, domain, range(pool.count(domain)), config))
 
 
-def features(backbone: Backbone, pictures: Tensor, make: Callable[[Tensor], Tensor] = lambda x: x) -> Tensor:
-    """Features of what ``make`` gives for each picture."""
-    return torch.cat([backbone(make(part)) for part in torch.split(pictures, BATCH)])
+def features(backbone: Backbone, pictures: Tensor) -> Tensor:
+    """[N, D]: features of each picture."""
+    return torch.cat([backbone(part) for part in torch.split(pictures, BATCH)])
+
+
+def each(make: Callable[..., Tensor], pictures: Tensor, *domains: str) -> Tensor:
+    """``make(pictures, *domains)``, a batch at a time."""
+    return torch.cat([make(part, *domains) for part in torch.split(pictures, BATCH)])
 
 
 def distances(x: Tensor, y: Tensor) -> dict[str, Any]:
@@ -128,27 +132,20 @@ def main() -> None:
     tests = {d: images(args.data, config.data, "test", d) for d in whole.domains}
     rows: dict[str, dict[str, Any]] = {}
 
-    def row(name: str, make: Make) -> None:
-        rows[name] = {
-            f"{a} -> {b}": distances(features(backbone, tests[a], lambda x, a=a, b=b: make(x, a, b)), real[b])  # type: ignore[misc]
-            for a, b in directions
-        }
+    def row(name: str, make: Callable[[str, str], Tensor]) -> None:
+        """Distances of ``make(source, target)`` to the target's real images, both directions."""
+        rows[name] = {f"{a} -> {b}": distances(features(backbone, make(a, b)), real[b]) for a, b in directions}
         print(name, json.dumps(rows[name]), flush=True)
 
     rows["real"] = {f"{a} -> {b}": distances(*split_in_halves(real[b], seed=0)) for a, b in directions}
-    row("input", lambda x, a, b: x)
-    rows["inversion"] = {
-        f"{a} -> {b}": distances(
-            features(backbone, tests[b], lambda x, b=b: models["cascade"].reconstruct(x, b)), real[b]
-        )  # type: ignore[misc, return-value]
-        for a, b in directions
-    }
+    row("input", lambda a, b: tests[a])
+    row("inversion", lambda a, b: each(models["cascade"].reconstruct, tests[b], b))
     reached = whole.reached.clone()
     whole.reached.zero_()
-    row("units", models["cascade"].translate)
+    row("units", lambda a, b: each(models["cascade"].translate, tests[a], a, b))
     whole.reached.copy_(reached)
     for name, model in models.items():
-        row(name, model.translate)
+        row(name, lambda a, b, model=model: each(model.translate, tests[a], a, b))  # type: ignore[misc]
     for a, b in directions:
         files = find(args.data).files["test", a][:SHEETS]
         write_level_sheets(models["cascade"], files, to=b, source=a, folder=args.out / "levels" / f"{a}-{b}")
