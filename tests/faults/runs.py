@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import tiny
 from unpaired import _files, checkpoint, resume, training
 from unpaired.config import RunConfig
@@ -42,11 +44,9 @@ def noted(acknowledged: Path | None) -> Iterator[None]:
                 file.write(f"{self.step}\n")
         return path
 
-    training.Trainer.save = wrapped  # type: ignore[method-assign]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.Trainer, "save", wrapped)
         yield
-    finally:
-        training.Trainer.save = save  # type: ignore[method-assign]
 
 
 def last_acknowledged(path: Path) -> int:

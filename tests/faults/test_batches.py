@@ -39,11 +39,9 @@ def counting(path: Path) -> Iterator[None]:
             file.write(f"{len(batch)}\n")
         return found
 
-    translation_files._Job._translate = noted  # type: ignore[method-assign]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(translation_files._Job, "_translate", noted)
         yield
-    finally:
-        translation_files._Job._translate = real  # type: ignore[method-assign]
 
 
 def acknowledged(out: Path) -> set[str]:

@@ -183,7 +183,7 @@ def _sections(job: Job, command: str) -> None:
     page, subject = job.page, job.subject
     page.lead = words.lead(subject, job.pictures, job.doctor)
     page.section("Summary")
-    facts = words.facts(subject, job.doctor)
+    facts = words.facts(subject)
     if facts:
         page.facts(facts)
     said, verdicts = words.summary(subject, job.measured)
