@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
+import kit
 
 import tiny
 from unpaired import _files, checkpoint, resume, training
@@ -35,17 +35,7 @@ def train(run: Path, steps: int = 4, acknowledged: Path | None = None, **setting
 @contextmanager
 def noted(acknowledged: Path | None) -> Iterator[None]:
     """Write down which saves have returned."""
-    save = training.Trainer.save
-
-    def wrapped(self: training.Trainer) -> Path:
-        path = save(self)
-        if acknowledged is not None:
-            with acknowledged.open("a") as file:
-                file.write(f"{self.step}\n")
-        return path
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.Trainer, "save", wrapped)
+    with kit.noting(training.Trainer, "save", acknowledged, lambda trainer: trainer.step):
         yield
 
 

@@ -15,8 +15,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unpaired.errors import ConfigError, nearest
-from unpaired.methods.base import Batch
+from unpaired.errors import ConfigError
+from unpaired.methods.base import Batch, one_way
 from unpaired.methods.gans import (
     Betas,
     Count,
@@ -80,12 +80,7 @@ class DeepI2IStyleGAN(OnStyleGAN, Hierarchical):
         self, config: DeepI2IStyleGANConfig, domains: tuple[str, ...], *, image_size: int, classes: tuple[str, ...] = ()
     ) -> None:
         super().__init__(config, domains, image_size=image_size, classes=classes)
-        source = config.source or domains[0]
-        if source not in domains:
-            raise ConfigError(
-                f"model.source = '{source}' is no domain of the data.{nearest(source, domains)} There are: {', '.join(domains)}."
-            )
-        self.direction = source, next(d for d in domains if d != source)
+        self.direction = one_way(config.source, domains)
         self.shape = config.shape(image_size)
         channels = {r: self.shape.channels(r) for r in self.shape.resolutions}
         self.encoder = Features(self.shape)  # Υ
