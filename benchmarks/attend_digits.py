@@ -11,14 +11,12 @@ target's training images instead (left out of training), for choosing settings w
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import torch
+from digits import conditions, parser
 from PIL import Image
 
 from unpaired import adapt
@@ -76,18 +74,13 @@ def target_only(train: Path, test: Path, data: DataConfig, options: AdaptConfig,
 
 def main() -> None:
     """Parse, write the npz files, adapt, train on the target's labels for comparison, write table.json."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("digits", type=Path)
-    p.add_argument("direction", choices=sorted(PAPER))
-    p.add_argument("--out", type=Path, required=True)
+    p = parser(__doc__, PAPER)
     p.add_argument("--preset", help="default: attend-DIRECTION, the full networks")
     p.add_argument("--weights", help="file or folder with the feature network's weights")
     p.add_argument("--steps", type=int, help="model.initial_steps")
-    p.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--tune", action="store_true")
     args = p.parse_args()
     source, target = args.direction.split("-")
+    about = conditions(args) | {"paper": PAPER[args.direction][0], "paper_target_only": PAPER[args.direction][1]}
     data = args.out / "data"
     data.mkdir(parents=True, exist_ok=True)
     first, second = read(args.digits, source), read(args.digits, target)
@@ -117,15 +110,7 @@ def main() -> None:
         data / "target-labelled.npz", data / "test.npz", DataConfig(**result.config["data"]),
         AdaptConfig(**result.config["adapt"]), args.seed,
     )  # fmt: skip
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    about = {
-        "direction": args.direction, "paper": PAPER[args.direction][0], "paper_target_only": PAPER[args.direction][1],
-        "target_only": own, "commit": commit,
-        "measured_on": "target training images left out" if args.tune else "target test set",
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        + (torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"),
-    }  # fmt: skip
-    (args.out / "table.json").write_text(json.dumps({**about, **result.to_dict()}, indent=1))
+    (args.out / "table.json").write_text(json.dumps({**about, "target_only": own, **result.to_dict()}, indent=1))
     last = result.last.accuracy if result.last else float("nan")
     print(f"paper {PAPER[args.direction][0]:.4f}; this run, last: {last:.4f}; target only {own:.4f}")
 

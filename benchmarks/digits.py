@@ -14,6 +14,7 @@ import argparse
 import json
 import platform
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -39,25 +40,40 @@ def read(folder: Path, name: str, split: str) -> dict[str, np.ndarray]:
     return found
 
 
+def parser(description: str, directions: Iterable[str]) -> argparse.ArgumentParser:
+    """The arguments of the benchmarks on digits."""
+    p = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("digits", type=Path)
+    p.add_argument("direction", choices=sorted(directions))
+    p.add_argument("--out", type=Path, required=True)
+    p.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--tune", action="store_true")
+    return p
+
+
+def conditions(args: argparse.Namespace) -> dict[str, str]:
+    """What a reader needs to repeat it; called before the run, because the commit may move on."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    return {
+        "direction": args.direction, "commit": commit,
+        "measured_on": "target training images left out" if args.tune else "target test set",
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        + (torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"),
+    }  # fmt: skip
+
+
 def main() -> None:
     """Parse, write the three npz files, adapt, add what a reader needs to repeat it."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("digits", type=Path)
-    p.add_argument("direction", choices=sorted(PAPER))
-    p.add_argument("--out", type=Path, required=True)
+    p = parser(__doc__, PAPER)
     p.add_argument("--split", choices=("standard", "cogan"), default="cogan")
     p.add_argument("--preset", help="default: unit-digits-DIRECTION")
     p.add_argument("--recipe", choices=("joint", "translate"), default="joint")
     p.add_argument("--width", type=int, help="model.width")
     p.add_argument("--steps", type=int, help="model.steps")
-    p.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--tune", action="store_true")
     args = p.parse_args()
     source, target = args.direction.split("-")
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()  # now: it may move on
+    about = conditions(args) | {"split": args.split, "paper": PAPER[args.direction]}
     data = args.out / "data"
     data.mkdir(parents=True, exist_ok=True)
     first, second = read(args.digits, source, args.split), read(args.digits, target, args.split)
@@ -79,12 +95,6 @@ def main() -> None:
         recipe=args.recipe, preset=args.preset or f"unit-digits-{args.direction}", settings=settings, seed=args.seed, names=(source, target),
     )  # fmt: skip
     print(result.text())
-    about = {
-        "direction": args.direction, "split": args.split, "paper": PAPER[args.direction], "measured_on":
-        "target training images left out" if args.tune else "target test set", "commit": commit,
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        + (torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"),
-    }  # fmt: skip
     (args.out / "table.json").write_text(json.dumps({**about, **result.to_dict()}, indent=1))
     print(
         f"paper {PAPER[args.direction]:.4f}; this run, last: {result.last.accuracy if result.last else float('nan'):.4f}"

@@ -20,11 +20,13 @@ from unpaired.cli import main
 from unpaired.config import from_dict, preset, presets
 from unpaired.data.images import to_tensor, to_uint8
 from unpaired.errors import ConfigError, RefusedError, WeightsError
-from unpaired.methods.attend import MASK_FLOOR, Attend, AttendConfig, AttentionBranch, WeightInduction
+from unpaired.methods.attend import MASK_FLOOR, Attend, AttendConfig
 from unpaired.methods.base import Batch
+from unpaired.networks.attention_branch import AttentionBranch
 from unpaired.networks.image_buffer import ImageBuffer
 from unpaired.networks.patchgan import OverlappingPatches
 from unpaired.networks.resnet import ResnetGenerator
+from unpaired.networks.weight_induction import WeightInduction
 from unpaired.translation import Translator, load, translate_files
 from unpaired.translation_files import mask_to_uint8
 

@@ -288,7 +288,7 @@ def test_an_unexpected_error_asks_for_a_report(
 
 def test_no_torch_file_is_read_outside_the_safe_reader() -> None:
     """torch.load stands in the safe reader and the weight loader alone, always with weights_only=True; pickle nowhere."""
-    source = Path(cli.__file__).parent
+    source = Path(checkpoint.__file__).parent
     for path in source.rglob("*.py"):
         text = path.read_text()
         assert not re.search(r"pickle\.loads?\(|Unpickler\(|import (dill|joblib|cloudpickle)", text), path

@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 WANTED = [
     "unpaired/py.typed",
-    "unpaired/cli.py",
+    "unpaired/cli/__init__.py",
     "unpaired/methods/unit.py",
     "unpaired/report/page.css",
     "unpaired/report/page.js",

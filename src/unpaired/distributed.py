@@ -31,7 +31,6 @@ class Ranks:
 
     rank: int = 0
     world: int = 1
-    local_rank: int = 0
     heart: Heartbeat | None = None
 
     def enter(self, phase: str) -> None:
@@ -99,7 +98,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
             "-m unpaired train …, or unset WORLD_SIZE for one"
         )
     if dist.is_initialized():  # by a program around us, which then also watches its processes
-        yield Ranks(dist.get_rank(), world, int(os.environ.get("LOCAL_RANK", "0")))
+        yield Ranks(dist.get_rank(), world)
         return
     store, rank, world = next(rendezvous("env://", int(os.environ["RANK"]), world, timeout=TIMEOUT))
     dist.init_process_group(
@@ -112,7 +111,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     heart = Heartbeat(dist.PrefixStore("heart", store), rank, world)  # type: ignore[attr-defined]
     cause = ""
     try:
-        yield Ranks(rank, world, int(os.environ.get("LOCAL_RANK", "0")), heart)
+        yield Ranks(rank, world, heart)
     except BaseException as error:
         cause = _cause(error)
         raise

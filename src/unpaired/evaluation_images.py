@@ -131,12 +131,11 @@ def plan(images: Images, directions: Sequence[tuple[str, str]], by: By) -> tuple
     return tasks, "target"
 
 
-Rows = dict[str, Any]
-"""Name -> tensor [n, …]; all of one length, with ``place`` among them."""
-
-
 def gather(rows: Mapping[str, torch.Tensor], ranks: Ranks) -> dict[str, torch.Tensor]:
-    """The rows of all processes, sorted by ``place``: the same on each, whatever their number."""
+    """The rows of all processes, sorted by ``place``: the same on each, whatever their number.
+
+    ``rows``: name -> tensor [n, …]; all of one length, with ``place`` among them.
+    """
     parts: list[Mapping[str, torch.Tensor]] = [rows]
     if ranks.world > 1:
         parts = _from_all({k: v.cpu() for k, v in rows.items()}, ranks)

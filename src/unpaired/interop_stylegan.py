@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from unpaired.errors import CheckpointError, ConfigError
-from unpaired.interop import _cleaned, _count, _finished, _first, _same_names
+from unpaired.interop_tensors import cleaned, count, finished, needed, same_names
 from unpaired.methods.deepi2i_stylegan import DeepI2IStyleGAN
 from unpaired.methods.stylegan import StyleGAN
 from unpaired.networks.stylegan import FUSED, SIZES, Shape
@@ -32,7 +32,7 @@ Names = Iterator[tuple[str, str]]
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
-        tensors = _cleaned(read_torch_file(path))
+        tensors = cleaned(read_torch_file(path))
     except CheckpointError as error:
         if path.suffix == ".pkl":
             raise CheckpointError(f"{error}\n{_NVIDIA}") from error
@@ -89,9 +89,9 @@ def _adaptor_names() -> Names:
 def _shape(path: Path, tensors: Mapping[str, Tensor], generator: str, size: int) -> Shape:
     """Sizes of the networks from the file's tensors. Raises CheckpointError, ConfigError."""
     kind = "a checkpoint of StyleGAN in PyTorch"
-    constant = _first(path, tensors, f"{generator}.generator.progression.0.conv1.input", kind)
-    style = _first(path, tensors, f"{generator}.style.1.linear.weight", kind)
-    total = _count(tensors, f"{generator}.generator.progression.{{}}.conv2.conv.weight")
+    constant = needed(path, tensors, f"{generator}.generator.progression.0.conv1.input", kind)
+    style = needed(path, tensors, f"{generator}.style.1.linear.weight", kind)
+    total = count(tensors, f"{generator}.generator.progression.{{}}.conv2.conv.weight")
     mapping = 0
     while f"{generator}.style.{2 * mapping + 1}.linear.weight" in tensors:
         mapping += 1
@@ -101,7 +101,7 @@ def _shape(path: Path, tensors: Mapping[str, Tensor], generator: str, size: int)
     blocks = len(shape.resolutions)
     if blocks > total:
         raise ConfigError(f"{path}: its networks end at {4 * 2 ** (total - 1)} pixels; --size {size} is more")
-    judges = _count(tensors, "discriminator.progression.{}.conv1.0.conv.weight")
+    judges = count(tensors, "discriminator.progression.{}.conv1.0.conv.weight")
     activated = f"discriminator.from_rgb.{judges - blocks}.0.conv.weight" in tensors
     return Shape(size, shape.width, shape.latent, mapping, activated)
 
@@ -111,7 +111,7 @@ def _part(
 ) -> dict[str, Tensor]:
     """One network's tensors under our names, each compared with ``wanted``."""
     found = {ours: tensors[f"{network}.{theirs}"] for theirs, ours in names if f"{network}.{theirs}" in tensors}
-    return _same_names(path, found, wanted)
+    return same_names(path, found, wanted)
 
 
 def import_stylegan(
@@ -132,7 +132,7 @@ def import_stylegan(
     tensors = _read(path)
     generator = "g_running" if averaged else "generator"
     shape = _shape(path, tensors, generator, size)
-    total = _count(tensors, "discriminator.progression.{}.conv1.0.conv.weight")
+    total = count(tensors, "discriminator.progression.{}.conv1.0.conv.weight")
     model = StyleGAN.Config(
         width=shape.width, latent=shape.latent, mapping=shape.mapping, rgb_activation=shape.rgb_activation
     )
@@ -144,7 +144,7 @@ def import_stylegan(
     ):
         network.load_state_dict(_part(path, tensors, prefix, iter(names), network.state_dict()), assign=True)
     extra = {"imported_from": "style-based-gan-pytorch", "licence": "of the imported weights: see their source"}
-    return _finished(method, "stylegan", model, extra)
+    return finished(method, "stylegan", model, extra)
 
 
 def import_deepi2i_stylegan(
@@ -163,7 +163,7 @@ def import_deepi2i_stylegan(
     path = Path(file)
     tensors = _read(path)
     shape = _shape(path, tensors, "generator", size)
-    total = _count(tensors, "discriminator.progression.{}.conv1.0.conv.weight")
+    total = count(tensors, "discriminator.progression.{}.conv1.0.conv.weight")
     model = DeepI2IStyleGAN.Config(
         width=shape.width, latent=shape.latent, mapping=shape.mapping, rgb_activation=shape.rgb_activation, source=domains[0],
         reconstruction="mse", loss="wgan-gp",  # training that goes on does so as that code trained
@@ -177,4 +177,4 @@ def import_deepi2i_stylegan(
         (method.adaptors, "align", _adaptor_names()),
     ):
         network.load_state_dict(_part(path, tensors, prefix, iter(names), network.state_dict()), assign=True)
-    return _finished(method, "deepi2i-stylegan", model, {"imported_from": "official DeepI2I, StyleGAN variant"})
+    return finished(method, "deepi2i-stylegan", model, {"imported_from": "official DeepI2I, StyleGAN variant"})

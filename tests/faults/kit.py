@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from unpaired.errors import UnpairedError
@@ -152,6 +153,23 @@ def failing(call: str, k: int, number: int) -> Iterator[dict[str, int]]:
         yield count
     finally:
         setattr(os, call, real)
+
+
+@contextlib.contextmanager
+def noting(owner: Any, name: str, path: Path | None, what: Callable[..., object]) -> Iterator[None]:
+    """When a call of a method has returned, append ``what`` of its arguments to ``path``, in this process and its children."""
+    real = getattr(owner, name)
+
+    def noted(*args: Any) -> Any:
+        found = real(*args)
+        if path is not None:
+            with path.open("a") as file:
+                file.write(f"{what(*args)}\n")
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, noted)
+        yield
 
 
 def die_at(call: str, k: int, *, after: bool) -> None:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import kit
+
 import tiny
 from unpaired import _files, checkpoint, resume, training
 from unpaired.config import RunConfig
@@ -33,20 +35,8 @@ def train(run: Path, steps: int = 4, acknowledged: Path | None = None, **setting
 @contextmanager
 def noted(acknowledged: Path | None) -> Iterator[None]:
     """Write down which saves have returned."""
-    save = training.Trainer.save
-
-    def wrapped(self: training.Trainer) -> Path:
-        path = save(self)
-        if acknowledged is not None:
-            with acknowledged.open("a") as file:
-                file.write(f"{self.step}\n")
-        return path
-
-    training.Trainer.save = wrapped  # type: ignore[method-assign]
-    try:
+    with kit.noting(training.Trainer, "save", acknowledged, lambda trainer: trainer.step):
         yield
-    finally:
-        training.Trainer.save = save  # type: ignore[method-assign]
 
 
 def last_acknowledged(path: Path) -> int:

@@ -31,19 +31,8 @@ FLAT_BYTES = 20 * 2**20
 @contextmanager
 def counting(path: Path) -> Iterator[None]:
     """Append the number of pictures of each call of the model to ``path``, in this process and its children."""
-    real = translation_files._Job._translate
-
-    def noted(self, stack, batch):  # type: ignore[no-untyped-def]
-        found = real(self, stack, batch)
-        with path.open("a") as file:
-            file.write(f"{len(batch)}\n")
-        return found
-
-    translation_files._Job._translate = noted  # type: ignore[method-assign]
-    try:
+    with kit.noting(translation_files._Job, "_translate", path, lambda job, stack, batch: len(batch)):
         yield
-    finally:
-        translation_files._Job._translate = real  # type: ignore[method-assign]
 
 
 def acknowledged(out: Path) -> set[str]:

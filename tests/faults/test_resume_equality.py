@@ -41,11 +41,9 @@ def cutting(owner: Any, name: str, call: int, *, after: bool = False) -> Iterato
             raise Cut
         return result
 
-    setattr(owner, name, wrapped)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, wrapped)
         yield
-    finally:
-        setattr(owner, name, real)
 
 
 def train(name: str, run: Path, workers: int = 0) -> None:

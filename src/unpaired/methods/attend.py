@@ -19,13 +19,15 @@ from torch import Tensor, nn
 
 from unpaired import losses
 from unpaired.config import MethodConfig
-from unpaired.errors import ConfigError, nearest
-from unpaired.methods.base import Adam, Batch, Method, Stage, Update
-from unpaired.networks.blocks import Norm, kaiming_convolutions, norm_layer, normal_convolutions
+from unpaired.errors import ConfigError
+from unpaired.methods.base import Adam, Batch, Method, Stage, Update, one_way
+from unpaired.networks.attention_branch import AttentionBranch
+from unpaired.networks.blocks import Norm, kaiming_convolutions, normal_convolutions
 from unpaired.networks.features import NETWORKS, Features, load_pretrained
 from unpaired.networks.image_buffer import ImageBuffer
 from unpaired.networks.patchgan import OverlappingPatches
 from unpaired.networks.resnet import ResnetGenerator
+from unpaired.networks.weight_induction import WeightInduction
 
 Count = Annotated[int, Field(ge=1)]
 Steps = Annotated[int, Field(ge=0)]
@@ -168,119 +170,6 @@ class AttendConfig(MethodConfig):
         return self.model_copy(update={n: max(1, round(getattr(self, n) * total / now)) for n in names})
 
 
-class WeightInduction(nn.Module):
-    """Adaptive weight induction: λ starts at 0 and rises until the adversarial loss passes a threshold, then stays.
-
-    In train mode each call with the newest loss counts one step. After ``warmup`` steps, every ``every`` steps, a running
-    average of the loss is looked at: λ rises by ``rise`` while it is on the good side of ``threshold`` and waits while it
-    is not; ``patience`` looks in a row beyond it stop λ for good. So neither a noisy step nor a single spike stops it. With
-    ``margin``, the threshold is at least that far from the average at the end of the warm-up, when λ was still 0: a
-    discriminator that is strong anyway does not keep λ at 0.
-
-    λ is counted in units of 1 / d, where d is the mean of what :meth:`measure` was given in the warm-up; without any, of 1.
-    In eval mode λ is as it is. All state is in buffers, and nothing leaves the GPU.
-    """
-
-    level: Tensor
-    unit: Tensor
-    average: Tensor
-    baseline: Tensor
-    seen: Tensor
-    measured: Tensor
-    beyond: Tensor
-    stopped: Tensor
-
-    def __init__(
-        self,
-        *,
-        threshold: float,
-        rise: float,
-        every: int,
-        largest: float = float("inf"),
-        warmup: int = 0,
-        patience: int = 3,
-        smoothing: float = 0.99,
-        margin: float | None = None,
-        direction: Literal["above", "below"] = "above",
-    ) -> None:
-        super().__init__()
-        self.threshold, self.rise, self.every, self.largest = threshold, rise, every, largest
-        self.warmup, self.patience, self.smoothing, self.margin = warmup, patience, smoothing, margin
-        self.direction = direction
-        for name in ("level", "average", "baseline"):
-            self.register_buffer(name, torch.zeros(()))
-        self.register_buffer("unit", torch.ones(()))
-        for name in ("seen", "measured", "beyond", "stopped"):
-            self.register_buffer(name, torch.zeros((), dtype=torch.int64))
-
-    @property
-    def weight(self) -> Tensor:
-        """λ, a detached scalar."""
-        return self.level / self.unit
-
-    @torch.no_grad()
-    def measure(self, distance: Tensor) -> None:
-        """The newest l_reg: in the warm-up (once at least) its mean becomes the unit."""
-        if self.training:
-            wanted = self.measured < max(self.warmup, 1)
-            self.measured += wanted
-            share = wanted / self.measured.clamp(min=1)  # a running mean, then nothing
-            self.unit.copy_(torch.lerp(self.unit, distance.detach().float().clamp(min=1e-8), share.float()))
-
-    @torch.no_grad()
-    def forward(self, loss: Tensor) -> Tensor:
-        """The newest loss, a scalar -> λ, a detached scalar."""
-        if not self.training:
-            return self.weight
-        self.seen += 1
-        # a plain mean at first, so that the average does not hang on its first value
-        self.average.lerp_(loss.detach().float(), torch.clamp(1 / self.seen, min=1 - self.smoothing))
-        self.baseline.copy_(torch.where(self.seen <= max(self.warmup, 1), self.average, self.baseline))
-        look = (self.seen > self.warmup) & ((self.seen - self.warmup) % self.every == 0)
-        sign = 1 if self.direction == "above" else -1  # "below" is "above" for the negative loss
-        limit = torch.full_like(self.average, sign * self.threshold)
-        if self.margin is not None:
-            limit = torch.maximum(limit, sign * self.baseline + self.margin)
-        over = sign * self.average > limit
-        self.beyond.copy_(torch.where(look, torch.where(over, self.beyond + 1, 0), self.beyond))
-        self.stopped.copy_(torch.maximum(self.stopped, (self.beyond >= self.patience).long()))
-        up = look & ~over & (self.stopped == 0)
-        self.level.copy_(torch.where(up, (self.level + self.rise).clamp(max=self.largest), self.level))
-        return self.weight
-
-
-class AttentionBranch(nn.Module):
-    """G_attn: the first layers of a classifier, two deconvolutions, one convolution and a sigmoid.
-
-    [N, 3, H, W] in [-1, 1] -> [N, 1, H, W] in [0, 1], float32; H and W divisible by 4.
-    """
-
-    def __init__(self, network: str, norm: Norm) -> None:
-        super().__init__()
-        kind = NETWORKS[network]
-        if kind.stride4 is None:
-            raise ConfigError(f"{network} has no layer at a quarter of the size to grow an attention branch from")
-        self.margin = kind.margin
-        self.trunk = Features(network, (kind.stride4,))
-        c = kind.stride4_channels
-        self.up = nn.Sequential(
-            nn.ConvTranspose2d(c, c // 2, 4, 2, 1),
-            norm_layer(norm, c // 2),
-            nn.ReLU(inplace=True),
-            nn.ConvTranspose2d(c // 2, c // 4, 4, 2, 1),
-            norm_layer(norm, c // 4),
-            nn.ReLU(inplace=True),
-        )
-        self.head = nn.Conv2d(c // 4, 1, 3, padding=1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        if self.margin:
-            images = nn.functional.pad(images, [self.margin] * 4, mode="replicate")
-        (features,) = self.trunk(images)  # [N, C, H/4, W/4]
-        logits: Tensor = self.head(self.up(features))
-        return logits.float().sigmoid()
-
-
 class Attend(Method):
     """One-way translation that changes what must change, and says where (arXiv 1806.06195).
 
@@ -306,7 +195,7 @@ class Attend(Method):
     ):
         super().__init__(config, domains, image_size=image_size, classes=classes)
         c = config
-        self.direction = self._direction()
+        self.direction = one_way(c.source, self.domains)
         least = max(3 * 2**c.discriminator_layers, self.stride * (c.dilation + 1))
         if image_size % self.stride or image_size < least:
             raise ConfigError(
@@ -333,15 +222,6 @@ class Attend(Method):
         if self.branch is not None:
             normal_convolutions(self.branch)
             kaiming_convolutions(self.branch.trunk)
-
-    def _direction(self) -> tuple[str, str]:
-        source = self.config.source or self.domains[0]
-        if source not in self.domains:
-            raise ConfigError(
-                f"model.source = '{source}' is no domain of the data.{nearest(source, self.domains)} "
-                f"There are: {', '.join(self.domains)}."
-            )
-        return source, next(d for d in self.domains if d != source)
 
     def _induction(self, steps: int) -> WeightInduction:
         c: AttendConfig = self.config

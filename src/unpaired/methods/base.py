@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from unpaired.config import MethodConfig
+from unpaired.errors import ConfigError, nearest
 
 
 @dataclass(frozen=True)
@@ -222,3 +223,16 @@ class Method(nn.Module):
     def shared_state(self) -> Mapping[str, Tensor]:
         """The part of ``state_dict()`` that ``translate`` needs: what is not in ``training_only``."""
         return {k: v for k, v in self.state_dict().items() if k.split(".")[0] not in self.training_only}
+
+
+def one_way(source: str, domains: tuple[str, ...]) -> tuple[str, str]:
+    """The only direction of a method with the setting ``source``: from there (empty: from the first domain) to another one.
+
+    Raises ConfigError where it is no domain.
+    """
+    source = source or domains[0]
+    if source not in domains:
+        raise ConfigError(
+            f"model.source = '{source}' is no domain of the data.{nearest(source, domains)} There are: {', '.join(domains)}."
+        )
+    return source, next(d for d in domains if d != source)

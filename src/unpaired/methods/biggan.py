@@ -14,23 +14,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unpaired import losses, transfer
+from unpaired import losses
 from unpaired.methods.base import Adam, Batch, Stage, Update
-from unpaired.methods.gans import GAN, BigGANSettings, Count, OnBigGAN, Rate
+from unpaired.methods.gans import GAN, Betas, BigGANSettings, Count, DiscriminatorRate, Epsilon, GeneratorRate, OnBigGAN
 from unpaired.networks.biggan import Discriminator, Generator, orthogonal_weights, standing_statistics
 
 
 class BigGANConfig(BigGANSettings):
     """Every number of the official ImageNet training at 128 pixels, but for the batch."""
 
-    lr_generator: Rate = 1e-4
-    """Adam's learning rate for the generator."""
-    lr_discriminator: Rate = 4e-4
-    """Adam's learning rate for the discriminator."""
-    betas: tuple[float, float] = (0.0, 0.999)
-    """Adam's momentums."""
-    eps: Rate = 1e-6
-    """Adam's ε."""
+    lr_generator: GeneratorRate = 1e-4
+    lr_discriminator: DiscriminatorRate = 4e-4
+    betas: Betas = (0.0, 0.999)
+    eps: Epsilon = 1e-6
     generator_every: Count = 1
     """The generator takes a step once in so many steps of the discriminator."""
     batch_size: Count = 256
@@ -58,11 +54,6 @@ class BigGAN(OnBigGAN, GAN):
             orthogonal_weights(self.generator)
             orthogonal_weights(self.discriminator)
 
-    def read_pretrained(self) -> transfer.Pretrained:
-        c = self.config
-        carry = c.optimizer_state == "carried"
-        return transfer.read(c.pretrained, self.shape, self.domains, c.class_rows, self.examples, carry=carry)
-
     def stages(self) -> tuple[Stage, ...]:
         c = self.config
         d = Adam(c.lr_discriminator, c.betas, c.eps)
@@ -88,18 +79,11 @@ class BigGAN(OnBigGAN, GAN):
         y = batch.target_domain
         return {"gan": losses.hinge_fooling(self.discriminator(self._draw(y), y))} | self.orthogonal()
 
-    def translate(
-        self,
-        images: Tensor,
-        source: str | None,
-        target: str,
-        *,
-        generator: torch.Generator | None = None,
-        latents: Tensor | None = None,
+    def render(
+        self, images: Tensor, source: str | None, target: str, z: Tensor, generator: torch.Generator | None
     ) -> Tensor:
         """Images of class ``target`` from noise; of ``images`` only the number counts."""
-        z, y = self.latents(images, generator, latents), self.class_of(target, images)
-        return self.generator(z, y).to(images.dtype)  # type: ignore[no-any-return]
+        return self.generator(z, self.class_of(target, images)).to(images.dtype)  # type: ignore[no-any-return]
 
     def standing_statistics(self, passes: int = 16, batch_size: int = 32, seed: int = 0) -> None:
         """Replace the batch norms' running statistics by the mean over ``passes`` batches of latents and classes."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from unpaired import losses
 from unpaired.errors import ConfigError
-from unpaired.methods.base import Adam, Batch, Stage, Update
+from unpaired.methods.base import Adam, Batch, Update
 from unpaired.methods.levels import LevelConfig, LevelMethod, Maps, Weight, bind
 from unpaired.networks.feature_maps import Conditional, ContentTrunk, Critic, DeepTranslator, StyleFromMap
 
@@ -81,32 +81,15 @@ class Cascade(LevelMethod):
         """The domains in their order: each batch has images of both, and both directions are trained on it."""
         return ((self.domains[0], self.domains[1]),)
 
-    def stages(self) -> tuple[Stage, ...]:
+    def level_updates(self, index: int, adam: Adam) -> tuple[Update, ...]:
         c: CascadeConfig = self.config
-        stages = self.inversion_stages()
-        adam = Adam(c.lr, c.betas)
-        for index, level in enumerate(c.levels):
-            if level in c.kept_levels:
-                continue
-            key = str(level)
-            updates = [
-                Update(
-                    f"translator-{level}",
-                    bind(self.translator_loss, index),
-                    (self.makers[key],),
-                    adam,
-                    every=c.generator_every,
-                )
-            ]
-            if c.adversarial_weight > 0:
-                critic = Update(f"critic-{level}", bind(self.critic_loss, index), (self.critics[key],), adam)
-                updates.insert(0, critic)
-            stages.append(
-                Stage(
-                    f"level-{level}", c.level_steps, tuple(updates), c.batch_size, start=bind(self.start_level, index)
-                )
-            )
-        return tuple(stages)
+        key = str(c.levels[index])
+        translators = Update(
+            f"translator-{key}", bind(self.translator_loss, index), (self.makers[key],), adam, every=c.generator_every
+        )
+        if c.adversarial_weight == 0:
+            return (translators,)
+        return Update(f"critic-{key}", bind(self.critic_loss, index), (self.critics[key],), adam), translators
 
     # -- translation
 

@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from unpaired import losses, transfer
+from unpaired import losses
 from unpaired.methods.base import Batch
 from unpaired.methods.gans import BigGANSettings, OnBigGAN
 from unpaired.methods.hierarchical import Hierarchical, HierarchicalConfig
@@ -61,28 +61,16 @@ class DeepI2I(OnBigGAN, Hierarchical):
         if config.mode == "scratch":
             orthogonal_weights(self.adaptors)  # with transfer they have PyTorch's initial weights, as released
 
-    def read_pretrained(self) -> transfer.Pretrained:
-        c = self.config
-        carry = c.optimizer_state == "carried"
-        return transfer.read(c.pretrained, self.shape, self.domains, c.class_rows, self.examples, carry=carry)
-
     def decode(self, taps: Mapping[int, Tensor], z: Tensor, c: Tensor) -> Tensor:
         """Φ(Λ(Υ(t)), z, c), [N, 3, S, S] in [-1, 1]."""
         images: Tensor = self.generator(z, c, self.added(taps))
         return images
 
-    def translate(
-        self,
-        images: Tensor,
-        source: str | None,
-        target: str,
-        *,
-        generator: torch.Generator | None = None,
-        latents: Tensor | None = None,
+    def render(
+        self, images: Tensor, source: str | None, target: str, z: Tensor, generator: torch.Generator | None
     ) -> Tensor:
-        """``source`` does not matter and may be None; z is ``latents`` [N, Z], or drawn with ``generator``."""
-        c = self.class_of(target, images)
-        return self.decode(self.encode(images), self.latents(images, generator, latents), c)
+        """Φ(Λ(Υ(t)), z, c); ``source`` does not matter and may be None."""
+        return self.decode(self.encode(images), z, self.class_of(target, images))
 
     def translated(self, batch: Batch) -> Tensor:
         """Φ(Λ(Υ(t)), z, c) with z from N(0, I) and c the classes of the real images beside."""

@@ -15,11 +15,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unpaired import transfer
-from unpaired.errors import ConfigError, nearest
-from unpaired.methods.base import Batch
-from unpaired.methods.gans import Count, OnStyleGAN, Rate, StyleGANSettings, Weight
-from unpaired.methods.hierarchical import Hierarchical, HierarchicalConfig
+from unpaired.errors import ConfigError
+from unpaired.methods.base import Batch, one_way
+from unpaired.methods.gans import (
+    Betas,
+    Count,
+    DiscriminatorRate,
+    Epsilon,
+    GeneratorRate,
+    OnStyleGAN,
+    StyleGANSettings,
+    Weight,
+)
+from unpaired.methods.hierarchical import AdaptorRate, EncoderRate, Hierarchical, HierarchicalConfig
 from unpaired.networks.stylegan import AdaptorBlock, Discriminator, Features, Generator, draw_noise
 
 
@@ -34,18 +42,12 @@ class DeepI2IStyleGANConfig(StyleGANSettings, HierarchicalConfig):
     """α_l of Eq. 3 at 32 pixels."""
     alpha_64: Weight = 0.0
     """The same at 64 pixels."""
-    lr_generator: Rate = 1e-3
-    """Adam's learning rate for the generator."""
-    lr_adaptor: Rate = 1e-3
-    """Adam's learning rate for the adaptors."""
-    lr_encoder: Rate = 1e-3
-    """Adam's learning rate for the encoder where it is trained."""
-    lr_discriminator: Rate = 1e-3
-    """Adam's learning rate for the discriminator."""
-    betas: tuple[float, float] = (0.0, 0.99)
-    """Adam's momentums."""
-    eps: Rate = 1e-8
-    """Adam's ε."""
+    lr_generator: GeneratorRate = 1e-3
+    lr_adaptor: AdaptorRate = 1e-3
+    lr_encoder: EncoderRate = 1e-3
+    lr_discriminator: DiscriminatorRate = 1e-3
+    betas: Betas = (0.0, 0.99)
+    eps: Epsilon = 1e-8
     finetune_steps: Count = 30_000
     """Steps of the second phase, with the generator; the released script has no end."""
 
@@ -78,12 +80,7 @@ class DeepI2IStyleGAN(OnStyleGAN, Hierarchical):
         self, config: DeepI2IStyleGANConfig, domains: tuple[str, ...], *, image_size: int, classes: tuple[str, ...] = ()
     ) -> None:
         super().__init__(config, domains, image_size=image_size, classes=classes)
-        source = config.source or domains[0]
-        if source not in domains:
-            raise ConfigError(
-                f"model.source = '{source}' is no domain of the data.{nearest(source, domains)} There are: {', '.join(domains)}."
-            )
-        self.direction = source, next(d for d in domains if d != source)
+        self.direction = one_way(config.source, domains)
         self.shape = config.shape(image_size)
         channels = {r: self.shape.channels(r) for r in self.shape.resolutions}
         self.encoder = Features(self.shape)  # Υ
@@ -97,9 +94,6 @@ class DeepI2IStyleGAN(OnStyleGAN, Hierarchical):
         """From ``source`` to the other domain."""
         return (self.direction,)
 
-    def read_pretrained(self) -> transfer.Pretrained:
-        return transfer.read_stylegan(self.config.pretrained, self.shape)
-
     def decode(
         self,
         taps: Mapping[int, Tensor],
@@ -111,19 +105,12 @@ class DeepI2IStyleGAN(OnStyleGAN, Hierarchical):
         images: Tensor = self.generator(z, noise, self.added(taps), mix)
         return images
 
-    def translate(
-        self,
-        images: Tensor,
-        source: str | None,
-        target: str,
-        *,
-        generator: torch.Generator | None = None,
-        latents: Tensor | None = None,
+    def render(
+        self, images: Tensor, source: str | None, target: str, z: Tensor, generator: torch.Generator | None
     ) -> Tensor:
-        """z is ``latents`` [N, Z], or drawn with ``generator``; the generator's noise maps are always drawn."""
+        """Φ(Λ(Υ(t)), z); the generator's noise maps are always drawn."""
         if (source or self.direction[0], target) != self.direction:
             raise ConfigError(f"this model translates {' to '.join(self.direction)} alone, not {source} to {target}")
-        z = self.latents(images, generator, latents)
         out = self.decode(self.encode(images), z, draw_noise(self.shape, z, generator))
         return out.clamp(-1, 1).to(images.dtype)
 

@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from unpaired import losses
-from unpaired.methods.base import Adam, Batch, Stage, Update
+from unpaired.methods.base import Adam, Batch, Update
 from unpaired.methods.levels import Count, LevelConfig, LevelMethod, Maps, Weight, bind
 from unpaired.networks.feature_maps import (
     Conditional,
@@ -89,27 +89,16 @@ class DeepVAE(LevelMethod):
     def latent_size(self) -> int | None:
         return int(self.config.latent) * len(self.config.levels)
 
-    def stages(self) -> tuple[Stage, ...]:
+    def level_updates(self, index: int, adam: Adam) -> tuple[Update, ...]:
         c: DeepVAEConfig = self.config
-        stages = self.inversion_stages()
-        adam = Adam(c.lr, c.betas)
-        for index, level in enumerate(c.levels):
-            if level in c.kept_levels:
-                continue
-            key = str(level)
-            if index == 0:
-                players = (self.encoder, self.makers[key])
-                updates: tuple[Update, ...] = (Update(f"vae-{level}", self.vae_loss, players, adam),)
-            else:
-                updates = (
-                    Update(f"critic-{level}", bind(self.critic_loss, index), (self.critics[key],), adam),
-                    Update(
-                        f"generator-{level}", bind(self.generator_loss, index), (self.makers[key],), adam, every=c.generator_every
-                    ),
-                )  # fmt: skip
-            start = bind(self.start_level, index)
-            stages.append(Stage(f"level-{level}", c.level_steps, updates, c.batch_size, start=start))
-        return tuple(stages)
+        key = str(c.levels[index])
+        maker = self.makers[key]
+        if index == 0:
+            return (Update(f"vae-{key}", self.vae_loss, (self.encoder, maker), adam),)
+        return (
+            Update(f"critic-{key}", bind(self.critic_loss, index), (self.critics[key],), adam),
+            Update(f"generator-{key}", bind(self.generator_loss, index), (maker,), adam, every=c.generator_every),
+        )
 
     # -- synthesis
 

@@ -23,6 +23,12 @@ Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 
+# Adam's settings, which each method has under these names with numbers of its own
+GeneratorRate = Annotated[Rate, Field(description="Adam's learning rate for the generator.")]
+DiscriminatorRate = Annotated[Rate, Field(description="Adam's learning rate for the discriminator.")]
+Betas = Annotated[tuple[float, float], Field(description="Adam's momentums.")]
+Epsilon = Annotated[Rate, Field(description="Adam's ε.")]
+
 
 class BigGANSettings(MethodConfig):
     """Networks of BigGAN, and where they start."""
@@ -121,9 +127,24 @@ class OnGAN(Method):
     def read_pretrained(self) -> transfer.Pretrained:
         """State dictionaries of the configured ``pretrained`` that fit this method's networks."""
 
-    def latents(self, images: Tensor, generator: torch.Generator | None, given: Tensor | None) -> Tensor:
-        """[N, Z]: ``given``, or drawn. Raises DataError."""
-        return draw_latents(self.shape.latent, images, generator, given)
+    def translate(
+        self,
+        images: Tensor,
+        source: str | None,
+        target: str,
+        *,
+        generator: torch.Generator | None = None,
+        latents: Tensor | None = None,
+    ) -> Tensor:
+        """As :meth:`render`, with the latents ``latents`` [N, Z] or drawn with ``generator``. Raises DataError, ConfigError."""
+        z = draw_latents(self.shape.latent, images, generator, latents)
+        return self.render(images, source, target, z, generator)
+
+    @abstractmethod
+    def render(
+        self, images: Tensor, source: str | None, target: str, z: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """What ``translate`` gives for the latents ``z`` [N, Z]; ``generator`` is for other noise, where a network has some."""
 
     def class_of(self, target: str, images: Tensor) -> Tensor:
         """[N] int64: the number of class ``target`` for each image. Raises ConfigError for an unknown one."""
@@ -165,6 +186,11 @@ class OnBigGAN(OnGAN):
     discriminator: biggan.Discriminator
     generator: biggan.Generator
 
+    def read_pretrained(self) -> transfer.Pretrained:
+        c = self.config
+        carry = c.optimizer_state == "carried"
+        return transfer.read(c.pretrained, self.shape, self.domains, c.class_rows, self.examples, carry=carry)
+
     def hinge(self, fake: Tensor, batch: Batch) -> dict[str, Tensor]:
         """E[max(0, 1 - D(x, y))] + E[max(0, 1 + D(fake, y))]: both kinds of images come with the same classes, in one pass."""
         x, y = batch.target, batch.target_domain
@@ -187,6 +213,9 @@ class OnStyleGAN(OnGAN):
     family: ClassVar[str] = "StyleGAN"
     discriminator: stylegan.Discriminator
     generator: stylegan.Generator
+
+    def read_pretrained(self) -> transfer.Pretrained:
+        return transfer.read_stylegan(self.config.pretrained, self.shape)
 
     def generator_parts(self) -> list[tuple[nn.Module, float]]:
         """What trains in the generator, with its learning rate: the mapping network is slower (paper, appendix C)."""

@@ -21,10 +21,12 @@ from unpaired import losses, transfer
 from unpaired.config import MethodConfig
 from unpaired.errors import ConfigError
 from unpaired.methods.base import Adam, Batch, Stage, Update
-from unpaired.methods.gans import Count, OnGAN, Rate, Weight
+from unpaired.methods.gans import Betas, Count, DiscriminatorRate, Epsilon, GeneratorRate, OnGAN, Rate, Weight
 from unpaired.networks.blocks import steady
 
 Part = Literal["encoder", "generator", "discriminator"]
+AdaptorRate = Annotated[Rate, Field(description="Adam's learning rate for the adaptors.")]
+EncoderRate = Annotated[Rate, Field(description="Adam's learning rate for the encoder where it is trained.")]
 SCRATCH_DEFAULTS: dict[str, Any] = {
     "transfer": (),
     "freeze_encoder": False,
@@ -75,18 +77,12 @@ class HierarchicalConfig(MethodConfig):
     reconstruction_weight: Weight = 1.0
     """λ_rec of Eq. 4."""
 
-    lr_generator: Rate = 1e-4
-    """Adam's learning rate for the generator."""
-    lr_adaptor: Rate = 4e-4
-    """Adam's learning rate for the adaptors."""
-    lr_encoder: Rate = 4e-4
-    """Adam's learning rate for the encoder where it is trained."""
-    lr_discriminator: Rate = 4e-4
-    """Adam's learning rate for the discriminator."""
-    betas: tuple[float, float] = (0.0, 0.999)
-    """Adam's momentums."""
-    eps: Rate = 1e-6
-    """Adam's ε."""
+    lr_generator: GeneratorRate = 1e-4
+    lr_adaptor: AdaptorRate = 4e-4
+    lr_encoder: EncoderRate = 4e-4
+    lr_discriminator: DiscriminatorRate = 4e-4
+    betas: Betas = (0.0, 0.999)
+    eps: Epsilon = 1e-6
     batch_size: Count = 32
     """Source images in a step, and as many real target images."""
     adaptor_steps: Annotated[int, Field(ge=0)] = 500

@@ -10,6 +10,7 @@ Legend: N batch, C channels, h side of a map, S side of the image; level 5 is th
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
@@ -132,7 +133,7 @@ class LevelConfig(MethodConfig):
 
 
 class LevelMethod(Method):
-    """Base of the methods on a pyramid. A subclass gives ``parts`` (its networks by level) and the stages of each level."""
+    """Base of the methods on a pyramid. A subclass fills ``makers`` (its networks by level) and says what trains each level."""
 
     Config: ClassVar[type[MethodConfig]] = LevelConfig
     # Levels are trained on the raw weights of the deeper ones, and their hashes say so: an average would be another network.
@@ -204,6 +205,21 @@ class LevelMethod(Method):
             )
         return self.pyramid.prepare(c.weights, self.domains, self.examples, c.statistics_images)
 
+    def stages(self) -> tuple[Stage, ...]:
+        """The inversion networks, then the levels from the deepest on, but for those that are kept."""
+        c: LevelConfig = self.config
+        adam = Adam(c.lr, c.betas)
+        stages = self.inversion_stages(adam)
+        for index, level in enumerate(c.levels):
+            if level not in c.kept_levels:
+                updates, start = self.level_updates(index, adam), bind(self.start_level, index)
+                stages.append(Stage(f"level-{level}", c.level_steps, updates, c.batch_size, start=start))
+        return tuple(stages)
+
+    @abstractmethod
+    def level_updates(self, index: int, adam: Adam) -> tuple[Update, ...]:
+        """What trains level number ``index``."""
+
     # -- maps
 
     def maps(self, images: Tensor, domain: int, index: int) -> Maps:
@@ -247,10 +263,9 @@ class LevelMethod(Method):
 
     # -- feature inversion
 
-    def inversion_stages(self) -> list[Stage]:
+    def inversion_stages(self, adam: Adam) -> list[Stage]:
         """One for each level with inversion networks; they do not depend on each other or on any translator."""
         c: LevelConfig = self.config
-        adam = Adam(c.lr, c.betas)
         stages = []
         for level in c.inverted:
             key = str(level)

@@ -13,23 +13,27 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unpaired import transfer
 from unpaired.methods.base import Adam, Batch, Stage, Update
-from unpaired.methods.gans import GAN, Count, OnStyleGAN, Rate, StyleGANSettings
+from unpaired.methods.gans import (
+    GAN,
+    Betas,
+    Count,
+    DiscriminatorRate,
+    Epsilon,
+    GeneratorRate,
+    OnStyleGAN,
+    StyleGANSettings,
+)
 from unpaired.networks.stylegan import Discriminator, Generator, draw_noise
 
 
 class StyleGANConfig(StyleGANSettings):
     """Every number of the paper's FFHQ training, but for the growing: one resolution from the first step on."""
 
-    lr_generator: Rate = 1e-3
-    """Adam's learning rate for the generator."""
-    lr_discriminator: Rate = 1e-3
-    """Adam's learning rate for the discriminator."""
-    betas: tuple[float, float] = (0.0, 0.99)
-    """Adam's momentums."""
-    eps: Rate = 1e-8
-    """Adam's ε."""
+    lr_generator: GeneratorRate = 1e-3
+    lr_discriminator: DiscriminatorRate = 1e-3
+    betas: Betas = (0.0, 0.99)
+    eps: Epsilon = 1e-8
     batch_size: Count = 32
     """Real images in a step, and as many generated ones."""
     steps: Count = 100_000
@@ -51,9 +55,6 @@ class StyleGAN(OnStyleGAN, GAN):
         self.shape = config.shape(image_size)
         self.generator = Generator(self.shape)
         self.discriminator = Discriminator(self.shape)
-
-    def read_pretrained(self) -> transfer.Pretrained:
-        return transfer.read_stylegan(self.config.pretrained, self.shape)
 
     def stages(self) -> tuple[Stage, ...]:
         c = self.config
@@ -85,17 +86,10 @@ class StyleGAN(OnStyleGAN, GAN):
         """The generator's side of the same game."""
         return {"gan": self.fooled(self.discriminator(self._draw(batch.target)))}
 
-    def translate(
-        self,
-        images: Tensor,
-        source: str | None,
-        target: str,
-        *,
-        generator: torch.Generator | None = None,
-        latents: Tensor | None = None,
+    def render(
+        self, images: Tensor, source: str | None, target: str, z: Tensor, generator: torch.Generator | None
     ) -> Tensor:
         """Images from noise; of ``images`` only the number counts. The noise maps are drawn with ``generator`` too."""
         self.class_of(target, images)
-        z = self.latents(images, generator, latents)
         out: Tensor = self.generator(z, draw_noise(self.shape, z, generator))
         return out.clamp(-1, 1).to(images.dtype)

@@ -113,7 +113,7 @@ def train_counts(pictures: Pictures | None, doctor: CheckReport | None) -> dict[
     return {d: pool.count(d) for d, pool in pictures.train.items()} if pictures is not None else {}
 
 
-def facts(subject: Subject, doctor: CheckReport | None) -> dict[str, str]:
+def facts(subject: Subject) -> dict[str, str]:
     """A few figures to be seen first."""
     found: dict[str, str] = {}
     step, total = _step(subject), _total(subject)

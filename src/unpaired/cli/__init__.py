@@ -1,0 +1,66 @@
+"""The command line. Thin: each command parses, then calls one function of the package; ``--help`` never imports torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+from cyclopts import App, CycloptsError
+
+from unpaired import signals
+from unpaired._version import __version__
+from unpaired.cli import importing, judging, training, using
+from unpaired.errors import UnpairedError
+
+app = App(
+    name="unpaired",
+    help="Learn to translate images between domains from folders that do not correspond.\n\n"
+    "Start: unpaired check DATA, then unpaired train DATA --out RUN, then unpaired translate RUN PICTURES --to DOMAIN --out DIR.",
+    help_format="plaintext",
+    help_formatter="plain",  # the decorated one loads a Markdown renderer, which costs more than the rest of --help
+    version=__version__,
+    version_flags=["--version"],
+    help_epilogue="Exit codes: 0 ok, 1 failed, 2 refused before work, 3 finished with failed items, 4 stopped by itself (state saved), "
+    "130 and 143 stopped by a signal (state saved).",
+)
+app.command(importing.app)
+for command in (  # in the order in which a shell's completion offers them
+    *(training.train, training.pretrain, training.plan, training.finetune),
+    *(using.translate, using.synthesize, judging.evaluate, judging.compare, judging.report),
+    *(using.look, using.check, training.adapt, using.info, using.presets, training.demo),
+):
+    app.command(command)
+app.register_install_completion_command()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with the code of errors.py. ``--debug`` (or UNPAIRED_DEBUG=1) shows tracebacks."""
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    debug = os.environ.get("UNPAIRED_DEBUG") == "1" or "--debug" in tokens
+    tokens = [t for t in tokens if t != "--debug"]
+    try:
+        with signals.handled():  # in every command and phase: the first signal ends it cleanly, the second at once
+            app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except UnpairedError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # `unpaired check DATA | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        print(
+            f"error: {type(error).__name__}: {error}; this is a bug in unpaired: run again with --debug and report the traceback",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+    sys.exit(0)

@@ -1,0 +1,213 @@
+"""Commands that use a model or look at one, at data and at the settings there are: translate, synthesize, look, info, presets, check."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from unpaired.cli.parameters import Data, Device, Json, Model, OutputPrecision, Quiet, print_json
+
+
+def translate(
+    model: Model,
+    /,
+    *inputs: Path,
+    to: str,
+    out: Path,
+    source: str | None = None,
+    batch_size: int = 8,
+    seed: int = 0,
+    samples: int = 1,
+    device: Device = "auto",
+    precision: OutputPrecision = "fp32",
+    max_pixels: int | None = None,
+    format: Literal["png", "jpg", "webp"] = "png",
+    report: Path | None = None,
+    overwrite: bool = False,
+    mask: Path | None = None,
+    mask_threshold: float | None = None,
+    levels: Path | None = None,
+    quiet: Quiet = False,
+) -> None:
+    """Translate pictures or whole trees of them; the structure, sizes and inputs are kept.
+
+    Parameters
+    ----------
+    inputs
+        Pictures or folders.
+    to
+        Domain to translate to; all makes a grid of every domain for each input.
+    out
+        Folder for the results; run the same command again to go on after an interruption.
+    source
+        Domain of the inputs, where it does not follow from --to; none for pictures of no trained domain (deepi2i).
+    batch_size
+        Pictures of equal size at a time.
+    seed
+        For methods with random outputs.
+    samples
+        Results for each input, in OUT/sample-1 and so on (methods with random outputs).
+    max_pixels
+        Larger pictures are translated in overlapping tiles of this many pixels.
+    format
+        File format of the results.
+    report
+        Where to write the JSON report (always written into --out as well when something failed).
+    overwrite
+        Replace results of another model or other options.
+    mask
+        Folder for the attention maps (method attend): 8-bit grey, 0 where the result equals the input exactly.
+    mask_threshold
+        Make the maps black and white at this value, 0 to 1; what is black stays as it was in the input.
+    levels
+        Folder for sheets of every level (method cascade): the input and its translation, from the deepest level on.
+    """
+    from unpaired.translation import load, translate_files
+
+    if levels is not None:
+        from unpaired.level_sheets import check_level_folder, write_level_sheets
+
+        check_level_folder(levels, out)
+        translator = load(model, device=device, precision=precision)
+        write_level_sheets(translator, list(inputs), to=to, source=source, folder=levels)
+    done = translate_files(
+        model, list(inputs), to=to, source=source, out=out, device=device, precision=precision, batch_size=batch_size, seed=seed,
+        samples=samples, max_pixels=max_pixels, format=format, report=report, overwrite=overwrite, mask=mask,
+        mask_threshold=mask_threshold, quiet=quiet,
+    )  # fmt: skip
+    if not quiet:
+        print(done.text())
+
+
+def synthesize(
+    model: Model,
+    /,
+    *,
+    out: Path,
+    n: int = 64,
+    seed: int = 0,
+    to: str | None = None,
+    interpolate: int = 0,
+    device: Device = "auto",
+    precision: OutputPrecision = "fp32",
+    overwrite: bool = False,
+) -> None:
+    """Draw pictures from noise (methods deepvae and biggan): PNG files and a sheet of them.
+
+    Parameters
+    ----------
+    out
+        Folder for the pictures.
+    n
+        How many; with --interpolate, how many walks.
+    seed
+        Picture number i follows from the seed and i alone.
+    to
+        Domain, where the model knows several.
+    interpolate
+        Pictures on the way between two latents, one row of the sheet a walk.
+    overwrite
+        Replace pictures that are there.
+    """
+    from unpaired.synthesis import synthesize as run
+
+    written = run(
+        model, out, count=n, seed=seed, domain=to, interpolate=interpolate, device=device, precision=precision, overwrite=overwrite
+    )  # fmt: skip
+    print(f"{len(written)} pictures: {out}; an overview: {out / 'sheet.png'}")
+
+
+def look(
+    model: Model,
+    data: Data,
+    /,
+    *,
+    to: str,
+    out: Path,
+    source: str | None = None,
+    network: Literal["mobilenet_v1", "alexnet", "vgg19", "squeezenet1_1"] = "mobilenet_v1",
+    features: str | None = None,
+    weights: Path | None = None,
+    limit: int = 200,
+    rows: int = 16,
+    nearest: int = 3,
+    seed: int = 0,
+    device: Device = "auto",
+) -> None:
+    """A map of deep features of source, target and translations (t-SNE), and the target images nearest to each translation.
+
+    Parameters
+    ----------
+    to
+        Domain to translate to.
+    out
+        Folder for map.png (source blue, target red, translations cyan), neighbours.png and look.json.
+    source
+        Domain of the inputs, where it does not follow from --to.
+    network
+        Feature network of the perceptual distance.
+    features
+        Feature network of the map: vgg19_fc7 as in the paper, or a backbone's name; that of --network when left out.
+    weights
+        File or folder with the weights of both.
+    limit
+        Images of each kind.
+    rows
+        Rows of neighbours.png.
+    nearest
+        Target images in each row.
+    seed
+        Of the map, and of random outputs.
+    """
+    from unpaired.look import look as run
+
+    done = run(
+        model, data, out, to=to, source=source, network=network, features=features, weights=weights, limit=limit, rows=rows,
+        nearest=nearest, seed=seed, device=device,
+    )  # fmt: skip
+    print(done.text())
+
+
+def info(model: Model, /, *, json: Json = False) -> None:
+    """What a model is: method, domains, directions, settings, training data, hash."""
+    from unpaired.translation import load
+
+    about = load(model).info()
+    if json:
+        print_json(about)
+        return
+    for key, value in about.items():
+        print(f"{key:18} {value if isinstance(value, str) else _plain(value)}")
+
+
+def _plain(value: Any) -> str:  # in `info` the name json is the option's
+    return json.dumps(value, ensure_ascii=False)
+
+
+def presets() -> None:
+    """Ready settings, one for each published experiment and a few for small machines."""
+    from unpaired.config import presets as shipped
+
+    for name, title in shipped().items():
+        print(f"{name:24} {title}")
+
+
+def check(data: Path, /, *, json: Json = False) -> None:
+    """Look at a data folder: what is there, what is wrong, and how to train on it. Exit 2 when training would refuse.
+
+    Parameters
+    ----------
+    data
+        Folder of images.
+    """
+    from unpaired.data.check import check as run
+
+    report = run(data)
+    if json:
+        print_json(report.to_dict())
+    else:
+        print(report.text())
+    if not report.ok:
+        sys.exit(2)

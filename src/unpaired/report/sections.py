@@ -1,0 +1,415 @@
+"""The sections of the report of a run, of a model, or of results, from what :mod:`gather` found and :mod:`looks` computed.
+
+A section that cannot be shown says why in the page; it never stops the report.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from unpaired.classifier import Classifier
+from unpaired.data.check import CheckReport
+from unpaired.report import figures, looks, words
+from unpaired.report.charts import Dot
+from unpaired.report.gather import Pictures, Subject
+from unpaired.report.looks import Measured, Sight
+from unpaired.report.page import Card, Cell, Pair, Panel, Report, interval_panel, line_panel, scatter_panel
+from unpaired.training import MAX_SHEET_DIRECTIONS
+from unpaired.translation import Translator
+
+MAX_SLIDERS = 6
+"""Images in "Before and after", of all directions together."""
+CLASSES_A_LINE = 12
+"""Columns in the grid of every class. With more classes there is one input, over several lines."""
+CLASS_ROWS = 12
+"""Inputs in that grid."""
+EXTREMES = 4
+"""Images of each kind in the failure gallery."""
+
+
+@dataclass
+class Job:
+    """What the sections share."""
+
+    page: Report
+    subject: Subject
+    images: int
+    limit: int
+    seed: int
+    sight: Sight
+    pictures: Pictures | None = None
+    doctor: CheckReport | None = None
+    classifier: Classifier | None = None
+    measured: list[Measured] = field(default_factory=list)
+    sheets: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def translator(self) -> Translator | None:
+        """The model, where there is one."""
+        return self.subject.translator
+
+
+def sections(job: Job, command: str) -> None:
+    """All of them, in their order; ``command`` is what wrote the report."""
+    page, subject = job.page, job.subject
+    page.lead = words.lead(subject, job.pictures, job.doctor)
+    page.section("Summary")
+    facts = words.facts(subject)
+    if facts:
+        page.facts(facts)
+    said, verdicts = words.summary(subject, job.measured)
+    if said:
+        page.text(said)
+    if verdicts:
+        page.items(verdicts)
+    for line in [*words.warnings(subject, job.pictures), *figures.won(subject.log), *job.warnings]:
+        page.note(line, warning=True)
+    for line in subject.missing:
+        page.note(line)
+    _before_after(job)
+    _translations(job)
+    _metrics(job)
+    _adaptation(job)
+    _map(job)
+    _neighbours(job)
+    _failures(job)
+    _curves(job)
+    _settings(job)
+    _data(job)
+    page.section("To repeat")
+    page.commands(words.commands(subject, job.pictures, command), caption="In a shell")
+    config = subject.config
+    if config is not None:
+        page.details("Every setting of the run (config.toml)", config.to_toml().rstrip())
+    page.footer(words.colophon())
+
+
+def _held_out(job: Job, source: str) -> str:
+    return "training" if job.pictures is not None and source in job.pictures.seen else "held-out"
+
+
+def _before_after(job: Job) -> None:
+    each = max(1, MAX_SLIDERS // max(1, len(job.sheets)))
+    pairs = []
+    for (source, target), rows in job.sheets.items():
+        inputs = rows[f"input: {source}"]
+        after = next(v for k, v in rows.items() if k.startswith(f"as {target}"))
+        pairs += [
+            Pair(inputs[i], after[i], (source, f"as {target}"), f"{_held_out(job, source)} image {i + 1} of {source}")
+            for i in range(min(each, len(inputs)))
+        ]
+    if pairs:
+        job.page.section("Before and after")
+        job.page.compare(pairs, caption="Move the line with the mouse, a finger, or the arrow keys.")
+
+
+def _translations(job: Job) -> None:
+    subject, page = job.subject, job.page
+    if not job.sheets and not subject.samples:
+        return
+    page.section("Translations")
+    many = job.translator is not None and len(job.translator.domains) > 2
+    if many and job.translator is not None and job.pictures is not None:
+        _every_class(job, job.translator, job.pictures)
+        job.page.heading("A few directions in full")
+    for (source, target), rows in job.sheets.items():
+        kind = _held_out(job, source)
+        caption = f"{source} to {target}: {len(rows[f'input: {source}'])} {kind} images, evenly over the {kind} set."
+        if job.translator is not None and job.translator.method.stochastic:
+            caption += " The outputs are random: the samples differ in their noise alone."
+        page.sheet(rows, alt=f"{kind} {source} image", caption=caption)
+    _progress(job)
+
+
+def _every_class(job: Job, translator: Translator, pictures: Pictures) -> None:
+    """Every domain of the model: a square of sources and targets where they fit on a line, else one input as all of them."""
+    domains = translator.domains
+    fits = len(domains) <= CLASSES_A_LINE
+    sources = [d for d in domains if d in pictures.held_out and any(a == d for a, _ in translator.directions)]
+    job.page.heading("Every class")
+    rows: dict[str, Any] = {}
+    for source in sources[: CLASS_ROWS if fits else 1]:
+        image = pictures.some(source, 1)
+        if not len(image):
+            continue
+        found = looks.every_class(translator, image[0], source, seed=job.seed)
+        if fits:
+            empty = np.full_like(image[0], 128)
+            rows[f"from {source}"] = np.stack([image[0] if d == source else found.get(d, empty) for d in domains])
+            continue
+        names = list(found)
+        for first in range(0, len(names), CLASSES_A_LINE):
+            part = names[first : first + CLASSES_A_LINE]
+            last = first + len(part)
+            job.page.sheet(
+                {"": np.stack([image[0], *(found[n] for n in part)])}, heads=[f"input: {source}", *part],
+                alt=f"One {source} image as every class",
+                caption=f"One {_held_out(job, source)} image of {source} as every class: {first + 1} to {last} of {len(names)}.",
+            )  # fmt: skip
+    if rows:
+        caption = (
+            "One image of each class in a row, as every class. In the column of its own class stands the image itself."
+        )
+        if len(rows) < len(sources):
+            caption += f" The first {len(rows)} of {len(sources)} classes as inputs."
+        job.page.sheet(rows, heads=domains, alt="One image as every class", caption=caption)
+
+
+def _progress(job: Job) -> None:
+    subject = job.subject
+    if not subject.samples or subject.config is None:
+        return
+    side = subject.config.data.size
+    if job.translator is not None and job.translator.directions:
+        rows = min(len(job.translator.directions), MAX_SHEET_DIRECTIONS)
+        source, target = job.translator.directions[0]
+        found = looks.progress(subject.samples, rows, side)
+        if len(found) > 2:
+            job.page.heading("How it was learnt")
+            job.page.sheet(
+                found, alt=f"Fixed {source} image as {target} while training",
+                caption=f"The same images of {source} as {target} over the steps, from the sheets that training left.",
+            )  # fmt: skip
+            return
+    found = looks.last_sheet(subject.samples, side)
+    if found and not job.sheets:
+        job.page.sheet(
+            found,
+            alt="Sample sheet of the run",
+            caption="The last sheet that training left: inputs above their translations.",
+        )
+
+
+def _settings(job: Job) -> None:
+    subject = job.subject
+    if job.translator is None and subject.config is None:
+        return
+    job.page.section("What was trained")
+    job.page.pairs(words.about(subject, job.pictures, job.doctor), caption="The model and what it was trained on.")
+    changed, notes = words.changed_settings(subject)
+    if changed:
+        job.page.table(
+            ["setting", "value", "default"], changed, notes=notes,
+            caption="Settings that differ from the defaults; all of them stand at the end.",
+        )  # fmt: skip
+
+
+def _curves(job: Job) -> None:
+    groups = figures.curves(job.subject.log) if len(job.subject.log) > 1 else []
+    if not groups:
+        if job.subject.folder is not None:
+            job.page.section("Curves").note(
+                "There are no curves: log.jsonl of the run is missing or has fewer than two lines."
+            )
+        return
+    job.page.section("Curves")
+    for kind, panels in groups:
+        extra = " The pale line is the log, the strong one its moving average." if len(job.subject.log) >= 40 else ""
+        weighted = " Each term with its weight, in the sum that the player lowers." if kind == "Losses" else ""
+        job.page.panels(panels, caption=f"{kind} over the steps.{weighted}{extra}")
+
+
+def _metrics(job: Job) -> None:
+    named = job.subject.results
+    if not named:
+        if job.translator is not None and job.translator.directions:
+            model, data = words.model_and_data(job.subject, job.pictures)
+            job.page.section("Metrics").note(
+                "No results were given. Distances with intervals and N come from: "
+                f"unpaired evaluate {model} {data} --out results.json; give that file to `unpaired report` beside the run."
+            )
+        return
+    job.page.section("Metrics")
+    if len(named) > 1:
+        panels = figures.compare_panels(named)
+        if panels:
+            job.page.panels(panels, caption="The results side by side, with 95 % intervals where there are any.")
+    for name, results in named:
+        if len(named) > 1:
+            job.page.heading(name)
+        _one_result(job, results, "")
+        best = results.get("best")
+        if isinstance(best, dict) and isinstance(best.get("directions"), list):
+            job.page.heading(f"{name}: the run's best checkpoint")
+            _one_result(job, best, " Best checkpoint, chosen on the validation split.")
+
+
+def _one_result(job: Job, results: dict[str, Any], about: str) -> None:
+    page = job.page
+    panels: list[Panel] = figures.distance_panels(results)
+    if panels:
+        page.panels(
+            panels[:8],
+            caption=f"Distances to the target's real images, with 95 % intervals where there are any; less is better.{about}",
+        )
+    rows, notes = figures.table(results)
+    page.table(
+        figures.HEADER, rows, notes=notes,
+        caption=f"Figures, each with its N (generated / real); [95 % interval], or ± standard deviation. ↓ less is better, ↑ more is.{about}",
+    )  # fmt: skip
+    reasons = [f"Not comparable: {r}." for r in figures.reasons(results)]
+    remarks = [*reasons, *map(str, results.get("warnings") or ())]
+    if remarks:
+        page.items(remarks)
+    adaptation = results.get("adaptation")
+    if isinstance(adaptation, dict) and adaptation.get("confusion") and adaptation.get("classes"):
+        page.confusion(
+            np.array(adaptation["confusion"]), list(map(str, adaptation["classes"])), caption="Who is taken for whom."
+        )
+    origin = figures.provenance(results)
+    if origin:
+        text = "\n".join(f"{k}: {v}" for k, v in origin)
+        page.details("Where these figures come from", text)
+
+
+def _adaptation(job: Job) -> None:
+    found = job.subject.adaptation
+    if found is None:
+        return
+    page = job.page
+    page.section("Classifier for the unlabelled target")
+    names = {
+        "source_only": "source only",
+        "last": "adapted, last",
+        "best": f"adapted, best ({found.get('selection', '')})",
+    }
+    scores = {names[k]: found[k] for k in names if isinstance(found.get(k), dict)}
+    counts = ", ".join(f"{n:,} {k.replace('_', ' ')}" for k, n in found["counts"].items())
+    page.text(f"Recipe {found['recipe']} with {found.get('method')}, seed {found.get('seed')}. Images: {counts}.")
+    if not scores:
+        page.note("There are no accuracies: no labelled target images were given with --test.")
+        return
+    rows: list[list[Cell]] = []
+    dots = []
+    for colour, (name, score) in enumerate(scores.items()):
+        low, high = figures.wilson(score["accuracy"], score["n"])
+        rows.append([name, f"{score['accuracy']:.4f} [{low:.4f}, {high:.4f}]", score["n"]])
+        dots.append(Dot(name.split(" (")[0], score["accuracy"], (low, high), colour))
+    panels = [interval_panel("accuracy", dots)]
+    history = [h for h in found.get("history") or () if isinstance(h, dict) and "step" in h]
+    keys = [k for k in dict.fromkeys(k for h in history for k in h) if k != "step"]
+    if len(history) > 1 and keys:
+        lines = {
+            k.replace("_", " "): ([h["step"] for h in history], [float(h.get(k, "nan")) for h in history]) for k in keys
+        }
+        title = f"{next(iter(lines))}, while training" if len(lines) == 1 else "while training"
+        panels.append(line_panel(title, lines))
+    page.panels(
+        panels, caption="Accuracy on labelled target images that nothing was trained on; 95 % intervals after Wilson."
+    )
+    page.table(["classifier", "accuracy", "N"], rows, caption="One seed; [95 % interval].")
+    if names["best"] in scores and names["last"] in scores and scores[names["best"]] == scores[names["last"]]:
+        scores.pop(names["best"], None)
+    for name, score in scores.items():
+        page.confusion(
+            np.array(score["confusion"]),
+            found["classes"],
+            caption=f"{name}: {score['accuracy']:.4f} of {score['n']:,}.",
+        )
+
+
+def _map(job: Job) -> None:
+    if not job.measured:
+        return
+    job.page.section("Map of features")
+    panels = []
+    for m in job.measured:
+        if m.map:
+            alt = f"Map of {', '.join(f'{len(p)} images {n}' for n, p in m.map.items())}"
+            panels.append(scatter_panel(f"{m.source} → {m.target}", m.map, alt=alt))
+        else:
+            job.page.note(f"{m.source} → {m.target}: no map: {m.map_missing or job.sight.why}")
+    if panels:
+        job.page.panels(
+            panels,
+            caption=f"t-SNE of {looks.NETWORK} features, one map for each direction. Near points are images that the network finds alike; "
+            "good translations lie among the target's images. Sizes of clusters and distances between them mean nothing.",
+        )
+
+
+def _neighbours(job: Job) -> None:
+    if not job.measured:
+        return
+    page = job.page
+    page.section("Nearest training images")
+    if job.sight.layers is None:
+        page.note(f"No neighbours: {job.sight.why}")
+        return
+    page.text("A translation that equals a training image was learnt by heart.")
+    for m in job.measured:
+        cards = []
+        for number, (x, y, near, distances) in enumerate(m.neighbours, start=1):
+            shown = {"input": x, f"as {m.target}": y} | {f"nearest {i}": p for i, p in enumerate(near, start=1)}
+            notes = {f"nearest {i}": f"{d:.2f}" for i, d in enumerate(distances, start=1)}
+            cards.append(Card(shown, "", f"{m.source} image {number}", notes))
+        if cards:
+            page.gallery(
+                cards, wide=True,
+                caption=f"{m.source} to {m.target}: each translation with the nearest of {m.references} training images of {m.target}, and its "
+                f"{looks.PERCEPTUAL}; 0 is equal.",
+            )  # fmt: skip
+        else:
+            page.note(f"{m.source} → {m.target}: no training images of {m.target} are there to compare with.")
+
+
+def _failures(job: Job) -> None:
+    if not job.measured:
+        return
+    page = job.page
+    page.section("Where to look for failures")
+    for m in job.measured:
+        kinds = [("changed the most", looks.extremes(m.change, EXTREMES, largest=True), m.change, "change")]
+        kinds.append(("changed the least", looks.extremes(m.change, EXTREMES, largest=False), m.change, "change"))
+        if m.confidence is not None:
+            picked = looks.extremes(m.confidence, EXTREMES, largest=False)
+            kinds.append(("least sure for the classifier", picked, m.confidence, "confidence"))
+        page.heading(f"{m.source} → {m.target}")
+        for kind, picked, values, what in kinds:
+            cards = []
+            for i in picked:
+                chosen = f", taken for {m.classes[i]}" if what == "confidence" else ""
+                text = f"{what} {values[i]:.3f}{chosen}"
+                cards.append(
+                    Card(
+                        {"input": m.inputs[i], f"as {m.target}": m.outputs[i]},
+                        text,
+                        f"{kind}, {m.source} image {i + 1}",
+                    )
+                )
+            if cards:
+                unit = f" By the {m.change_name}." if what == "change" else ""
+                page.gallery(
+                    cards,
+                    caption=f"{kind[:1].upper()}{kind[1:]}, of {len(m.inputs)} {_held_out(job, m.source)} images.{unit}",
+                )
+    if job.classifier is None:
+        page.note(
+            "No classifier was given, so the translations that one is least sure of are not shown; give one with --classifier FILE."
+        )
+
+
+def _data(job: Job) -> None:
+    if job.translator is None:
+        return
+    page, found = job.page, job.doctor
+    page.section("The data")
+    if found is None:
+        page.note("The data doctor has nothing to say: it looks at folders of images, and there are none here.")
+        return
+    summary = found.to_dict()
+    rows = words.data_rows(summary)
+    page.table(
+        ["domain", "split", "usable", "unusable", "flat", "shorter side", "formats"],
+        rows,
+        caption="What the data doctor (unpaired check) found.",
+    )
+    findings = [*summary["problems"], *summary["warnings"], *summary["notes"]]
+    findings += [f"unusable: {b['name']}: {b['reason']}" for b in summary["bad"][:10]]
+    if findings:
+        page.items(findings)
+    else:
+        page.text("It found nothing to warn about.")
