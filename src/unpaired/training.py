@@ -286,9 +286,12 @@ class Trainer:
         seed_everything(self.config.seed, self.step, self.ranks.rank)
         self.method.monitor.clear()
         terms: dict[str, Tensor] = {}
+        accumulate = min(self.settings.accumulate, len(batch))
+        # cut once: a method that keeps what players share (features, translations) knows images again by being the same object
+        parts = [batch.part(i, accumulate) for i in range(accumulate)]
         for update in stage.updates:
             if self.step % update.every == 0:
-                terms |= self._update(update, stage, first, batch)
+                terms |= self._update(update, stage, first, parts)
         self.ranks.share_buffers(self.method.buffers())
         if self.settings.ema:
             live = dict(self.method.named_parameters())
@@ -298,17 +301,15 @@ class Trainer:
             )
         return terms
 
-    def _update(self, update: Update, stage: Stage, first: int, batch: Batch) -> dict[str, Tensor]:
+    def _update(self, update: Update, stage: Stage, first: int, parts: Sequence[Batch]) -> dict[str, Tensor]:
         optimizer = self._optimizer(update)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for parameter in parameters:
             parameter.requires_grad_(True)
         optimizer.zero_grad(set_to_none=True)
-        accumulate = min(self.settings.accumulate, len(batch))
         sums: dict[str, Tensor] = {}
-        for part in range(accumulate):
-            piece = batch.part(part, accumulate)
-            share = len(piece) / len(batch)
+        for piece in parts:
+            share = len(piece) / sum(map(len, parts))
             with devices.autocast(self.settings.precision, self.device):
                 terms = self._loss(update, stage)(piece)
             total = torch.stack([t.float() for t in terms.values()]).sum()

@@ -25,13 +25,11 @@ def is_channels_last(x: Tensor) -> bool:
 
 
 def _statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """m and r of channels_last memory. The mean is summed blockwise, the variance is that around a mean."""
-    n, c, h, w = x.shape
-    mean = x.permute(0, 2, 3, 1).reshape(n, h * w, c).sum(1) / (h * w)
-    rough = [aten.batch_norm_update_stats(x[i : i + 1], None, None, 0.0) for i in range(n)]
-    # a plain sum's mean is some digits off; the variance around it is larger by the square of that
-    near, variance = (torch.stack(values) for values in zip(*rough, strict=True))
-    return mean, (variance - (near - mean).square() + eps).rsqrt()
+    """m and r of channels_last memory. The mean is summed blockwise; the variance is around a plain sum's mean, some digits off,
+    which changes it by the square of that alone."""
+    each = [aten.batch_norm_update_stats(x[i : i + 1], None, None, 0.0)[1] for i in range(len(x))]
+    variance = each[0][None] if len(x) == 1 else torch.stack(each)
+    return x.mean((2, 3)), variance.add_(eps).rsqrt_()
 
 
 class _InstanceNorm(torch.autograd.Function):
@@ -43,8 +41,7 @@ class _InstanceNorm(torch.autograd.Function):
         n, c, h, w = values.shape
         if is_channels_last(values):
             m, r = _statistics(values, eps)
-            scale = r[:, :, None, None]
-            y = torch.addcmul(-m[:, :, None, None] * scale, values, scale)
+            y = torch.addcmul((m * r).neg_()[:, :, None, None], values, r[:, :, None, None])
         else:
             values = values.contiguous()
             y, m, r = aten.native_group_norm(values, None, None, n, c, h * w, c, eps)
@@ -53,7 +50,7 @@ class _InstanceNorm(torch.autograd.Function):
         return y.to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         x, m, r = ctx.saved_tensors
         kind = torch.float64 if x.dtype == torch.float64 else torch.float32
         values, g = x.to(kind), gradient.to(kind)
@@ -88,10 +85,10 @@ def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
 
     [N, C, H, W] -> the same. Raises ValueError where H x W is a single element.
     """
-    own = x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+    own = x.device.type == "cpu" and not torch.compiler.is_compiling()
     if not own or x.ndim != 4 or x.shape[2] * x.shape[3] < 2:
         return F.instance_norm(x, eps=eps)
-    out: Tensor = _InstanceNorm.apply(x, eps)
+    out: Tensor = _InstanceNorm.apply(x, eps)  # type: ignore[no-untyped-call]
     return out
 
 
