@@ -67,7 +67,7 @@ def point(preset: str, what: str, value: int, rounds: int) -> dict[str, float]:
     def one_round() -> None:
         for _ in range(period):
             trainer.step += 1
-            trainer.run_step(stage, 0, batch.part(0, 1))
+            trainer.run_step(stage, 0, harness.fresh(batch))
 
     held = harness.resident_mib("VmRSS")
     one_round()

@@ -31,6 +31,7 @@ from typing import Any
 import torch
 
 from unpaired.devices import autocast, has_bf16
+from unpaired.methods.base import Batch
 from unpaired.planning import flop_counter
 
 CEILING = "ceiling"
@@ -122,6 +123,11 @@ def interleave(
             synchronise(device)
             turns.seconds[name].append(now() - start)
     return turns
+
+
+def fresh(batch: Batch) -> Batch:
+    """The same images in new memory, as every step of a training has them: nothing that was kept of them counts."""
+    return batch._map(torch.clone)
 
 
 def product(precision: str, device: torch.device) -> Callable[[], object]:

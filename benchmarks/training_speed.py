@@ -180,7 +180,7 @@ class Case:
             terms: dict[str, Tensor] = {}
             for _ in range(period):
                 trainer.step += 1
-                part = batch.part(0, 1)  # a new object each time, as in training
+                part = harness.fresh(batch)
                 terms |= reference.step(part) if reference else trainer.run_step(stage, period - 1, part)
             return {k: float(v) for k, v in terms.items()}
 
