@@ -35,7 +35,7 @@ STEPS: dict[tuple[str, str], tuple[int, int, int, int, int]] = {
     ("deepi2i", "finetune"): (84506600, 136, 68, 4, 3),
     ("deepi2i-stylegan", "adaptor"): (19434544, 258, 152, 12, 2),
     ("deepi2i-stylegan", "finetune"): (20269872, 258, 154, 12, 4),
-    ("deepvae", "inversion-5"): (10704384, 41, 28, 2, 2),
+    ("deepvae", "inversion-5"): (11979648, 46, 28, 2, 2),
     ("deepvae", "inversion-4"): (10856064, 39, 27, 2, 2),
     ("deepvae", "level-5"): (88776, 10, 10, 1, 2),
     ("deepvae", "level-4"): (1983024, 34, 22, 3, 3),
@@ -93,13 +93,14 @@ def measured(name: str) -> dict[tuple[str, str], tuple[int, int, int, int, int]]
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
-def test_a_step_costs_what_it_cost(name: str) -> None:
+def test_a_step_costs_what_it_cost(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """FLOP, convolutions forward and backward, reads of single numbers and optimiser kernels of each stage are those of STEPS.
 
     Reads: one a loss, whether it is finite, before the update is kept (a CPU's alone: a GPU keeps a flag instead). Those beyond
     are attend's history (its length, and draws on the CPU) and StyleGAN's style mixing (draws on the CPU). Kernels: one a parameter
     group, not one a tensor.
     """
+    monkeypatch.setenv("UNPAIRED_CACHE", str(tmp_path))  # empty: deepvae's features are not there yet
     found = measured(name)
     assert found == {key: value for key, value in STEPS.items() if key[0] == name}
 
@@ -124,10 +125,10 @@ def test_players_of_a_step_share_the_features_of_its_images() -> None:
 
 @pytest.mark.parametrize(
     ("name", "update", "breaks"),
-    [("unit", "generator", 0), ("attend", "joint-generator", 0), ("attend", "joint-discriminator", 3)],
+    [("unit", "generator", 0), ("attend", "joint-discriminator", 3)],
 )
 def test_graph_breaks_of_compiled_losses(name: str, update: str, breaks: int) -> None:
-    """torch.compile takes UNIT's and attend's generator losses whole; attend's discriminator breaks at its history of images alone,
+    """torch.compile takes UNIT's generator loss whole; attend's discriminator breaks at its history of images alone,
     which reads its length and draws on the CPU."""
     trainer = trainer_of(name)
     stage = trainer.plan.stages[-1]
