@@ -123,6 +123,7 @@ def test_players_of_a_step_share_the_features_of_its_images() -> None:
     assert passes == 2 + 2, "the real images of two domains once, and the inversions of both"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "update", "breaks"),
     [("unit", "generator", 0), ("attend", "joint-discriminator", 3)],
