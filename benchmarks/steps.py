@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from harness import fresh
 
 from unpaired import devices, runs, training
 from unpaired.config import RunConfig, parse_assignments
@@ -115,7 +116,7 @@ def main() -> None:
 
         def step(stage: training.Stage = stage, batch: training.Batch = batch) -> None:
             trainer.step += 1
-            trainer.run_step(stage, trainer.step - 1, batch.part(0, 1))  # a new one each time, as in training
+            trainer.run_step(stage, trainer.step - 1, fresh(batch))
 
         trainer.step = period - 1  # all players are due: what matters is which updates fall on a step
         step()

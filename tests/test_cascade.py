@@ -183,7 +183,7 @@ def test_a_translator_step_leaves_the_critics_without_gradients() -> None:
     critic, translator = stage.updates
     assert (critic.every, translator.every) == (1, 2)
     before = {n: p.clone() for n, p in method.critics.named_parameters()}  # type: ignore[union-attr, operator]
-    trainer._update(translator, stage, 0, batch())
+    trainer._update(translator, stage, 0, [batch()])
     for name, parameter in method.critics.named_parameters():  # type: ignore[union-attr, operator]
         assert parameter.grad is None and torch.equal(parameter, before[name])
 

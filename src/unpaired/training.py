@@ -78,7 +78,7 @@ class Trainer:
         validator: Validator | None = None,
     ) -> None:
         self.method, self.pool, self.held_out, self.config, self.run_dir = (
-            method.to(device),
+            _placed(method, device),
             pool,
             held_out,
             config,
@@ -185,7 +185,9 @@ class Trainer:
             optimizer = self._optimizer(update)
             for parameter in (p for group in optimizer.param_groups for p in group["params"]):
                 prefix = f"optimizer/{update.name}/{self.names[id(parameter)]}/"
-                saved = {k.removeprefix(prefix): v.to(self.device) for k, v in tensors.items() if k.startswith(prefix)}
+                saved = {
+                    k.removeprefix(prefix): _laid_out(v, parameter) for k, v in tensors.items() if k.startswith(prefix)
+                }
                 if saved:
                     optimizer.state[parameter] = saved
 
@@ -224,7 +226,7 @@ class Trainer:
             {k.removeprefix("method/"): v for k, v in tensors.items() if k.startswith("method/")}
         )
         for name in self.average:
-            self.average[name] = tensors[f"average/{name}"].to(self.device, copy=True)
+            self.average[name] = _laid_out(tensors[f"average/{name}"], self.average[name])
         self.step = values["step"]
         self._take_optimizers(tensors)
         self.method.check_parts()
@@ -284,9 +286,12 @@ class Trainer:
         seed_everything(self.config.seed, self.step, self.ranks.rank)
         self.method.monitor.clear()
         terms: dict[str, Tensor] = {}
+        accumulate = min(self.settings.accumulate, len(batch))
+        # cut once: a method that keeps what players share (features, translations) knows images again by being the same object
+        parts = [batch.part(i, accumulate) for i in range(accumulate)]
         for update in stage.updates:
             if self.step % update.every == 0:
-                terms |= self._update(update, stage, first, batch)
+                terms |= self._update(update, stage, first, parts)
         self.ranks.share_buffers(self.method.buffers())
         if self.settings.ema:
             live = dict(self.method.named_parameters())
@@ -296,17 +301,15 @@ class Trainer:
             )
         return terms
 
-    def _update(self, update: Update, stage: Stage, first: int, batch: Batch) -> dict[str, Tensor]:
+    def _update(self, update: Update, stage: Stage, first: int, parts: Sequence[Batch]) -> dict[str, Tensor]:
         optimizer = self._optimizer(update)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for parameter in parameters:
             parameter.requires_grad_(True)
         optimizer.zero_grad(set_to_none=True)
-        accumulate = min(self.settings.accumulate, len(batch))
         sums: dict[str, Tensor] = {}
-        for part in range(accumulate):
-            piece = batch.part(part, accumulate)
-            share = len(piece) / len(batch)
+        for piece in parts:
+            share = len(piece) / sum(map(len, parts))
             with devices.autocast(self.settings.precision, self.device):
                 terms = self._loss(update, stage)(piece)
             total = torch.stack([t.float() for t in terms.values()]).sum()
@@ -522,6 +525,23 @@ class Trainer:
             asked,
             f"stopped by signal {asked} after step {self.step}; saved as {path}. The same command goes on from there",
         )
+
+
+def _placed(method: Method, device: torch.device) -> Method:
+    """The method on ``device``, its convolutions' weights in the memory format that is faster there for training."""
+    # On CPUs convolutions are 1.1 to 1.9 times as fast in channels_last, and one look at a weight decides for all maps after it;
+    # not measured on GPUs.
+    if device.type == "cpu":
+        return method.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return method.to(device)
+
+
+def _laid_out(value: Tensor, like: Tensor) -> Tensor:
+    """A copy of ``value`` on the device and, where the shapes are equal, in the memory format of ``like``: the same arithmetic,
+    bit for bit, after a restart."""
+    if value.shape != like.shape:
+        return value.to(like.device, copy=True)
+    return torch.empty_like(like, dtype=value.dtype).copy_(value)
 
 
 def _row(images: Tensor, columns: int) -> np.ndarray[Any, Any]:

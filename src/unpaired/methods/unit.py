@@ -30,6 +30,7 @@ from unpaired.networks.blocks import (
     kaiming_convolutions,
     normal_convolutions,
 )
+from unpaired.networks.instance_norm import InstanceNorm
 from unpaired.networks.patchgan import (
     GaussianHalf,
     MultiScale,
@@ -167,7 +168,7 @@ def _residual(c: UNITConfig, count: int) -> list[nn.Module]:
 
 def _activation(c: UNITConfig, channels: int) -> list[nn.Module]:
     if c.norm == "instance":
-        return [nn.InstanceNorm2d(channels), nn.ReLU(inplace=True)]
+        return [InstanceNorm(channels), nn.ReLU(inplace=True)]
     return [nn.LeakyReLU(0.01, inplace=True)]
 
 
@@ -317,7 +318,9 @@ class UNIT(Method):
         """Means and samples of the codes of both domains, a first: two [2N, C, H/s, W/s]."""
         # The shared layers see both domains at once: their norms are per sample, so this equals two passes.
         mu = self.encoder_shared(torch.cat([self.encoders[0](x_a), self.encoders[1](x_b)]))
-        return mu, mu + torch.randn_like(mu) if noise else mu  # z = E_mu(x) + eta, eta ~ N(0, I)
+        return mu, mu + torch.randn(
+            mu.shape, device=mu.device, dtype=mu.dtype
+        ) if noise else mu  # z = E_mu(x) + eta, eta ~ N(0, I)
 
     def _kl(self, mu: Tensor, z: Tensor) -> Tensor:
         """KL(q(z|x) || p(z)), mean over the code's elements, added up over the domains."""

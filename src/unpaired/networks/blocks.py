@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from unpaired.errors import DataError
+from unpaired.networks.instance_norm import InstanceNorm
 
 Padding = Literal["zeros", "reflect"]
 Norm = Literal["batch", "instance"]
@@ -20,7 +21,7 @@ Norm = Literal["batch", "instance"]
 
 def norm_layer(kind: Norm, channels: int) -> nn.Module:
     """``batch``: with scale, shift and running statistics. ``instance``: without any parameter, the same in training and after."""
-    return nn.BatchNorm2d(channels) if kind == "batch" else nn.InstanceNorm2d(channels)
+    return nn.BatchNorm2d(channels) if kind == "batch" else InstanceNorm(channels)
 
 
 class ResidualBlock(nn.Module):

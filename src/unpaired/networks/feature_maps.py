@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unpaired.networks.blocks import kaiming_convolutions, normal_convolutions
+from unpaired.networks.instance_norm import instance_norm
 
 SLOPE = 0.2
 """Of every LeakyReLU here; the paper says so for the inversion networks."""
@@ -109,8 +110,7 @@ def adaptive_norm(x: Tensor, style: Tensor) -> Tensor:
     ``style`` [N, 2 C]: the betas, then the gammas. Passed as an argument and not kept anywhere, in float32.
     """
     beta, gamma = style.float()[:, :, None, None].chunk(2, dim=1)
-    variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0, keepdim=True)
-    return (gamma * (x.float() - mean) * (variance + 1e-5).rsqrt() + beta).to(x.dtype)
+    return torch.addcmul(beta, instance_norm(x.float()), gamma).to(x.dtype)
 
 
 Narrowing = Literal["computed", "halved"]

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unpaired.networks.instance_norm import instance_norm
+
 Loss = Literal["r1", "wgan-gp"]
 SIZES = (32, 64, 128, 256, 512, 1024)
 FULL_CHANNELS = 32
@@ -115,7 +117,7 @@ class StyledLayer(nn.Module):
     def forward(self, x: Tensor, w: Tensor, noise: Tensor) -> Tensor:
         x = F.leaky_relu(x + self.noise * self.noise_gain * noise, SLOPE)
         gamma, beta = self.style(w)[:, :, None, None].chunk(2, 1)  # [N, C, 1, 1]
-        return torch.addcmul(beta, F.instance_norm(x), gamma)
+        return torch.addcmul(beta, instance_norm(x), gamma)
 
 
 class GeneratorBlock(nn.Module):

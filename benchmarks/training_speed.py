@@ -1,0 +1,257 @@
+"""Training steps against the way the official repositories run, in one process, taking turns.
+
+    python benchmarks/training_speed.py                                     every row of ROWS, on the presets made for CPUs
+    python benchmarks/training_speed.py unit-horse2zebra-128 train          one row: preset, stage, --set KEY=VALUE ...
+    python benchmarks/training_speed.py cascade-mobilenet-128 level-5 --cached   cached features against recomputing
+    python benchmarks/training_speed.py PRESET STAGE --precision bf16       the reference, the reference under autocast, ours
+
+OMP_NUM_THREADS=1 makes the clock the processor's, which other programs disturb least. Random images and weights: neither
+changes the cost. A call is a whole round of the players (four steps where the generator's turn is every fourth).
+
+The reference is eager fp32, contiguous memory, PyTorch's instance norm, Adam as torch.optim has it on a CPU by default (a
+loop over tensors), features and translations computed anew by each player. Beyond that, each method as the public code does it:
+
+- unit, both generations: discriminators stay unfrozen in the generators' step; in the discriminators' step the generators
+  record their graph before the result is detached; real and translated images are judged in passes of their own. The streams
+  of the generators stay batched as here, which the first generation's code does and the second's does not.
+- attend (no official code): the translation is made anew for each player, as in TensorFlow code with one run a player.
+  CycleGAN's PyTorch code makes it once and so saves one forward pass; both freeze the discriminator in the generator's step.
+- cascade, deepvae (no official code): as the public WGAN-GP code, critics frozen in the generator's step, fakes without a graph.
+- deepi2i, biggan, stylegan: as the official code, which toggles gradients and judges real and fake in one pass where it may.
+
+Both ways start from the same weights and seeds; the losses of the first two rounds must agree within ``--rtol``, else this fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import harness
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unpaired import devices, losses, runs, training
+from unpaired.config import parse_assignments
+from unpaired.data.sampling import ArrayPool, Sampler
+from unpaired.methods import method_class
+from unpaired.methods.base import Batch, Method, Stage, Update
+from unpaired.methods.unit import UNIT, sum_of
+from unpaired.networks import feature_maps, instance_norm, stylegan
+
+ROWS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("unit-horse2zebra-128", "train", ()),
+    ("unit-munit-256", "train", ("data.size=128", "data.resize=128", "model.width=32", "model.discriminator_width=32")),
+    *(("attend-horse2zebra-128", stage, ()) for stage in ("initial", "attention", "joint")),
+    *(("cascade-mobilenet-128", stage, ()) for stage in ("inversion-5", "level-5", "level-4", "level-3")),
+    *(("deepi2i-small", stage, ()) for stage in ("adaptor", "finetune")),
+    *(("deepi2i-stylegan-small", stage, ()) for stage in ("adaptor", "finetune")),
+    ("biggan-small", "train", ()),
+    ("stylegan-small", "train", ()),
+)
+"""Preset, stage, settings. Only the second is reduced: the full width is for GPUs."""
+GOALS = {"fp32": 1.2, "bf16": 3.0}
+Step = Callable[[], dict[str, float]]
+
+
+def plain_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """PyTorch's own."""
+    return F.instance_norm(x, eps=eps)
+
+
+@contextlib.contextmanager
+def plain_norms() -> Iterator[None]:
+    """Inside, all networks use PyTorch's instance norm."""
+    with contextlib.ExitStack() as stack:
+        for module in (instance_norm, feature_maps, stylegan):
+            stack.enter_context(patch.object(module, "instance_norm", plain_norm))
+        yield
+
+
+def judged_apart(method: UNIT, batch: Batch) -> dict[str, Tensor]:
+    """UNIT's discriminator loss as released: a graph that is thrown away, four passes of discriminators."""
+    c = method.config
+    _, z = method._codes(batch.source, batch.target, noise=c.noise != "none")
+    h_a, h_b = method.generator_shared(z).chunk(2)
+    x_ba, x_ab = method.generators[0](h_b).detach(), method.generators[1](h_a).detach()
+    real, fake = method.discriminators([batch.source, batch.target]), method.discriminators([x_ba, x_ab])
+    return {
+        "real": c.gan_weight * sum_of(losses.judged_real(d, c.gan) for d in real),
+        "fake": c.gan_weight * sum_of(losses.judged_fake(d, c.gan) for d in fake),
+    }
+
+
+class Reference:
+    """A stage's steps, the other way."""
+
+    def __init__(self, trainer: training.Trainer, stage: Stage, precision: str) -> None:
+        self.trainer, self.stage, self.precision = trainer, stage, precision
+        self.method: Method = trainer.method.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        self.optimizers = {u.name: self._optimizer(u) for u in stage.updates}
+        self.unfrozen = isinstance(self.method, UNIT)
+
+    def _optimizer(self, update: Update) -> torch.optim.Adam:
+        spec, rates = update.optimizer, update.rates or (1.0,) * len(update.modules)
+        seen: set[int] = set()
+        groups = []
+        for module, rate in zip(update.modules, rates, strict=True):
+            own = [p for p in module.parameters() if id(p) not in seen]
+            seen |= {id(p) for p in own}
+            groups += [{"params": own, "lr": spec.lr * rate}] if own else []
+        return torch.optim.Adam(groups, lr=spec.lr, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay)
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """One, as :meth:`training.Trainer.run_step`."""
+        training.seed_everything(self.trainer.config.seed, self.trainer.step)
+        found: dict[str, Tensor] = {}
+        due = [u for u in self.stage.updates if self.trainer.step % u.every == 0]
+        players = [p for u in self.stage.updates for m in u.modules for p in m.parameters()]
+        for update in due:
+            for kept in (
+                "_last_maps",
+                "_last_real",
+                "_seen",
+                "_made",
+            ):  # features and translations anew for each player
+                getattr(self.method, kept, {}).clear()
+            own = [p for m in update.modules for p in m.parameters()]
+            for parameter in players:
+                parameter.requires_grad_(self.unfrozen)
+            for parameter in own:
+                parameter.requires_grad_(True)
+            self.optimizers[update.name].zero_grad()
+            apart = update.name == "discriminator" and isinstance(self.method, UNIT)
+            with plain_norms(), devices.autocast(self.precision, self.trainer.device):
+                terms = judged_apart(self.method, batch) if apart else update.loss(batch)  # type: ignore[arg-type]
+            sum_of(t.float() for t in terms.values()).backward()
+            self.optimizers[update.name].step()
+            found |= {f"{update.name}/{k}": v.detach() for k, v in terms.items()}
+        return found
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured."""
+
+    preset: str
+    stage: str
+    settings: tuple[str, ...]
+    device: str
+
+    def way(self, kind: str, precision: str = "fp32", *more: str) -> tuple[Step, str]:
+        """A round of the stage's players as ``reference`` or ``ours``, and what it was: preset, stage, changes, batch."""
+        settings = parse_assignments([*self.settings, *more])
+        settings |= {"training.precision": precision, "training.device": self.device}
+        config = runs.resolve(preset=self.preset, settings=settings)
+        device = devices.choose_device(self.device)
+        devices.set_products(precision)
+        source = getattr(config.model, "source", "") or "a"
+        names = (source, source + "2")[: 1 if method_class(config.method).max_domains == 1 else 2]
+        side, rng = config.data.resize or config.data.size, np.random.default_rng(0)
+        pool = ArrayPool({d: rng.integers(0, 256, (8, side, side, 3), dtype=np.uint8) for d in names})
+        torch.manual_seed(0)
+        method = runs.build(config, names)
+        trainer = training.Trainer(
+            method, pool, config, Path("unused"), held_out=None, header_extra={}, on_step=None, device=device,
+            ranks=training.Ranks(), reporter=None,
+        )  # fmt: skip
+        stage = next(s for s in trainer.plan.stages if s.name.startswith(self.stage))
+        torch.manual_seed(0)
+        if stage.start is not None:
+            stage.start()
+        trainer.modes(stage)
+        batch = Sampler(pool, config.data, method.pairs, config.seed).batch(1, stage.batch_size).to(device)
+        period = math.lcm(*(update.every for update in stage.updates))
+        trainer.step = period - 1
+        reference = Reference(trainer, stage, precision) if kind == "reference" else None
+
+        def one_round() -> dict[str, float]:
+            terms: dict[str, Tensor] = {}
+            for _ in range(period):
+                trainer.step += 1
+                part = harness.fresh(batch)
+                terms |= reference.step(part) if reference else trainer.run_step(stage, period - 1, part)
+            return {k: float(v) for k, v in terms.items()}
+
+        changed = " ".join(self.settings)
+        about = f"{self.preset} {stage.name}{', ' + changed if changed else ''}, batch {stage.batch_size}"
+        return one_round, about + (f", {period} steps" if period > 1 else "")
+
+
+def agree(name: str, first: dict[str, float], other: dict[str, float], rtol: float) -> float:
+    """The largest relative difference of the terms. Exits where it is above ``rtol``."""
+    worst = max(abs(other[k] - v) / max(abs(v), 1e-3) for k, v in first.items())
+    if set(first) != set(other) or not worst <= rtol:
+        sys.exit(f"{name}: the ways disagree by {worst:.2g}:\n  {first}\n  {other}")
+    return worst
+
+
+def measure(case: Case, args: Any) -> harness.Row:
+    """One row."""
+    ways: dict[str, Step] = {}
+    precision: dict[str, str] = {}
+    goal = GOALS.get(args.precision)
+    if args.cached:
+        os.environ["UNPAIRED_CACHE"] = tempfile.mkdtemp(prefix="features-")
+        wanted = {"recomputed": ("model.feature_cache=off",), "cached": ("model.feature_cache=uint8", "data.views=1")}
+        goal = {"level-5": 2.0, "level-4": 1.4, "level-3": 1.2}.get(case.stage)
+        for name, more in wanted.items():
+            ways[name], about = case.way("ours", args.precision, *more)
+            precision[name] = args.precision
+    else:
+        ways["reference"], about = case.way("reference")
+        precision["reference"] = "fp32"
+        if args.precision != "fp32":
+            ways["reference, autocast"], _ = case.way("reference", args.precision)
+            precision["reference, autocast"] = args.precision
+        ways["ours"], _ = case.way("ours", args.precision)
+        precision["ours"] = args.precision
+        if args.compile:
+            ways["ours, compiled"], _ = case.way("ours", args.precision, "training.compile=true")
+            precision["ours, compiled"] = args.precision
+    first = {name: way() | {f"{k}, second": v for k, v in way().items()} for name, way in ways.items()}
+    # rounding to uint8 or bf16 is what those ways are allowed; within fp32 only the order of sums may differ
+    rtol = args.rtol if args.rtol is not None else (2e-3 if args.precision == "fp32" and not args.cached else 5e-2)
+    worst = max(agree(about, next(iter(first.values())), found, rtol) for found in first.values())
+    device = devices.choose_device(args.device)
+    turns = harness.interleave(ways, rounds=args.rounds, warmup=args.warmup, precision=precision, device=device)
+    note = f"losses agree to {worst:.0e}"
+    if "bf16" in precision.values() and not devices.has_bf16(device):
+        note += "; no bf16 units here: bf16 is emulated, its goals do not apply"
+    return harness.compare(about, turns, ways=list(ways), goal=goal, note=note)
+
+
+def main() -> None:
+    """Measure what was asked for."""
+    p = harness.arguments(__doc__, rounds=5)
+    p.add_argument("preset", nargs="?")
+    p.add_argument("stage", nargs="?", default="")
+    p.add_argument("--precision", default="fp32", choices=("fp32", "tf32", "bf16"))
+    p.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
+    p.add_argument("--cached", action="store_true", help="cached features against recomputing")
+    p.add_argument("--compile", action="store_true", help="one more way: ours through torch.compile")
+    p.add_argument("--rtol", type=float, help="largest relative difference of the first losses")
+    args = p.parse_args()
+    cases = [(args.preset, args.stage, tuple(args.set))] if args.preset else list(ROWS)
+    rows = []
+    for preset, stage, settings in cases:
+        rows.append(measure(Case(preset, stage, settings, args.device), args))
+        print(harness.markdown(rows[-1]), flush=True)
+    print()
+    command = " ".join(itertools.chain(["python", "benchmarks/training_speed.py"], sys.argv[1:]))
+    harness.write(rows, args.out, command=command, device=args.device, n=args.rounds, seed=0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""What a training step costs, asserted exactly: FLOP, convolutions, optimiser kernels, reads that would stop a GPU, graph breaks.
+
+Tiny configurations of the contract tests, so that seconds suffice; what is counted does not depend on the machine. A change that
+makes a step cheaper changes ``STEPS`` and says so; one that makes it dearer fails here first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import cases
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from unpaired import training
+from unpaired.methods import METHODS
+from unpaired.methods.base import Batch
+from unpaired.planning import flop_counter
+
+COUNTED = ("convolution", "convolution_backward", "_local_scalar_dense", "_fused_adam_")
+STEPS: dict[tuple[str, str], tuple[int, int, int, int, int]] = {
+    ("attend", "initial"): (9986304, 36, 24, 3, 2),
+    ("attend", "attention"): (82645248, 56, 26, 3, 2),
+    ("attend", "joint"): (85631232, 56, 34, 3, 3),
+    ("biggan", "train"): (68839732, 40, 30, 2, 2),
+    ("cascade", "inversion-3"): (22593792, 74, 52, 2, 2),
+    ("cascade", "level-5"): (6410352, 134, 78, 3, 3),
+    ("cascade", "level-4"): (12323760, 156, 66, 3, 3),
+    ("cascade", "level-3"): (18745200, 186, 66, 3, 3),
+    ("deepi2i", "adaptor"): (76747740, 136, 62, 4, 2),
+    ("deepi2i", "finetune"): (84506600, 136, 68, 4, 3),
+    ("deepi2i-stylegan", "adaptor"): (19434544, 258, 152, 12, 2),
+    ("deepi2i-stylegan", "finetune"): (20269872, 258, 154, 12, 4),
+    ("deepvae", "inversion-5"): (11979648, 46, 28, 2, 2),
+    ("deepvae", "inversion-4"): (10856064, 39, 27, 2, 2),
+    ("deepvae", "level-5"): (88776, 10, 10, 1, 2),
+    ("deepvae", "level-4"): (1983024, 34, 22, 3, 3),
+    ("stylegan", "train"): (8779352, 97, 71, 6, 3),
+    ("tiny", "first"): (1906688, 16, 12, 5, 3),
+    ("tiny", "second"): (2433024, 8, 8, 1, 2),
+    ("unit", "train"): (207192064, 272, 192, 4, 5),
+    ("unit-digits", "train"): (301940736, 47, 32, 2, 5),
+}
+"""(method, stage) -> FLOP, then calls of COUNTED, in one round of the stage's players."""
+
+
+class Calls(TorchDispatchMode):
+    """Counts calls by the operator's name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def trainer_of(name: str) -> training.Trainer:
+    """Of a method's tiny run."""
+    config = cases.config(name)
+    return training.Trainer(
+        cases.method(name, config), cases.pool(name), config, Path("unused"), held_out=None, header_extra={}, on_step=None,
+        device=torch.device("cpu"), ranks=training.Ranks(), reporter=None,
+    )  # fmt: skip
+
+
+def measured(name: str) -> dict[tuple[str, str], tuple[int, int, int, int, int]]:
+    """The rows of a method."""
+    trainer, found = trainer_of(name), {}
+    for stage in trainer.plan.stages:
+        if stage.start is not None:
+            stage.start()
+        trainer.modes(stage)
+        batch = trainer.batches()
+        trainer.step = 0
+        images = next(batch)
+        period = math.lcm(*(u.every for u in stage.updates))
+
+        def one_round(stage: training.Stage = stage, images: Batch = images, period: int = period) -> None:
+            for _ in range(period):
+                trainer.step += 1
+                trainer.run_step(stage, 0, images.part(0, 1))
+
+        with flop_counter() as flop, Calls() as calls:
+            one_round()
+        found[name, stage.name] = (flop.get_total_flops(), *(calls.count[op] for op in COUNTED))
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_step_costs_what_it_cost(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FLOP, convolutions forward and backward, reads of single numbers and optimiser kernels of each stage are those of STEPS.
+
+    Reads: one a loss, whether it is finite, before the update is kept (a CPU's alone: a GPU keeps a flag instead). Those beyond
+    are attend's history (its length, and draws on the CPU) and StyleGAN's style mixing (draws on the CPU). Kernels: one a parameter
+    group, not one a tensor.
+    """
+    monkeypatch.setenv("UNPAIRED_CACHE", str(tmp_path))  # empty: deepvae's features are not there yet
+    found = measured(name)
+    assert found == {key: value for key, value in STEPS.items() if key[0] == name}
+
+
+def test_players_of_a_step_share_the_features_of_its_images() -> None:
+    """In an inversion stage of the cascade both players use one pass of the classifier a domain, not two."""
+    trainer = trainer_of("cascade")
+    stage = trainer.plan.stages[0]
+    trainer.modes(stage)
+    passes = 0
+
+    def count(*_: object) -> None:
+        nonlocal passes
+        passes += 1
+
+    trainer.method.pyramid.features.register_forward_hook(count)  # type: ignore[union-attr]
+    trainer.step = 1
+    trainer.run_step(stage, 0, next(trainer.batches()))
+    assert len(stage.updates) == 2
+    assert passes == 2 + 2, "the real images of two domains once, and the inversions of both"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "update", "breaks"),
+    [("unit", "generator", 0), ("attend", "joint-discriminator", 3)],
+)
+def test_graph_breaks_of_compiled_losses(name: str, update: str, breaks: int) -> None:
+    """torch.compile takes UNIT's generator loss whole; attend's discriminator breaks at its history of images alone,
+    which reads its length and draws on the CPU."""
+    trainer = trainer_of(name)
+    stage = trainer.plan.stages[-1]
+    trainer.modes(stage)
+    wanted = next(u for u in stage.updates if u.name == update)
+    for module in wanted.modules:
+        module.requires_grad_(True)
+    torch._dynamo.reset()
+    found = torch._dynamo.explain(wanted.loss)(next(trainer.batches()))  # type: ignore[no-untyped-call]
+    assert found.graph_break_count == breaks, [reason.reason for reason in found.break_reasons]
+
+
+if __name__ == "__main__":
+    for each in sorted(METHODS):
+        for key, value in measured(each).items():
+            print(f"    {key}: {value},")

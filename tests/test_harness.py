@@ -1,0 +1,54 @@
+"""The harness of the speed figures: its statistics, its turns, its table. No time is asserted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import harness
+import pytest
+import torch
+from harness import Spread, Turns
+
+
+def test_a_spread_is_median_and_quartiles() -> None:
+    """Quartiles are interpolated between the values; three values or fewer give their extremes."""
+    assert Spread.of([5, 1, 3, 2, 4]) == Spread(3, 2, 4, 5)
+    assert Spread.of([3, 1]) == Spread(2, 1, 3, 2)
+
+
+def test_ratios_are_taken_within_turns() -> None:
+    """A turn in which the machine is ten times slower does not move the ratio."""
+    turns = Turns({"slow": [2, 20, 2.2], "fast": [1, 10, 1]}, "cpu")
+    assert turns.ratio("slow", "fast") == Spread(2, 2, 2.2, 3)
+
+
+def test_the_share_of_the_ceiling_is_a_ratio_of_rates() -> None:
+    """1 GFLOP in 2 s beside a product of 4 GFLOP in 1 s is an eighth of the ceiling."""
+    turns = Turns(
+        {"a": [2.0], "ceiling fp32": [1.0]}, "cpu", gflop={"a": 1, "ceiling fp32": 4}, precision={"a": "fp32"}
+    )
+    assert turns.share("a").median == pytest.approx(1 / 8)
+
+
+def test_ways_take_turns_and_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """After warming up and counting, calls alternate; FLOP are those of the work; table and JSON hold what was asked."""
+    calls: list[str] = []
+    x = torch.ones(8, 8)
+
+    def product(name: str, times: int) -> None:
+        calls.append(name)
+        for _ in range(times):
+            x @ x
+
+    ways = {"a": lambda: product("a", 2), "b": lambda: product("b", 1)}
+    turns = harness.interleave(ways, rounds=2, warmup=1, clock="wall")
+    assert calls == ["a"] * 3 + ["b"] * 3 + ["a", "b"] * 2
+    assert (turns.gflop["a"], turns.gflop["b"]) == (2 * 2 * 8**3 / 1e9, 2 * 8**3 / 1e9)
+    assert all(len(values) == 2 for values in turns.seconds.values()), "the ceiling takes its turn, too"
+    row = harness.compare("work", turns, ways=("a", "b"), goal=1e9)
+    harness.write([row], tmp_path / "out.json", seed=3)
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert (written["seed"], written["rows"][0]["met"]) == (3, False)
+    assert {"cpu", "cores", "threads", "bf16_units", "torch", "commit"} <= set(written["machine"])
+    assert "≥ 1e+09: **missed**" in capsys.readouterr().out
