@@ -174,6 +174,7 @@ class Pictures:
 
     held_out: dict[str, Pool]
     train: dict[str, Pool]
+    """What was trained on: without the images that were held out to look at while training."""
     config: DataConfig
     where: str
     """The data's path, as given."""
@@ -182,6 +183,8 @@ class Pictures:
     tree: DataTree | None = None
     seen: tuple[str, ...] = ()
     """Domains without held-out images: training images are shown instead."""
+    looked_at: dict[str, int] = field(default_factory=dict)
+    """Images of the training split by domain that were held out to look at while training (``--during-training``)."""
 
     def some(self, domain: str, count: int, *, train: bool = False) -> Pixels:
         """uint8 [n, S, S, 3]: at most ``count`` images, evenly over the domain; unreadable ones are left out."""
@@ -298,9 +301,18 @@ def _open_tree(path: Path, config: DataConfig, subject: Subject, domains: Sequen
     known = subject.translator.header.get("data_fingerprint") if subject.translator else None
     settings = subject.config.training if subject.config else None
     trained: Pool = train
+    looked_at: dict[str, int] = {}
     if settings is not None and settings.validate_every is not None:  # it was trained on a part of these images
-        trained, _ = hold_out(train, settings.validate_share, settings.validate_images)
+        trained, looks = hold_out(train, settings.validate_share, settings.validate_images)
+        looked_at = {d: looks.count(d) for d in tree.domains}
     same = trained.fingerprint == known if known else None
     return Pictures(
-        dict.fromkeys(tree.domains, held), dict.fromkeys(tree.domains, train), config, str(path), same, tree, seen
+        dict.fromkeys(tree.domains, held),
+        dict.fromkeys(tree.domains, trained),
+        config,
+        str(path),
+        same,
+        tree,
+        seen,
+        looked_at,
     )
