@@ -29,6 +29,7 @@ from unpaired.distributed import Ranks
 from unpaired.errors import ConfigError
 from unpaired.evaluation import evaluate, format_table
 from unpaired.evaluation_classes import ClassifierConfig, classifier_settings
+from unpaired.evaluation_figures import Sets, feature_figures, split_in_halves
 from unpaired.evaluation_images import MIXED, Images, plan
 from unpaired.metrics.backbones import backbone_from_state
 from unpaired.metrics.perceptual import LPIPS, lpips_from_state
@@ -65,6 +66,18 @@ def colours(count: int, names: tuple[str, ...] = ("red", "green", "blue"), seed:
         found[name] = np.zeros((count, 16, 16, 3), np.uint8)
         found[name][..., i % 3] = grey
     return ArrayPool(found)
+
+
+def test_a_distance_says_how_many_resamples_were_made() -> None:
+    """450 images and 30 asked for: 23 for the Fréchet distance, whose resamples cost much, 30 for the kernel distance, and 30 for both
+    of the floor, which has half the images; without intervals none is named."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(450, 4, generator=generator), torch.randn(450, 4, generator=generator) + 1
+    sets = Sets(x, x, y, split_in_halves(y, 0))
+    found = feature_figures(sets, "toy", ("distances",), resamples=30, seed=0)
+    assert (found["FD-toy"]["resamples"], found["KD-toy"]["resamples"]) == (23, 30)
+    assert all(found[key]["floor"]["resamples"] == 30 for key in found)
+    assert "resamples" not in feature_figures(sets, "toy", ("distances",), resamples=0, seed=0)["FD-toy"]
 
 
 def test_many_classes_cost_as_many_translations_as_there_are_images() -> None:

@@ -54,7 +54,7 @@ coverage), ``errors`` (cycle, identity, reconstruction), ``content`` (feature co
 DEFAULT_GROUPS = ("distances", "coverage", "errors", "content")
 DEFAULT_BACKBONE = "mobilenet_v1"
 BOOTSTRAP = 200
-"""Resamples for the interval of a distance (fewer for many images: metrics.intervals.resamples_for)."""
+"""Resamples for the interval of a distance (fewer of a Fréchet distance for many images: metrics.intervals.resamples_for)."""
 BEST = "best"
 """Folder of a run that holds its best checkpoint by validation."""
 

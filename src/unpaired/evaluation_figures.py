@@ -171,12 +171,14 @@ def _distances(x: Tensor, y: Tensor, backbone: str, *, resamples: int, seed: int
     if resamples or limit:
         products = Products(x, y, seed=seed)
     if resamples:
-        times = resamples_for(resamples, min(len(x), len(y)))
-        low, high = distance_interval(products.frechet, value, len(x), len(y), resamples=times, seed=seed)
-        frechet["interval"] = [max(0.0, low), high]
-        other["interval"] = list(
-            distance_interval(products.kernel, kernel.mean, len(x), len(y), resamples=resamples, seed=seed)
-        )
+        for figure, distance, times in (
+            (frechet, products.frechet, resamples_for(resamples, min(len(x), len(y)))),
+            (other, products.kernel, resamples),
+        ):
+            interval = distance_interval(distance, figure["value"], len(x), len(y), resamples=times, seed=seed)
+            if interval is not None:
+                low = max(0.0, interval[0]) if figure is frechet else interval[0]
+                figure["interval"], figure["resamples"] = [low, interval[1]], times
     if limit:
         frechet["infinity"] = _limit(products, value, len(x), len(y), seed)
     return dict(zip(names, (frechet, other), strict=True))
