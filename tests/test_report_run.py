@@ -24,7 +24,8 @@ from unpaired.data.check import check
 from unpaired.data.folders import find
 from unpaired.data.sampling import hold_out, open_pool
 from unpaired.errors import CheckpointError, ConfigError, DataError
-from unpaired.report import figures, looks, words, write_report
+from unpaired.report import figures, looks, write_report
+from unpaired.report import words as sentences
 from unpaired.report.gather import Subject, _open_tree, gather, read_log
 
 SETTINGS = {
@@ -446,9 +447,9 @@ def test_held_out_images_are_no_training_images(trained: tuple[Path, Path]) -> N
     part, held = hold_out(open_pool(tree, config.data), config.training.validate_share, config.training.validate_images)
     pictures = _open_tree(data, config.data, subject, tree.domains)
     for doctor in (None, check(tree, config.data)):
-        assert words.train_counts(pictures, doctor) == {"blue": 10, "red": 10}
-        assert "10 images of blue and 10 images of red" in words.lead(subject, pictures, doctor)
-    assert dict(words.about(subject, pictures, None))["held out to look at"] == "blue: 2 and red: 2"
+        assert sentences.train_counts(pictures, doctor) == {"blue": 10, "red": 10}
+        assert "10 images of blue and 10 images of red" in sentences.lead(subject, pictures, doctor)
+    assert dict(sentences.about(subject, pictures, None))["held out to look at"] == "blue: 2 and red: 2"
     for domain in tree.domains:
         searched = {image.tobytes() for image in pictures.some(domain, 24, train=True)}
         assert searched == {part.image(domain, i).tobytes() for i in range(10)}

@@ -17,10 +17,11 @@ import numpy as np
 
 from unpaired.config import DataConfig, RunConfig, from_dict
 from unpaired.data.folders import DataTree, find
-from unpaired.data.images import Pixels
+from unpaired.data.images import Pixels, show
 from unpaired.data.labelled import open_unlabelled
 from unpaired.data.sampling import Pool, centre_crops, hold_out, open_pool
 from unpaired.errors import CheckpointError, ConfigError, DataError, ImageError, nearest
+from unpaired.evaluation_read import check_results
 from unpaired.origin import FILE as ORIGIN
 from unpaired.translation import Translator, load
 
@@ -94,6 +95,7 @@ def read_json(path: Path) -> Any:
 def _add_results(subject: Subject, path: Path) -> None:
     found = read_json(path)
     if isinstance(found, dict) and isinstance(found.get("directions"), list):
+        check_results(found, show(path))
         name = path.stem if path.stem != "results" else (path.resolve().parent.name or path.stem)
         subject.results.append((name, found))
     elif isinstance(found, dict) and "recipe" in found and "counts" in found:
