@@ -80,6 +80,25 @@ def test_a_distance_says_how_many_resamples_were_made() -> None:
     assert "resamples" not in feature_figures(sets, "toy", ("distances",), resamples=0, seed=0)["FD-toy"]
 
 
+def test_the_deviation_of_a_kernel_distance_says_what_it_is_of() -> None:
+    """100 images against 100 or 101: that of the bootstrap, which is nearly the same for both; none without
+    resamples."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(101, 4, generator=generator), torch.randn(101, 4, generator=generator) + 0.5
+
+    def kernel(n: int, m: int, resamples: int = 100) -> dict[str, Any]:
+        sets = Sets(x[:n], x[:n], y[:m], split_in_halves(y[:40], 0))
+        return feature_figures(sets, "toy", ("distances",), resamples=resamples, seed=0)["KD-toy"]
+
+    one, other = kernel(100, 100), kernel(100, 101)
+    assert one["std_of"] == other["std_of"] == "bootstrap"
+    assert other["std"] == pytest.approx(one["std"], rel=0.3)
+    low, high = one["interval"]
+    assert high - low == pytest.approx(2 * 1.96 * one["std"], rel=0.2)
+    none = kernel(100, 101, resamples=0)
+    assert none["std"] is None and "std_of" not in none
+
+
 def test_many_classes_cost_as_many_translations_as_there_are_images() -> None:
     """Five domains have 20 directions: each target is measured once, from a mix of all others without itself, as many pictures as
     there are real ones; --by direction has all 20; the mean over classes and its parts stand in the results."""

@@ -120,11 +120,10 @@ def resamples_for(asked: int, n: int) -> int:
     return min(asked, max(20, int(asked * (400 / max(n, 1)) ** 2)))
 
 
-def distance_interval(
-    distance: Callable[[Tensor, Tensor], float], value: float, n: int, m: int, *, resamples: int, seed: int = 0
-) -> Interval | None:
-    """Bootstrap interval of ``distance(indices of x, indices of y)``; both sets are resampled. None where fewer than
-    ``LEAST_RESAMPLES`` of them have a distance."""
+def distance_resamples(
+    distance: Callable[[Tensor, Tensor], float], n: int, m: int, *, resamples: int, seed: int = 0
+) -> tuple[NDArray[np.float64], float]:
+    """``distance(indices of x, indices of y)`` of resamples of both sets, and what their spread is to be multiplied by."""
     whole, n, m = min(n, m), min(n, MAX_GRAM), min(m, MAX_GRAM)
     generator = torch.Generator().manual_seed(seed)
     found = [
@@ -132,10 +131,17 @@ def distance_interval(
         for _ in range(resamples)
     ]
     values = np.array(found)
-    values = values[
-        np.isfinite(values)
-    ]  # of very few images a resample can be one picture alone, of which there is no spread
-    return centred(values, value, (min(n, m) / whole) ** 0.5) if len(values) >= LEAST_RESAMPLES else None
+    # of very few images a resample can be one picture alone, of which there is no spread
+    return values[np.isfinite(values)], (min(n, m) / whole) ** 0.5
+
+
+def distance_interval(
+    distance: Callable[[Tensor, Tensor], float], value: float, n: int, m: int, *, resamples: int, seed: int = 0
+) -> Interval | None:
+    """Bootstrap interval of ``distance(indices of x, indices of y)``; both sets are resampled. None where fewer than
+    ``LEAST_RESAMPLES`` of them have a distance."""
+    values, scale = distance_resamples(distance, n, m, resamples=resamples, seed=seed)
+    return centred(values, value, scale) if len(values) >= LEAST_RESAMPLES else None
 
 
 @dataclass(frozen=True)
