@@ -17,6 +17,7 @@ from unpaired.data.sampling import ArrayPool
 from unpaired.errors import ConfigError, DataError
 from unpaired.evaluation import evaluate
 from unpaired.evaluation_compare import _escaped, compare
+from unpaired.report.gather import gather
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +151,43 @@ def test_the_command_line_and_its_refusals(
         assert run("compare", *arguments) == 2 and text in capsys.readouterr().err
     with pytest.raises(DataError, match="no results"):
         compare([a, tmp_path / "other.json"])
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "where"),
+    [
+        (("directions",), [1], r"directions\[0\]: no table with 'source'"),
+        (("directions", 0, "source"), 7, r"directions\[0\]: no table"),
+        (("directions", 0, "FD-colours", "n"), None, r"directions\[0\].FD-colours: a figure without its number of images"),
+        (("directions", 0, "FD-colours", "n"), [24], "FD-colours: a figure without its number"),
+        (("directions", 0, "FD-colours", "value"), "small", r"FD-colours\.value: no number"),
+        (("directions", 0, "FD-colours", "interval"), [1], r"FD-colours\.interval: no two numbers"),
+        (("directions", 0, "FD-colours", "before"), 3, r"FD-colours\.before: no figure"),
+        (("directions", 0, "FD-colours", "floor", "std"), {}, r"FD-colours\.floor\.std: no number"),
+        (("directions", 0, "FD-colours", "not_comparable"), ["a"], "not_comparable: no text"),
+        (("reconstruction",), [1], "reconstruction: no table by name"),
+        (("reconstruction", "day"), 3, "reconstruction: a domain without a figure"),
+        (("measures", "FD-colours"), {"better": ["lower"]}, r"measures\.FD-colours: 'better'"),
+        (("provenance",), [1], "provenance: no table"),
+        (("provenance", "backbones"), {"colours": 1}, r"provenance\.backbones"),
+        (("adaptation",), {"confusion": [[1, 2], [3]], "classes": ["a", "b"]}, r"adaptation\.confusion: no square table"),
+        (("warnings",), "careful", "warnings: no list of texts"),
+        (("best",), {"directions": [1]}, r"best: directions\[0\]"),
+    ],
+)  # fmt: skip
+def test_malformed_results_are_refused_by_compare_and_report(
+    results: tuple[dict[str, Any], dict[str, Any]], path: tuple[Any, ...], value: Any, where: str, tmp_path: Path
+) -> None:
+    """A file of the right form with a value of another kind: both readers name file and place; without it both read the file."""
+    good, bad = results[0], copy.deepcopy(results[0])
+    place: Any = bad
+    for part in path[:-1]:
+        place = place[part]
+    place[path[-1]] = value
+    for name, found in (("good", good), ("bad", bad)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(found))
+    with pytest.raises(DataError, match=rf"bad\.json.*{where}"):
+        compare([tmp_path / "good.json", tmp_path / "bad.json"])
+    with pytest.raises(DataError, match=rf"bad\.json.*{where}"):
+        gather([tmp_path / "bad.json"])
+    assert gather([tmp_path / "good.json"]).results[0][1] == good

@@ -29,6 +29,7 @@ from unpaired.distributed import Ranks
 from unpaired.errors import ConfigError
 from unpaired.evaluation import evaluate, format_table
 from unpaired.evaluation_classes import ClassifierConfig, classifier_settings
+from unpaired.evaluation_figures import Sets, feature_figures, split_in_halves
 from unpaired.evaluation_images import MIXED, Images, plan
 from unpaired.metrics.backbones import backbone_from_state
 from unpaired.metrics.perceptual import LPIPS, lpips_from_state
@@ -65,6 +66,37 @@ def colours(count: int, names: tuple[str, ...] = ("red", "green", "blue"), seed:
         found[name] = np.zeros((count, 16, 16, 3), np.uint8)
         found[name][..., i % 3] = grey
     return ArrayPool(found)
+
+
+def test_a_distance_says_how_many_resamples_were_made() -> None:
+    """450 images and 30 asked for: 23 for the Fréchet distance, whose resamples cost much, 30 for the kernel distance, and 30 for both
+    of the floor, which has half the images; without intervals none is named."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(450, 4, generator=generator), torch.randn(450, 4, generator=generator) + 1
+    sets = Sets(x, x, y, split_in_halves(y, 0))
+    found = feature_figures(sets, "toy", ("distances",), resamples=30, seed=0)
+    assert (found["FD-toy"]["resamples"], found["KD-toy"]["resamples"]) == (23, 30)
+    assert all(found[key]["floor"]["resamples"] == 30 for key in found)
+    assert "resamples" not in feature_figures(sets, "toy", ("distances",), resamples=0, seed=0)["FD-toy"]
+
+
+def test_the_deviation_of_a_kernel_distance_says_what_it_is_of() -> None:
+    """100 images against 100 or 101: that of the bootstrap, which is nearly the same for both; none without
+    resamples."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(101, 4, generator=generator), torch.randn(101, 4, generator=generator) + 0.5
+
+    def kernel(n: int, m: int, resamples: int = 100) -> dict[str, Any]:
+        sets = Sets(x[:n], x[:n], y[:m], split_in_halves(y[:40], 0))
+        return feature_figures(sets, "toy", ("distances",), resamples=resamples, seed=0)["KD-toy"]
+
+    one, other = kernel(100, 100), kernel(100, 101)
+    assert one["std_of"] == other["std_of"] == "bootstrap"
+    assert other["std"] == pytest.approx(one["std"], rel=0.3)
+    low, high = one["interval"]
+    assert high - low == pytest.approx(2 * 1.96 * one["std"], rel=0.2)
+    none = kernel(100, 101, resamples=0)
+    assert none["std"] is None and "std_of" not in none
 
 
 def test_many_classes_cost_as_many_translations_as_there_are_images() -> None:

@@ -135,6 +135,15 @@ def test_kernel_distance_is_unbiased_and_seeded() -> None:
     assert kernel_distance(x, y + 1, subsets=30, subset_size=100).mean > 10 * found.std
 
 
+def test_subsets_of_more_than_half_of_a_set_have_no_deviation() -> None:
+    """100 of 200 images a subset: a spread. 101 of them, or 100 of 101 on one side alone: none, as of the whole sets; the mean stays."""
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(200, 8, generator=g), torch.randn(200, 8, generator=g)
+    assert kernel_distance(x, y, subset_size=100).std is not None
+    for found in (kernel_distance(x, y, subset_size=101), kernel_distance(x, y[:101], subset_size=100)):
+        assert found.std is None and found.subsets == 100 and abs(found.mean) < 1
+
+
 @pytest.mark.parametrize("n", [0, 1])
 def test_too_few_images_are_an_error_and_never_a_number(n: int) -> None:
     """No distance for 0 or 1 images."""

@@ -20,10 +20,12 @@ from report_toys import many  # noqa: F401 - a fixture
 from test_report import Page
 from unpaired import checkpoint
 from unpaired.cli import main
+from unpaired.data.check import check
 from unpaired.data.folders import find
 from unpaired.data.sampling import hold_out, open_pool
 from unpaired.errors import CheckpointError, ConfigError, DataError
 from unpaired.report import figures, looks, write_report
+from unpaired.report import words as sentences
 from unpaired.report.gather import Subject, _open_tree, gather, read_log
 
 SETTINGS = {
@@ -427,9 +429,28 @@ def test_a_run_that_held_images_out_knows_its_data(trained: tuple[Path, Path], t
     subject = Subject(config=config, translator=unpaired.load(run))
     assert subject.translator is not None
     subject.translator.header = {**subject.translator.header, "data_fingerprint": part.fingerprint}
-    assert _open_tree(data, config.data, subject, tree.domains, tree.domains).same is True
+    assert _open_tree(data, config.data, subject, tree.domains).same is True
     subject.translator.header = {
         **subject.translator.header,
         "data_fingerprint": open_pool(tree, config.data).fingerprint,
     }
-    assert _open_tree(data, config.data, subject, tree.domains, tree.domains).same is False
+    assert _open_tree(data, config.data, subject, tree.domains).same is False
+
+
+def test_held_out_images_are_no_training_images(trained: tuple[Path, Path]) -> None:
+    """Of 12 images with 2 held out for the looks, the page counts 10, with the data doctor and without, and says that 2 were held
+    out; those 2 are never among the training images that neighbours are searched in."""
+    run, data = trained
+    config = tiny.config(training__validate_every=4)
+    tree = find(data)
+    subject = Subject(config=config, translator=unpaired.load(run))
+    part, held = hold_out(open_pool(tree, config.data), config.training.validate_share, config.training.validate_images)
+    pictures = _open_tree(data, config.data, subject, tree.domains)
+    for doctor in (None, check(tree, config.data)):
+        assert sentences.train_counts(pictures, doctor) == {"blue": 10, "red": 10}
+        assert "10 images of blue and 10 images of red" in sentences.lead(subject, pictures, doctor)
+    assert dict(sentences.about(subject, pictures, None))["held out to look at"] == "blue: 2 and red: 2"
+    for domain in tree.domains:
+        searched = {image.tobytes() for image in pictures.some(domain, 24, train=True)}
+        assert searched == {part.image(domain, i).tobytes() for i in range(10)}
+        assert not searched & {held.image(domain, i).tobytes() for i in range(2)}

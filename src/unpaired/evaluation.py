@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unpaired._files import write_atomically
 from unpaired.config import DataConfig
 from unpaired.data.folders import DataTree, find
 from unpaired.data.sampling import Pool, open_pool
 from unpaired.distributed import Ranks, joined
-from unpaired.errors import ConfigError, DataError, WeightsError, nearest
+from unpaired.errors import ConfigError, DataError, UnpairedError, WeightsError
+from unpaired.evaluation_checks import GROUPS, check_model, check_options, check_truth, features_file, groups
 from unpaired.evaluation_classes import ClassifierConfig, adaptation_figures, class_figures
 from unpaired.evaluation_figures import (
     ENOUGH_IMAGES,
@@ -36,7 +36,7 @@ from unpaired.evaluation_figures import (
     split_in_halves,
 )
 from unpaired.evaluation_images import MIXED, By, Images, Task, plan, share_lost
-from unpaired.evaluation_pairs import THRESHOLDS, mask_figures, pixel_figures
+from unpaired.evaluation_pairs import THRESHOLDS, mask_figures, mask_keys, pixel_figures, pixel_keys
 from unpaired.evaluation_pass import DIVERSITY_SAMPLES, Pass, per_image
 from unpaired.evaluation_record import Options, measures_of, provenance_of, warnings_of
 from unpaired.evaluation_table import format_table
@@ -44,17 +44,15 @@ from unpaired.metrics.backbones import Backbone, NetworkBackbone, figure_name, o
 from unpaired.metrics.perceptual import LPIPS, open_lpips
 from unpaired.metrics.pixels import open_palette
 from unpaired.metrics.store import FeatureStore
+from unpaired.outputs import write_output
 from unpaired.translation import Translator, load
 
 __all__ = ["ENOUGH_IMAGES", "GROUPS", "Figure", "evaluate", "format_table"]
 
-GROUPS = ("distances", "coverage", "errors", "content", "lpips", "classifier")
-"""What can be asked for: ``distances`` (FD, KD, their means over classes, FD∞), ``coverage`` (precision, recall, density,
-coverage), ``errors`` (cycle, identity, reconstruction), ``content`` (feature cosine, SSIM), ``lpips``, ``classifier`` (RC, FC)."""
 DEFAULT_GROUPS = ("distances", "coverage", "errors", "content")
 DEFAULT_BACKBONE = "mobilenet_v1"
 BOOTSTRAP = 200
-"""Resamples for the interval of a distance (fewer for many images: metrics.intervals.resamples_for)."""
+"""Resamples for the interval of a distance (fewer of a Fréchet distance for many images: metrics.intervals.resamples_for)."""
 BEST = "best"
 """Folder of a run that holds its best checkpoint by validation."""
 
@@ -124,19 +122,30 @@ def evaluate(
 
     Raises:
         DataError: a domain of the model is not in the data. ConfigError: unknown backbone or bad option.
+        All of these before anything is translated. UnpairedError: ``out`` could not be written; its text has the table.
         WeightsError: the weights of a backbone that was asked for by name, or of LPIPS, are missing or wrong; so are those in
             ``weights``, where it was given.
     """
     options = Options(
-        _groups(metrics), batch_size, limit, seed, bootstrap, by, split, pairs, threshold, left, palette, masks, mask_threshold,
+        groups(metrics), batch_size, limit, seed, bootstrap, by, split, pairs, threshold, left, palette, masks, mask_threshold,
         classifier, labelled, classifier_config or ClassifierConfig(), keep_features,
     )  # fmt: skip
-    _check(options, checkpoint, out)
+    names = [backbone] if isinstance(backbone, (str, Backbone)) else list(backbone or ())
+    if backbone is not None and not names:
+        raise ConfigError("backbone: none is named; leave it out for the default")
+    if "lpips" in options.groups and not lpips:
+        raise ConfigError("lpips: no network is named; there are alex and vgg")
+    check_options(options, checkpoint, out)
     chosen = _checkpoints(model, checkpoint, device, precision)
     translator = chosen[0][1]
     warnings: list[str] = []
     with joined(translator.device) as ranks:
-        names = [backbone] if isinstance(backbone, (str, Backbone)) else list(backbone or ())
+        check_model(translator, options)
+        adaptation = (  # first, so that a wrong file costs no translations; the same for each checkpoint
+            adaptation_figures(classifier, labelled, device=translator.device, seed=seed)
+            if classifier is not None and labelled is not None
+            else {}
+        )
         wanted = {"distances", "coverage", "content"} & set(options.groups)
         opened: list[Backbone] = [
             open_backbone(b, weights, translator.device, feature_precision) if isinstance(b, str) else b
@@ -156,44 +165,13 @@ def evaluate(
         results: dict[str, Any] = {}
         features: dict[str, Tensor] = {}
         for name, one in reversed(chosen):
-            found, features = _evaluate(one, name, pools, stores, nets, options, ranks, list(warnings))
+            found, features = _evaluate(one, name, pools, stores, nets, options, ranks, list(warnings), adaptation)
             results = found | ({"best": results} if results else {})
         for store in stores.values():
             store.save()
         if out is not None and ranks.main:
             _write(Path(out), results, features if keep_features else {})
     return results
-
-
-def _groups(metrics: Sequence[str]) -> tuple[str, ...]:
-    wanted = [metrics] if isinstance(metrics, str) else list(metrics)
-    if "all" in wanted:
-        return GROUPS
-    unknown = [m for m in wanted if m not in GROUPS]
-    if unknown:
-        raise ConfigError(
-            f"unknown metrics '{unknown[0]}'.{nearest(unknown[0], GROUPS)} There are: {', '.join(GROUPS)}, all."
-        )
-    return tuple(g for g in GROUPS if g in wanted)
-
-
-def _check(options: Options, checkpoint: str, out: Path | str | None) -> None:
-    if options.batch_size < 1 or (options.limit is not None and options.limit < 1):
-        raise ConfigError(f"batch_size = {options.batch_size}, limit = {options.limit}: both must be at least 1")
-    if options.bootstrap < 0 or 0 < options.bootstrap < 20:
-        raise ConfigError(f"bootstrap = {options.bootstrap}: 0 for no intervals, or at least 20 resamples")
-    if checkpoint not in ("auto", "last", BEST):
-        raise ConfigError(f"checkpoint = '{checkpoint}': there are auto, last and best")
-    if (options.classifier is None) != (options.labelled is None):
-        raise ConfigError(
-            "--classifier and --labelled go together: a classifier, and labelled target images to test it on"
-        )
-    if options.palette is not None and options.pairs is None:
-        raise ConfigError("--palette needs --pairs: the true label maps")
-    if options.keep_features and out is None:
-        raise ConfigError("--keep-features needs --out: the features are written beside the results")
-    if "classifier" in options.groups and options.split == "train":
-        raise ConfigError("RC and FC are tested on images that nothing is trained on: leave out --split train")
 
 
 def _checkpoints(
@@ -252,6 +230,7 @@ def _evaluate(
     options: Options,
     ranks: Ranks,
     warnings: list[str],
+    adaptation: Mapping[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """All results of one model, and the features of every set."""
     started = time.monotonic()
@@ -274,6 +253,7 @@ def _evaluate(
         keep_pixels="classifier" in options.groups,
     )
     tasks, by = plan(images, translator.directions, options.by)
+    check_truth(translator, tasks, options)
     real = {d: run.features(images.items(d)) for d in translator.domains} if stores else {}
     features = {f"real/{d}|{b}": rows[b] for d, rows in real.items() for b in stores}
     generated: dict[str, list[Tensor]] = {}
@@ -293,10 +273,8 @@ def _evaluate(
         results["classification"] = class_figures(
             run, train, translator.directions, options.by, generated, options.classifier_config
         )
-    if options.classifier is not None and options.labelled is not None:
-        results["adaptation"] = adaptation_figures(
-            options.classifier, options.labelled, device=translator.device, seed=options.seed
-        )
+    if adaptation:
+        results["adaptation"] = dict(adaptation)
     results["measures"] = measures_of(results, list(stores))
     results["warnings"] = warnings + warnings_of(entries, images)
     results["provenance"] = provenance_of(run, name, by, options, time.monotonic() - started)
@@ -326,16 +304,32 @@ def _entry(
             entry[key] = mean_figure(values, seed=seed)
     if run.lpips:
         entry |= _diversity(run, task, seed)
-    if options.pairs is not None and task.source != MIXED:
-        palette = open_palette(options.palette) if options.palette is not None else None
-        entry |= pixel_figures(
-            run.translator, options.pairs, task.source, task.target, threshold=options.thresholds, left=options.left,
-            palette=palette, seed=seed,
-        )  # fmt: skip
-    if options.masks is not None and task.source != MIXED:
-        entry |= mask_figures(run.translator, options.masks, task.source, threshold=options.mask_threshold, seed=seed)
+    if task.source != MIXED:
+        entry |= _truth(run.translator, task, options)
     entry["per_image"] = per_image(task, rows, run.images)
     return entry
+
+
+def _truth(translator: Translator, task: Task, options: Options) -> dict[str, Any]:
+    """Figures against pairs and masks. A picture that cannot be used leaves these figures without a number, and all others whole."""
+    found: dict[str, Any] = {}
+    if options.pairs is not None:
+        palette = open_palette(options.palette) if options.palette is not None else None
+        try:
+            found |= pixel_figures(
+                translator, options.pairs, task.source, task.target, threshold=options.thresholds, left=options.left,
+                palette=palette, seed=options.seed,
+            )  # fmt: skip
+        except DataError as error:
+            keys = pixel_keys(options.thresholds) + ([f"mean_iou_{palette.name}"] if palette is not None else [])
+            found |= {key: nothing(str(error)) for key in keys}
+    if options.masks is not None:
+        threshold = options.mask_threshold
+        try:
+            found |= mask_figures(translator, options.masks, task.source, threshold=threshold, seed=options.seed)
+        except DataError as error:
+            found |= {key: nothing(str(error)) for key in mask_keys(threshold)}
+    return found
 
 
 def _identity(run: Pass, task: Task, seed: int) -> Figure:
@@ -361,14 +355,16 @@ def _reconstruction(run: Pass, domain: str) -> Figure:
 
 
 def _write(out: Path, results: dict[str, Any], features: Mapping[str, Tensor]) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if features:
-        import safetensors.torch
+    try:
+        if features:
+            import safetensors.torch
 
-        beside = out.with_name(f"{out.stem}.features.safetensors")
-        write_atomically(beside, safetensors.torch.save({k: v.contiguous() for k, v in features.items()}))
-        results["features"] = beside.name
-    write_atomically(out, (json.dumps(results, indent=1) + "\n").encode())
+            beside = features_file(out)
+            write_output(beside, safetensors.torch.save({k: v.contiguous() for k, v in features.items()}))
+            results["features"] = beside.name
+        write_output(out, (json.dumps(results, indent=1) + "\n").encode())
+    except UnpairedError as error:  # a full disk must not take the figures along
+        raise UnpairedError(f"{error}. The figures are these:\n{format_table(results)}") from error
 
 
 def is_main_process() -> bool:

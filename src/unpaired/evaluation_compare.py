@@ -13,6 +13,7 @@ from typing import Any, Literal
 from unpaired.data.images import show
 from unpaired.errors import ConfigError, DataError
 from unpaired.evaluation_figures import describe
+from unpaired.evaluation_read import check_results
 from unpaired.evaluation_table import count, figures_of
 
 Format = Literal["text", "markdown", "latex"]
@@ -197,33 +198,33 @@ def compare(
     if digits < 1:
         raise ConfigError(f"digits = {digits}: must be at least 1")
     loaded = [_read(r) if isinstance(r, (str, Path)) else r for r in results]
+    for number, (given_as, found) in enumerate(zip(results, loaded, strict=True), start=1):
+        check_results(found, show(given_as) if isinstance(given_as, (str, Path)) else f"result {number}")
     given = list(names) if names is not None else _names(results)
     if len(given) != len(loaded):
         raise ConfigError(f"{len(given)} names for {len(loaded)} results")
     columns: list[tuple[str, Mapping[str, Any]]] = []
     for name, found in zip(given, loaded, strict=True):
-        both = "best" in found
+        both = found.get("best") is not None
         columns.append((f"{name} (last)" if both else name, found))
         if both:
             columns.append((f"{name} (best)", found["best"]))
     rows = _rows([found for _, found in columns])
-    warnings = [f"{name}: {text}" for name, found in columns for text in found.get("warnings", ()) if "below" in text]
+    warnings = [f"{name}: {text}" for name, found in columns for text in found.get("warnings") or () if "below" in text]
     return Comparison(tuple(name for name, _ in columns), tuple(rows), tuple(warnings), digits)
 
 
-def _read(path: Path | str) -> dict[str, Any]:
+def _read(path: Path | str) -> Any:
+    """Any JSON value of bounded size."""
     path = Path(path)
     try:
         if path.stat().st_size > MAX_RESULT_BYTES:
             raise DataError(f"{show(path)}: larger than the {MAX_RESULT_BYTES:,} bytes that are read")
-        found = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{show(path)}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{show(path)}: no JSON file: {error}") from error
-    if not isinstance(found, dict) or not isinstance(found.get("directions"), list) or "provenance" not in found:
-        raise DataError(f"{show(path)}: no results of `unpaired evaluate … --out FILE`")
-    return found
 
 
 def _names(results: Sequence[Path | str | Mapping[str, Any]]) -> list[str]:
@@ -239,13 +240,13 @@ def _names(results: Sequence[Path | str | Mapping[str, Any]]) -> list[str]:
 
 def _rows(columns: Sequence[Mapping[str, Any]]) -> list[Row]:
     figures = [{(where, key): figure for where, key, figure in figures_of(found)} for found in columns]
-    backbones = {b for found in columns for b in (found["provenance"].get("backbones") or {})}
+    backbones = {b for found in columns for b in ((found.get("provenance") or {}).get("backbones") or {})}
     rows = []
     for where, key in dict.fromkeys(place for found in figures for place in found):
         about = describe(key.removesuffix(" error") if key.startswith("reconstruction") else key, sorted(backbones))
         row = [found.get((where, key)) for found in figures]
         contexts = [
-            _context(found["provenance"], figure, about["backbone"]) if figure is not None else None
+            _context(found.get("provenance") or {}, figure, about["backbone"]) if figure is not None else None
             for found, figure in zip(columns, row, strict=True)
         ]
         first = next(i for i, figure in enumerate(row) if figure is not None)

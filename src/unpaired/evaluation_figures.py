@@ -20,8 +20,10 @@ from unpaired.metrics.backbones import figure_name
 from unpaired.metrics.coverage import K_COVERAGE, K_PRECISION, neighbourhoods
 from unpaired.metrics.distances import _refuse_constant, gaussian_distance, kernel_distance
 from unpaired.metrics.intervals import (
+    LEAST_RESAMPLES,
     Products,
-    distance_interval,
+    centred,
+    distance_resamples,
     frechet_limit,
     mean_interval,
     resamples_for,
@@ -168,15 +170,22 @@ def _distances(x: Tensor, y: Tensor, backbone: str, *, resamples: int, seed: int
     other: Figure = {
         "value": kernel.mean, "std": kernel.std, "subsets": kernel.subsets, "subset_size": kernel.subset_size, **counts,
     }  # fmt: skip
+    if kernel.std is not None:
+        other["std_of"] = "subsets"
     if resamples or limit:
         products = Products(x, y, seed=seed)
     if resamples:
-        times = resamples_for(resamples, min(len(x), len(y)))
-        low, high = distance_interval(products.frechet, value, len(x), len(y), resamples=times, seed=seed)
-        frechet["interval"] = [max(0.0, low), high]
-        other["interval"] = list(
-            distance_interval(products.kernel, kernel.mean, len(x), len(y), resamples=resamples, seed=seed)
-        )
+        for figure, distance, times in (
+            (frechet, products.frechet, resamples_for(resamples, min(len(x), len(y)))),
+            (other, products.kernel, resamples),
+        ):
+            values, scale = distance_resamples(distance, len(x), len(y), resamples=times, seed=seed)
+            if len(values) >= LEAST_RESAMPLES:
+                low, high = centred(values, figure["value"], scale)
+                figure["interval"] = [max(0.0, low) if figure is frechet else low, high]
+                figure["resamples"] = times
+                if figure is other and kernel.std is None:
+                    other |= {"std": scale * float(values.std(ddof=1)), "std_of": "bootstrap"}
     if limit:
         frechet["infinity"] = _limit(products, value, len(x), len(y), seed)
     return dict(zip(names, (frechet, other), strict=True))

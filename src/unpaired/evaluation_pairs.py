@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +51,12 @@ def pixel_figures(
     """
     thresholds = (threshold,) if isinstance(threshold, (int, float)) else tuple(threshold)
     for value in thresholds:
-        if value < 0:
-            raise ConfigError(f"threshold = {value}: must be at least 0")
-    left = left or translator.directions[0][0]
-    if left not in translator.domains:
-        raise ConfigError(
-            f"no domain '{left}'.{nearest(left, translator.domains)} This model knows: {', '.join(translator.domains)}."
-        )
+        if not (math.isfinite(value) and value >= 0):
+            raise ConfigError(f"threshold = {value}: must be a finite number, at least 0")
+    pairs = find_pairs(translator, folder, source, target, left)
     rows: dict[str, tuple[list[float], list[float]]] = {}
     tables: list[list[Any]] = [[], []]
-    for one, other in _pairs(Path(folder), source, target, left):
+    for one, other in map(_open_pair, pairs):
         x, truth = (square(p, translator.method.image_size) for p in (one, other))
         y = to_uint8(translator.translate(to_tensor(x[None]), source, target, seed=seed)[0])
         for side, picture in enumerate((y, x)):
@@ -73,6 +71,17 @@ def pixel_figures(
         after, before = (_iou(t, palette, seed) for t in tables)
         found[f"mean_iou_{palette.name}"] = after | {"before": before}
     return found
+
+
+def pixel_keys(threshold: float | Sequence[float]) -> list[str]:
+    """Keys of the figures of :func:`pixel_figures` but those of a palette."""
+    thresholds = (threshold,) if isinstance(threshold, (int, float)) else tuple(threshold)
+    return [f"pixel_accuracy_{reading}_{value:g}" for value in thresholds for reading in READINGS]
+
+
+def mask_keys(threshold: float) -> list[str]:
+    """Keys of the figures of :func:`mask_figures`."""
+    return [f"{name}_{threshold:g}" for name in ("mask_iou", "mask_f1")]
 
 
 def _iou(tables: Sequence[Any], palette: Palette, seed: int) -> Figure:
@@ -104,14 +113,13 @@ def mask_figures(
 
     Raises DataError, ConfigError (a model without attention among them).
     """
-    root = Path(folder)
-    place = next((root / name for name in MASKS if (root / name).is_dir()), None)
-    if place is None:
-        raise DataError(f"{show(root)}: no folder 'mask' with the true masks beside '{source}'")
     scores: dict[str, tuple[list[float], list[float]]] = {"mask_iou": ([], []), "mask_f1": ([], [])}
-    for picture, mask in _same_names(root / source, place):
+    for picture, mask in find_masks(folder, source):
         x = np.asarray(open_image(picture, min_side=1))
         truth = np.asarray(open_image(mask, min_side=1)).mean(axis=-1) >= 128
+        if truth.shape != x.shape[:2]:
+            sizes = [f"{w}×{h}" for h, w in (truth.shape, x.shape[:2])]
+            raise DataError(f"{show(mask)}: {sizes[0]} pixels, but the picture {show(picture)} has {sizes[1]}")
         ours = translator.attention(to_tensor(x[None]), threshold=threshold)[0, 0].cpu().numpy() > 0
         for name, score in (("mask_iou", mask_iou), ("mask_f1", mask_f1)):
             scores[name][0].append(score(ours, truth))
@@ -139,21 +147,52 @@ def _same_names(one: Path, other: Path) -> list[tuple[Path, Path]]:
     return [(p, there[p.stem]) for p in first]
 
 
-def _pairs(root: Path, source: str, target: str, left: str) -> Iterator[tuple[Pixels, Pixels]]:
-    """(picture of the source, true picture of the target), uint8 [H, W, 3]."""
+@dataclass(frozen=True)
+class Pair:
+    """Where a picture of the source and the true picture of the target are."""
+
+    source: Path
+    target: Path | None
+    """None where ``source`` holds both, side by side."""
+    source_is_left: bool = True
+
+
+def find_pairs(
+    translator: Translator, folder: Path | str, source: str, target: str, left: str | None = None
+) -> list[Pair]:
+    """The pairs of a direction, none opened yet. Raises DataError, and ConfigError for an unknown domain ``left``."""
+    left = left or translator.directions[0][0]
+    if left not in translator.domains:
+        raise ConfigError(
+            f"no domain '{left}'.{nearest(left, translator.domains)} This model knows: {', '.join(translator.domains)}."
+        )
+    root = Path(folder)
     if (root / source).is_dir() and (root / target).is_dir():
-        for one, other in _same_names(root / source, root / target):
-            yield np.asarray(open_image(one)), np.asarray(open_image(other))
-        return
+        return [Pair(one, other) for one, other in _same_names(root / source, root / target)]
     files = _images(root)
     if not files:
         raise DataError(
             f"{show(root)}: no pairs: neither folders '{source}' and '{target}', nor pictures of two halves side by side"
         )
-    for file in files:
-        both = np.asarray(open_image(file))
-        if both.shape[1] % 2:
-            raise DataError(f"{show(file)}: {both.shape[1]} pixels wide, which is no two halves side by side")
-        half = both.shape[1] // 2
-        parts = both[:, :half], both[:, half:]
-        yield parts if source == left else (parts[1], parts[0])
+    return [Pair(file, None, source == left) for file in files]
+
+
+def find_masks(folder: Path | str, source: str) -> list[tuple[Path, Path]]:
+    """(picture, true mask) of a source, none opened yet. Raises DataError."""
+    root = Path(folder)
+    place = next((root / name for name in MASKS if (root / name).is_dir()), None)
+    if place is None:
+        raise DataError(f"{show(root)}: no folder 'mask' with the true masks beside '{source}'")
+    return _same_names(root / source, place)
+
+
+def _open_pair(pair: Pair) -> tuple[Pixels, Pixels]:
+    """(picture of the source, true picture of the target), uint8 [H, W, 3]."""
+    if pair.target is not None:
+        return np.asarray(open_image(pair.source)), np.asarray(open_image(pair.target))
+    both = np.asarray(open_image(pair.source))
+    if both.shape[1] % 2:
+        raise DataError(f"{show(pair.source)}: {both.shape[1]} pixels wide, which is no two halves side by side")
+    half = both.shape[1] // 2
+    parts = both[:, :half], both[:, half:]
+    return parts if pair.source_is_left else (parts[1], parts[0])

@@ -29,12 +29,12 @@ def figures_of(results: Mapping[str, Any]) -> Iterator[tuple[str, str, Figure]]:
         for key, figure in entry.items():
             if isinstance(figure, dict) and "value" in figure:
                 yield name, key, figure
-    for key, figure in results.get("means", {}).items():
+    for key, figure in (results.get("means") or {}).items():
         yield "mean", key, figure
-    for domain, figure in results.get("reconstruction", {}).items():
+    for domain, figure in (results.get("reconstruction") or {}).items():
         yield domain, "reconstruction error", figure
     for block, name in (("classification", "classifier"), ("adaptation", "adaptation")):
-        for key, figure in results.get(block, {}).items():
+        for key, figure in (results.get(block) or {}).items():
             if isinstance(figure, dict) and "value" in figure:
                 yield name, key, figure
 

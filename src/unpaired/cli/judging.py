@@ -102,7 +102,7 @@ def evaluate(
     from unpaired.evaluation_classes import classifier_settings
 
     results = run(
-        model, data, out=out, metrics=_listed(metrics), backbone=_listed(backbone) if backbone else None, weights=weights,
+        model, data, out=out, metrics=_listed(metrics), backbone=_listed(backbone) if backbone is not None else None, weights=weights,
         feature_precision=feature_precision, lpips=_listed(lpips), split=split, limit=limit, batch_size=batch_size, seed=seed,
         bootstrap=bootstrap, by=by, checkpoint=checkpoint, device=device, precision=precision, pairs=pairs,
         threshold=_numbers(threshold, "--threshold"), left=left, palette=palette, masks=masks, mask_threshold=mask_threshold,
@@ -142,15 +142,16 @@ def compare(
     digits
         Significant digits.
     """
-    from unpaired._files import write_atomically
     from unpaired.evaluation_compare import compare as run
+    from unpaired.outputs import check_output, write_output
 
+    if out is not None:
+        check_output(out, "table.txt")
     text = run(list(results), digits=digits).text(format)
     if out is None:
         print(text)
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, (text + "\n").encode())
+    write_output(out, (text + "\n").encode())
 
 
 def report(

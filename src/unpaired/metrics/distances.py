@@ -145,7 +145,8 @@ class KernelDistance:
 
     mean: float
     std: float | None
-    """Standard deviation over the subsets; None where there is only one, the whole sets."""
+    """Standard deviation over the subsets; None where a subset takes more than half of a set: such subsets are nearly the same
+    images, and their spread says next to nothing."""
     subsets: int
     subset_size: int
 
@@ -164,7 +165,7 @@ def kernel_distance(
     Args:
         x, y: features [N, D] and [M, D].
         subset_size: images drawn from each set, without replacement; at most min(N, M). When that takes both sets
-            whole, there is one subset and no spread.
+            whole, there is one subset; when it takes more than half of one, there is no spread.
 
     Raises:
         NotComparableError: fewer than two images in a set, NaN or infinity, or different D.
@@ -183,7 +184,8 @@ def kernel_distance(
             values[n] = _mmd2(x[i], y[j], degree)
         else:
             values[n] = _unbiased(whole[0][i][:, i], whole[1][j][:, j], whole[2][i][:, j])
-    return KernelDistance(float(values.mean()), float(values.std(correction=0)), subsets, size)
+    std = float(values.std(correction=0)) if 2 * size <= min(len(x), len(y)) else None
+    return KernelDistance(float(values.mean()), std, subsets, size)
 
 
 def _mmd2(x: Tensor, y: Tensor, degree: int) -> float:

@@ -20,7 +20,13 @@ from torch import Tensor
 from unpaired.errors import NotComparableError
 
 LEVEL = 0.95
-"""Share of resamples inside an interval."""
+"""How often an interval holds the truth: share of resamples inside it, where there are enough of them."""
+ENOUGH_RESAMPLES = 100
+"""Below this many resamples their quantiles lie too near each other: those of 20 hold the truth 88 times in 100."""
+LEAST_RESAMPLES = 10
+"""From fewer resamples no interval is made. It happens with two or three images, most of whose resamples are one picture alone."""
+NORMAL_QUANTILE = 1.959964
+"""Of the normal distribution, at (1 + LEVEL) / 2."""
 MAX_GRAM = 1500
 """Images of a set that a bootstrap of distances looks at. Of more, so many are drawn at random, and the spread is scaled by the
 square root of the ratio, as a standard error is."""
@@ -35,10 +41,27 @@ def centred(values: NDArray[np.float64], value: float, scale: float = 1.0) -> In
     """``value`` with the spread of the resamples around their own mean.
 
     A resample has fewer different images than the set, so the mean of a biased distance over resamples lies above the value; an
-    interval of plain percentiles would not even hold it.
+    interval of plain percentiles would not even hold it. From ``ENOUGH_RESAMPLES`` on the spread is their 2.5 % and 97.5 %
+    quantiles; below, Student's t times their standard deviation, which takes the figure as normally distributed: few resamples are
+    made of many images, where it nearly is.
     """
+    if len(values) < ENOUGH_RESAMPLES:
+        half = scale * student_quantile(len(values) - 1) * float(values.std(ddof=1))
+        return value - half, value + half
     low, high = scale * np.quantile(values - values.mean(), ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return value + float(low), value + float(high)
+
+
+def student_quantile(freedom: int) -> float:
+    """The (1 + LEVEL) / 2 quantile of Student's t, by the expansion of Abramowitz and Stegun (Handbook of Mathematical Functions,
+    26.7.5): to 1e-4 from 19 degrees of freedom on."""
+    z, n = NORMAL_QUANTILE, freedom
+    terms = (
+        (z**3 + z) / (4 * n),
+        (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2),
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3),
+    )
+    return z + sum(terms)
 
 
 def mean_interval(values: Sequence[float] | NDArray[np.float64], *, resamples: int = 1000, seed: int = 0) -> Interval:
@@ -97,18 +120,28 @@ def resamples_for(asked: int, n: int) -> int:
     return min(asked, max(20, int(asked * (400 / max(n, 1)) ** 2)))
 
 
-def distance_interval(
-    distance: Callable[[Tensor, Tensor], float], value: float, n: int, m: int, *, resamples: int, seed: int = 0
-) -> Interval:
-    """Bootstrap interval of ``distance(indices of x, indices of y)``; both sets are resampled."""
+def distance_resamples(
+    distance: Callable[[Tensor, Tensor], float], n: int, m: int, *, resamples: int, seed: int = 0
+) -> tuple[NDArray[np.float64], float]:
+    """``distance(indices of x, indices of y)`` of resamples of both sets, and what their spread is to be multiplied by."""
     whole, n, m = min(n, m), min(n, MAX_GRAM), min(m, MAX_GRAM)
     generator = torch.Generator().manual_seed(seed)
     found = [
         distance(torch.randint(n, (n,), generator=generator), torch.randint(m, (m,), generator=generator))
         for _ in range(resamples)
     ]
-    values = np.array(found)  # of very few images a resample can be one picture alone, of which there is no spread
-    return centred(values[np.isfinite(values)], value, (min(n, m) / whole) ** 0.5)
+    values = np.array(found)
+    # of very few images a resample can be one picture alone, of which there is no spread
+    return values[np.isfinite(values)], (min(n, m) / whole) ** 0.5
+
+
+def distance_interval(
+    distance: Callable[[Tensor, Tensor], float], value: float, n: int, m: int, *, resamples: int, seed: int = 0
+) -> Interval | None:
+    """Bootstrap interval of ``distance(indices of x, indices of y)``; both sets are resampled. None where fewer than
+    ``LEAST_RESAMPLES`` of them have a distance."""
+    values, scale = distance_resamples(distance, n, m, resamples=resamples, seed=seed)
+    return centred(values, value, scale) if len(values) >= LEAST_RESAMPLES else None
 
 
 @dataclass(frozen=True)

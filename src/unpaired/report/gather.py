@@ -17,10 +17,11 @@ import numpy as np
 
 from unpaired.config import DataConfig, RunConfig, from_dict
 from unpaired.data.folders import DataTree, find
-from unpaired.data.images import Pixels
+from unpaired.data.images import Pixels, show
 from unpaired.data.labelled import open_unlabelled
 from unpaired.data.sampling import Pool, centre_crops, hold_out, open_pool
 from unpaired.errors import CheckpointError, ConfigError, DataError, ImageError, nearest
+from unpaired.evaluation_read import check_results
 from unpaired.origin import FILE as ORIGIN
 from unpaired.translation import Translator, load
 
@@ -94,6 +95,7 @@ def read_json(path: Path) -> Any:
 def _add_results(subject: Subject, path: Path) -> None:
     found = read_json(path)
     if isinstance(found, dict) and isinstance(found.get("directions"), list):
+        check_results(found, show(path))
         name = path.stem if path.stem != "results" else (path.resolve().parent.name or path.stem)
         subject.results.append((name, found))
     elif isinstance(found, dict) and "recipe" in found and "counts" in found:
@@ -174,6 +176,7 @@ class Pictures:
 
     held_out: dict[str, Pool]
     train: dict[str, Pool]
+    """What was trained on: without the images that were held out to look at while training."""
     config: DataConfig
     where: str
     """The data's path, as given."""
@@ -182,6 +185,8 @@ class Pictures:
     tree: DataTree | None = None
     seen: tuple[str, ...] = ()
     """Domains without held-out images: training images are shown instead."""
+    looked_at: dict[str, int] = field(default_factory=dict)
+    """Images of the training split by domain that were held out to look at while training (``--during-training``)."""
 
     def some(self, domain: str, count: int, *, train: bool = False) -> Pixels:
         """uint8 [n, S, S, 3]: at most ``count`` images, evenly over the domain; unreadable ones are left out."""
@@ -300,9 +305,18 @@ def _open_tree(
     known = subject.translator.header.get("data_fingerprint") if subject.translator else None
     settings = subject.config.training if subject.config else None
     trained: Pool = train
+    looked_at: dict[str, int] = {}
     if settings is not None and settings.validate_every is not None:  # it was trained on a part of these images
-        trained, _ = hold_out(train, settings.validate_share, settings.validate_images)
+        trained, looks = hold_out(train, settings.validate_share, settings.validate_images)
+        looked_at = {d: looks.count(d) for d in tree.domains}
     same = trained.fingerprint == known if known else None
     return Pictures(
-        dict.fromkeys(tree.domains, held), dict.fromkeys(tree.domains, train), config, str(path), same, tree, seen
+        dict.fromkeys(tree.domains, held),
+        dict.fromkeys(tree.domains, trained),
+        config,
+        str(path),
+        same,
+        tree,
+        seen,
+        looked_at,
     )

@@ -29,7 +29,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from unpaired._files import write_atomically
+from unpaired.outputs import write_output
 from unpaired.report import charts
 from unpaired.report.charts import Dot, Series
 from unpaired.report.pictures import Images, checked, encode, is_tiny, strip
@@ -350,11 +350,9 @@ class Report:
         )
 
     def write(self, path: Path | str) -> Path:
-        """Write the page (never half of it); missing folders are made."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, self.html().encode("utf-8"))
-        return path
+        """Write the page (never half of it); missing folders are made. Raises UnpairedError."""
+        write_output(path, self.html().encode("utf-8"))
+        return Path(path)
 
     def _figure(self, inner: str, caption: str) -> Self:
         self._figures += 1

@@ -107,9 +107,10 @@ def lead(subject: Subject, pictures: Pictures | None, doctor: CheckReport | None
 
 
 def train_counts(pictures: Pictures | None, doctor: CheckReport | None) -> dict[str, int]:
-    """Usable training images by domain."""
+    """Usable images by domain that were trained on: those held out to look at while training are none of them."""
     if doctor is not None:
-        return {d: len(doctor.good(d, "train")) for d in doctor.tree.domains}
+        looked_at = pictures.looked_at if pictures is not None else {}
+        return {d: len(doctor.good(d, "train")) - looked_at.get(d, 0) for d in doctor.tree.domains}
     return {d: pool.count(d) for d, pool in pictures.train.items()} if pictures is not None else {}
 
 
@@ -240,6 +241,8 @@ def about(subject: Subject, pictures: Pictures | None, doctor: CheckReport | Non
     counts = train_counts(pictures, doctor)
     if counts:
         rows.append(("training images", some([f"{d}: {n:,}" for d, n in counts.items()], 12)))
+    if pictures is not None and pictures.looked_at:
+        rows.append(("held out to look at", some([f"{d}: {n:,}" for d, n in pictures.looked_at.items()], 12)))
     if pictures is not None:
         rows.append(("data", pictures.where))
     return [(k, v if isinstance(v, (str, int)) else "–") for k, v in rows]

@@ -10,6 +10,7 @@ from unpaired.classifier import Classifier, load_classifier
 from unpaired.data.check import check
 from unpaired.data.images import to_tensor
 from unpaired.errors import CheckpointError, ConfigError, DataError
+from unpaired.outputs import check_output
 from unpaired.report import looks, words
 from unpaired.report.gather import Subject, gather, open_pictures
 from unpaired.report.looks import Sight
@@ -52,11 +53,12 @@ def write_report(
         seed: of random outputs and of the map.
 
     Raises:
-        DataError, CheckpointError, ConfigError: a path is none of these, or what was named cannot be used.
+        DataError, CheckpointError, ConfigError: a path is none of these, or what was named cannot be used (``out`` among it).
         WeightsError: ``weights`` was given and is not usable.
     """
     if images < 1 or limit < 2:
         raise ConfigError(f"images = {images}, limit = {limit}: at least 1 and 2")
+    check_output(out, "report.html")
     say = Reporter(1, 0, quiet=quiet).say
     subject = gather([Path(p) for p in paths], device=device)
     translator = subject.translator
