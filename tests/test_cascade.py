@@ -449,6 +449,19 @@ def test_a_full_file_stays_as_it_is(tmp_path: Path) -> None:
 
 
 def test_with_a_limit_of_views_crops_repeat(tmp_path: Path) -> None:
+@pytest.mark.parametrize("left", [0, 24, 100_000])
+def test_a_file_of_features_that_was_only_begun_is_begun_again(left: int, tmp_path: Path) -> None:
+    """Killed before its first bytes were written, it holds nothing or zeros: the next process uses it."""
+    (tmp_path / "f").write_bytes(bytes(left))
+    store = feature_cache.FeatureStore(tmp_path / "f", 8, 2)
+    store.put(b"k" * 16, np.full(8, 7, np.uint8))
+    store.close()
+    again = feature_cache.FeatureStore(tmp_path / "f", 8, 2)
+    found = again.get(b"k" * 16, 8)
+    assert found is not None and found.tolist() == [7] * 8
+    again.close()
+
+
     """data.views = 2: an image has two crops, the same in every epoch and for every seed; without a limit there are many more."""
     from unpaired.data.sampling import Sampler
 
