@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import tiny
+from test_cli import run as command
 from unpaired import checkpoint, runs, training
 from unpaired.config import RunConfig
 from unpaired.data import feature_cache
@@ -496,9 +497,9 @@ def test_training_with_features_on_disk_equals_training_without(tmp_path: Path) 
 # -- sheets of levels
 
 
-def test_sheets_of_levels(trained: Path, tmp_path: Path) -> None:
-    """One sheet an input: above, the input and its levels; below, their translations; a broken input is named, the others are
-    done; folders that overlap with the results are refused."""
+def test_sheets_of_levels(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One sheet an input: above, the input and its levels; below, their translations; a broken input is named, the other sheets
+    are made, and by the command all translations as well (exit 3); folders that overlap with the results are refused."""
     pictures = tmp_path / "in"
     pictures.mkdir()
     for i, image in enumerate(tiny.pictures(2, 40)):
@@ -512,6 +513,12 @@ def test_sheets_of_levels(trained: Path, tmp_path: Path) -> None:
     (pictures / "2.png").write_bytes(b"no picture")
     with pytest.raises(PartialError, match=r"2 sheets .* 1 failed"):
         write_level_sheets(model, [pictures], to="blue", source="red", folder=tmp_path / "levels")
+    cli = (trained, pictures, "--to", "blue", "--source", "red", "--device", "cpu", "--quiet")
+    assert command("translate", *cli, "--out", tmp_path / "out", "--levels", tmp_path / "other") == 3
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == ["0.png", "1.png"]
+    assert sorted(p.name for p in (tmp_path / "other").glob("*.png")) == ["0.png", "1.png"]
+    told = capsys.readouterr().err
+    assert "2 sheets of levels" in told and told.count("2.png") >= 2 and "the whole list" in told, told
     with pytest.raises(RefusedError, match="folders apart"):
         check_level_folder(tmp_path / "out" / "levels", tmp_path / "out")
 
