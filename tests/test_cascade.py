@@ -449,7 +449,6 @@ def test_a_full_file_stays_as_it_is(tmp_path: Path) -> None:
         feature_cache.FeatureStore(tmp_path / "f", 9, 2)
 
 
-def test_with_a_limit_of_views_crops_repeat(tmp_path: Path) -> None:
 @pytest.mark.parametrize("left", [0, 24, 100_000])
 def test_a_file_of_features_that_was_only_begun_is_begun_again(left: int, tmp_path: Path) -> None:
     """Killed before its first bytes were written, it holds nothing or zeros: the next process uses it."""
@@ -463,6 +462,7 @@ def test_a_file_of_features_that_was_only_begun_is_begun_again(left: int, tmp_pa
     again.close()
 
 
+def test_with_a_limit_of_views_crops_repeat(tmp_path: Path) -> None:
     """data.views = 2: an image has two crops, the same in every epoch and for every seed; without a limit there are many more."""
     from unpaired.data.sampling import Sampler
 
@@ -609,7 +609,7 @@ def test_a_walk_begins_and_ends_at_its_latents(vae: Path, tmp_path: Path) -> Non
 
 def test_methods_without_noise_do_not_synthesise(trained: Path, tmp_path: Path) -> None:
     """With what does."""
-    with pytest.raises(ConfigError, match="'deepvae' and 'biggan' do"):
+    with pytest.raises(ConfigError, match="'deepvae', 'biggan' and 'stylegan' do"):
         synthesize(trained, tmp_path / "x", device="cpu")
 
 

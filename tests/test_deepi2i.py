@@ -25,6 +25,7 @@ from unpaired.methods.deepi2i import DeepI2I
 from unpaired.methods.hierarchical import Adaptors
 from unpaired.networks.biggan import Shape
 from unpaired.translation import Translator
+from unpaired.synthesis import synthesize
 
 SMALL: dict[str, Any] = {"width": 2, "shared_dim": 4, "z_dim": 8, "batch_size": 2}
 THREE = ("blue", "green", "red")
@@ -463,6 +464,13 @@ def test_latents(translator: Translator) -> None:
 
 
 def test_samples(translator: Translator, pictures: Path, tmp_path: Path) -> None:
+def test_noise_alone_makes_no_pictures(translator: Translator, tmp_path: Path) -> None:
+    """It has latents, but translates pictures: ``synthesize`` refuses it instead of translating blank ones."""
+    with pytest.raises(ConfigError, match=r"\(deepi2i\) translates images and makes none from noise alone"):
+        synthesize(translator, tmp_path / "out", count=1, domain="red", device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
     """K results for each input, all different, in folders; the first is the one that a single sample gives; the same
     command goes on where it was, and another seed gives others."""
     report = unpaired.translate_files(translator, [pictures], to="red", out=tmp_path / "k", samples=3, quiet=True)

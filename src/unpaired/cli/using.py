@@ -105,7 +105,7 @@ def synthesize(
     precision: OutputPrecision = "fp32",
     overwrite: bool = False,
 ) -> None:
-    """Draw pictures from noise (methods deepvae and biggan): PNG files and a sheet of them.
+    """Draw pictures from noise (methods deepvae, biggan and stylegan): PNG files and a sheet of them.
 
     Parameters
     ----------
