@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import tiny
+from test_cli import run as command
 from unpaired import checkpoint, runs, training
 from unpaired.config import RunConfig
 from unpaired.data import feature_cache
@@ -448,6 +449,19 @@ def test_a_full_file_stays_as_it_is(tmp_path: Path) -> None:
         feature_cache.FeatureStore(tmp_path / "f", 9, 2)
 
 
+@pytest.mark.parametrize("left", [0, 24, 100_000])
+def test_a_file_of_features_that_was_only_begun_is_begun_again(left: int, tmp_path: Path) -> None:
+    """Killed before its first bytes were written, it holds nothing or zeros: the next process uses it."""
+    (tmp_path / "f").write_bytes(bytes(left))
+    store = feature_cache.FeatureStore(tmp_path / "f", 8, 2)
+    store.put(b"k" * 16, np.full(8, 7, np.uint8))
+    store.close()
+    again = feature_cache.FeatureStore(tmp_path / "f", 8, 2)
+    found = again.get(b"k" * 16, 8)
+    assert found is not None and found.tolist() == [7] * 8
+    again.close()
+
+
 def test_with_a_limit_of_views_crops_repeat(tmp_path: Path) -> None:
     """data.views = 2: an image has two crops, the same in every epoch and for every seed; without a limit there are many more."""
     from unpaired.data.sampling import Sampler
@@ -483,9 +497,9 @@ def test_training_with_features_on_disk_equals_training_without(tmp_path: Path) 
 # -- sheets of levels
 
 
-def test_sheets_of_levels(trained: Path, tmp_path: Path) -> None:
-    """One sheet an input: above, the input and its levels; below, their translations; a broken input is named, the others are
-    done; folders that overlap with the results are refused."""
+def test_sheets_of_levels(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One sheet an input: above, the input and its levels; below, their translations; a broken input is named, the other sheets
+    are made, and by the command all translations as well (exit 3); folders that overlap with the results are refused."""
     pictures = tmp_path / "in"
     pictures.mkdir()
     for i, image in enumerate(tiny.pictures(2, 40)):
@@ -499,6 +513,12 @@ def test_sheets_of_levels(trained: Path, tmp_path: Path) -> None:
     (pictures / "2.png").write_bytes(b"no picture")
     with pytest.raises(PartialError, match=r"2 sheets .* 1 failed"):
         write_level_sheets(model, [pictures], to="blue", source="red", folder=tmp_path / "levels")
+    cli = (trained, pictures, "--to", "blue", "--source", "red", "--device", "cpu", "--quiet")
+    assert command("translate", *cli, "--out", tmp_path / "out", "--levels", tmp_path / "other") == 3
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == ["0.png", "1.png"]
+    assert sorted(p.name for p in (tmp_path / "other").glob("*.png")) == ["0.png", "1.png"]
+    told = capsys.readouterr().err
+    assert "2 sheets of levels" in told and told.count("2.png") >= 2 and "the whole list" in told, told
     with pytest.raises(RefusedError, match="folders apart"):
         check_level_folder(tmp_path / "out" / "levels", tmp_path / "out")
 
@@ -589,7 +609,7 @@ def test_a_walk_begins_and_ends_at_its_latents(vae: Path, tmp_path: Path) -> Non
 
 def test_methods_without_noise_do_not_synthesise(trained: Path, tmp_path: Path) -> None:
     """With what does."""
-    with pytest.raises(ConfigError, match="'deepvae' and 'biggan' do"):
+    with pytest.raises(ConfigError, match="'deepvae', 'biggan' and 'stylegan' do"):
         synthesize(trained, tmp_path / "x", device="cpu")
 
 

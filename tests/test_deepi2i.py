@@ -15,6 +15,7 @@ from torch import Tensor
 
 import tiny
 import unpaired
+from test_cli import run
 from unpaired import checkpoint, interop, losses, runs, training, transfer
 from unpaired.config import from_dict, merge
 from unpaired.data.sampling import ArrayPool, Sampler
@@ -24,6 +25,7 @@ from unpaired.methods.biggan import BigGAN
 from unpaired.methods.deepi2i import DeepI2I
 from unpaired.methods.hierarchical import Adaptors
 from unpaired.networks.biggan import Shape
+from unpaired.synthesis import synthesize
 from unpaired.translation import Translator
 
 SMALL: dict[str, Any] = {"width": 2, "shared_dim": 4, "z_dim": 8, "batch_size": 2}
@@ -462,6 +464,13 @@ def test_latents(translator: Translator) -> None:
         translator.translate(x, None, "red", latents=z[:2])
 
 
+def test_noise_alone_makes_no_pictures(translator: Translator, tmp_path: Path) -> None:
+    """It has latents, but translates pictures: ``synthesize`` refuses it instead of translating blank ones."""
+    with pytest.raises(ConfigError, match=r"\(deepi2i\) translates images and makes none from noise alone"):
+        synthesize(translator, tmp_path / "out", count=1, domain="red", device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
 def test_samples(translator: Translator, pictures: Path, tmp_path: Path) -> None:
     """K results for each input, all different, in folders; the first is the one that a single sample gives; the same
     command goes on where it was, and another seed gives others."""
@@ -520,6 +529,26 @@ def test_import_needs_fitting_names(tmp_path: Path) -> None:
         interop.import_deepi2i(*files, (*THREE, "pink"))
     with pytest.raises(CheckpointError, match="do not fit"):
         interop.import_deepi2i(files[0], files[1], files[3], files[2], THREE)
+
+
+def test_import_of_a_model_from_scratch(tmp_path: Path) -> None:
+    """``--mode scratch`` gives the adaptors the weights of scratch, and so the translations of the model that was written;
+    without it the translations are others, for the files hold no weights."""
+    method = make(size=64, z_dim=20, mode="scratch").eval()
+    files = []
+    for name, network in (("G", "generator"), ("D", "discriminator"), ("E1", "encoder"), ("A1", "adaptors")):
+        files.append(tmp_path / f"{name}.pth")
+        torch.save(method.get_submodule(network).state_dict(), files[-1])
+    x, z = batch(2, 64).source, torch.randn(2, method.shape.latent)
+    found = {}
+    for mode in ("scratch", "transfer"):
+        out = tmp_path / f"{mode}.safetensors"
+        assert run("import", "deepi2i", *files, "--domains", ",".join(THREE), "--mode", mode, "--out", out) == 0
+        found[mode] = unpaired.load(out, device="cpu").translate(x, None, "red", latents=z)
+    with torch.no_grad():
+        expected = method.translate(x, None, "red", latents=z)
+    assert torch.equal(found["scratch"], expected)
+    assert (found["transfer"] - expected).abs().max() > 1e-4
 
 
 def test_more_than_a_hundred_classes(tmp_path: Path) -> None:

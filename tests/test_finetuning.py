@@ -57,16 +57,20 @@ def test_only_the_deepest_block_and_the_head_are_trained(data: Path, tmp_path: P
     assert header["classes"] == ["blue", "red"] and header["n"] == 4 and 0 <= header["accuracy"] <= 1
 
 
-def test_a_cut_run_goes_on_to_the_same_file(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped by a signal after its second step and called again, it writes the same layers, and its state is gone."""
-    whole = run(data, tmp_path / "whole.safetensors")
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+def test_a_cut_run_goes_on_to_the_same_file(
+    momentum: float, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped by a signal after its second step and called again, it writes the same layers, and its state is gone; also without
+    momentum."""
+    whole = run(data, tmp_path / "whole.safetensors", momentum=momentum)
     calls = iter([None, 15])
     with monkeypatch.context() as patch:
         patch.setattr(signals, "requested", lambda: next(calls))
         with pytest.raises(Interrupted, match="after step 2"):
-            run(data, tmp_path / "cut.safetensors")
+            run(data, tmp_path / "cut.safetensors", momentum=momentum)
     assert (tmp_path / "cut.state").exists()
-    cut = run(data, tmp_path / "cut.safetensors")
+    cut = run(data, tmp_path / "cut.safetensors", momentum=momentum)
     assert not (tmp_path / "cut.state").exists()
     a, b = (checkpoint.unpack(p, p.read_bytes())[0] for p in (whole, cut))
     assert all(torch.equal(a[k], b[k]) for k in a)
@@ -89,7 +93,7 @@ def test_a_pyramid_takes_the_file(data: Path, tmp_path: Path) -> None:
 
 
 def test_refusals(data: Path, tmp_path: Path) -> None:
-    """Another ending, a file that is there, no epoch: nothing is done."""
+    """Another ending, a file that is there, no epoch, a rate or momentum out of range: nothing is done."""
     with pytest.raises(ConfigError, match=r"ends in \.safetensors"):
         run(data, tmp_path / "f.pth")
     (tmp_path / "f.safetensors").touch()
@@ -97,3 +101,14 @@ def test_refusals(data: Path, tmp_path: Path) -> None:
         run(data, tmp_path / "f.safetensors")
     with pytest.raises(ConfigError, match="epochs = 0"):
         run(data, tmp_path / "g.safetensors", epochs=0)
+    for wrong in (
+        {"lr": 0.0},
+        {"lr": -1.0},
+        {"lr": float("nan")},
+        {"lr": float("inf")},
+        {"momentum": -0.1},
+        {"momentum": 1.0},
+    ):
+        with pytest.raises(ConfigError, match=r"lr = .*momentum = "):
+            run(data, tmp_path / "g.safetensors", **wrong)
+    assert not (tmp_path / "g.safetensors").exists()

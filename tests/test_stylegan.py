@@ -27,7 +27,8 @@ from unpaired.methods.hierarchical import Adaptors
 from unpaired.methods.stylegan import StyleGAN
 from unpaired.networks.stylegan import Discriminator, Generator, Shape, draw_noise
 from unpaired.planning import flop_counter
-from unpaired.translation import load
+from unpaired.synthesis import synthesize
+from unpaired.translation import Translator, load
 
 SMALL: dict[str, Any] = {"width": 2, "latent": 4, "mapping": 2, "batch_size": 2}
 
@@ -468,8 +469,9 @@ def test_errors_of_transfer_say_what_to_do(tmp_path: Path) -> None:
         runs.build(run_config(file), ("a", "b", "c"))
 
 
-def test_a_gan_ignores_its_input() -> None:
-    """As a translator a StyleGAN draws an image; only the number of inputs counts, and the latents decide."""
+def test_a_gan_ignores_its_input(tmp_path: Path) -> None:
+    """As a translator a StyleGAN draws an image; only the number of inputs counts, and the latents decide; ``synthesize`` writes
+    such images."""
     torch.manual_seed(0)
     method = StyleGAN(StyleGAN.Config(**SMALL), ("cat", "dog"), image_size=32).eval()
     x, z = batch(2).source, torch.randn(2, 4)
@@ -479,4 +481,6 @@ def test_a_gan_ignores_its_input() -> None:
             method.translate(x, None, "dog", latents=z), method.translate(x, None, "dog", latents=-z)
         )
     assert method.pairs == (("cat", "cat"), ("dog", "dog"))
+    drawn = Translator(method, {"method": "stylegan", "step": 0})
+    assert len(synthesize(drawn, tmp_path / "out", count=2, domain="dog", device="cpu")) == 2
     assert isinstance(make().adaptors, Adaptors)

@@ -9,6 +9,7 @@ Legend: N batch, K domains, S side; images float [N, 3, S, S] in [-1, 1].
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +161,10 @@ def finetune(
         raise ConfigError(f"{show(out)} is there already; use another --out, or --overwrite")
     if epochs < 1 or batch_size < 2:
         raise ConfigError(f"epochs = {epochs}, batch_size = {batch_size}: wanted at least 1 and 2")
+    if not 0 < lr < math.inf or not 0 <= momentum < 1:
+        raise ConfigError(
+            f"lr = {lr:g}, momentum = {momentum:g}: wanted a rate above 0, and a momentum of at least 0 and below 1"
+        )
     with signals.handled():
         tree = find(data)
         torch.manual_seed(seed)
@@ -245,7 +250,8 @@ class _Run:
     def _save(self) -> None:
         tensors = {f"player/{i}": p.detach() for i, p in enumerate(self.players)}
         for i, player in enumerate(self.players):
-            tensors[f"momentum/{i}"] = self.optimizer.state[player]["momentum_buffer"]
+            if self.settings["momentum"]:  # without, the optimiser has none
+                tensors[f"momentum/{i}"] = self.optimizer.state[player]["momentum_buffer"]
         self.state_file.parent.mkdir(parents=True, exist_ok=True)
         header = {"format": checkpoint.FORMAT, "step": self.step, **self.settings}
         checkpoint.write_atomic(self.state_file, checkpoint.pack(tensors, header))
@@ -262,7 +268,8 @@ class _Run:
         with torch.no_grad():
             for i, player in enumerate(self.players):
                 player.copy_(tensors[f"player/{i}"])
-                self.optimizer.state[player]["momentum_buffer"] = tensors[f"momentum/{i}"].to(self.device)
+                if self.settings["momentum"]:
+                    self.optimizer.state[player]["momentum_buffer"] = tensors[f"momentum/{i}"].to(self.device)
         self.step = int(header["step"])
 
     @torch.inference_mode()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -56,13 +56,23 @@ def import_biggan(
 
 
 def import_deepi2i(
-    gen: Path | str, dis: Path | str, enc: Path | str, ada: Path | str, domains: tuple[str, ...]
+    gen: Path | str,
+    dis: Path | str,
+    enc: Path | str,
+    ada: Path | str,
+    domains: tuple[str, ...],
+    *,
+    mode: Literal["transfer", "scratch"] = "transfer",
 ) -> tuple[DeepI2I, dict[str, Any]]:
     """The four networks of the official DeepI2I (BigGAN variant): method in eval mode and header for ``write_model``.
 
     Resolution, widths and latents come from the tensors. The released models keep ImageNet's 1000 class rows and use the
     first ones, in the order of their class folders: as many rows are kept as ``domains`` names. The adaptors' and the
     encoder's ``linear`` and ``embed`` are never used there and are left out.
+
+    Args:
+        mode: how it was trained there. The adaptors' weights w, which no file holds, follow: 0.1 everywhere after a transfer;
+            1, 1, 1, 0.1 at 4, 8, 16, 32 pixels from scratch. The wrong ones give wrong translations.
 
     Raises:
         CheckpointError: unsafe, damaged, or not such a checkpoint; mismatching tensors are listed.
@@ -82,7 +92,7 @@ def import_deepi2i(
             same_names(paths[name], given[name], wanted(shape).state_dict())
         given[name] = with_classes(given[name], list(range(len(domains))))
     model = DeepI2I.Config(
-        width=shape.width, shared_dim=shape.shared_dim, z_dim=shape.z_dim, attention=shape.attention,
+        mode=mode, width=shape.width, shared_dim=shape.shared_dim, z_dim=shape.z_dim, attention=shape.attention,
         reconstruction="mse", reconstruction_rows="released",  # training that goes on does so as that code trained
     )  # fmt: skip
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Images from noise: methods whose ``translate`` draws (``deepvae``, ``biggan``), as files, and walks between two of them.
+"""Images from noise: methods that make them of noise alone (``deepvae``, ``biggan``, ``stylegan``), as files, and walks between two of them.
 
 Legend: N images, Z numbers in a latent; images float [N, 3, S, S] in [-1, 1].
 """
@@ -34,9 +34,7 @@ def latents(translator: Translator, count: int, seed: int, *, first: int = 0) ->
     """
     size = translator.method.latent_size
     if size is None:
-        raise ConfigError(
-            f"this model ({translator.header.get('method')}) does not make images from noise; methods 'deepvae' and 'biggan' do"
-        )
+        raise ConfigError(f"this model ({translator.header.get('method')}) has no latents")
     rows = []
     for number in range(first, first + count):
         generator = torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**63)
@@ -105,7 +103,11 @@ def synthesize(
         raise ConfigError(
             f"n = {count}, interpolate = {interpolate}: wanted 1 to {MOST:,} images in all, and at least 2 on a way"
         )
-    latents(translator, 0, seed)  # refuses a model without noise, before anything else
+    if not translator.method.from_noise:
+        raise ConfigError(
+            f"this model ({translator.header.get('method')}) translates images and makes none from noise alone; methods 'deepvae', "
+            "'biggan' and 'stylegan' do. To translate: unpaired translate MODEL PICTURES --to DOMAIN --out DIR"
+        )
     domain = _domain(translator, domain)
     if interpolate:
         ends = latents(translator, 2 * count, seed)

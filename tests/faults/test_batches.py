@@ -20,7 +20,7 @@ from test_translation_files import digests, run, save, tree
 from tiny import pictures
 from toys import Negative, Noise, translator
 from unpaired import translation_files
-from unpaired._files import TEMPORARY_PREFIX
+from unpaired._files import TEMPORARY_PREFIX, write_synced
 from unpaired.errors import PartialError, UnpairedError
 from unpaired.translation_journal import NAME
 
@@ -133,6 +133,26 @@ def test_a_crash_at_every_single_write_leaves_the_bytes_of_a_clean_run(tmp_path:
         "F7", f"crashed at each of {died} calls and run again: at most {again} pictures translated twice (a batch is 2)"
     )
     assert died > pick(20, 40) and again <= 2
+
+
+def test_the_crash_at_every_write_would_notice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twin: with results written in place, a crash in the middle of one of the first writes leaves one that is not whole."""
+    source, partial = tree(tmp_path / "in", 4), False
+    run(source, tmp_path / "clean", batch_size=2)
+    clean = digests(tmp_path / "clean")
+    monkeypatch.setattr(translation_files, "write_atomically", write_synced)
+    for n in range(1, 10):
+        out = tmp_path / f"{n}"
+
+        def work(n: int = n, out: Path = out) -> None:
+            kit.die_at("write", n, after=False)
+            run(source, out, batch_size=2)
+
+        assert kit.outcome(work).code == kit.DIED
+        partial = any(clean[name] != digest for name, digest in digests(out).items())
+        if partial:
+            break
+    assert partial
 
 
 def test_a_full_disk_stops_with_the_reason_and_keeps_what_is_done(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -10,11 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import kit
+import numpy as np
 import pytest
 import runs
 from figures import Figure
+from numpy.typing import NDArray
 
 from unpaired import checkpoint, training
+from unpaired.data.feature_cache import FeatureStore
 from unpaired.errors import CheckpointError, StoppedError, UnpairedError
 
 SIZES = 12
@@ -112,6 +116,15 @@ def test_the_sweep_would_notice(tmp_path: Path, whole: Path) -> None:
     assert any("LOST" in text for text in found), found
 
 
+def lost_after(run: Path, acknowledged: Path) -> bool:
+    """Whether the newest state that loads is older than the last one that was acknowledged."""
+    try:
+        saved, rejected = checkpoint.latest(run / "checkpoints")
+    except CheckpointError:
+        return True
+    return (saved.step if saved else -1) < runs.last_acknowledged(acknowledged) or bool(rejected)
+
+
 @pytest.mark.parametrize("call", ["write", *(pytest.param(call, marks=pytest.mark.full) for call in CALLS[1:])])
 def test_every_failing_call_keeps_the_previous_state(call: str, tmp_path: Path, figure: Figure) -> None:
     """Let the k-th open, write, fsync, rename, replace, unlink, mkdir or rmdir of a run fail, for every k, with no space, an I/O error or
@@ -130,8 +143,7 @@ def test_every_failing_call_keeps_the_previous_state(call: str, tmp_path: Path, 
                 failed += 1
                 refused = error.exit_code == 2 and str(run.parent) in str(error) and os.strerror(number) in str(error)
                 assert refused or told(error, run, os.strerror(number)), error
-        saved, rejected = checkpoint.latest(run / "checkpoints")
-        assert (saved.step if saved else -1) >= runs.last_acknowledged(acknowledged) and not rejected
+        assert not lost_after(run, acknowledged)
         if count["calls"] < k:
             break
         tried += 1
@@ -142,6 +154,21 @@ def test_every_failing_call_keeps_the_previous_state(call: str, tmp_path: Path, 
         pytest.fail("the sweep did not come to its end")
     assert tried >= 1
     figure("F4", f"the k-th {call} fails, for every k of {tried}: {failed} stops, all told, 0 states lost")
+
+
+def test_the_sweep_of_failing_calls_would_notice(tmp_path: Path) -> None:
+    """The twin: with checkpoints written in place, one of the first writes that fail loses what was acknowledged."""
+    lost = False
+    with runs.unprotected():
+        for k in range(1, 20):
+            run, acknowledged = tmp_path / f"{k}" / "run", tmp_path / f"acknowledged-{k}"
+            run.parent.mkdir()
+            with kit.failing("write", k, ERRORS[k % 3]), contextlib.suppress(UnpairedError):
+                runs.train(run, 2, acknowledged=acknowledged)
+            lost = lost or lost_after(run, acknowledged)
+            if lost:
+                break
+    assert lost
 
 
 def test_the_last_checkpoint_goes_only_after_the_next_is_safe(tmp_path: Path) -> None:
@@ -186,3 +213,38 @@ def test_a_folder_that_goes_or_cannot_be_written_is_told(tmp_path: Path) -> None
     assert found.code == 2 and "run/checkpoints: cannot be made: Permission denied; use another --out" in found.said, (
         found
     )
+
+
+def test_a_disk_that_fills_up_beside_the_feature_cache_stops_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The room of a file of features is gone when its records come: those that fit are kept and read, also by the next process,
+    the others are told once and left to be computed."""
+    mount, place = kit.can_mount(), tmp_path / "disk"
+    place.mkdir()
+    size, record, count = 2 * 2**20, 2**16, 48  # 3 MiB on 2
+
+    def content(i: int) -> NDArray[np.uint8]:
+        return np.full(record, i, np.uint8)
+
+    def check(store: FeatureStore) -> int:
+        found = [store.get(bytes([i + 1] * 16), record) for i in range(count)]
+        assert all(x is None or np.array_equal(x, content(i)) for i, x in enumerate(found))
+        return sum(x is not None for x in found)
+
+    def work() -> None:
+        if mount:
+            kit.small_disk(place, size)
+        else:
+            kit.limit_files(size)
+        store = FeatureStore(place / "f", record, count)
+        for i in range(count):
+            store.put(bytes([i + 1] * 16), content(i))
+        kept = check(store)
+        store.close()
+        assert 0 < kept < count and kept == check(FeatureStore(place / "f", record, count))
+        print("kept some", *caplog.messages, sep="\n")
+
+    found = kit.outcome(work)
+    assert found.code == 0 and "kept some" in found.said, found
+    assert found.said.count("no more features are kept") == 1, found.said

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import kit
+import pytest
 import runs
 from figures import Figure, pick
 
@@ -25,17 +26,25 @@ KILLS = pick(20, 60, 1000)
 WIDE = {"model__width": 48, "training__sample_every": 10**6}
 
 
-def saving(root: Path) -> bool:
-    """Whether a save is under way."""
-    return any(root.glob(".tmp-*"))
+def unfinished(root: Path) -> set[str]:
+    """The saves that were begun and not finished. No two have the same name."""
+    return {path.name for path in root.glob(".tmp-*")}
 
 
-def storm(run: Path, kills: int, seed: int = 0, saving: Callable[[Path], bool] = saving) -> tuple[int, int, int]:
+def saving(root: Path, before: set[str]) -> bool:
+    """Whether a save is under way that was not there before."""
+    return bool(unfinished(root) - before)
+
+
+def storm(
+    run: Path, kills: int, seed: int = 0, saving: Callable[[Path, set[str]], bool] = saving
+) -> tuple[int, int, int]:
     """Kill ``kills`` times; (lost states, kills inside a save, kills that hit a running child)."""
     acknowledged, rng = run.parent / "acknowledged", random.Random(seed)
     lost = inside = landed = 0
     for trial in range(kills):
         acknowledged.unlink(missing_ok=True)
+        before = unfinished(run / "checkpoints")  # of earlier kills; the child may remove them or not get that far
         child = kit.Child(lambda: runs.train(run, STEPS, acknowledged, **WIDE))
         while not acknowledged.exists() and child.poll() is None:
             if (run / "checkpoints").exists() and time.monotonic() - child.began > 0.5:
@@ -44,12 +53,12 @@ def storm(run: Path, kills: int, seed: int = 0, saving: Callable[[Path], bool] =
         time.sleep(rng.uniform(0, 0.25))
         if trial % 2:  # every second kill is aimed at a save
             give_up = time.monotonic() + 1
-            while not saving(run / "checkpoints") and time.monotonic() < give_up:
+            while not saving(run / "checkpoints", before) and time.monotonic() < give_up:
                 pass
         child.send(signal.SIGKILL)
         landed += child.wait().code == -signal.SIGKILL  # 0: it had finished
         root = run / "checkpoints"
-        inside += any(root.glob(".tmp-*"))
+        inside += bool(unfinished(root) - before)
         last = runs.last_acknowledged(acknowledged)
         try:
             saved, _ = checkpoint.latest(root)
@@ -82,6 +91,13 @@ def test_sigkills_lose_nothing_that_was_acknowledged(tmp_path: Path, figure: Fig
     assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
 
 
+def test_what_an_earlier_kill_left_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill outside any save is none inside one, though the folder of a save that was cut before still lies there."""
+    (tmp_path / "run" / "checkpoints" / ".tmp-7-0123abcd").mkdir(parents=True)
+    monkeypatch.setattr(runs, "train", lambda *_, **__: time.sleep(600))
+    assert storm(tmp_path / "run", 1) == (0, 0, 1)
+
+
 def test_the_storm_would_notice(tmp_path: Path) -> None:
     """With checkpoints written in place, the same storm, aimed at files that are being written over, finds losses."""
     runs.train(tmp_path / "whole", 4, **WIDE)
@@ -89,7 +105,7 @@ def test_the_storm_would_notice(tmp_path: Path) -> None:
     assert whole is not None
     sizes = {name: 0.9 * (whole.folder / name).stat().st_size for name in (checkpoint.MODEL, checkpoint.STATE)}
 
-    def writing(root: Path) -> bool:
+    def writing(root: Path, _before: set[str]) -> bool:
         files = [(root / "step-000000001" / name, size) for name, size in sizes.items()]
         return any(file.exists() and file.stat().st_size < size for file, size in files)
 

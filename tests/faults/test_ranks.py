@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -152,42 +153,71 @@ CASES = [
 ]
 
 
+def end_of_job(how: str, victim: int, run: Path, at: Path) -> tuple[Job, kit.Outcome]:
+    """A job in which ``victim`` ends so in its step 9, and what became of the other rank; ``at`` has the time of the end."""
+
+    def end(rank: int, step: int, method: Any) -> None:
+        if rank == victim and step == 8:
+            method.back.register_forward_pre_hook(lambda *_: (at.write_text(str(time.monotonic())), ENDS[how][0]())[0])
+
+    job = Job(run, end, training__checkpoint_every=4)
+    other = job.ranks[1 - victim].wait(GENEROUS)
+    job.ranks[victim].send(signal.SIGKILL)
+    job.ranks[victim].wait()
+    return job, other
+
+
+def in_words(other: kit.Outcome, how: str, victim: int) -> bool:
+    """Whether that rank left with exit 4, named rank and cause, and said how to go on."""
+    named = re.search(ENDS[how][1].format(r=victim), other.said) is not None
+    return (
+        other.code == 4 and named and "goes on from the last checkpoint" in other.said and "Traceback" not in other.said
+    )
+
+
 @pytest.mark.parametrize(
     ("how", "victim"), [*CASES[:2], *(pytest.param(*c, marks=pytest.mark.full) for c in CASES[2:])]
 )
 def test_a_rank_that_ends_ends_the_job(how: str, victim: int, tmp_path: Path, figure: Figure) -> None:
     """A rank is killed, raises, exits, freezes or sticks within a step: the other one leaves with exit 4, names rank and cause, and
     the last checkpoint is kept; the job then goes on from there."""
-    act, text = ENDS[how]
     at = tmp_path / "at"
-
-    def end(rank: int, step: int, method: Any) -> None:
-        if rank == victim and step == 8:
-            method.back.register_forward_pre_hook(lambda *_: (at.write_text(str(time.monotonic())), act())[0])
-
-    job = Job(tmp_path / "run", end, training__checkpoint_every=4)
-    other = job.ranks[1 - victim].wait(GENEROUS)
-    took = time.monotonic() - float(at.read_text())
-    job.ranks[victim].send(signal.SIGKILL)
-    job.ranks[victim].wait()
+    job, other = end_of_job(how, victim, tmp_path / "run", at)
+    took = job.ranks[1 - victim].began + other.seconds - float(at.read_text())
     figure("F10", f"rank {victim} {how}: the job ended after {took:.1f} s (to reach: 30), named rank and cause")
-    assert other.code == 4 and re.search(text.format(r=victim), other.said), other
-    assert "goes on from the last checkpoint" in other.said and "Traceback" not in other.said
+    assert in_words(other, how, victim), other
     assert job.saved() == 8
     assert [r.code for r in Job(tmp_path / "run", training__checkpoint_every=4).finish()] == [0, 0]
 
 
 @pytest.mark.full
-def test_without_the_heartbeat_a_frozen_rank_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The twin: with the judge removed, a frozen rank holds the job well beyond the time in which it is noticed with him."""
+@pytest.mark.parametrize("how", ["killed", "raises", "exits"])
+def test_without_the_heartbeat_the_cause_stays_unknown(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The twin: with nobody to explain a broken collective, the other rank ends without naming rank and cause."""
+    monkeypatch.setattr(heartbeat.Heartbeat, "_judge", lambda self: None)
+    monkeypatch.setattr(heartbeat.Heartbeat, "meeting", lambda self: contextlib.nullcontext())
+    _, other = end_of_job(how, 1, tmp_path / "run", tmp_path / "at")
+    assert other.code not in (0, 4) and not in_words(other, how, 1), other
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("how", ["frozen", "stuck"])
+def test_without_the_heartbeat_a_rank_that_hangs_is_waited_for(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The twin: with the judge removed, a frozen or stuck rank holds the job well beyond the time in which it is noticed with him."""
     monkeypatch.setattr(heartbeat.Heartbeat, "_judge", lambda self: None)
     monkeypatch.setattr(heartbeat, "SILENT_SECONDS", 3.0)
+    monkeypatch.setattr(heartbeat, "HUNG_SECONDS", 3.0)
+    monkeypatch.setattr(heartbeat, "HUNG_STEPS", 0)
 
-    def freeze(rank: int, step: int, method: Any) -> None:
+    def hang(rank: int, step: int, method: Any) -> None:
         if rank == 1 and step == 6:
-            os.kill(os.getpid(), signal.SIGSTOP)
+            method.back.register_forward_pre_hook(lambda *_: ENDS[how][0]())
 
-    job = Job(tmp_path / "run", freeze, steps=FOREVER)
+    job = Job(tmp_path / "run", hang, steps=FOREVER)
     job.wait_for_step(5)
     time.sleep(10)
     assert job.ranks[0].poll() is None

@@ -71,7 +71,17 @@ def import_biggan(
 
 
 @app.command(name="deepi2i")
-def import_deepi2i(gen: Generator, dis: Discriminator, enc: Path, ada: Path, /, *, domains: str, out: Out) -> None:
+def import_deepi2i(
+    gen: Generator,
+    dis: Discriminator,
+    enc: Path,
+    ada: Path,
+    /,
+    *,
+    domains: str,
+    out: Out,
+    mode: Literal["transfer", "scratch"] = "transfer",
+) -> None:
     """DeepI2I: G.pth, D.pth, E1.pth (encoder) and A1.pth (adaptors) of the BigGAN variant.
 
     Parameters
@@ -83,10 +93,13 @@ def import_deepi2i(gen: Generator, dis: Discriminator, enc: Path, ada: Path, /, 
     domains
         Names of the classes in order: comma-separated, or a text file with one a line. Fewer than the files have is right where
         the model reused ImageNet's rows.
+    mode
+        How it was trained: scratch weighs the adaptors 1, 1, 1, 0.1 at 4, 8, 16, 32 pixels, transfer 0.1 everywhere. The files do
+        not tell, and the wrong one translates wrongly.
     """
     from unpaired import interop
 
-    _write(interop.import_deepi2i(gen, dis, enc, ada, interop.class_names(domains) or ()), out, whole=True)
+    _write(interop.import_deepi2i(gen, dis, enc, ada, interop.class_names(domains) or (), mode=mode), out, whole=True)
 
 
 @app.command(name="stylegan")

@@ -64,21 +64,32 @@ def translate(
     levels
         Folder for sheets of every level (method cascade): the input and its translation, from the deepest level on.
     """
+    from unpaired.errors import PartialError
     from unpaired.translation import load, translate_files
 
+    failed: list[PartialError] = []  # a bad picture stops neither the other sheets nor the translations
     if levels is not None:
         from unpaired.level_sheets import check_level_folder, write_level_sheets
 
         check_level_folder(levels, out)
-        translator = load(model, device=device, precision=precision)
-        write_level_sheets(translator, list(inputs), to=to, source=source, folder=levels)
-    done = translate_files(
-        model, list(inputs), to=to, source=source, out=out, device=device, precision=precision, batch_size=batch_size, seed=seed,
-        samples=samples, max_pixels=max_pixels, format=format, report=report, overwrite=overwrite, mask=mask,
-        mask_threshold=mask_threshold, quiet=quiet,
-    )  # fmt: skip
-    if not quiet:
-        print(done.text())
+    translator = load(model, device=device, precision=precision)
+    if levels is not None:
+        try:
+            write_level_sheets(translator, list(inputs), to=to, source=source, folder=levels)
+        except PartialError as error:
+            failed.append(error)
+    try:
+        done = translate_files(
+            translator, list(inputs), to=to, source=source, out=out, batch_size=batch_size, seed=seed, samples=samples,
+            max_pixels=max_pixels, format=format, report=report, overwrite=overwrite, mask=mask,
+            mask_threshold=mask_threshold, quiet=quiet,
+        )  # fmt: skip
+        if not quiet:
+            print(done.text())
+    except PartialError as error:
+        failed.insert(0, error)
+    if failed:
+        raise PartialError("\n".join(map(str, failed)))
 
 
 def synthesize(
@@ -94,7 +105,7 @@ def synthesize(
     precision: OutputPrecision = "fp32",
     overwrite: bool = False,
 ) -> None:
-    """Draw pictures from noise (methods deepvae and biggan): PNG files and a sheet of them.
+    """Draw pictures from noise (methods deepvae, biggan and stylegan): PNG files and a sheet of them.
 
     Parameters
     ----------

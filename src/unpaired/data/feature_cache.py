@@ -1,8 +1,9 @@
 """Feature maps of training crops on disk: fixed-size records, found by a digest of the crop itself.
 
-One file that holds all levels of a crop together, the deepest first, so that a stage reads only as far as it needs. It is made
-at its full size, with holes, and filled as training goes; a record counts once its checksum is there. One process at a time
-writes and reads it; another one computes instead. Losing the file costs time and nothing else.
+One file that holds all levels of a crop together, the deepest first, so that a stage reads only as far as it needs. It grows as
+training goes; a record counts once its checksum is there. It is read and written by calls that can fail, never through mapped
+memory, where a full disk would end the process. One process at a time writes and reads it; another one computes instead. Losing
+the file costs time and nothing else.
 
 Layout: magic, the sizes, then for each slot 16 bytes of digest and 4 of CRC-32, then the records.
 """
@@ -47,26 +48,26 @@ class FeatureStore:
 
     def __init__(self, path: Path, record: int, capacity: int) -> None:
         self.path, self.record, self.capacity = path, record, capacity
-        self._file = path.open("a+b")
+        self._start = -(-(_HEAD.size + capacity * _SLOT.itemsize) // _ALIGN) * _ALIGN
+        self.bytes = self._start + record * capacity
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             head = _HEAD.pack(MAGIC, record, capacity)
-            start = -(-(_HEAD.size + capacity * _SLOT.itemsize) // _ALIGN) * _ALIGN
-            self.bytes = start + record * capacity
-            found = os.pread(self._file.fileno(), _HEAD.size, 0)
-            if found not in (b"", head) or (found and os.fstat(self._file.fileno()).st_size != self.bytes):
+            found = os.pread(self._file, _HEAD.size, 0)
+            if not found.strip(b"\0"):  # new, or the machine went down before its first bytes were written
+                os.ftruncate(self._file, 0)
+                _write(self._file, head, 0)
+            elif found != head or os.fstat(self._file).st_size > self.bytes:
                 raise ValueError("another kind of file, or another size")
-            if not found:
-                os.truncate(path, self.bytes)
-                with path.open("r+b") as file:
-                    file.write(head)
+            there = os.pread(self._file, capacity * _SLOT.itemsize, _HEAD.size)
         except BaseException:
-            self._file.close()
+            os.close(self._file)
             raise
-        self._slots = np.memmap(path, _SLOT, "r+", offset=_HEAD.size, shape=(capacity,))
-        self._records = np.memmap(path, np.uint8, "r+", offset=start, shape=(capacity, record))
-        used = np.flatnonzero(self._slots["key"].any(axis=1))
-        self._place = {self._slots["key"][i].tobytes(): int(i) for i in used}
+        slots = np.frombuffer(there, _SLOT, count=len(there) // _SLOT.itemsize)
+        used = np.flatnonzero(slots["key"].any(axis=1))
+        self._place = {slots["key"][i].tobytes(): int(i) for i in used}
+        self._crc = {int(i): int(slots["crc"][i]) for i in used}
         self._next = int(used[-1]) + 1 if len(used) else 0
         self._sound: set[int] = set()
         """Slots whose checksum has been compared since the file was opened."""
@@ -79,30 +80,47 @@ class FeatureStore:
         place = self._place.get(key)
         if place is None:
             return None
-        if place not in self._sound:
-            if zlib.crc32(self._records[place].data) != int(self._slots["crc"][place]):
-                del self._place[key]  # written when the machine went down; computed again
-                return None
-            self._sound.add(place)
-        found: NDArray[np.uint8] = self._records[place, :length]
-        return found
+        wanted = length if place in self._sound else self.record
+        try:
+            found = os.pread(self._file, wanted, self._start + place * self.record)
+        except OSError:  # a disk that fails is not asked for this one again
+            found = b""
+        if len(found) < wanted or (place not in self._sound and zlib.crc32(found) != self._crc[place]):
+            del self._place[key]  # written when the machine went down; computed again
+            return None
+        self._sound.add(place)
+        return np.frombuffer(found, np.uint8, count=length)
 
     def put(self, key: bytes, record: NDArray[np.uint8]) -> None:
-        """Keep a record of ``record`` bytes; nothing where the file is full or has it."""
+        """Keep a record of ``record`` bytes; nothing where the file is full or has it. Where the disk is full or fails, that is
+        logged, and nothing more is kept; what is there stays readable."""
         if key in self._place or self._next >= self.capacity:
             return
         place, self._next = self._next, self._next + 1
-        self._records[place] = record
-        self._slots["crc"][place] = zlib.crc32(self._records[place].data)
-        self._slots["key"][place] = np.frombuffer(key, np.uint8)
+        content = record.tobytes()
+        slot = np.zeros((), _SLOT)
+        slot["key"], slot["crc"] = np.frombuffer(key, np.uint8), zlib.crc32(content)
+        try:
+            _write(self._file, content, self._start + place * self.record)
+            _write(self._file, slot.tobytes(), _HEAD.size + place * _SLOT.itemsize)
+        except OSError as error:
+            self._next = self.capacity
+            log.warning("%s: %s; no more features are kept, those are computed each time", self.path, error.strerror)
+            return
         self._place[key] = place
         self._sound.add(place)
 
     def close(self) -> None:
-        """Write what is pending and free the file for others."""
-        self._slots.flush()
-        self._records.flush()
-        self._file.close()
+        """Free the file for others."""
+        os.close(self._file)
+
+
+def _write(file: int, content: bytes, offset: int) -> None:
+    """All of ``content``: one call writes a part where the disk fills up, and the next one says so. Raises OSError."""
+    view = memoryview(content)
+    while view:
+        written = os.pwrite(file, view, offset)
+        view, offset = view[written:], offset + written
 
 
 def open_store(name: str, record: int, capacity: int, limit_gib: float) -> FeatureStore | None:

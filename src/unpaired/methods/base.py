@@ -121,6 +121,8 @@ class Method(nn.Module):
     """``translate`` accepts heights and widths divisible by this; callers pad to it and crop back."""
     stochastic: ClassVar[bool] = False
     """``translate`` draws noise. Files are then translated one by one, each seeded from its own bytes."""
+    from_noise: ClassVar[bool] = False
+    """``translate`` makes images of noise alone: of its input only the number counts. Needs ``latent_size``."""
     any_source: ClassVar[bool] = False
     """``translate`` takes None for ``source``: images of no trained domain."""
     min_domains: ClassVar[int] = 2

@@ -58,6 +58,7 @@ class DeepVAE(LevelMethod):
     training_only: ClassVar[tuple[str, ...]] = ("critics", "judges")
     made_from_deeper: ClassVar[bool] = False
     stochastic: ClassVar[bool] = True
+    from_noise: ClassVar[bool] = True
     any_source: ClassVar[bool] = True
     min_domains: ClassVar[int] = 1
     max_domains: ClassVar[int | None] = 1

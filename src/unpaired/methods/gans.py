@@ -161,6 +161,7 @@ class GAN(OnGAN):
     """Base of the GANs themselves. The shared file keeps the discriminator, because transfer needs it; its raw weights, also
     where EMA is on."""
 
+    from_noise: ClassVar[bool] = True
     never_averaged: ClassVar[tuple[str, ...]] = ("discriminator",)
     generator: nn.Module
     discriminator: nn.Module
