@@ -16,12 +16,12 @@ import pytest
 import torch
 
 import tiny
-from unpaired import checkpoint, signals, training
+from unpaired import checkpoint, losses, signals, training
 from unpaired.config import from_dict
 from unpaired.data.sampling import ArrayPool, open_pool
 from unpaired.errors import ConfigError, Interrupted, NonFiniteError, RefusedError, StoppedError
 from unpaired.methods import METHODS
-from unpaired.methods.base import Adam, Stage, Update
+from unpaired.methods.base import Adam, Batch, Stage, Update
 from unpaired.runs import build
 from unpaired.stages import Plan
 from unpaired.watch import WON_LOGS, Watch
@@ -598,6 +598,39 @@ def test_compile_gives_the_same_losses_and_falls_back_aloud(tmp_path: Path, caps
     for key in ("critic/real", "critic/fake"):
         assert a[key] == c[key]
         assert b[key] == pytest.approx(a[key], rel=0.2)  # compiled code draws its noise in another order
+
+
+class SecondOrder(tiny.Tiny):
+    """Differentiates a gradient in the critic's loss and forgets to say so."""
+
+    def critic_loss(self, batch: Batch) -> dict[str, torch.Tensor]:
+        terms = super().critic_loss(batch)
+        return {**terms, "penalty": losses.gradient_penalty(lambda x: [self.critic(x)], batch.target, batch.source)}
+
+
+def test_a_failing_backward_of_compiled_code_costs_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Compiled code that cannot be differentiated twice fails in the backward pass, when image pool, counters and the random generator
+    have moved already: the step is done again from before, and the run ends with the bytes of one that never compiled."""
+    monkeypatch.setitem(METHODS, "second-order", "test_training:SecondOrder")
+    real = torch.compile
+
+    def critic_alone(
+        loss: Any,
+    ) -> Any:  # compiled code draws its noise in another order, so the others stay as they are
+        return real(loss, backend="aot_eager") if loss.__name__ == "critic_loss" else lambda batch: loss(batch)
+
+    monkeypatch.setattr(torch, "compile", critic_alone)
+    models = []
+    for name in ("plain", "compiled"):
+        config = tiny.config(
+            method="second-order", model__first_steps=2, model__second_steps=1, training__compile=name == "compiled"
+        )
+        path = training.fit(build(config, ("red", "blue")), tiny.pool(), config, tmp_path / name, quiet=True)
+        models.append(checkpoint.unpack(path, (path.parent / checkpoint.STATE).read_bytes())[0])
+    assert capsys.readouterr().err.count("torch.compile failed (RuntimeError)") == 1
+    assert all(torch.equal(v, models[1][k]) for k, v in models[0].items())
 
 
 def test_tensorboard_holds_what_the_log_holds(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from unpaired.errors import (
     NonFiniteError,
     RefusedError,
     StoppedError,
+    UnpairedError,
 )
 from unpaired.methods.base import Batch, Method, Stage, Update
 from unpaired.resume import compare_settings, lock, restore_newest
@@ -302,22 +303,7 @@ class Trainer:
         for parameter in parameters:
             parameter.requires_grad_(True)
         optimizer.zero_grad(set_to_none=True)
-        accumulate = min(self.settings.accumulate, len(batch))
-        sums: dict[str, Tensor] = {}
-        for part in range(accumulate):
-            piece = batch.part(part, accumulate)
-            share = len(piece) / len(batch)
-            with devices.autocast(self.settings.precision, self.device):
-                terms = self._loss(update, stage)(piece)
-            total = torch.stack([t.float() for t in terms.values()]).sum()
-            if self.device.type == "cpu":
-                if self.ranks.largest(int(not torch.isfinite(total)), self.device):  # one rank's stops all at this step
-                    self.stop_non_finite(update.name, terms)
-            else:  # no waiting for the GPU here: looked at before each log line and each save
-                self.finite &= torch.isfinite(total.detach())
-            (total * share).backward()  # type: ignore[no-untyped-call]
-            for key, value in terms.items():
-                sums[f"{update.name}/{key}"] = sums.get(f"{update.name}/{key}", 0) + value.detach().float() * share
+        sums = self._gradients(update, stage, batch)
         self.ranks.average_gradients(parameters)
         if self.settings.clip is not None:
             nn.utils.clip_grad_norm_(parameters, self.settings.clip)
@@ -331,11 +317,58 @@ class Trainer:
             parameter.grad = None
         return sums
 
+    def _gradients(self, update: Update, stage: Stage, batch: Batch) -> dict[str, Tensor]:
+        """Leave the batch's gradients in the parameters that want one; the terms. A compiled loss that fails, forward or backward, is
+        done again as it is written, and stays that."""
+        key = (stage.name, update.name)
+        fresh = key not in self.losses
+        loss = self._loss(update, stage)
+        if loss is update.loss:
+            return self._differentiated(update, loss, batch)
+        # compiling fails at the first use: what the loss moved until then is put back, so that all is as without compiling
+        before = [b.detach().clone() for b in self.method.buffers()] if fresh else []
+        drawn = [(g, g.get_state()) for g in devices.generators(self.device)] if fresh else []
+        try:
+            return self._differentiated(update, loss, batch)
+        except UnpairedError:
+            raise
+        except Exception as error:  # the compiler raises many kinds; if the loss is at fault, it raises again below
+            warn(f"torch.compile failed ({type(error).__name__}); going on without it")
+        self.losses[key] = update.loss
+        for generator, state in drawn:
+            generator.set_state(state)
+        for buffer, value in zip(self.method.buffers(), before, strict=False):  # none after the first use
+            buffer.copy_(value)
+        self.method.zero_grad(set_to_none=True)
+        return self._differentiated(update, update.loss, batch)
+
+    def _differentiated(
+        self, update: Update, loss: Callable[[Batch], dict[str, Tensor]], batch: Batch
+    ) -> dict[str, Tensor]:
+        """Forward and backward through ``loss``, in ``training.accumulate`` parts; the terms by ``update/term``, detached."""
+        accumulate = min(self.settings.accumulate, len(batch))
+        sums: dict[str, Tensor] = {}
+        for part in range(accumulate):
+            piece = batch.part(part, accumulate)
+            share = len(piece) / len(batch)
+            with devices.autocast(self.settings.precision, self.device):
+                terms = loss(piece)
+            total = torch.stack([t.float() for t in terms.values()]).sum()
+            if self.device.type == "cpu":
+                if self.ranks.largest(int(not torch.isfinite(total)), self.device):  # one rank's stops all at this step
+                    self.stop_non_finite(update.name, terms)
+            else:  # no waiting for the GPU here: looked at before each log line and each save
+                self.finite &= torch.isfinite(total.detach())
+            (total * share).backward()  # type: ignore[no-untyped-call]
+            for key, value in terms.items():
+                sums[f"{update.name}/{key}"] = sums.get(f"{update.name}/{key}", 0) + value.detach().float() * share
+        return sums
+
     def _loss(self, update: Update, stage: Stage) -> Callable[[Batch], dict[str, Tensor]]:
         key = (stage.name, update.name)
         if key not in self.losses:
             compiled = self.settings.compile and not update.second_order
-            self.losses[key] = _compiled(update.loss) if compiled else update.loss
+            self.losses[key] = torch.compile(update.loss) if compiled else update.loss
         return self.losses[key]
 
     def check_finite(self) -> None:
@@ -529,23 +562,6 @@ def _row(images: Tensor, columns: int) -> np.ndarray[Any, Any]:
     pixels = to_uint8(images.float().cpu())
     blank = np.full((columns - len(pixels), *pixels.shape[1:]), 255, np.uint8)
     return np.concatenate([*pixels, *blank], axis=1)
-
-
-def _compiled(loss: Callable[[Batch], dict[str, Tensor]]) -> Callable[[Batch], dict[str, Tensor]]:
-    """``loss`` through torch.compile; from the first failure of the compiler on, ``loss`` itself, with one warning."""
-    compiled: Callable[[Batch], dict[str, Tensor]] = torch.compile(loss)
-    use = [compiled]
-
-    def call(batch: Batch) -> dict[str, Tensor]:
-        if use[0] is compiled:
-            try:
-                return compiled(batch)
-            except Exception as error:  # the compiler raises many kinds; if the loss is at fault, it raises again below
-                warn(f"torch.compile failed ({type(error).__name__}); going on without it")
-                use[0] = loss
-        return loss(batch)
-
-    return call
 
 
 def fit(
