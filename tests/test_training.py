@@ -188,6 +188,60 @@ def test_the_shared_model_is_the_average_where_it_is_on(tmp_path: Path) -> None:
     assert not torch.equal(shared, seen[-1])
 
 
+def test_statistics_of_the_shared_model_are_averaged_too(tmp_path: Path) -> None:
+    """With EMA the model file's floating-point buffers follow the same recursion as the weights, counters are the raw ones; sample sheets
+    see the averaged ones and leave the raw ones as they were."""
+    seen: list[dict[str, torch.Tensor]] = []
+    config = tiny.config(training__ema=0.7)
+    method = build(config, ("red", "blue"))
+    names = [n for n in method.shared_state() if n.split(".")[-1] in ("running_mean", "running_var")]
+    average = {n: b.clone() for n, b in method.named_buffers() if n in names}
+
+    def look(step: int, m: Any) -> None:
+        seen.append({n: b.clone() for n, b in m.named_buffers()})
+
+    path = training.fit(method, tiny.pool(), config, tmp_path, on_step=look, quiet=True)
+    for buffers in seen:
+        average = {n: 0.7 * a + 0.3 * buffers[n] for n, a in average.items()}
+    shared = checkpoint.load_method(path)[0].state_dict()
+    assert len(names) == 4
+    for name in names:
+        torch.testing.assert_close(shared[name], average[name])
+        assert not torch.equal(shared[name], seen[-1][name])
+    counter = "back.1.num_batches_tracked"
+    assert torch.equal(shared[counter], seen[-1][counter]) and int(shared[counter]) > 0
+    state = checkpoint.read_state(checkpoint.latest(tmp_path / "checkpoints")[0])[0]  # type: ignore[arg-type]
+    assert all(torch.equal(state[f"method/{n}"], seen[-1][n]) for n in names)
+
+
+def test_a_state_without_averaged_statistics_goes_on(tmp_path: Path) -> None:
+    """A checkpoint of before statistics were averaged still loads: their averages start at the raw ones, those of weights are kept. One that
+    lacks the average of a weight is refused."""
+
+    def trainer() -> training.Trainer:
+        config = tiny.config(training__ema=0.7)
+        return training.Trainer(
+            build(config, ("red", "blue")), tiny.pool(), config, tmp_path, held_out=None, header_extra={}, on_step=None,
+            device=torch.device("cpu"), ranks=training.Ranks(), reporter=None,
+        )  # fmt: skip
+
+    first, second = trainer(), trainer()
+    for batch in first.batches():
+        stage, begun = first.plan.at(first.step + 1)
+        first.step += 1
+        first.modes(stage)
+        first.run_step(stage, begun, batch)
+    tensors, values = first.state()
+    old = {k: v for k, v in tensors.items() if not (k.startswith("average/") and "running_" in k)}
+    assert len(old) == len(tensors) - 4
+    second.restore(old, values)
+    for name, value in second.average.items():
+        expected = tensors[("method/" if "running_" in name else "average/") + name]
+        assert torch.equal(value, expected), name
+    with pytest.raises(checkpoint.CheckpointError, match="average/back"):
+        trainer().restore({k: v for k, v in old.items() if k != "average/back.0.weight"}, values)
+
+
 def test_accumulation_gives_the_gradient_of_the_whole_batch() -> None:
     """Two halves add up to the batch's gradient, for a loss that is a mean over samples."""
     weights = []

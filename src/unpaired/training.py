@@ -103,7 +103,7 @@ class Trainer:
         self.names = {id(p): n for n, p in method.named_parameters()}
         shared = {n for n in method.shared_state() if n.split(".")[0] not in method.never_averaged}
         self.average = (
-            {n: p.detach().clone() for n, p in method.named_parameters() if n in shared} if self.settings.ema else {}
+            {n: t.detach().clone() for n, t in self._averageable().items() if n in shared} if self.settings.ema else {}
         )
         self.losses: dict[tuple[str, str], Callable[[Batch], dict[str, Tensor]]] = {}
         pictures = held_out or pool
@@ -118,6 +118,12 @@ class Trainer:
         self.finite = torch.ones((), dtype=torch.bool, device=device)
 
     # ---- state -------------------------------------------------------------------------------------------
+
+    def _averageable(self) -> dict[str, Tensor]:
+        """What an average can be taken of, by name: parameters, and buffers but for the counters, so that averaged weights go with
+        averaged statistics (as in BigGAN's code, whose EMA is over the whole state dictionary)."""
+        buffers = {n: b for n, b in self.method.named_buffers() if b.is_floating_point()}
+        return {**dict(self.method.named_parameters()), **buffers}
 
     def _optimizer(self, update: Update) -> torch.optim.Adam:
         """The optimiser of an update's name, with a group for each module that has joined it so far."""
@@ -174,7 +180,7 @@ class Trainer:
         self.method.examples = None
         self._take_optimizers(self.method.carried)
         self.method.carried = {}
-        live = dict(self.method.named_parameters())
+        live = self._averageable()
         self.average = {name: live[name].detach().clone() for name in self.average}
 
     def _take_optimizers(self, tensors: Mapping[str, Tensor]) -> None:
@@ -208,6 +214,10 @@ class Trainer:
             tensors = {**tensors, **{f"average/{n}": tensors[f"method/{n}"] for n in self.average}}
         elif not self.average:  # switched off
             tensors = {k: v for k, v in tensors.items() if not k.startswith("average/")}
+        else:  # in older files only weights were averaged: statistics begin with the raw ones
+            own_buffers = self.average.keys() & {n for n, _ in self.method.named_buffers()}
+            raw = {f"average/{n}": v for n in own_buffers if (v := tensors.get(f"method/{n}")) is not None}
+            tensors = {**raw, **tensors}
         own_names = {k for k in own if not k.startswith("optimizer/")}
         given_names = {k for k in tensors if not k.startswith("optimizer/")}
         if own_names != given_names:
@@ -233,7 +243,7 @@ class Trainer:
         self.pretrained = list(values.get("pretrained", ()))  # files from before there was such a thing
 
     def shared_tensors(self) -> dict[str, Tensor]:
-        """What goes into the model file: averaged weights where EMA is on, the raw ones elsewhere."""
+        """What goes into the model file: averages where EMA is on, the raw tensors elsewhere."""
         return {**self.method.shared_state(), **self.average}
 
     def header(self) -> dict[str, Any]:
@@ -290,7 +300,7 @@ class Trainer:
                 terms |= self._update(update, stage, first, batch)
         self.ranks.share_buffers(self.method.buffers())
         if self.settings.ema:
-            live = dict(self.method.named_parameters())
+            live = self._averageable()
             names = list(self.average)
             torch._foreach_lerp_(
                 [self.average[n] for n in names], [live[n].detach() for n in names], 1 - self.settings.ema
@@ -442,8 +452,8 @@ class Trainer:
         return values
 
     def _swap_average(self, back: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Put the averaged weights into the method, or ``back`` what they replaced; returns what was there."""
-        live = dict(self.method.named_parameters())
+        """Put the averages into the method, or ``back`` what they replaced; returns what was there."""
+        live = self._averageable()
         put = self.average if back is None else back
         before = {n: live[n].detach().clone() for n in put}
         for name, value in put.items():
