@@ -17,7 +17,7 @@ import torch
 import tiny
 from test_evaluation import Colours
 from unpaired import cli, runs, training
-from unpaired.checkpoint import MODEL, load_method
+from unpaired.checkpoint import MODEL, latest, load_method
 from unpaired.config import parse_looks
 from unpaired.data.folders import find
 from unpaired.data.sampling import hold_out, open_pool
@@ -122,6 +122,17 @@ def test_outputs_that_are_not_finite_are_never_the_best() -> None:
     method.forth[4].bias.data.fill_(float("nan"))
     values = validator.look(method, torch.device("cpu"), "fp32")
     assert "validation/mean" not in values and "validation/FD-colours/blue->red" in values
+
+
+def test_a_best_folder_that_cannot_be_made_is_told_in_words(tmp_path: Path) -> None:
+    """Where a file stands in the place of RUN/best, training stops with exit 4, the path and the cause; what was saved before stays."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/best").write_text("in the way")
+    with pytest.raises(StoppedError, match=r"run/best: could not be written: .*; check the disk") as caught:
+        fit(tmp_path / "run", looks=6, training__checkpoint_every=5)
+    assert caught.value.exit_code == 4 and (tmp_path / "run/best").read_text() == "in the way"
+    saved, rejected = latest(tmp_path / "run/checkpoints")
+    assert saved is not None and saved.step == 5 and not rejected
 
 
 def test_evaluate_reports_best_and_last(tmp_path: Path) -> None:

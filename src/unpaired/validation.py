@@ -132,7 +132,10 @@ class Validator:
         folder = run_dir / FOLDER
         better = self.best is None or value < self.best[1] or step == self.best[0]
         if better:
-            folder.mkdir(exist_ok=True)
+            try:
+                folder.mkdir(exist_ok=True)
+            except OSError as error:
+                raise checkpoint.save_error(folder, error, 0) from error
             self.best = step, value
             about = {"criterion": self.criterion, "step": step, "value": value}
             header = {**model["header"], "extra": {**model["header"]["extra"], "validation": about}}
