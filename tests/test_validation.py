@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -16,13 +17,14 @@ import torch
 
 import tiny
 from test_evaluation import Colours
-from unpaired import cli, runs, training
-from unpaired.checkpoint import MODEL, latest, load_method
+from unpaired import cli, runs, signals, training, validation
+from unpaired.checkpoint import MODEL, STATE, latest, load_method, steps
 from unpaired.config import parse_looks
 from unpaired.data.folders import find
 from unpaired.data.sampling import hold_out, open_pool
-from unpaired.errors import ConfigError, DataError, StoppedError, WeightsError
+from unpaired.errors import ConfigError, DataError, Interrupted, StoppedError, WeightsError
 from unpaired.evaluation import evaluate, format_table
+from unpaired.evaluation_pass import translate
 from unpaired.runs import build
 from unpaired.validation import Validator, summary
 
@@ -133,6 +135,56 @@ def test_a_best_folder_that_cannot_be_made_is_told_in_words(tmp_path: Path) -> N
     assert caught.value.exit_code == 4 and (tmp_path / "run/best").read_text() == "in the way"
     saved, rejected = latest(tmp_path / "run/checkpoints")
     assert saved is not None and saved.step == 5 and not rejected
+
+
+def test_a_signal_within_a_look_saves_and_the_look_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal while a look translates ends it at the next batch: saved after that step, with no best model, log line or value of the look
+    cut short. Resumed, the look is made again first, and best model, summary, log and last state are those of an undisturbed run."""
+    fit(tmp_path / "whole", training__ema=0.5)
+    for number in (
+        1,
+        5,
+        9,
+    ):  # in the first look, at its second batch and in a later one; a look has two directions of two batches
+        run = tmp_path / f"cut-{number}"
+        counts = itertools.count(1)
+
+        def asking(*arguments: Any, number: int = number, counts: Any = counts) -> Any:
+            if next(counts) == number:
+                signals._state.requested = 15
+            return translate(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(validation, "BATCH", 2)
+            patch.setattr(validation, "translate", asking)
+            try:
+                with pytest.raises(Interrupted, match="saved as"):
+                    fit(run, training__ema=0.5)
+            finally:
+                signals._state.requested = None
+        assert next(counts) == number + 1, "it was not looked at further"
+        saved, _ = latest(run / "checkpoints")
+        assert saved is not None and saved.step == 3 * -(-number // 4)
+        found = list(log(run).values()) if (run / "log.jsonl").exists() else []
+        assert [e["step"] for e in found] == list(range(1, saved.step))
+        assert (run / "best").exists() == (saved.step > 3)
+        fit(run, training__ema=0.5)
+        for name in ("best/best.json", f"best/{MODEL}"):
+            assert (tmp_path / "whole" / name).read_bytes() == (run / name).read_bytes(), name
+        assert without_clock(log(run)) == without_clock(log(tmp_path / "whole"))
+        for name in (MODEL, STATE):
+            a, b = (checkpoints(p)[0] / name for p in (tmp_path / "whole", run))
+            assert a.read_bytes() == b.read_bytes(), name
+
+
+def without_clock(entries: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in e.items() if k != "seconds"} for e in entries.values()]
+
+
+def checkpoints(run: Path) -> list[Path]:
+    return steps(run / "checkpoints")
 
 
 def test_evaluate_reports_best_and_last(tmp_path: Path) -> None:

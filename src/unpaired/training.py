@@ -115,6 +115,8 @@ class Trainer:
             )
             for source, _ in self.sheet
         }
+        self.owed: dict[str, float] | None = None
+        """What the log says of this step beside the look at held-out images, where that is still to be made."""
         self.finite = torch.ones((), dtype=torch.bool, device=device)
 
     # ---- state -------------------------------------------------------------------------------------------
@@ -441,15 +443,23 @@ class Trainer:
             warn(text)
 
     def validate(self) -> dict[str, float]:
-        """Look at held-out images and keep the model if it is the best so far; the values for the log."""
+        """Look at held-out images and keep the model if it is the best so far; the values for the log. Raises Interrupted."""
         if self.validator is None or not self.ranks.main:
             return {}
         swapped = self._swap_average()
-        values = self.validator.look(self.method, self.device, self.settings.precision)
-        self._swap_average(swapped)
+        try:
+            values = self.validator.look(self.method, self.device, self.settings.precision)
+        finally:
+            self._swap_average(swapped)
         model = {"tensors": self.shared_tensors(), "header": self.header()}
         self.validator.note(self.run_dir, self.step, values, model)
         return values
+
+    def owed_look(self) -> dict[str, float] | None:
+        """The values that were kept of a step whose look a signal cut short, where this is that step; else None."""
+        if self.validator is None or not self.step:
+            return None
+        return self.validator.owed(self.run_dir, self.step)
 
     def _swap_average(self, back: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Put the averages into the method, or ``back`` what they replaced; returns what was there."""
@@ -501,6 +511,8 @@ class Trainer:
             self.save()  # also proves that the folder can be written
             if self.ranks.main:
                 self.sample(log)
+        if self.owed is not None:
+            self._end_step(log, self.plan.at(self.step)[0], self.owed, started, looked=True)
         current: Stage | None = None
         batches, begun = self.batches(), self.step
         while self.step < total:
@@ -521,29 +533,52 @@ class Trainer:
             terms = self.run_step(stage, first, batch)
             self.ranks.enter("look")
             extra = self.on_step(self.step, self.method) if self.on_step else None
-            at_end = self.step == total
             looked = self.validator is not None and self.validator.due(self.step, total)
-            if looked:
-                extra = {**(extra or {}), **self.validate()}
-            if self.step % settings.log_every == 0 or at_end or extra or looked:
-                self._log(log, stage, terms, extra, time.monotonic() - started)
-            if self.step % settings.sample_every == 0 or at_end:
-                if self.ranks.main:
-                    self.sample(log)
-                current = None  # sampling left everything in eval(): set the modes again
-            elif extra is not None or looked:
-                current = None
-            if self.step % settings.checkpoint_every == 0 or at_end:
-                self.save()
+            values = None
+            if self.step % settings.log_every == 0 or self.step == total or extra or looked:
+                self.check_finite()
+                values = {k: float(v) for k, v in {**terms, **self.method.monitor}.items()} | dict(extra or {})
+            sampled = self._end_step(log, stage, values, started, looked=looked)
+            if sampled or looked or extra is not None:
+                current = None  # that may have left everything in eval(): set the modes again
             if self.reporter is not None:
                 self.reporter.advance(self.step, stage.name)
         return checkpoint.folder_of(self.run_dir / "checkpoints", self.step)
 
-    def _log(
-        self, log: RunLog, stage: Stage, terms: Mapping[str, Tensor], extra: Mapping[str, float] | None, seconds: float
-    ) -> None:
-        self.check_finite()
-        values = {k: float(v) for k, v in {**terms, **self.method.monitor}.items()} | dict(extra or {})
+    def _end_step(
+        self, log: RunLog, stage: Stage, values: dict[str, float] | None, started: float, *, looked: bool
+    ) -> bool:
+        """What follows a step where it is due: a look, the log (``values``), sample sheets, a checkpoint. Whether sheets were made."""
+        at_end = self.step == self.plan.total
+        if values is not None:
+            found = self._look(values) if looked else {}
+            self._log(log, stage, {**values, **found}, time.monotonic() - started)
+        sampled = self.step % self.settings.sample_every == 0 or at_end
+        if sampled and self.ranks.main:
+            self.sample(log)
+        if self.step % self.settings.checkpoint_every == 0 or at_end:
+            self.save()
+        if looked and self.validator is not None:
+            self.owed = None
+            if self.ranks.main:
+                self.validator.paid(self.run_dir)
+        return sampled
+
+    def _look(self, values: dict[str, float]) -> dict[str, float]:
+        """:meth:`validate`. On a signal all ranks save and leave, and the resumed run begins with this look. Raises Interrupted."""
+        asked, found = 0, {}
+        try:
+            found = self.validate()
+        except Interrupted as stop:
+            asked = stop.signum
+        if self.ranks.largest(asked, self.device):
+            if self.ranks.main:
+                assert self.validator is not None
+                self.validator.owe(self.run_dir, self.step, values)
+            self._leave_if_asked()
+        return found
+
+    def _log(self, log: RunLog, stage: Stage, values: dict[str, float], seconds: float) -> None:
         warnings = self.watch.logged(values)
         if self.ranks.main:
             log.write({"step": self.step, "stage": stage.name, **values, "seconds": round(seconds, 3)})
@@ -631,19 +666,19 @@ def fit(
             device=device, ranks=ranks, reporter=None, validator=validator,
         )  # fmt: skip
         restore_newest(trainer, root, say, allow_change)
+        trainer.owed = trainer.owed_look()
+        done = trainer.step - (trainer.owed is not None)  # the last step whose look and log line are whole
         if validator is not None:
-            validator.restore(run_dir, trainer.step)
+            validator.restore(run_dir, done)
         if ranks.main:
             checkpoint.write_atomic(run_dir / "config.toml", config.to_toml().encode())
             if origin is not None:
                 origins.write(run_dir, origin)
-        if trainer.step >= trainer.plan.total:
+        if done >= trainer.plan.total:
             say(f"{run_dir} is complete: {trainer.step:,} steps. Nothing to do")
             return checkpoint.folder_of(root, trainer.step) / checkpoint.MODEL
         folder = run_dir / "tensorboard" if config.training.tensorboard and ranks.main else None
-        log = RunLog(
-            run_dir / ("log.jsonl" if ranks.main else f"log-rank{ranks.rank}.jsonl"), trainer.step, tensorboard=folder
-        )
+        log = RunLog(run_dir / ("log.jsonl" if ranks.main else f"log-rank{ranks.rank}.jsonl"), done, tensorboard=folder)
         stack.callback(log.close)
         trainer.reporter = stack.enter_context(
             Reporter(trainer.plan.total, trainer.step, quiet=quiet or not ranks.main)
