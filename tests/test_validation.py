@@ -25,6 +25,7 @@ from unpaired.data.sampling import hold_out, open_pool
 from unpaired.errors import ConfigError, DataError, Interrupted, StoppedError, WeightsError
 from unpaired.evaluation import evaluate, format_table
 from unpaired.evaluation_pass import translate
+from unpaired.resume import compare_settings
 from unpaired.runs import build
 from unpaired.validation import Validator, summary
 
@@ -185,6 +186,25 @@ def without_clock(entries: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
 
 def checkpoints(run: Path) -> list[Path]:
     return steps(run / "checkpoints")
+
+
+@pytest.mark.parametrize(("first", "second"), [(None, 3), (3, None)])
+def test_holding_images_out_or_not_is_a_named_change(tmp_path: Path, first: int | None, second: int | None) -> None:
+    """Switching the looks on or off at a resume is refused by its own name, with both words that accept it; not as images that were lost.
+    Their interval alone may change."""
+    config = tiny.config(training__validate_every=first)
+    (tmp_path / "config.toml").write_text(config.to_toml())
+    with pytest.raises(ConfigError) as caught:
+        compare_settings(tmp_path, tiny.config(training__validate_every=second), [])
+    text = str(caught.value)
+    assert f"training.validate_every: {first!r} in the run, {second!r} now" in text
+    assert (
+        "--allow-change training.validate_every --allow-change data" in text and "which images are trained on" in text
+    )
+    names = ["training.validate_every"]
+    compare_settings(tmp_path, tiny.config(training__validate_every=second), names)
+    if first is not None:
+        compare_settings(tmp_path, tiny.config(training__validate_every=first + 1), [])
 
 
 def test_evaluate_reports_best_and_last(tmp_path: Path) -> None:
