@@ -345,13 +345,17 @@ def test_deeper_levels_can_be_kept(trained: Path, tmp_path: Path) -> None:
 
 
 def test_averages_never_replace_what_levels_were_trained_on() -> None:
-    """With EMA on, the shared file has averaged inversion networks and raw translators."""
+    """With EMA on, the shared file has averaged inversion networks, raw translators and a raw pyramid with its statistics."""
     config = settings()
     trainer = training.Trainer(
         cases.method("cascade", config), cases.pool("cascade"), config, Path("unused"), held_out=None, header_extra={}, on_step=None,
         device=torch.device("cpu"), ranks=training.Ranks(), reporter=None,
     )  # fmt: skip
     assert {name.split(".")[0] for name in trainer.average} == {"inverters"}
+    statistics = {
+        n for n, _ in trainer.method.pyramid.named_buffers()
+    }  # those of a child that is never averaged stay raw, too
+    assert {"mean5", "std5"} <= statistics and not any("mean5" in n or "std5" in n for n in trainer.average)
 
 
 # -- features on disk

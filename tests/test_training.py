@@ -16,12 +16,12 @@ import pytest
 import torch
 
 import tiny
-from unpaired import checkpoint, signals, training
+from unpaired import checkpoint, losses, signals, training
 from unpaired.config import from_dict
 from unpaired.data.sampling import ArrayPool, open_pool
 from unpaired.errors import ConfigError, Interrupted, NonFiniteError, RefusedError, StoppedError
 from unpaired.methods import METHODS
-from unpaired.methods.base import Adam, Stage, Update
+from unpaired.methods.base import Adam, Batch, Stage, Update
 from unpaired.runs import build
 from unpaired.stages import Plan
 from unpaired.watch import WON_LOGS, Watch
@@ -186,6 +186,60 @@ def test_the_shared_model_is_the_average_where_it_is_on(tmp_path: Path) -> None:
     shared = checkpoint.load_method(path)[0].back[0].weight  # type: ignore[index]
     torch.testing.assert_close(shared, average)
     assert not torch.equal(shared, seen[-1])
+
+
+def test_statistics_of_the_shared_model_are_averaged_too(tmp_path: Path) -> None:
+    """With EMA the model file's floating-point buffers follow the same recursion as the weights, counters are the raw ones; sample sheets
+    see the averaged ones and leave the raw ones as they were."""
+    seen: list[dict[str, torch.Tensor]] = []
+    config = tiny.config(training__ema=0.7)
+    method = build(config, ("red", "blue"))
+    names = [n for n in method.shared_state() if n.split(".")[-1] in ("running_mean", "running_var")]
+    average = {n: b.clone() for n, b in method.named_buffers() if n in names}
+
+    def look(step: int, m: Any) -> None:
+        seen.append({n: b.clone() for n, b in m.named_buffers()})
+
+    path = training.fit(method, tiny.pool(), config, tmp_path, on_step=look, quiet=True)
+    for buffers in seen:
+        average = {n: 0.7 * a + 0.3 * buffers[n] for n, a in average.items()}
+    shared = checkpoint.load_method(path)[0].state_dict()
+    assert len(names) == 4
+    for name in names:
+        torch.testing.assert_close(shared[name], average[name])
+        assert not torch.equal(shared[name], seen[-1][name])
+    counter = "back.1.num_batches_tracked"
+    assert torch.equal(shared[counter], seen[-1][counter]) and int(shared[counter]) > 0
+    state = checkpoint.read_state(checkpoint.latest(tmp_path / "checkpoints")[0])[0]  # type: ignore[arg-type]
+    assert all(torch.equal(state[f"method/{n}"], seen[-1][n]) for n in names)
+
+
+def test_a_state_without_averaged_statistics_goes_on(tmp_path: Path) -> None:
+    """A checkpoint of before statistics were averaged still loads: their averages start at the raw ones, those of weights are kept. One that
+    lacks the average of a weight is refused."""
+
+    def trainer() -> training.Trainer:
+        config = tiny.config(training__ema=0.7)
+        return training.Trainer(
+            build(config, ("red", "blue")), tiny.pool(), config, tmp_path, held_out=None, header_extra={}, on_step=None,
+            device=torch.device("cpu"), ranks=training.Ranks(), reporter=None,
+        )  # fmt: skip
+
+    first, second = trainer(), trainer()
+    for batch in first.batches():
+        stage, begun = first.plan.at(first.step + 1)
+        first.step += 1
+        first.modes(stage)
+        first.run_step(stage, begun, batch)
+    tensors, values = first.state()
+    old = {k: v for k, v in tensors.items() if not (k.startswith("average/") and "running_" in k)}
+    assert len(old) == len(tensors) - 4
+    second.restore(old, values)
+    for name, value in second.average.items():
+        expected = tensors[("method/" if "running_" in name else "average/") + name]
+        assert torch.equal(value, expected), name
+    with pytest.raises(checkpoint.CheckpointError, match="average/back"):
+        trainer().restore({k: v for k, v in old.items() if k != "average/back.0.weight"}, values)
 
 
 def test_accumulation_gives_the_gradient_of_the_whole_batch() -> None:
@@ -600,6 +654,39 @@ def test_compile_gives_the_same_losses_and_falls_back_aloud(tmp_path: Path, caps
     for key in ("critic/real", "critic/fake"):
         assert a[key] == c[key]
         assert b[key] == pytest.approx(a[key], rel=0.2)  # compiled code draws its noise in another order
+
+
+class SecondOrder(tiny.Tiny):
+    """Differentiates a gradient in the critic's loss and forgets to say so."""
+
+    def critic_loss(self, batch: Batch) -> dict[str, torch.Tensor]:
+        terms = super().critic_loss(batch)
+        return {**terms, "penalty": losses.gradient_penalty(lambda x: [self.critic(x)], batch.target, batch.source)}
+
+
+def test_a_failing_backward_of_compiled_code_costs_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Compiled code that cannot be differentiated twice fails in the backward pass, when image pool, counters and the random generator
+    have moved already: the step is done again from before, and the run ends with the bytes of one that never compiled."""
+    monkeypatch.setitem(METHODS, "second-order", "test_training:SecondOrder")
+    real = torch.compile
+
+    def critic_alone(
+        loss: Any,
+    ) -> Any:  # compiled code draws its noise in another order, so the others stay as they are
+        return real(loss, backend="aot_eager") if loss.__name__ == "critic_loss" else lambda batch: loss(batch)
+
+    monkeypatch.setattr(torch, "compile", critic_alone)
+    models = []
+    for name in ("plain", "compiled"):
+        config = tiny.config(
+            method="second-order", model__first_steps=2, model__second_steps=1, training__compile=name == "compiled"
+        )
+        path = training.fit(build(config, ("red", "blue")), tiny.pool(), config, tmp_path / name, quiet=True)
+        models.append(checkpoint.unpack(path, (path.parent / checkpoint.STATE).read_bytes())[0])
+    assert capsys.readouterr().err.count("torch.compile failed (RuntimeError)") == 1
+    assert all(torch.equal(v, models[1][k]) for k, v in models[0].items())
 
 
 def test_tensorboard_holds_what_the_log_holds(tmp_path: Path) -> None:

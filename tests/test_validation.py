@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -16,13 +17,15 @@ import torch
 
 import tiny
 from test_evaluation import Colours
-from unpaired import cli, runs, training
-from unpaired.checkpoint import MODEL, load_method
+from unpaired import cli, runs, signals, training, validation
+from unpaired.checkpoint import MODEL, STATE, latest, load_method, steps
 from unpaired.config import parse_looks
 from unpaired.data.folders import find
 from unpaired.data.sampling import hold_out, open_pool
-from unpaired.errors import ConfigError, DataError, StoppedError, WeightsError
+from unpaired.errors import ConfigError, DataError, Interrupted, StoppedError, WeightsError
 from unpaired.evaluation import evaluate, format_table
+from unpaired.evaluation_pass import translate
+from unpaired.resume import compare_settings
 from unpaired.runs import build
 from unpaired.validation import Validator, summary
 
@@ -122,6 +125,86 @@ def test_outputs_that_are_not_finite_are_never_the_best() -> None:
     method.forth[4].bias.data.fill_(float("nan"))
     values = validator.look(method, torch.device("cpu"), "fp32")
     assert "validation/mean" not in values and "validation/FD-colours/blue->red" in values
+
+
+def test_a_best_folder_that_cannot_be_made_is_told_in_words(tmp_path: Path) -> None:
+    """Where a file stands in the place of RUN/best, training stops with exit 4, the path and the cause; what was saved before stays."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/best").write_text("in the way")
+    with pytest.raises(StoppedError, match=r"run/best: could not be written: .*; check the disk") as caught:
+        fit(tmp_path / "run", looks=6, training__checkpoint_every=5)
+    assert caught.value.exit_code == 4 and (tmp_path / "run/best").read_text() == "in the way"
+    saved, rejected = latest(tmp_path / "run/checkpoints")
+    assert saved is not None and saved.step == 5 and not rejected
+
+
+def test_a_signal_within_a_look_saves_and_the_look_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal while a look translates ends it at the next batch: saved after that step, with no best model, log line or value of the look
+    cut short. Resumed, the look is made again first, and best model, summary, log and last state are those of an undisturbed run."""
+    fit(tmp_path / "whole", training__ema=0.5)
+    for number in (
+        1,
+        5,
+        9,
+    ):  # in the first look, at its second batch and in a later one; a look has two directions of two batches
+        run = tmp_path / f"cut-{number}"
+        counts = itertools.count(1)
+
+        def asking(*arguments: Any, number: int = number, counts: Any = counts) -> Any:
+            if next(counts) == number:
+                signals._state.requested = 15
+            return translate(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(validation, "BATCH", 2)
+            patch.setattr(validation, "translate", asking)
+            try:
+                with pytest.raises(Interrupted, match="saved as"):
+                    fit(run, training__ema=0.5)
+            finally:
+                signals._state.requested = None
+        assert next(counts) == number + 1, "it was not looked at further"
+        saved, _ = latest(run / "checkpoints")
+        assert saved is not None and saved.step == 3 * -(-number // 4)
+        found = list(log(run).values()) if (run / "log.jsonl").exists() else []
+        assert [e["step"] for e in found] == list(range(1, saved.step))
+        assert (run / "best").exists() == (saved.step > 3)
+        fit(run, training__ema=0.5)
+        for name in ("best/best.json", f"best/{MODEL}"):
+            assert (tmp_path / "whole" / name).read_bytes() == (run / name).read_bytes(), name
+        assert without_clock(log(run)) == without_clock(log(tmp_path / "whole"))
+        for name in (MODEL, STATE):
+            a, b = (checkpoints(p)[0] / name for p in (tmp_path / "whole", run))
+            assert a.read_bytes() == b.read_bytes(), name
+
+
+def without_clock(entries: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in e.items() if k != "seconds"} for e in entries.values()]
+
+
+def checkpoints(run: Path) -> list[Path]:
+    return steps(run / "checkpoints")
+
+
+@pytest.mark.parametrize(("first", "second"), [(None, 3), (3, None)])
+def test_holding_images_out_or_not_is_a_named_change(tmp_path: Path, first: int | None, second: int | None) -> None:
+    """Switching the looks on or off at a resume is refused by its own name, with both words that accept it; not as images that were lost.
+    Their interval alone may change."""
+    config = tiny.config(training__validate_every=first)
+    (tmp_path / "config.toml").write_text(config.to_toml())
+    with pytest.raises(ConfigError) as caught:
+        compare_settings(tmp_path, tiny.config(training__validate_every=second), [])
+    text = str(caught.value)
+    assert f"training.validate_every: {first!r} in the run, {second!r} now" in text
+    assert (
+        "--allow-change training.validate_every --allow-change data" in text and "which images are trained on" in text
+    )
+    names = ["training.validate_every"]
+    compare_settings(tmp_path, tiny.config(training__validate_every=second), names)
+    if first is not None:
+        compare_settings(tmp_path, tiny.config(training__validate_every=first + 1), [])
 
 
 def test_evaluate_reports_best_and_last(tmp_path: Path) -> None:

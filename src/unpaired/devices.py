@@ -55,6 +55,12 @@ def set_products(precision: str) -> None:
     torch.backends.cudnn.conv.fp32_precision = kind  # type: ignore[attr-defined]
 
 
+def generators(device: torch.device) -> list[torch.Generator]:
+    """torch's global generators that code on ``device`` draws from."""
+    own = [torch.cuda.default_generators[device.index or 0]] if device.type == "cuda" else []
+    return [torch.default_generator, *own]
+
+
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
     """bf16 autocast for ``bf16``, nothing for the others. Parameters stay fp32 in every case."""
     if precision == "bf16":

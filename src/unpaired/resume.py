@@ -35,6 +35,8 @@ FREE_SETTINGS = frozenset(
     }
 )
 """Settings that may change on resume without being named: none of them changes what is learnt."""
+HELD_OUT = ("training.validate_every", "training.validate_share", "training.validate_images")
+"""Settings that say which images are left to train on; the interval of looks does so by being there or not."""
 
 
 @contextlib.contextmanager
@@ -83,10 +85,15 @@ def compare_settings(run_dir: Path, config: RunConfig, allow_change: Sequence[st
             update={"training": old.training.model_copy(update={"precision": config.training.precision})}
         )
     found = differences(old.written(), config.written())
-    changed = {k: v for k, v in found.items() if k not in FREE_SETTINGS and k not in allow_change}
+    switched = {k for k in HELD_OUT[:1] if None in found.get(k, ())}
+    changed = {k: v for k, v in found.items() if k not in FREE_SETTINGS - switched and k not in allow_change}
     if changed:
         lines = "\n".join(f"  {k}: {old!r} in the run, {new!r} now" for k, (old, new) in sorted(changed.items()))
-        allow = " ".join(f"--allow-change {k}" for k in sorted(changed))
+        names = sorted(changed)
+        if any(k in HELD_OUT for k in changed):
+            lines += "\nLooks at held-out images decide which images are trained on."
+            names += ["data"] if "data" not in allow_change else []
+        allow = " ".join(f"--allow-change {k}" for k in names)
         raise ConfigError(
             f"{run_dir} holds a run with other settings:\n{lines}\nUse another --out for a new run, repeat the old settings to resume, "
             f"or accept the change by name: {allow}"

@@ -33,6 +33,7 @@ from unpaired.errors import (
     NonFiniteError,
     RefusedError,
     StoppedError,
+    UnpairedError,
 )
 from unpaired.methods.base import Batch, Method, Stage, Update
 from unpaired.resume import compare_settings, lock, restore_newest
@@ -102,7 +103,7 @@ class Trainer:
         self.names = {id(p): n for n, p in method.named_parameters()}
         shared = {n for n in method.shared_state() if n.split(".")[0] not in method.never_averaged}
         self.average = (
-            {n: p.detach().clone() for n, p in method.named_parameters() if n in shared} if self.settings.ema else {}
+            {n: t.detach().clone() for n, t in self._averageable().items() if n in shared} if self.settings.ema else {}
         )
         self.losses: dict[tuple[str, str], Callable[[Batch], dict[str, Tensor]]] = {}
         pictures = held_out or pool
@@ -114,9 +115,17 @@ class Trainer:
             )
             for source, _ in self.sheet
         }
+        self.owed: dict[str, float] | None = None
+        """What the log says of this step beside the look at held-out images, where that is still to be made."""
         self.finite = torch.ones((), dtype=torch.bool, device=device)
 
     # ---- state -------------------------------------------------------------------------------------------
+
+    def _averageable(self) -> dict[str, Tensor]:
+        """What an average can be taken of, by name: parameters, and buffers but for the counters, so that averaged weights go with
+        averaged statistics (as in BigGAN's code, whose EMA is over the whole state dictionary)."""
+        buffers = {n: b for n, b in self.method.named_buffers() if b.is_floating_point()}
+        return {**dict(self.method.named_parameters()), **buffers}
 
     def _optimizer(self, update: Update) -> torch.optim.Adam:
         """The optimiser of an update's name, with a group for each module that has joined it so far."""
@@ -173,7 +182,7 @@ class Trainer:
         self.method.examples = None
         self._take_optimizers(self.method.carried)
         self.method.carried = {}
-        live = dict(self.method.named_parameters())
+        live = self._averageable()
         self.average = {name: live[name].detach().clone() for name in self.average}
 
     def _take_optimizers(self, tensors: Mapping[str, Tensor]) -> None:
@@ -209,6 +218,10 @@ class Trainer:
             tensors = {**tensors, **{f"average/{n}": tensors[f"method/{n}"] for n in self.average}}
         elif not self.average:  # switched off
             tensors = {k: v for k, v in tensors.items() if not k.startswith("average/")}
+        else:  # in older files only weights were averaged: statistics begin with the raw ones
+            own_buffers = self.average.keys() & {n for n, _ in self.method.named_buffers()}
+            raw = {f"average/{n}": v for n in own_buffers if (v := tensors.get(f"method/{n}")) is not None}
+            tensors = {**raw, **tensors}
         own_names = {k for k in own if not k.startswith("optimizer/")}
         given_names = {k for k in tensors if not k.startswith("optimizer/")}
         if own_names != given_names:
@@ -234,7 +247,7 @@ class Trainer:
         self.pretrained = list(values.get("pretrained", ()))  # files from before there was such a thing
 
     def shared_tensors(self) -> dict[str, Tensor]:
-        """What goes into the model file: averaged weights where EMA is on, the raw ones elsewhere."""
+        """What goes into the model file: averages where EMA is on, the raw tensors elsewhere."""
         return {**self.method.shared_state(), **self.average}
 
     def header(self) -> dict[str, Any]:
@@ -294,7 +307,7 @@ class Trainer:
                 terms |= self._update(update, stage, first, parts)
         self.ranks.share_buffers(self.method.buffers())
         if self.settings.ema:
-            live = dict(self.method.named_parameters())
+            live = self._averageable()
             names = list(self.average)
             torch._foreach_lerp_(
                 [self.average[n] for n in names], [live[n].detach() for n in names], 1 - self.settings.ema
@@ -307,20 +320,7 @@ class Trainer:
         for parameter in parameters:
             parameter.requires_grad_(True)
         optimizer.zero_grad(set_to_none=True)
-        sums: dict[str, Tensor] = {}
-        for piece in parts:
-            share = len(piece) / sum(map(len, parts))
-            with devices.autocast(self.settings.precision, self.device):
-                terms = self._loss(update, stage)(piece)
-            total = torch.stack([t.float() for t in terms.values()]).sum()
-            if self.device.type == "cpu":
-                if self.ranks.largest(int(not torch.isfinite(total)), self.device):  # one rank's stops all at this step
-                    self.stop_non_finite(update.name, terms)
-            else:  # no waiting for the GPU here: looked at before each log line and each save
-                self.finite &= torch.isfinite(total.detach())
-            (total * share).backward()  # type: ignore[no-untyped-call]
-            for key, value in terms.items():
-                sums[f"{update.name}/{key}"] = sums.get(f"{update.name}/{key}", 0) + value.detach().float() * share
+        sums = self._gradients(update, stage, parts)
         self.ranks.average_gradients(parameters)
         if self.settings.clip is not None:
             nn.utils.clip_grad_norm_(parameters, self.settings.clip)
@@ -334,11 +334,56 @@ class Trainer:
             parameter.grad = None
         return sums
 
+    def _gradients(self, update: Update, stage: Stage, parts: Sequence[Batch]) -> dict[str, Tensor]:
+        """Leave the gradients of the batch's ``parts`` in the parameters that want one; the terms. A compiled loss that fails, forward or backward, is
+        done again as it is written, and stays that."""
+        key = (stage.name, update.name)
+        fresh = key not in self.losses
+        loss = self._loss(update, stage)
+        if loss is update.loss:
+            return self._differentiated(update, loss, parts)
+        # compiling fails at the first use: what the loss moved until then is put back, so that all is as without compiling
+        before = [b.detach().clone() for b in self.method.buffers()] if fresh else []
+        drawn = [(g, g.get_state()) for g in devices.generators(self.device)] if fresh else []
+        try:
+            return self._differentiated(update, loss, parts)
+        except UnpairedError:
+            raise
+        except Exception as error:  # the compiler raises many kinds; if the loss is at fault, it raises again below
+            warn(f"torch.compile failed ({type(error).__name__}); going on without it")
+        self.losses[key] = update.loss
+        for generator, state in drawn:
+            generator.set_state(state)
+        for buffer, value in zip(self.method.buffers(), before, strict=False):  # none after the first use
+            buffer.copy_(value)
+        self.method.zero_grad(set_to_none=True)
+        return self._differentiated(update, update.loss, parts)
+
+    def _differentiated(
+        self, update: Update, loss: Callable[[Batch], dict[str, Tensor]], parts: Sequence[Batch]
+    ) -> dict[str, Tensor]:
+        """Forward and backward of each part through ``loss``; the terms of all by ``update/term``, detached."""
+        sums: dict[str, Tensor] = {}
+        for piece in parts:
+            share = len(piece) / sum(map(len, parts))
+            with devices.autocast(self.settings.precision, self.device):
+                terms = loss(piece)
+            total = torch.stack([t.float() for t in terms.values()]).sum()
+            if self.device.type == "cpu":
+                if self.ranks.largest(int(not torch.isfinite(total)), self.device):  # one rank's stops all at this step
+                    self.stop_non_finite(update.name, terms)
+            else:  # no waiting for the GPU here: looked at before each log line and each save
+                self.finite &= torch.isfinite(total.detach())
+            (total * share).backward()  # type: ignore[no-untyped-call]
+            for key, value in terms.items():
+                sums[f"{update.name}/{key}"] = sums.get(f"{update.name}/{key}", 0) + value.detach().float() * share
+        return sums
+
     def _loss(self, update: Update, stage: Stage) -> Callable[[Batch], dict[str, Tensor]]:
         key = (stage.name, update.name)
         if key not in self.losses:
             compiled = self.settings.compile and not update.second_order
-            self.losses[key] = _compiled(update.loss) if compiled else update.loss
+            self.losses[key] = torch.compile(update.loss) if compiled else update.loss
         return self.losses[key]
 
     def check_finite(self) -> None:
@@ -401,19 +446,27 @@ class Trainer:
             warn(text)
 
     def validate(self) -> dict[str, float]:
-        """Look at held-out images and keep the model if it is the best so far; the values for the log."""
+        """Look at held-out images and keep the model if it is the best so far; the values for the log. Raises Interrupted."""
         if self.validator is None or not self.ranks.main:
             return {}
         swapped = self._swap_average()
-        values = self.validator.look(self.method, self.device, self.settings.precision)
-        self._swap_average(swapped)
+        try:
+            values = self.validator.look(self.method, self.device, self.settings.precision)
+        finally:
+            self._swap_average(swapped)
         model = {"tensors": self.shared_tensors(), "header": self.header()}
         self.validator.note(self.run_dir, self.step, values, model)
         return values
 
+    def owed_look(self) -> dict[str, float] | None:
+        """The values that were kept of a step whose look a signal cut short, where this is that step; else None."""
+        if self.validator is None or not self.step:
+            return None
+        return self.validator.owed(self.run_dir, self.step)
+
     def _swap_average(self, back: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Put the averaged weights into the method, or ``back`` what they replaced; returns what was there."""
-        live = dict(self.method.named_parameters())
+        """Put the averages into the method, or ``back`` what they replaced; returns what was there."""
+        live = self._averageable()
         put = self.average if back is None else back
         before = {n: live[n].detach().clone() for n in put}
         for name, value in put.items():
@@ -461,6 +514,8 @@ class Trainer:
             self.save()  # also proves that the folder can be written
             if self.ranks.main:
                 self.sample(log)
+        if self.owed is not None:
+            self._end_step(log, self.plan.at(self.step)[0], self.owed, started, looked=True)
         current: Stage | None = None
         batches, begun = self.batches(), self.step
         while self.step < total:
@@ -481,29 +536,52 @@ class Trainer:
             terms = self.run_step(stage, first, batch)
             self.ranks.enter("look")
             extra = self.on_step(self.step, self.method) if self.on_step else None
-            at_end = self.step == total
             looked = self.validator is not None and self.validator.due(self.step, total)
-            if looked:
-                extra = {**(extra or {}), **self.validate()}
-            if self.step % settings.log_every == 0 or at_end or extra or looked:
-                self._log(log, stage, terms, extra, time.monotonic() - started)
-            if self.step % settings.sample_every == 0 or at_end:
-                if self.ranks.main:
-                    self.sample(log)
-                current = None  # sampling left everything in eval(): set the modes again
-            elif extra is not None or looked:
-                current = None
-            if self.step % settings.checkpoint_every == 0 or at_end:
-                self.save()
+            values = None
+            if self.step % settings.log_every == 0 or self.step == total or extra or looked:
+                self.check_finite()
+                values = {k: float(v) for k, v in {**terms, **self.method.monitor}.items()} | dict(extra or {})
+            sampled = self._end_step(log, stage, values, started, looked=looked)
+            if sampled or looked or extra is not None:
+                current = None  # that may have left everything in eval(): set the modes again
             if self.reporter is not None:
                 self.reporter.advance(self.step, stage.name)
         return checkpoint.folder_of(self.run_dir / "checkpoints", self.step)
 
-    def _log(
-        self, log: RunLog, stage: Stage, terms: Mapping[str, Tensor], extra: Mapping[str, float] | None, seconds: float
-    ) -> None:
-        self.check_finite()
-        values = {k: float(v) for k, v in {**terms, **self.method.monitor}.items()} | dict(extra or {})
+    def _end_step(
+        self, log: RunLog, stage: Stage, values: dict[str, float] | None, started: float, *, looked: bool
+    ) -> bool:
+        """What follows a step where it is due: a look, the log (``values``), sample sheets, a checkpoint. Whether sheets were made."""
+        at_end = self.step == self.plan.total
+        if values is not None:
+            found = self._look(values) if looked else {}
+            self._log(log, stage, {**values, **found}, time.monotonic() - started)
+        sampled = self.step % self.settings.sample_every == 0 or at_end
+        if sampled and self.ranks.main:
+            self.sample(log)
+        if self.step % self.settings.checkpoint_every == 0 or at_end:
+            self.save()
+        if looked and self.validator is not None:
+            self.owed = None
+            if self.ranks.main:
+                self.validator.paid(self.run_dir)
+        return sampled
+
+    def _look(self, values: dict[str, float]) -> dict[str, float]:
+        """:meth:`validate`. On a signal all ranks save and leave, and the resumed run begins with this look. Raises Interrupted."""
+        asked, found = 0, {}
+        try:
+            found = self.validate()
+        except Interrupted as stop:
+            asked = stop.signum
+        if self.ranks.largest(asked, self.device):
+            if self.ranks.main:
+                assert self.validator is not None
+                self.validator.owe(self.run_dir, self.step, values)
+            self._leave_if_asked()
+        return found
+
+    def _log(self, log: RunLog, stage: Stage, values: dict[str, float], seconds: float) -> None:
         warnings = self.watch.logged(values)
         if self.ranks.main:
             log.write({"step": self.step, "stage": stage.name, **values, "seconds": round(seconds, 3)})
@@ -549,23 +627,6 @@ def _row(images: Tensor, columns: int) -> np.ndarray[Any, Any]:
     pixels = to_uint8(images.float().cpu())
     blank = np.full((columns - len(pixels), *pixels.shape[1:]), 255, np.uint8)
     return np.concatenate([*pixels, *blank], axis=1)
-
-
-def _compiled(loss: Callable[[Batch], dict[str, Tensor]]) -> Callable[[Batch], dict[str, Tensor]]:
-    """``loss`` through torch.compile; from the first failure of the compiler on, ``loss`` itself, with one warning."""
-    compiled: Callable[[Batch], dict[str, Tensor]] = torch.compile(loss)
-    use = [compiled]
-
-    def call(batch: Batch) -> dict[str, Tensor]:
-        if use[0] is compiled:
-            try:
-                return compiled(batch)
-            except Exception as error:  # the compiler raises many kinds; if the loss is at fault, it raises again below
-                warn(f"torch.compile failed ({type(error).__name__}); going on without it")
-                use[0] = loss
-        return loss(batch)
-
-    return call
 
 
 def fit(
@@ -625,19 +686,19 @@ def fit(
             device=device, ranks=ranks, reporter=None, validator=validator,
         )  # fmt: skip
         restore_newest(trainer, root, say, allow_change)
+        trainer.owed = trainer.owed_look()
+        done = trainer.step - (trainer.owed is not None)  # the last step whose look and log line are whole
         if validator is not None:
-            validator.restore(run_dir, trainer.step)
+            validator.restore(run_dir, done)
         if ranks.main:
             checkpoint.write_atomic(run_dir / "config.toml", config.to_toml().encode())
             if origin is not None:
                 origins.write(run_dir, origin)
-        if trainer.step >= trainer.plan.total:
+        if done >= trainer.plan.total:
             say(f"{run_dir} is complete: {trainer.step:,} steps. Nothing to do")
             return checkpoint.folder_of(root, trainer.step) / checkpoint.MODEL
         folder = run_dir / "tensorboard" if config.training.tensorboard and ranks.main else None
-        log = RunLog(
-            run_dir / ("log.jsonl" if ranks.main else f"log-rank{ranks.rank}.jsonl"), trainer.step, tensorboard=folder
-        )
+        log = RunLog(run_dir / ("log.jsonl" if ranks.main else f"log-rank{ranks.rank}.jsonl"), done, tensorboard=folder)
         stack.callback(log.close)
         trainer.reporter = stack.enter_context(
             Reporter(trainer.plan.total, trainer.step, quiet=quiet or not ranks.main)

@@ -19,6 +19,12 @@ from unpaired.stages import Plan
 from unpaired.translation import Translator, load
 
 NAMES = sorted(METHODS)
+SECOND_ORDER: list[tuple[str, dict[str, Any]]] = [
+    ("attend", {"model": {"gan": "wgan-gp", "discriminator_norm": "none"}}),
+    ("stylegan", {"model": {"loss": "wgan-gp"}}),
+    ("deepi2i-stylegan", {"model": {"loss": "wgan-gp"}}),
+]
+"""Settings with which an update differentiates a gradient, where those of cases.py are not enough."""
 
 
 def everything(run: Path) -> dict[str, bytes]:
@@ -173,6 +179,32 @@ def test_method_keeps_to_the_contract(name: str) -> None:
     assert all((a != b or single) and {a, b} <= set(method.domains) for a, b in method.directions)
     plans = [[(s.name, s.steps, s.batch_size, [u.name for u in s.updates]) for s in method.stages()] for _ in range(2)]
     assert plans[0] == plans[1]
+
+
+@pytest.mark.parametrize(("name", "changes"), [*((n, {}) for n in NAMES), *SECOND_ORDER])
+def test_an_update_says_whether_it_differentiates_a_gradient(
+    name: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``Update.second_order`` is set where the loss builds a graph of a gradient, which --compile must leave alone, and nowhere else."""
+    built: list[bool] = []
+    grad = torch.autograd.grad
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        built.append(bool(kwargs.get("create_graph")))
+        return grad(*args, **kwargs)
+
+    monkeypatch.setattr(torch.autograd, "grad", noted)
+    config = cases.config(name, **changes)
+    method = cases.method(name, config)
+    batch = training.Sampler(cases.pool(name), config.data, method.pairs, config.seed).batch(1, 4)
+    found = {}
+    for stage in method.stages():
+        for update in stage.updates:
+            built.clear()
+            update.loss(batch)
+            found[update.name] = any(built)
+            assert update.second_order == any(built), f"{stage.name}/{update.name}"
+    assert any(found.values()) or not changes
 
 
 @pytest.mark.parametrize("name", NAMES)

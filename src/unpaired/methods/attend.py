@@ -277,7 +277,13 @@ class Attend(Method):
 
         adam = Adam(lr, c.betas, schedule=schedule)
         updates = (
-            Update(f"{phase}-discriminator", lambda b: self.discriminator_loss(b, phase), (self.discriminator,), adam),
+            Update(
+                f"{phase}-discriminator",
+                lambda b: self.discriminator_loss(b, phase),
+                (self.discriminator,),
+                adam,
+                second_order=c.gan == "wgan-gp",
+            ),
             Update(f"{phase}-generator", lambda b: self.generator_loss(b, phase), players, adam),
         )
 

@@ -116,7 +116,7 @@ class Method(nn.Module):
     training_only: ClassVar[tuple[str, ...]] = ()
     """Names of child modules (or buffers) that ``translate()`` never needs; they stay out of the shared file."""
     never_averaged: ClassVar[tuple[str, ...]] = ()
-    """Names of children in the shared file whose raw weights stay there also where ``training.ema`` is on."""
+    """Names of children in the shared file whose raw weights and buffers stay there also where ``training.ema`` is on."""
     stride: int = 1
     """``translate`` accepts heights and widths divisible by this; callers pad to it and crop back."""
     stochastic: ClassVar[bool] = False

@@ -89,7 +89,8 @@ class Cascade(LevelMethod):
         )
         if c.adversarial_weight == 0:
             return (translators,)
-        return Update(f"critic-{key}", bind(self.critic_loss, index), (self.critics[key],), adam), translators
+        critics = (self.critics[key],)
+        return Update(f"critic-{key}", bind(self.critic_loss, index), critics, adam, second_order=True), translators
 
     # -- translation
 

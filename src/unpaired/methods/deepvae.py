@@ -97,7 +97,7 @@ class DeepVAE(LevelMethod):
         if index == 0:
             return (Update(f"vae-{key}", self.vae_loss, (self.encoder, maker), adam),)
         return (
-            Update(f"critic-{key}", bind(self.critic_loss, index), (self.critics[key],), adam),
+            Update(f"critic-{key}", bind(self.critic_loss, index), (self.critics[key],), adam, second_order=True),
             Update(f"generator-{key}", bind(self.generator_loss, index), (maker,), adam, every=c.generator_every),
         )
 
