@@ -225,7 +225,9 @@ class LevelMethod(Method):
     def maps(self, images: Tensor, domain: int, index: int) -> Maps:
         """Levels of ``images`` down to number ``index``, all of the same crops, in training. Those of the images asked for last are
         kept, since the players of a step share a batch."""
-        if torch.compiler.is_compiling() and self.config.feature_cache == "off":  # a compiled loss can hold no such store
+        if (
+            torch.compiler.is_compiling() and self.config.feature_cache == "off"
+        ):  # a compiled loss can hold no such store
             return self.pyramid(images, domain, self.config.levels[: index + 1])  # type: ignore[no-any-return]
         last = self._last_maps.get(domain)
         if last is not None and last[0] is images and len(last[1]) > index:
