@@ -385,7 +385,7 @@ def _resized(pixels: Pixels, side: int, filter_: str) -> Pixels:
     target = _target((width, height), side)[::-1]
     with torch.inference_mode():
         made = torch.nn.functional.interpolate(stored, target, mode=filter_, antialias=True)
-        found: Pixels = made[0].permute(1, 2, 0).contiguous().numpy()
+        found: Pixels = made[0].permute(1, 2, 0).numpy()
     return found
 
 
