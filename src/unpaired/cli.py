@@ -320,6 +320,7 @@ def translate(
     samples: int = 1,
     device: str = "auto",
     precision: Literal["fp32", "bf16"] = "fp32",
+    engine: Literal["torch", "openvino"] = "torch",
     max_pixels: int | None = None,
     format: Literal["png", "jpg", "webp"] = "png",
     report: Path | None = None,
@@ -353,6 +354,8 @@ def translate(
         auto, cpu, cuda or cuda:N.
     precision
         fp32 or bf16.
+    engine
+        torch, or openvino for more pictures a second on a CPU in fp32 (extra openvino).
     max_pixels
         Larger pictures are translated in overlapping tiles of this many pixels.
     format
@@ -379,7 +382,8 @@ def translate(
         translator = load(model, device=device, precision=precision)
         write_level_sheets(translator, list(inputs), to=to, source=source, folder=levels)
     done = translate_files(
-        model, list(inputs), to=to, source=source, out=out, device=device, precision=precision, batch_size=batch_size, seed=seed,
+        model, list(inputs), to=to, source=source, out=out, device=device, precision=precision, engine=engine,
+        batch_size=batch_size, seed=seed,
         samples=samples, max_pixels=max_pixels, format=format, report=report, overwrite=overwrite, mask=mask,
         mask_threshold=mask_threshold, quiet=quiet,
     )  # fmt: skip
