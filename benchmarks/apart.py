@@ -68,9 +68,7 @@ def interleave_apart(
     return turns
 
 
-def _serve(
-    pipe: Connection, maker: Maker, arguments: tuple[Any, ...], threads: int, warmup: int, count: bool
-) -> None:
+def _serve(pipe: Connection, maker: Maker, arguments: tuple[Any, ...], threads: int, warmup: int, count: bool) -> None:
     torch.set_num_threads(threads)
     now = time.process_time if threads == 1 else time.perf_counter
     way = maker(*arguments)

@@ -39,7 +39,9 @@ class OpenVINO:
 
     def __init__(self, method: Method) -> None:
         if method.stochastic:
-            raise ConfigError("engine 'openvino' runs models without random outputs alone, and this one has them: use torch")
+            raise ConfigError(
+                "engine 'openvino' runs models without random outputs alone, and this one has them: use torch"
+            )
         try:
             import openvino
         except ImportError as error:

@@ -80,7 +80,9 @@ class Translator:
         self.precision = choose_precision(self._asked_precision, self.device)
         self.method.to(self.device)
         if self.engine not in ENGINES:
-            raise ConfigError(f"no engine '{self.engine}'.{nearest(self.engine, ENGINES)} There are: {', '.join(ENGINES)}.")
+            raise ConfigError(
+                f"no engine '{self.engine}'.{nearest(self.engine, ENGINES)} There are: {', '.join(ENGINES)}."
+            )
         if self.engine == "openvino":
             if self.device.type != "cpu" or self.precision != "fp32":
                 raise ConfigError(

@@ -174,8 +174,8 @@ def translate_files(
         raise ConfigError(f"format '{format}' cannot be written; there are: {', '.join(FORMATS)}")
     if batch_size < 1:
         raise ConfigError(f"batch_size = {batch_size}: must be at least 1")
-    translator = model if isinstance(model, Translator) else load(
-        model, device=device, precision=precision, engine=engine
+    translator = (
+        model if isinstance(model, Translator) else load(model, device=device, precision=precision, engine=engine)
     )
     if samples < 1 or (samples > 1 and not translator.method.stochastic):
         raise ConfigError(
