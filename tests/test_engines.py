@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
+import cases
 import pytest
 import torch
 
-import cases
 from unpaired.errors import ConfigError
 from unpaired.methods import METHODS
 from unpaired.translation import Translator
