@@ -4,7 +4,7 @@
 
 FOLDER holds images, at any depth. ``--as`` measures on copies of them, resized to that size (Lanczos) and saved as JPEG of
 quality 90, for a folder whose images are of another size than those one wants to know about. One thread, CPU time of this
-process; a turn is ``--images`` images of each domain.
+process; each way has a process of its own; a turn is ``--images`` images of each domain.
 
 The usual way is that of CycleGAN, CUT and UNIT: Pillow opens, converts and resizes the shorter side (bicubic), crops and flips
 one image, torch brings it to [0, 1] (ToTensor) and to [-1, 1] (Normalize), and the images of a batch are stacked.
@@ -17,16 +17,19 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from harness import arguments, compare, interleave, write
+from apart import interleave_apart
+from harness import arguments, compare, write
 from PIL import Image
 
 from unpaired.config import DataConfig
 from unpaired.data import cache
 from unpaired.data.folders import DataTree, Walk
 from unpaired.data.sampling import FolderPool, Sampler
+from unpaired.devices import choose_device
 
 GOALS = {"decoded": 4.0, "cached": 12.0}
 
@@ -93,6 +96,13 @@ def ways(
     return found | {"cached": ours(FolderPool(tree, config, "train", store), config)}
 
 
+def one_way(name: str, *given: Any) -> Callable[[], object]:
+    """One of `ways`, in a process of its own; ours as every command of the package begins."""
+    if name != "usual":
+        choose_device("cpu")
+    return ways(*given)[name]
+
+
 def main() -> None:
     """Measure every size."""
     parser = arguments(__doc__, rounds=9)
@@ -120,8 +130,10 @@ def main() -> None:
                 width, height = map(int, size.split("x"))
                 files = copies(found, (width, height), folder)
             work = f"{size or 'as they are'}, resize {config.resize}, crop {config.size}, batch 2 × {options.batch}"
-            different = ways(files, folder, config, options.draft, options.images, options.batch)
-            turns = interleave(different, rounds=options.rounds, warmup=options.warmup, count=False)
+            given = (files, folder, config, options.draft, options.images, options.batch)
+            different = ways(*given)  # builds the cache
+            makers = {name: (one_way, (name, *given)) for name in different}
+            turns = interleave_apart(makers, rounds=options.rounds, warmup=options.warmup, count=False)
             total = 2 * max(1, options.images // options.batch) * options.batch
             for way in list(different)[1:]:
                 row = compare(work, turns, ways=("usual", way), goal=GOALS[way.split(",")[0]])

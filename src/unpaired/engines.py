@@ -67,7 +67,7 @@ class OpenVINO:
         try:
             with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # shapes become constants: that is why each shape has its own
-                traced = torch.jit.trace(_Direction(self.method, source, target).eval(), example, check_trace=False)
+                traced = torch.jit.trace(_Direction(self.method, source, target).eval(), example, check_trace=False)  # type: ignore[no-untyped-call]
                 decoder = TorchScriptPythonDecoder(traced, example_input=example)  # the C++ side holds no reference
                 frontend = FrontEndManager().load_by_framework("pytorch")
                 model = frontend.convert(frontend.load(decoder))
