@@ -5,6 +5,11 @@
 DATA is a data folder with two domains (its test split is taken, --split train for the other): the distances are those between the
 real images of its first two domains. ``--random`` gives a backbone whose weights are not here random ones: right for the speed,
 without meaning for the distances, which are then left out. Nothing is kept in a cache.
+
+    python benchmarks/features.py --speed [--backbone vgg19,mobilenet_v1,fid] [--precision fp32] [--images 4] [--rounds 5]
+
+is the row of the table of speed: the backbone against the same network run eagerly, contiguous, in fp32 under no_grad (in bf16 also
+under plain autocast), random weights, each way in a process of its own.
 """
 
 from __future__ import annotations
@@ -14,23 +19,27 @@ import json
 import os
 import platform
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from apart import interleave_apart
+from harness import Row, compare, write
 
 from unpaired import weights as files
 from unpaired.config import DataConfig
 from unpaired.data.folders import find
 from unpaired.data.images import to_tensor
 from unpaired.data.sampling import open_pool
-from unpaired.devices import choose_device, has_bf16
+from unpaired.devices import autocast, choose_device, has_bf16
 from unpaired.distributed import Ranks
 from unpaired.errors import WeightsError
 from unpaired.evaluation_figures import Sets, feature_figures, split_in_halves
 from unpaired.evaluation_images import Images
-from unpaired.metrics.backbones import NetworkBackbone, backbone_from_state, open_backbone
+from unpaired.metrics.backbones import BACKBONES, NetworkBackbone, backbone_from_state, open_backbone
 from unpaired.metrics.store import BATCH
 from unpaired.networks import inception, mobilenet
 
@@ -67,10 +76,54 @@ def passed(backbone: NetworkBackbone, pixels: np.ndarray[Any, Any], repeats: int
     return torch.cat(parts), best
 
 
+def inputs_of(name: str, count: int) -> torch.Tensor:
+    """[count, 3, side, side] of the network's own side: the resize is the same for every way."""
+    side = BACKBONES[name].side
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def reference(name: str, count: int, precision: str) -> Callable[[], torch.Tensor]:
+    """The network as it is built."""
+    torch.manual_seed(0)
+    network, images = BACKBONES[name].build(random_state(name)).eval(), inputs_of(name, count)
+
+    def way() -> torch.Tensor:
+        with torch.no_grad(), autocast(precision, images.device):
+            return network(images).float()
+
+    return way
+
+
+def ours(name: str, count: int, precision: str) -> Callable[[], torch.Tensor]:
+    """The backbone."""
+    torch.manual_seed(0)
+    backbone = backbone_from_state(name, random_state(name), choose_device("cpu"), precision)
+    images = inputs_of(name, count)
+    return lambda: backbone(images)
+
+
+def speed(args: argparse.Namespace) -> None:
+    """The row of the table."""
+    rows: list[Row] = []
+    for name in args.backbone.split(","):
+        makers = {"reference": (reference, (name, args.images, "fp32"))}
+        if args.precision == "bf16":
+            makers["reference, autocast"] = (reference, (name, args.images, "bf16"))
+        makers["ours"] = (ours, (name, args.images, args.precision))
+        x, y = (maker(*given)().double() for maker, given in (makers["reference"], makers["ours"]))
+        kinds = {k: "fp32" if k == "reference" else args.precision for k in makers}
+        turns = interleave_apart(makers, rounds=args.rounds, precision=kinds, threads=args.threads or 1)
+        row = compare(
+            f"{name}, {args.images} images", turns, ways=list(makers), goal=4.0 if args.precision == "bf16" else 1.2
+        )
+        rows.append(replace(row, note=f"relative difference {float((x - y).norm() / x.norm()):.1e}"))
+    write(rows, args.out)
+
+
 def main() -> None:
     """Measure every backbone in both precisions."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("data", type=Path)
+    p.add_argument("data", type=Path, nargs="?")
     p.add_argument("--weights", type=Path)
     p.add_argument("--backbone", default="mobilenet_v1")
     p.add_argument("--split", default="test")
@@ -80,8 +133,17 @@ def main() -> None:
     p.add_argument("--threads", type=int)
     p.add_argument("--device", default="auto")
     p.add_argument("--random", action="store_true")
-    p.add_argument("--out", type=Path, required=True)
+    p.add_argument("--out", type=Path)
+    p.add_argument("--speed", action="store_true")
+    p.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+    p.add_argument("--images", type=int, default=4, help="a call, with --speed")
+    p.add_argument("--rounds", type=int, default=5)
     args = p.parse_args()
+    if args.speed:
+        speed(args)
+        return
+    if args.data is None or args.out is None:
+        p.error("DATA and --out are needed without --speed")
     if args.threads:
         torch.set_num_threads(args.threads)
     device = choose_device(args.device)

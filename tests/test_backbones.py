@@ -14,8 +14,8 @@ from unpaired import weights
 from unpaired._files import sha256_of
 from unpaired.errors import ConfigError, WeightsError
 from unpaired.metrics import open_backbone
-from unpaired.metrics.backbones import backbone_from_state, figure_name
-from unpaired.networks import inception
+from unpaired.metrics.backbones import BACKBONES, backbone_from_state, figure_name, state_hash
+from unpaired.networks import inception, mobilenet
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +153,24 @@ def test_weights_of_torchvision_are_known_by_the_hash_in_their_name(tmp_path: Pa
         open_backbone("resnet50", tmp_path)
     with pytest.raises(ConfigError, match="every classifier"):
         open_backbone("fasterrcnn_resnet50_fpn")
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v1", "fid"])
+def test_folded_networks_give_the_same_features(name: str) -> None:
+    """With batch norms in the convolutions and channels last, features equal the network's as built to 1e-4, and the tensors
+    that it was built from stay what they were."""
+    torch.manual_seed(0)
+    network = mobilenet.MobileNetV1() if name == "mobilenet_v1" else inception.FIDInception()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # as trained: not the statistics of a new one
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0, 0.1)
+    state = {k: v.clone() for k, v in network.state_dict().items()}
+    quick = backbone_from_state(name, state)
+    images = torch.rand(1, 3, quick.side, quick.side) * 2 - 1
+    found, wanted = quick(images), BACKBONES[name].build(network.state_dict()).eval()(images)
+    assert (found - wanted).norm() / wanted.norm() < 1e-4
+    assert all(torch.equal(v, network.state_dict()[k]) for k, v in state.items())
+    assert quick.sha256 == state_hash(network.state_dict())

@@ -18,6 +18,7 @@ from torch import Tensor
 from unpaired import checkpoint
 from unpaired._files import sha256_of
 from unpaired.devices import autocast, choose_device, choose_precision, set_products
+from unpaired.engines import ENGINES, OpenVINO
 from unpaired.errors import ConfigError, DataError, nearest
 from unpaired.methods.base import Method
 from unpaired.tiling import MAX_PIXELS, MIN_STRIDES, at_any_size
@@ -57,16 +58,20 @@ class Translator:
         precision: str = "fp32",
         path: Path | None = None,
         sha256: str = "",
+        engine: str = "torch",
     ) -> None:
         """
         Args:
             precision: ``fp32``, ``tf32`` (GPU), ``bf16`` (autocast) or ``auto``.
+            engine: ``torch``, or ``openvino`` for a faster :meth:`translate` in fp32 on a CPU (the extra ``openvino``).
             path, sha256: where the model came from and its file's hash, for records.
         """
         self.method = method.eval().requires_grad_(False)
         self.header = dict(header)
         self.path, self.sha256 = path, sha256
         self._asked_precision = precision
+        self.engine = engine
+        self._openvino: OpenVINO | None = None
         self.to(device)
 
     def to(self, device: str | torch.device) -> Self:
@@ -74,6 +79,17 @@ class Translator:
         self.device = choose_device(str(device))
         self.precision = choose_precision(self._asked_precision, self.device)
         self.method.to(self.device)
+        if self.engine not in ENGINES:
+            raise ConfigError(
+                f"no engine '{self.engine}'.{nearest(self.engine, ENGINES)} There are: {', '.join(ENGINES)}."
+            )
+        if self.engine == "openvino":
+            if self.device.type != "cpu" or self.precision != "fp32":
+                raise ConfigError(
+                    f"engine 'openvino' runs in fp32 on a CPU, not in {self.precision} on {self.device}: "
+                    "add --device cpu --precision fp32, or use --engine torch"
+                )
+            self._openvino = OpenVINO(self.method)
         return self
 
     @property
@@ -204,6 +220,8 @@ class Translator:
 
         def network(part: Tensor) -> Tensor:
             nonlocal used
+            if self._openvino is not None and latents is None:
+                return self._openvino(part, source, target)
             if latents is None:
                 return self.method.translate(part, source, target, generator=generator)  # type: ignore[arg-type]
             used += len(part)  # methods with latents have a fixed size, so the parts come in order
@@ -391,13 +409,17 @@ def check_images(images: Tensor) -> None:
         )
 
 
-def load(path: Path | str, *, device: str | torch.device = "cpu", precision: str = "fp32") -> Translator:
+def load(
+    path: Path | str, *, device: str | torch.device = "cpu", precision: str = "fp32", engine: str = "torch"
+) -> Translator:
     """A translator from a model file, a checkpoint folder or a run folder. Runs no code from it.
 
     Raises:
         CheckpointError: missing, damaged, foreign, or of another version; the text says which.
-        ConfigError: the device or precision is not there.
+        ConfigError: the device, precision or engine is not there.
     """
     file = checkpoint.model_file(path)
     method, header = checkpoint.load_method(file)
-    return Translator(method, header, device=device, precision=precision, path=file, sha256=sha256_of(file))
+    return Translator(
+        method, header, device=device, precision=precision, path=file, sha256=sha256_of(file), engine=engine
+    )

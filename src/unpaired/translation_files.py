@@ -128,6 +128,7 @@ def translate_files(
     out: Path | str,
     device: str = "auto",
     precision: str = "fp32",
+    engine: str = "torch",
     batch_size: int = 8,
     seed: int = 0,
     samples: int = 1,
@@ -143,7 +144,7 @@ def translate_files(
     """Translate files and whole trees of them into ``out``; run it again to go on after an interruption.
 
     Args:
-        model: a translator (then ``device`` and ``precision`` are its own), or a path as for :func:`unpaired.load`.
+        model: a translator (then ``device``, ``precision`` and ``engine`` are its own), or a path as for :func:`unpaired.load`.
         to, source: domains; ``source`` may be left out when only one direction leads to ``to``, and is "none" for pictures
             of no trained domain. ``to="all"`` makes one grid for each input: the input, then every domain that it can be
             translated to, row by row in the model's order (the report lists them); sides above ``CELL`` pixels are scaled down.
@@ -173,7 +174,9 @@ def translate_files(
         raise ConfigError(f"format '{format}' cannot be written; there are: {', '.join(FORMATS)}")
     if batch_size < 1:
         raise ConfigError(f"batch_size = {batch_size}: must be at least 1")
-    translator = model if isinstance(model, Translator) else load(model, device=device, precision=precision)
+    translator = (
+        model if isinstance(model, Translator) else load(model, device=device, precision=precision, engine=engine)
+    )
     if samples < 1 or (samples > 1 and not translator.method.stochastic):
         raise ConfigError(
             f"samples = {samples}: must be at least 1"
@@ -287,6 +290,8 @@ class _Job:
         several: dict[str, Any] = {"samples": self.samples} if self.samples > 1 else {}
         if self.to not in self.targets:
             several["targets"] = list(self.targets)
+        if model.engine != "torch":
+            several["engine"] = model.engine
         if self.mask is not None:
             several |= {"mask": True, "mask_threshold": self.mask_threshold}
         return {

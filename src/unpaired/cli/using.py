@@ -22,6 +22,7 @@ def translate(
     samples: int = 1,
     device: Device = "auto",
     precision: OutputPrecision = "fp32",
+    engine: Literal["torch", "openvino"] = "torch",
     max_pixels: int | None = None,
     format: Literal["png", "jpg", "webp"] = "png",
     report: Path | None = None,
@@ -49,6 +50,8 @@ def translate(
         For methods with random outputs.
     samples
         Results for each input, in OUT/sample-1 and so on (methods with random outputs).
+    engine
+        torch, or openvino for more pictures a second on a CPU in fp32 (extra openvino).
     max_pixels
         Larger pictures are translated in overlapping tiles of this many pixels.
     format
@@ -72,7 +75,7 @@ def translate(
         from unpaired.level_sheets import check_level_folder, write_level_sheets
 
         check_level_folder(levels, out)
-    translator = load(model, device=device, precision=precision)
+    translator = load(model, device=device, precision=precision, engine=engine)
     if levels is not None:
         try:
             write_level_sheets(translator, list(inputs), to=to, source=source, folder=levels)

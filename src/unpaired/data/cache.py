@@ -6,7 +6,7 @@ so a changed folder gets a new cache and never sees an old one. The whole folder
 
 File format, little-endian::
 
-    pixels of all usable images, one after the other (uint8, H × W × 3 each)
+    pixels of all usable images, one after the other (uint8, 3 × H × W each: a crop then becomes a tensor without reordering)
     header: JSON, one entry a file: name, size, mtime_ns, sha256, and shape with offset, or the reason it is unusable
     48 bytes: magic, length of the header, SHA-256 of the header
 
@@ -41,7 +41,7 @@ from unpaired.data.images import Pixels, load_resized, open_regular, probe, shor
 from unpaired.errors import ImageError
 
 log = logging.getLogger("unpaired")
-MAGIC = b"UNPCACH1"
+MAGIC = b"UNPCACH2"
 _FOOTER = struct.Struct("<8sQ32s")
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -112,10 +112,12 @@ def key(entries: Sequence[Entry], settings: dict[str, Any]) -> str:
 
 
 def _settings(config: DataConfig) -> dict[str, Any]:
-    """Whatever changes the pixels; the version of Pillow too, because decoders and filters change with it."""
-    names = ("interpolation", "antialias", "background")
-    chosen = {n: getattr(config, n) for n in names}
-    return {"format": MAGIC.decode(), "pillow": PIL.__version__, "side": short_side(config), **chosen}
+    """Whatever changes the pixels; the versions of Pillow and PyTorch too, because decoders and filters change with them."""
+    names = ("interpolation", "antialias", "draft", "background")
+    import torch
+
+    versions = {"pillow": PIL.__version__, "torch": torch.__version__}
+    return {"format": MAGIC.decode(), **versions, "side": short_side(config), **{n: getattr(config, n) for n in names}}
 
 
 class Store:
@@ -147,7 +149,8 @@ class Store:
         if place is None:
             raise ImageError(f"{domain} number {index}", "unusable when the cache was built")
         offset, height, width = place
-        return np.asarray(self._pixels[offset : offset + 3 * height * width]).reshape(height, width, 3)
+        planes = np.asarray(self._pixels[offset : offset + 3 * height * width]).reshape(3, height, width)
+        return np.moveaxis(planes, 0, -1)
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -243,7 +246,7 @@ def _write(file: BinaryIO, entries: Sequence[Entry], config: DataConfig) -> None
             about["reason"] = reason
         else:
             about |= {"offset": offset, "height": pixels.shape[0], "width": pixels.shape[1]}
-            file.write(np.ascontiguousarray(pixels).data)
+            file.write(np.ascontiguousarray(np.moveaxis(pixels, -1, 0)).data)
             offset += pixels.nbytes
         listed.append(about)
     header = json.dumps({"settings": _settings(config), "bytes": offset, "entries": listed}).encode()

@@ -28,7 +28,7 @@ from torch.utils.data import Dataset, get_worker_info
 from unpaired.config import DataConfig
 from unpaired.data import cache
 from unpaired.data.folders import MAX_BAD_SHARE, DataTree, find
-from unpaired.data.images import Pixels, load_resized, resize, short_side, show, to_tensor
+from unpaired.data.images import Pixels, load_resized, normalise, resize, short_side, show
 from unpaired.errors import DataError, ImageError
 from unpaired.methods.base import Batch
 
@@ -288,7 +288,7 @@ class Sampler:
         rows = np.array_split(np.arange(batch_size), of)[part]  # the same cut as Tensor.tensor_split
         drawn = {role: self._numbers("crop", role, step, batch_size) for role in ("source", "target")}
         side = self.config.size
-        pixels = {role: np.empty((len(rows), side, side, 3), np.uint8) for role in drawn}
+        values = {role: np.empty((len(rows), 3, side, side), np.float32) for role in drawn}
         domain = {role: np.empty(len(rows), np.int64) for role in drawn}
         label = np.empty(len(rows), np.int64)
         for n, row in enumerate(rows):
@@ -299,14 +299,15 @@ class Sampler:
                 numbers = drawn[role][row]
                 if self.config.views:
                     numbers = self._view(name, index, int(numbers[0] * self.config.views))
-                pixels[role][n] = self._crop(image, *numbers)
+                crop, mirror = self._crop(image, *numbers)
+                normalise(crop, values[role][n], mirror=mirror)
                 domain[role][n] = self.domains.index(name)
                 if role == "source":
                     label[n] = self.pool.label(name, index)
         return Batch(
-            source=to_tensor(pixels["source"]),
+            source=torch.from_numpy(values["source"]),
             source_domain=torch.from_numpy(domain["source"]),
-            target=to_tensor(pixels["target"]),
+            target=torch.from_numpy(values["target"]),
             target_domain=torch.from_numpy(domain["target"]),
             source_label=torch.from_numpy(label) if self.pool.classes else None,
         )
@@ -363,14 +364,14 @@ class Sampler:
                     ) from error
         raise DataError(f"every image of {domain} has become unusable; restore the files and start again")
 
-    def _crop(self, image: Pixels, down: float, right: float, mirror: float) -> Pixels:
-        """uint8 [S, S, 3]: a uniformly placed crop, flipped for half of the numbers."""
+    def _crop(self, image: Pixels, down: float, right: float, mirror: float) -> tuple[Pixels, bool]:
+        """A uniformly placed crop, uint8 [S, S, 3], and whether to mirror it: for half of the numbers."""
         image = fit(image, self.config)
         size = self.config.size
         top = int(down * (image.shape[0] - size + 1))
         left = int(right * (image.shape[1] - size + 1))
         crop = image[top : top + size, left : left + size]
-        return crop[:, ::-1] if self.config.mirror and mirror < 0.5 else crop
+        return crop, bool(self.config.mirror and mirror < 0.5)
 
 
 def fit(image: Pixels, config: DataConfig) -> Pixels:

@@ -1,0 +1,100 @@
+"""Translated images a second against the way the official code runs: eager, contiguous, fp32, no_grad, the method called directly.
+
+    python benchmarks/translation_speed.py [--preset unit-horse2zebra-128 …] [--shape 1x256 16x128] [--precision fp32] [--out translation.json]
+
+Random weights: they cost what trained ones do. Ways: ``reference``; ``ours`` is `Translator.translate`; ``openvino`` is the same
+with ``engine="openvino"``, left out where that is not installed. With ``--precision bf16`` the reference also runs under plain
+autocast, and ours is ``precision="bf16"``. Each way has a process of its own, as memory kept by one would help the others. One
+thread unless ``--threads`` says otherwise. The results are compared once, before the timing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from apart import interleave_apart
+from harness import arguments, compare, write
+
+from unpaired import runs
+from unpaired.devices import autocast, has_bf16
+from unpaired.methods.base import Method
+from unpaired.translation import Translator
+
+GOALS = {"fp32": 1.25, "bf16": 6.0}
+AUTOCAST_GOAL = 2.0
+
+
+def method_of(preset: str) -> tuple[Method, str, str]:
+    """A method with random weights from seed 0, and its first direction."""
+    torch.manual_seed(0)
+    method = runs.build(runs.resolve(preset=preset, settings={"seed": 0}), ("a", "b")).eval()
+    return method, *method.directions[0]
+
+
+def images_of(batch: int, side: int) -> torch.Tensor:
+    """[batch, 3, side, side] in [-1, 1]."""
+    return torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def reference(preset: str, batch: int, side: int, precision: str) -> Callable[[], torch.Tensor]:
+    """The method itself under no_grad, its parameters asking for gradients as in training."""
+    method, source, target = method_of(preset)
+    images = images_of(batch, side)
+
+    def way() -> torch.Tensor:
+        with torch.no_grad(), autocast(precision, images.device):
+            return method.translate(images, source, target)
+
+    return way
+
+
+def ours(preset: str, batch: int, side: int, precision: str, engine: str) -> Callable[[], torch.Tensor]:
+    """`Translator.translate`."""
+    method, source, target = method_of(preset)
+    translator = Translator(method, {}, precision=precision, engine=engine)
+    images = images_of(batch, side)
+    return lambda: translator.translate(images, source, target)
+
+
+def main() -> None:
+    """Measure every preset and shape."""
+    parser = arguments(__doc__, rounds=5)
+    parser.add_argument("--preset", nargs="*", default=["unit-horse2zebra-128"])
+    parser.add_argument("--shape", nargs="*", default=["1x256", "16x128"], metavar="BATCHxSIDE")
+    parser.add_argument("--precision", default="fp32", choices=tuple(GOALS))
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    bf16 = options.precision == "bf16"
+    if bf16 and not has_bf16(torch.device("cpu")):
+        print("this CPU has no bf16 units: PyTorch emulates them, and the bf16 goals cannot be reached here")
+    rows = []
+    for preset in options.preset:
+        for shape in options.shape:
+            batch, side = map(int, shape.split("x"))
+            own = (preset, batch, side)
+            makers = {"reference": (reference, (*own, "fp32"))}
+            if bf16:
+                makers["reference, autocast"] = (reference, (*own, "bf16"))
+            makers["ours"] = (ours, (*own, options.precision, "torch"))
+            if not bf16 and importlib.util.find_spec("openvino"):
+                makers["ours, openvino"] = (ours, (*own, "fp32", "openvino"))
+            first, *others = (maker(*given)().float() for maker, given in makers.values())
+            worst = [float((first - other).abs().max()) for other in others]
+            kinds = {name: "bf16" if bf16 and name != "reference" else "fp32" for name in makers}
+            turns = interleave_apart(
+                makers, rounds=options.rounds, warmup=options.warmup, precision=kinds, threads=options.threads
+            )
+            row = compare(f"{preset}, {batch} × {side} px", turns, ways=list(makers), goal=GOALS[options.precision])
+            differ = ", ".join(f"{name} {x:.1e}" for name, x in zip(list(makers)[1:], worst, strict=True))
+            rows.append(replace(row, note=f"largest difference: {differ}"))
+            if bf16:
+                between = compare(f"{row.work}", turns, ways=("reference, autocast", "ours"), goal=AUTOCAST_GOAL)
+                rows.append(between)
+    write(rows, options.out)
+
+
+if __name__ == "__main__":
+    main()
