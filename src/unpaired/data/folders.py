@@ -366,7 +366,8 @@ def _checked_domains(top: _Top, names: Iterable[str], least: int = 2) -> tuple[s
     domains = tuple(sorted(names, key=os.fsencode))
     if len(domains) < least:
         found = f"only one domain, {show(domains[0])}" if domains else "no domain folders"
-        raise top.refuse(f"{found}; translation needs at least two." if least > 1 else f"{found}.")
+        alone = " (deepvae, biggan and stylegan train on a single one)" if domains else ""
+        raise top.refuse(f"{found}; translation needs at least two{alone}." if least > 1 else f"{found}.")
     odd = [d for d in domains if not d.isprintable() or not d.strip()]  # also true of names that are not UTF-8
     if odd:
         raise top.refuse(f"the folder name {_listing(odd)} cannot be a domain's name; rename it to plain text.")
