@@ -133,7 +133,8 @@ def test_a_folder_is_cut_to_centred_squares_of_the_training_size(tmp_path: Path)
             return super().__call__(images)
 
     results = evaluate(translator(Negative()), tmp_path, backbone=Watching())
-    assert torch.allclose(seen[0], torch.from_numpy(tiny.pictures(5, 16, 0)).permute(0, 3, 1, 2) / 127.5 - 1)
+    expected = torch.from_numpy(tiny.pictures(5, 16, 0)).permute(0, 3, 1, 2).double() / 127.5 - 1
+    assert torch.allclose(seen[0], expected.float())
     assert results["directions"][0]["per_image"]["name"] == [f"test/day/{i}.png" for i in range(5)]
     table = format_table(results)
     for text in ("day → night", "FD-colours", "KD-colours", "cycle error", "reconstruction error", "5 / 5"):

@@ -201,12 +201,14 @@ def recorded(unit: UNIT, data: Batch, monkeypatch: pytest.MonkeyPatch) -> tuple[
     """The generator's terms, and the noise that was drawn for them."""
     drawn: list[Tensor] = []
 
-    def draw(like: Tensor) -> Tensor:
-        drawn.append(torch.randn(like.shape))
+    randn = torch.randn
+
+    def draw(*shape: Any, **options: Any) -> Tensor:
+        drawn.append(randn(*shape, **options))
         return drawn[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "randn_like", draw)
+        patch.setattr(torch, "randn", draw)
         return unit.generator_loss(data), drawn
 
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import sys
 from contextlib import AbstractContextManager
-from functools import cache
 
 import torch
 
@@ -15,10 +12,7 @@ from unpaired.errors import ConfigError
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` -> a device that is there. Raises ConfigError otherwise.
-
-    Whoever computes on the CPU asks here first, so this is also where `keep_memory` is called.
-    """
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` -> a device that is there. Raises ConfigError otherwise."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -35,30 +29,7 @@ def choose_device(name: str = "auto") -> torch.device:
                 f"device '{name}' is not there: this machine has {count} GPUs. Type --device cpu or --device auto"
             )
         device = torch.device("cuda", index)
-    else:
-        keep_memory()
     return device
-
-
-@cache
-def keep_memory() -> bool:
-    """Let this process keep what it has freed: every step needs the same blocks again. Whether that could be arranged.
-
-    The C library gives large blocks back to the system at once and takes them anew, and the system clears each page of them on
-    first use: for tensors of tens of MiB on a CPU that is a sixth of the time. The peak stays what it was. Only with glibc, and
-    not where its own settings are in the environment (``GLIBC_TUNABLES``, ``MALLOC_…_``): those are somebody's choice.
-    """
-    if not sys.platform.startswith("linux") or any(
-        k == "GLIBC_TUNABLES" or k.startswith("MALLOC_") for k in os.environ
-    ):
-        return False
-    trim_threshold, mmap_max = -1, -4  # malloc.h
-    try:
-        library = ctypes.CDLL(None)
-        glibc = hasattr(library, "gnu_get_libc_version") and hasattr(library, "mallopt")
-    except OSError:
-        return False
-    return bool(glibc and library.mallopt(mmap_max, 0) and library.mallopt(trim_threshold, 2**31 - 1))
 
 
 def has_bf16(device: torch.device) -> bool:

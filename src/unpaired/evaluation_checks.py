@@ -85,9 +85,6 @@ def check_model(translator: Translator, options: Options) -> None:
     """Options that the model must be able to answer. Raises ConfigError."""
     if "classifier" in options.groups and len({target for _, target in translator.directions}) < 2:
         raise ConfigError("RC and FC need at least two target domains; this model translates into one")
-    if options.masks is not None:
-        nothing = torch.zeros(0, 3, translator.method.image_size, translator.method.image_size)
-        translator.attention(nothing, threshold=options.mask_threshold)
 
 
 def check_truth(translator: Translator, tasks: Sequence[Task], options: Options) -> None:
@@ -99,3 +96,6 @@ def check_truth(translator: Translator, tasks: Sequence[Task], options: Options)
             find_pairs(translator, options.pairs, task.source, task.target, options.left)
         if options.masks is not None:
             find_masks(options.masks, task.source)
+    if options.masks is not None:
+        nothing = torch.zeros(0, 3, translator.method.image_size, translator.method.image_size)
+        translator.attention(nothing, threshold=options.mask_threshold)

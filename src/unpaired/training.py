@@ -167,6 +167,7 @@ class Trainer:
             "step": self.step,
             "watch": self.watch.state(),
             "pretrained": self.pretrained,
+            "averaged": len(self.average),
             "optimizers": {n: c for n, o in self.optimizers.items() if (c := sum(map(len, o.state.values())))},
         }
         return tensors, values
@@ -211,6 +212,9 @@ class Trainer:
         for name, count in values.get("optimizers", {}).items():
             found = sum(k.startswith(f"optimizer/{name}/") for k in tensors)
             missing += [f"{count - found} tensors of optimizer/{name}"] if found != count else []
+        averaged = sum(k.startswith("average/") for k in tensors)
+        if (count := values.get("averaged", averaged)) != averaged:
+            missing.append(f"{count - averaged} tensors of average")
         if missing:
             raise CheckpointError(f"the saved state is not whole; missing: {', '.join(missing)}")
         own, _ = self.state()
@@ -218,7 +222,9 @@ class Trainer:
             tensors = {**tensors, **{f"average/{n}": tensors[f"method/{n}"] for n in self.average}}
         elif not self.average:  # switched off
             tensors = {k: v for k, v in tensors.items() if not k.startswith("average/")}
-        else:  # in older files only weights were averaged: statistics begin with the raw ones
+        elif (
+            "averaged" not in values
+        ):  # an older file, where only weights were averaged: statistics begin with the raw ones
             own_buffers = self.average.keys() & {n for n, _ in self.method.named_buffers()}
             raw = {f"average/{n}": v for n in own_buffers if (v := tensors.get(f"method/{n}")) is not None}
             tensors = {**raw, **tensors}

@@ -9,6 +9,7 @@ import traceback
 from cyclopts import App, CycloptsError
 
 from unpaired import signals
+from unpaired._memory import keep_memory
 from unpaired._version import __version__
 from unpaired.cli import importing, judging, training, using
 from unpaired.errors import UnpairedError
@@ -39,6 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     debug = os.environ.get("UNPAIRED_DEBUG") == "1" or "--debug" in tokens
     tokens = [t for t in tokens if t != "--debug"]
+    keep_memory()
     try:
         with signals.handled():  # in every command and phase: the first signal ends it cleanly, the second at once
             app(tokens, exit_on_error=False, print_error=False, result_action="return_value")

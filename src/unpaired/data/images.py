@@ -257,6 +257,10 @@ def _decoded(
         except Exception:  # damaged metadata; the pixels are sound
             orientation = 1
         rgb = to_rgb(name, image, background)
+        if rgb is image and image.format != "JPEG":
+            rgb = (
+                image.copy()
+            )  # files of several frames are read again by whatever looks at the image, when it is closed
         if facts is not None:
             profile = bool(image.info.get("icc_profile"))
             facts |= {"format": image.format, "mode": image.mode, "orientation": orientation, "profile": profile}

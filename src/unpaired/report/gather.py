@@ -250,7 +250,7 @@ def _open(
 ) -> Pictures:
     parts = [d.partition("=") for d in data]
     if len(data) == 1 and (not parts[0][1] or Path(data[0]).exists()):
-        return _open_tree(Path(data[0]), config, subject, domains, sources)
+        return _open_tree(Path(data[0]), config, subject, domains)
     strange = [name for name, equals, _ in parts if not equals or name not in domains]
     if strange:
         raise DataError(
@@ -290,9 +290,7 @@ def _open_part(place: str, config: DataConfig, domain: str) -> tuple[Pool | None
         return None, test
 
 
-def _open_tree(
-    path: Path, config: DataConfig, subject: Subject, domains: Sequence[str], sources: Sequence[str]
-) -> Pictures:
+def _open_tree(path: Path, config: DataConfig, subject: Subject, domains: Sequence[str]) -> Pictures:
     tree = find(path, least=min(2, len(domains)))
     lacking = [d for d in domains if d not in tree.domains]
     if lacking:
