@@ -25,11 +25,11 @@ from apart import interleave_apart
 from harness import arguments, compare, write
 from PIL import Image
 
+from unpaired._memory import keep_memory
 from unpaired.config import DataConfig
 from unpaired.data import cache
 from unpaired.data.folders import DataTree, Walk
 from unpaired.data.sampling import FolderPool, Sampler
-from unpaired.devices import choose_device
 
 GOALS = {"decoded": 4.0, "cached": 12.0}
 
@@ -99,7 +99,7 @@ def ways(
 def one_way(name: str, *given: Any) -> Callable[[], object]:
     """One of `ways`, in a process of its own; ours as every command of the package begins."""
     if name != "usual":
-        choose_device("cpu")
+        keep_memory()
     return ways(*given)[name]
 
 
