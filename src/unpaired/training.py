@@ -613,9 +613,9 @@ class Trainer:
 
 def _placed(method: Method, device: torch.device) -> Method:
     """The method on ``device``, its convolutions' weights in the memory format that is faster there for training."""
-    # On CPUs convolutions are 1.1 to 1.9 times as fast in channels_last, and one look at a weight decides for all maps after it;
-    # not measured on GPUs.
-    if device.type == "cpu":
+    # On CPUs most convolutions are 1.1 to 1.9 times as fast in channels_last, and one look at a weight decides for all maps after
+    # it; not measured on GPUs.
+    if device.type == "cpu" and method.channels_last:
         return method.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
     return method.to(device)
 

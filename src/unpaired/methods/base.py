@@ -117,6 +117,8 @@ class Method(nn.Module):
     """Names of child modules (or buffers) that ``translate()`` never needs; they stay out of the shared file."""
     never_averaged: ClassVar[tuple[str, ...]] = ()
     """Names of children in the shared file whose raw weights and buffers stay there also where ``training.ema`` is on."""
+    channels_last: ClassVar[bool] = True
+    """Train in this memory format on a CPU; False where it was measured to be slower (docs/results/speed.md)."""
     stride: int = 1
     """``translate`` accepts heights and widths divisible by this; callers pad to it and crop back."""
     stochastic: ClassVar[bool] = False
