@@ -222,9 +222,7 @@ class Trainer:
             tensors = {**tensors, **{f"average/{n}": tensors[f"method/{n}"] for n in self.average}}
         elif not self.average:  # switched off
             tensors = {k: v for k, v in tensors.items() if not k.startswith("average/")}
-        elif (
-            "averaged" not in values
-        ):  # an older file, where only weights were averaged: statistics begin with the raw ones
+        elif "averaged" not in values:  # of before statistics were averaged, too: theirs begin with the raw ones
             own_buffers = self.average.keys() & {n for n, _ in self.method.named_buffers()}
             raw = {f"average/{n}": v for n in own_buffers if (v := tensors.get(f"method/{n}")) is not None}
             tensors = {**raw, **tensors}
