@@ -60,18 +60,9 @@ class Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def trainer_of(name: str) -> training.Trainer:
-    """Of a method's tiny run."""
-    config = cases.config(name)
-    return training.Trainer(
-        cases.method(name, config), cases.pool(name), config, Path("unused"), held_out=None, header_extra={}, on_step=None,
-        device=torch.device("cpu"), ranks=training.Ranks(), reporter=None,
-    )  # fmt: skip
-
-
 def measured(name: str) -> dict[tuple[str, str], tuple[int, int, int, int, int]]:
     """The rows of a method."""
-    trainer, found = trainer_of(name), {}
+    trainer, found = cases.trainer(name), {}
     for stage in trainer.plan.stages:
         if stage.start is not None:
             stage.start()
@@ -107,7 +98,7 @@ def test_a_step_costs_what_it_cost(name: str, tmp_path: Path, monkeypatch: pytes
 
 def test_players_of_a_step_share_the_features_of_its_images() -> None:
     """In an inversion stage of the cascade both players use one pass of the classifier a domain, not two."""
-    trainer = trainer_of("cascade")
+    trainer = cases.trainer("cascade")
     stage = trainer.plan.stages[0]
     trainer.modes(stage)
     passes = 0
@@ -131,7 +122,7 @@ def test_players_of_a_step_share_the_features_of_its_images() -> None:
 def test_graph_breaks_of_compiled_losses(name: str, update: str, breaks: int) -> None:
     """torch.compile takes UNIT's generator loss whole; attend's discriminator breaks at its history of images alone,
     which reads its length and draws on the CPU."""
-    trainer = trainer_of(name)
+    trainer = cases.trainer(name)
     stage = trainer.plan.stages[-1]
     trainer.modes(stage)
     wanted = next(u for u in stage.updates if u.name == update)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import tiny
+from unpaired import training
 from unpaired.config import RunConfig, from_dict, merge
 from unpaired.data.sampling import ArrayPool
 from unpaired.methods.base import Method
@@ -163,3 +166,12 @@ def method(name: str, run: RunConfig | None = None) -> Method:
     """A fresh one."""
     p = pool(name)
     return build(run or config(name), p.domains, p.classes)
+
+
+def trainer(name: str, run: RunConfig | None = None) -> training.Trainer:
+    """Of the method's tiny run, for steps without files."""
+    run = run or config(name)
+    return training.Trainer(
+        method(name, run), pool(name), run, Path("unused"), held_out=None, header_extra={}, on_step=None,
+        device=torch.device("cpu"), ranks=training.Ranks(), reporter=None,
+    )  # fmt: skip

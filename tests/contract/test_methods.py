@@ -112,12 +112,8 @@ def test_workers_do_not_change_the_result(name: str, tmp_path: Path) -> None:
 def test_frozen_means_frozen(name: str) -> None:
     """In each stage nothing moves but the parameters of its updates, and buffers of modules that are in train mode or that
     the method itself keeps; each update moves only its own parameters."""
-    config = cases.config(name)
-    method = cases.method(name, config)
-    trainer = training.Trainer(
-        method, cases.pool(name), config, Path("unused"), held_out=None, header_extra={}, on_step=None,
-        device=torch.device("cpu"), ranks=training.Ranks(), reporter=None,
-    )  # fmt: skip
+    trainer = cases.trainer(name)
+    method = trainer.method
     batches = trainer.batches()
     for stage in trainer.plan.stages:
         if stage.start is not None:
@@ -133,7 +129,7 @@ def test_frozen_means_frozen(name: str) -> None:
             trainer.step += 1
             batch = next(batches)
             if len(batch) != stage.batch_size:
-                batch = trainer_batch(name, config, trainer, stage.batch_size)
+                batch = trainer_batch(name, trainer, stage.batch_size)
             trainer.run_step(stage, trainer.step - 1, batch)
         tensors = {**dict(method.named_parameters()), **dict(method.named_buffers())}
         moved = {n for n, t in tensors.items() if n in before and not torch.equal(before[n], t)}
@@ -141,8 +137,9 @@ def test_frozen_means_frozen(name: str) -> None:
         assert {n for n in moved if id(tensors[n]) not in trained | awake | own} == set()
 
 
-def trainer_batch(name: str, config: Any, trainer: training.Trainer, size: int) -> Any:
+def trainer_batch(name: str, trainer: training.Trainer, size: int) -> Any:
     """A batch of another size than the plan's at this step."""
+    config = trainer.config
     return training.Sampler(cases.pool(name), config.data, trainer.method.pairs, config.seed).batch(trainer.step, size)
 
 

@@ -110,14 +110,6 @@ def test_a_run_cut_without_a_word_ends_with_the_same_bytes(name: str, tmp_path: 
 # ---- mutations ------------------------------------------------------------------------------------------------------------
 
 
-def trainer_of(name: str) -> training.Trainer:
-    config = cases.config(name)
-    return training.Trainer(
-        cases.method(name, config), cases.pool(name), config, Path("unused"), held_out=None, header_extra={}, on_step=None,
-        device=torch.device("cpu"), ranks=training.Ranks(), reporter=None,
-    )  # fmt: skip
-
-
 def go(trainer: training.Trainer, until: int) -> None:
     """The loop's steps, without its files."""
     for batch in trainer.batches():
@@ -147,13 +139,13 @@ def groups_of(tensors: dict[str, torch.Tensor]) -> list[str]:
 
 def mutations(name: str, cut: int) -> Iterator[tuple[str, bool]]:
     """Each part of the state after step ``cut``, and whether a run that loses it there ends with the same bytes all the same."""
-    whole = trainer_of(name)
+    whole = cases.trainer(name)
     whole.prepare()
     total = whole.plan.total
     go(whole, cut)
     tensors, values = whole.state()
     tensors = {k: v.detach().clone() for k, v in tensors.items()}
-    again = trainer_of(name)
+    again = cases.trainer(name)
     again.restore(tensors, values)
     go(again, total)
     go(whole, total)
@@ -161,7 +153,7 @@ def mutations(name: str, cut: int) -> Iterator[tuple[str, bool]]:
     assert checkpoint.pack(*again.state()) == expected, "without a mutation the bytes are equal"
     live = {u.name for s, end in zip(whole.plan.stages, whole.plan.ends, strict=True) if end > cut for u in s.updates}
     for group in groups_of(tensors):
-        mutant = trainer_of(name)
+        mutant = cases.trainer(name)
         mutant.prepare()
         own, _ = mutant.state()
         part = [k for k in tensors if k.startswith(group)]
@@ -184,7 +176,7 @@ def test_any_part_of_the_state_left_out_is_noticed(name: str, tmp_path: Path, fi
     """The mutation check: cut in the middle and shortly before the end, and let one part of the state after another begin afresh (each network, each buffer, the
     averages, each optimiser): the run then ends with other bytes. Parts that have not changed since the start, and optimisers of
     stages that are over, cannot matter."""
-    plan = trainer_of(name).plan
+    plan = cases.trainer(name).plan
     noticed: dict[str, bool] = {}
     # in the middle, and within the last stage: what the start of a later stage sets anew matters there alone
     for cut in dict.fromkeys((plan.total // 2 + 1, plan.total - 1)):
@@ -201,11 +193,11 @@ def test_any_part_of_the_state_left_out_is_noticed(name: str, tmp_path: Path, fi
 @pytest.mark.parametrize("name", SOME)
 def test_any_item_missing_from_a_saved_state_is_refused(name: str) -> None:
     """Each single tensor and each value that a state needs: without it the state is not taken back by half."""
-    trainer = trainer_of(name)
+    trainer = cases.trainer(name)
     trainer.prepare()
     go(trainer, 3)
     tensors, values = trainer.state()
-    fresh = trainer_of(name)
+    fresh = cases.trainer(name)
     for key in tensors:
         with pytest.raises(CheckpointError, match=r"missing|does not fit"):
             fresh.restore({k: v for k, v in tensors.items() if k != key}, values)

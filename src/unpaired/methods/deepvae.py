@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from unpaired import losses
 from unpaired.methods.base import Adam, Batch, Update
 from unpaired.methods.levels import Count, LevelConfig, LevelMethod, Maps, Weight, bind
+from unpaired.networks.blocks import draw_latents
 from unpaired.networks.feature_maps import (
     Conditional,
     ContentTrunk,
@@ -87,7 +88,7 @@ class DeepVAE(LevelMethod):
         return ((self.domains[0], self.domains[0]),)
 
     @property
-    def latent_size(self) -> int | None:
+    def latent_size(self) -> int:
         return int(self.config.latent) * len(self.config.levels)
 
     def level_updates(self, index: int, adam: Adam) -> tuple[Update, ...]:
@@ -126,9 +127,6 @@ class DeepVAE(LevelMethod):
             self.picture(level, x, 0) for level, x in zip(levels, made, strict=False) if level in self.config.inverted
         ]
 
-    def _draw(self, count: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
-        return torch.randn(count, self.latent_size or 0, generator=generator, device=device)
-
     def translate(
         self,
         images: Tensor,
@@ -139,14 +137,13 @@ class DeepVAE(LevelMethod):
         latents: Tensor | None = None,
     ) -> Tensor:
         """Images from noise; of ``images`` only the number counts."""
-        if latents is None:
-            latents = self._draw(len(images), images.device, generator)
-        return self.pictures(self.synthesise(latents, self.shown))[-1].to(images.dtype)
+        z = draw_latents(self.latent_size, images, generator, latents)
+        return self.pictures(self.synthesise(z, self.shown))[-1].to(images.dtype)
 
     def views(self, images: Tensor, source: str, target: str) -> list[Tensor]:
         """For the sample sheets: the same samples at the deeper levels."""
         noise = torch.Generator(images.device).manual_seed(0)  # as the sheets draw them
-        return self.pictures(self.synthesise(self._draw(len(images), images.device, noise), self.shown))[:-1]
+        return self.pictures(self.synthesise(draw_latents(self.latent_size, images, noise, None), self.shown))[:-1]
 
     def encode(self, images: Tensor) -> Tensor:
         """[N, 3, S, S] -> the mean of their latents [N, Z] at the deepest level."""
@@ -156,7 +153,7 @@ class DeepVAE(LevelMethod):
 
     def reconstruct(self, images: Tensor, domain: str) -> Tensor | None:
         """Through the VAE: the deepest map of ``images`` encoded and decoded; the shallower levels from noise 0."""
-        noise = torch.zeros(len(images), self.latent_size or 0, device=images.device)
+        noise = torch.zeros(len(images), self.latent_size, device=images.device)
         deepest = self.make(0, self.encode(images), None)
         return self.pictures(self.synthesise(noise, self.shown, deepest))[-1]
 
