@@ -184,8 +184,13 @@ def test_mobilenet_has_five_taps_at_the_named_strides() -> None:
 def test_same_padding_puts_the_odd_pixel_right_and_below() -> None:
     """TensorFlow's rule: 224 at kernel 3 and stride 2 pads 0 before and 1 behind; 5 pads 1 and 1."""
     even, odd = torch.ones(1, 1, 224, 224), torch.ones(1, 1, 5, 5)
-    assert torch.equal(mobilenet._pad_same(even, 3, 2), torch.nn.functional.pad(even, (0, 1, 0, 1)))
-    assert torch.equal(mobilenet._pad_same(odd, 3, 2), torch.nn.functional.pad(odd, (1, 1, 1, 1)))
+    assert mobilenet._same_padding(even, 3, 2) == (0, 1, 0, 1)
+    assert mobilenet._same_padding(odd, 3, 2) == (1, 1, 1, 1)
+    for images in (even, odd, torch.ones(1, 1, 5, 8)):  # whichever way it pads, the result is that of padding first
+        layer = mobilenet.ConvBN(1, 2, 3, stride=2).eval()
+        padded = torch.nn.functional.pad(images, mobilenet._same_padding(images, 3, 2))
+        first = torch.nn.functional.conv2d(padded, layer.weight, stride=2)
+        torch.testing.assert_close(layer.linear(images), layer.bn(first))
 
 
 def test_foreign_tensors_are_no_mobilenet() -> None:

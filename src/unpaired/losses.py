@@ -100,18 +100,27 @@ def critic_gap(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
     return _total([f.float().mean() - r.float().mean() for r, f in zip(real, fake, strict=True)])
 
 
-def gradient_penalty(critic: Callable[[Tensor], Sequence[Tensor]], real: Tensor, fake: Tensor) -> Tensor:
+def gradient_penalty(
+    critic: Callable[[Tensor], Sequence[Tensor]],
+    real: Tensor,
+    fake: Tensor,
+    slopes: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Mean of (||grad D(x)||_2 - 1)^2 at random points x between real and fake samples (Gulrajani 2017, Eq. 3).
 
     Each pair is mixed by one uniform number. D is the mean of a sample's logits, and its gradient's norm is taken over
     all of that sample's elements; so the critic must judge each sample alone (no batch norm). In float32, also under
-    autocast. ``real`` and ``fake`` [N, ...] are not differentiated; the result is, by the critic's parameters.
+    autocast. ``real`` and ``fake`` [N, ...] are not differentiated; the result is, by the critic's parameters. ``slopes`` gives
+    D's gradient [N, ...] where the critic can say it itself, differentiable by its parameters; else D is differentiated twice.
     """
     mix = torch.rand(len(real), *[1] * (real.ndim - 1), device=real.device)
     with torch.autocast(real.device.type, enabled=False), torch.enable_grad():
-        x = torch.lerp(fake.detach().float(), real.detach().float(), mix).requires_grad_()
-        judged = _total([logits.flatten(1).mean(dim=1).sum() for logits in critic(x)])
-        (gradient,) = torch.autograd.grad(judged, x, create_graph=True)
+        x = torch.lerp(fake.detach().float(), real.detach().float(), mix)
+        if slopes is None:
+            judged = _total([logits.flatten(1).mean(dim=1).sum() for logits in critic(x.requires_grad_())])
+            (gradient,) = torch.autograd.grad(judged, x, create_graph=True)
+        else:
+            gradient = slopes(x)
         # the small number keeps the root differentiable where the gradient vanishes
         norm = (gradient.flatten(1).square().sum(dim=1) + 1e-12).sqrt()
         return (norm - 1).square().mean()

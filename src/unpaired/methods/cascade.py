@@ -62,6 +62,7 @@ class Cascade(LevelMethod):
             self.critics[str(level)] = nn.ModuleList(
                 [Critic(channels[level], sides[level], c.width) for _ in domains]
             )  # D_i^A, D_i^B
+        self._last_conditions: dict[int, tuple[Maps, Maps, tuple[Tensor, Tensor]]] = {}
 
     def _translator(self, index: int) -> nn.Module:
         """Table 3 for the deepest level, Tables 4 and 5 for the others."""
@@ -90,7 +91,7 @@ class Cascade(LevelMethod):
         if c.adversarial_weight == 0:
             return (translators,)
         critics = (self.critics[key],)
-        return Update(f"critic-{key}", bind(self.critic_loss, index), critics, adam, second_order=True), translators
+        return Update(f"critic-{key}", bind(self.critic_loss, index), critics, adam), translators
 
     # -- translation
 
@@ -160,11 +161,40 @@ class Cascade(LevelMethod):
         return self.maps(batch.source, 0, index), self.maps(batch.target, 1, index)
 
     def _conditions(self, index: int, real: tuple[Maps, Maps]) -> tuple[Tensor | None, Tensor | None]:
-        """(ã_{i+1}, b̃_{i+1}), by target, from the frozen translators of the deeper levels; None for the deepest."""
+        """(ã_{i+1}, b̃_{i+1}), by target, from the frozen translators of the deeper levels; None for the deepest. Those of the maps
+        asked for last are kept, since the players of a step share a batch."""
         if index == 0:
             return None, None
+        compiling = torch.compiler.is_compiling()  # a compiled loss can hold no such store
+        last = None if compiling else self._last_conditions.get(index)
+        if last is not None and last[0] is real[0] and last[1] is real[1]:
+            return last[2]
         with torch.no_grad():
-            return self.cascade(real[1], 0, index)[-1], self.cascade(real[0], 1, index)[-1]
+            made = self.cascade(real[1], 0, index)[-1], self.cascade(real[0], 1, index)[-1]
+        if not compiling:
+            self._last_conditions = {index: (*real, made)}
+        return made
+
+    def forth_and_same(
+        self, index: int, real: tuple[Maps, Maps], deeper: tuple[Tensor | None, Tensor | None], target: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """What ``target``'s translator makes of the other domain's maps (given ``deeper``), and of its own (given the real deeper
+        map): the translation and the identity, each None where no loss asks for it. One pass for both, since no norm looks past
+        a sample."""
+        c: CascadeConfig = self.config
+        level = c.levels[index]
+        forth, same = c.adversarial_weight > 0 or c.cycle_weight > 0, c.identity_weight > 0
+        own: list[Tensor] = []
+        conditions: list[Any] = []
+        if forth:
+            own.append(real[1 - target][level])
+            conditions.append(deeper[target])
+        if same:
+            own.append(real[target][level])
+            conditions.append(real[target][c.levels[index - 1]] if index else None)
+        made = self.make(index, torch.cat(own), torch.cat(conditions) if index else None, target)
+        parts = torch.split(made, len(own[0]))
+        return parts[0] if forth else None, parts[-1] if same else None
 
     def critic_loss(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """Eq. 1 for the critics, of both domains: E D(ỹ) - E D(y) + λ_gp E (||∇D(ŷ)|| - 1)²; unconditional at every level."""
@@ -178,8 +208,7 @@ class Cascade(LevelMethod):
             with torch.no_grad():
                 fake = self.make(index, own, deeper[target], target)
             y, critic = real[target][level], critics[target]
-            terms[f"gap/{name}"] = losses.critic_gap(critic(y), critic(fake))
-            terms[f"penalty/{name}"] = c.penalty_weight * losses.gradient_penalty(critic, y, fake)
+            terms[f"gap/{name}"], terms[f"penalty/{name}"] = self.critic_terms(critic, y, fake, critic.slopes)
         return terms
 
     def translator_loss(self, batch: Batch, index: int) -> dict[str, Tensor]:
@@ -190,21 +219,19 @@ class Cascade(LevelMethod):
         c: CascadeConfig = self.config
         level, real = c.levels[index], self._both(batch, index)
         critics: Any = self.critics[str(level)]
-        translated = self._conditions(index, real)
+        deeper = self._conditions(index, real)
+        both = [self.forth_and_same(index, real, deeper, target) for target in range(2)]
         terms = {}
         for target, name in enumerate(self.domains):
             source = 1 - target
-            own = real[source][level]
-            back_to = real[source][c.levels[index - 1]] if index else None  # a_{i+1}, not its translation
-            if c.adversarial_weight > 0 or c.cycle_weight > 0:
-                fake = self.make(index, own, translated[target], target)
+            own, fake, same = real[source][level], both[target][0], both[source][1]
             if c.adversarial_weight > 0:
                 judged = critics[target](fake)[0].float().mean()
                 terms[f"adversarial/{name}"] = -c.adversarial_weight * judged  # G raises what Eq. 1 has D lower
-            if c.cycle_weight > 0:  # Eq. 2
+            if c.cycle_weight > 0 and fake is not None:  # Eq. 2
+                back_to = real[source][c.levels[index - 1]] if index else None  # a_{i+1}, not its translation
                 back = self.make(index, fake, back_to, source)
                 terms[f"cycle/{self.domains[source]}"] = c.cycle_weight * losses.mean_l1(back, own)
-            if c.identity_weight > 0:  # Eq. 3
-                same = self.make(index, own, back_to, source)
+            if same is not None:  # Eq. 3
                 terms[f"identity/{self.domains[source]}"] = c.identity_weight * losses.mean_l1(same, own)
         return terms

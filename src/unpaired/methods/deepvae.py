@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from unpaired import losses
 from unpaired.methods.base import Adam, Batch, Update
-from unpaired.methods.levels import Count, LevelConfig, LevelMethod, Maps, Weight, bind
+from unpaired.methods.levels import Count, Judge, LevelConfig, LevelMethod, Maps, Slopes, Weight, bind
 from unpaired.networks.blocks import draw_latents
 from unpaired.networks.feature_maps import (
     Conditional,
@@ -98,7 +98,7 @@ class DeepVAE(LevelMethod):
         if index == 0:
             return (Update(f"vae-{key}", self.vae_loss, (self.encoder, maker), adam),)
         return (
-            Update(f"critic-{key}", bind(self.critic_loss, index), (self.critics[key],), adam, second_order=True),
+            Update(f"critic-{key}", bind(self.critic_loss, index), (self.critics[key],), adam),
             Update(f"generator-{key}", bind(self.generator_loss, index), (maker,), adam, every=c.generator_every),
         )
 
@@ -179,28 +179,31 @@ class DeepVAE(LevelMethod):
     def _noise(self, like: Tensor) -> Tensor:
         return torch.randn(len(like), self.config.latent, device=like.device)
 
-    def _judge(self, index: int, x: Tensor) -> Any:
-        """D_i as a function of the map alone; with ``critic_sees_condition`` the deeper map x is part of its input."""
-        critic = self.critics[str(self.config.levels[index])]
+    def _judge(self, index: int, x: Tensor) -> tuple[Judge, Slopes]:
+        """D_i as a function of the map alone, and its gradient; with ``critic_sees_condition`` the deeper map x is part of its
+        input."""
+        critic: Any = self.critics[str(self.config.levels[index])]
         if not self.config.critic_sees_condition:
-            return critic
+            return critic, critic.slopes
         side = self.pyramid.sides[self.config.levels[index]]
         condition = F.interpolate(x, size=(side, side), mode="nearest")
-        return lambda maps: critic(torch.cat([maps, condition], dim=1))
+
+        def seen(maps: Tensor) -> Tensor:  # maps may be several batches, one after the other
+            return torch.cat([maps, condition.repeat(len(maps) // len(condition), 1, 1, 1)], dim=1)
+
+        return lambda maps: critic(seen(maps)), lambda maps: critic.slopes(seen(maps))[:, : maps.shape[1]]
 
     def critic_loss(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """Eq. 2 for D_i: E D(G(x, z)) - E D(y) + λ_gp E (||∇D(ŷ)|| - 1)², x a real deeper map."""
         y, x = self._pair(batch, index)
         with torch.no_grad():
             fake = self.make(index, self._noise(x), x)
-        critic = self._judge(index, x)
-        return {
-            "gap": losses.critic_gap(critic(y), critic(fake)),
-            "penalty": self.config.penalty_weight * losses.gradient_penalty(critic, y, fake),
-        }
+        judge, slopes = self._judge(index, x)
+        gap, penalty = self.critic_terms(judge, y, fake, slopes)
+        return {"gap": gap, "penalty": penalty}
 
     def generator_loss(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """Eq. 2 for G_i, which raises what D lowers: -E D(G(x, z))."""
         _, x = self._pair(batch, index)
         fake = self.make(index, self._noise(x), x)
-        return {"adversarial": -self._judge(index, x)(fake)[0].float().mean()}
+        return {"adversarial": -self._judge(index, x)[0](fake)[0].float().mean()}

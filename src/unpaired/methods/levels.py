@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
@@ -33,6 +34,10 @@ Positive = Annotated[float, Field(gt=0)]
 Level = Annotated[int, Field(ge=1, le=LEVELS)]
 Maps = dict[int, Tensor]
 """Maps of the same images by level."""
+Judge = Callable[[Tensor], list[Tensor]]
+"""A critic: maps [N, C, h, h] -> its one output [N, 1], in a list."""
+Slopes = Callable[[Tensor], Tensor]
+"""Its gradient there: maps [N, C, h, h] -> the same shape."""
 
 
 class LevelConfig(MethodConfig):
@@ -266,6 +271,15 @@ class LevelMethod(Method):
         """The levels in use but the last, which makes the result."""
         used = [level for level in self.config.levels[: self.shown] if level in self.config.inverted]
         return tuple(f"level {level}" for level in used[:-1])
+
+    # -- critics
+
+    def critic_terms(self, judge: Judge, y: Tensor, fake: Tensor, slopes: Slopes) -> tuple[Tensor, Tensor]:
+        """WGAN-GP for one critic: mean D(fake) - mean D(y), and λ_gp E (||∇D(ŷ)|| - 1)². Real maps ``y`` [N, C, h, h] and translated
+        ones go through it together, since it judges each sample alone."""
+        (judged,) = judge(torch.cat([y, fake]))
+        gap = losses.critic_gap([judged[: len(y)]], [judged[len(y) :]])
+        return gap, self.config.penalty_weight * losses.gradient_penalty(judge, y, fake, slopes)
 
     # -- feature inversion
 

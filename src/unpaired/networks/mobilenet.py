@@ -27,13 +27,10 @@ INPUT_SIDE = 224
 """Side in pixels at which the network was trained; other sizes work."""
 
 
-def _pad_same(x: Tensor, kernel: int, stride: int) -> Tensor:
-    """Zero padding so that the output has ceil(side / stride) pixels; the odd one goes right and below."""
-    pads = []
-    for side in (x.shape[3], x.shape[2]):
-        total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
-        pads += [total // 2, total - total // 2]
-    return F.pad(x, pads) if any(pads) else x
+def _same_padding(x: Tensor, kernel: int, stride: int) -> tuple[int, int, int, int]:
+    """Zeros left, right, above and below so that the output has ceil(side / stride) pixels; the odd one goes right and below."""
+    across, down = (max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in (x.shape[3], x.shape[2]))
+    return across // 2, across - across // 2, down // 2, down - down // 2
 
 
 class ConvBN(nn.Conv2d):
@@ -48,8 +45,12 @@ class ConvBN(nn.Conv2d):
 
     def linear(self, x: Tensor) -> Tensor:
         """What comes out before the ReLU6."""
-        x = _pad_same(x, self.kernel_size[0], self.stride[0])
-        normalised: Tensor = self.bn(super().forward(x))
+        left, right, above, below = _same_padding(x, self.kernel_size[0], self.stride[0])
+        if left == right and above == below:  # the convolution pads without a copy
+            x = F.conv2d(x, self.weight, self.bias, self.stride, (above, left), groups=self.groups)
+        else:
+            x = super().forward(F.pad(x, (left, right, above, below)))
+        normalised: Tensor = self.bn(x)
         return normalised
 
 
