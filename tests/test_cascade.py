@@ -644,6 +644,10 @@ def test_a_critic_may_see_the_condition() -> None:
     judged = [part for (x,) in seen for part in x.split(n)]
     assert len(judged) == 3 and all(x.shape[1] == channels[4] + channels[5] for x in judged)  # real, fake, between
     assert all(torch.equal(x[:, channels[4] :], judged[0][:, channels[4] :]) for x in judged)
+    maps = method.pyramid(b.source, 0, (5, 4))
+    judge, slopes = method._judge(1, maps[5])
+    x = maps[4].clone().requires_grad_()
+    torch.testing.assert_close(slopes(maps[4]), torch.autograd.grad(judge(x)[0].sum(), x)[0], rtol=1e-4, atol=1e-7)
 
 
 def test_cascade_and_deepvae_share_their_networks() -> None:
