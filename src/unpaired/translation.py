@@ -8,7 +8,7 @@ Legend: N batch, H height, W width; images are float tensors [N, 3, H, W] in [-1
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,7 +20,7 @@ from unpaired._files import sha256_of
 from unpaired.devices import autocast, choose_device, choose_precision, set_products
 from unpaired.engines import ENGINES, OpenVINO
 from unpaired.errors import ConfigError, DataError, nearest
-from unpaired.methods.base import Method
+from unpaired.methods.base import Method, Pair
 from unpaired.tiling import MAX_PIXELS, MIN_STRIDES, at_any_size
 from unpaired.translation_files import (
     IncompleteTranslation,
@@ -98,7 +98,7 @@ class Translator:
         return self.method.domains
 
     @property
-    def directions(self) -> tuple[tuple[str, str], ...]:
+    def directions(self) -> Sequence[Pair]:
         """(source, target) pairs that can be translated."""
         return self.method.directions
 

@@ -9,9 +9,9 @@ Legend: N batch, H height, W width; images are float tensors [N, 3, H, W] in [-1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,46 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.source)
+
+
+Pair = tuple[str, str]
+"""(source, target)."""
+
+
+class AllPairs(Sequence[Pair]):
+    """Every ordered pair of different domains, made when asked for: those of 1,000 domains are a million.
+
+    Equal to the tuple of them, in the order (0, 1), (0, 2), …, (1, 0), (1, 2), …
+    """
+
+    def __init__(self, domains: Sequence[str]) -> None:
+        self.domains = tuple(domains)
+
+    def __len__(self) -> int:
+        return len(self.domains) * (len(self.domains) - 1)
+
+    @overload
+    def __getitem__(self, index: int) -> Pair: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Pair, ...]: ...
+    def __getitem__(self, index: int | slice) -> Pair | tuple[Pair, ...]:
+        found = range(len(self))[index]
+        if isinstance(found, range):
+            return tuple(self[i] for i in found)
+        source, place = divmod(found, len(self.domains) - 1)
+        return self.domains[source], self.domains[place + (place >= source)]
+
+    def __iter__(self) -> Iterator[Pair]:
+        return ((a, b) for a in self.domains for b in self.domains if a != b)
+
+    def __contains__(self, pair: object) -> bool:
+        return isinstance(pair, tuple) and len(pair) == 2 and pair[0] != pair[1] and {*pair} <= {*self.domains}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AllPairs | tuple) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
 
 
 @dataclass(frozen=True)
@@ -154,12 +194,12 @@ class Method(nn.Module):
         and fake samples that a discriminator judges rightly, in [0, 1]) feeds the GAN watch."""
 
     @property
-    def directions(self) -> tuple[tuple[str, str], ...]:
+    def directions(self) -> Sequence[Pair]:
         """Ordered (source, target) pairs that ``translate`` can do; a one-way method narrows it."""
-        return tuple((a, b) for a in self.domains for b in self.domains if a != b)
+        return AllPairs(self.domains)
 
     @property
-    def pairs(self) -> tuple[tuple[str, str], ...]:
+    def pairs(self) -> Sequence[Pair]:
         """(source, target) pairs that batches are drawn from; one is chosen for each sample when there are several."""
         return self.directions
 
