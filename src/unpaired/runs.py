@@ -188,7 +188,6 @@ def train(
         extra = {}
         if start_from is not None:
             extra["started_from"] = checkpoint.start_from(model, run.method, start_from)
-            model.has_weights = True
         path = training.fit(
             model, pool, run, out, held_out=held_out, header_extra=extra, allow_change=allow_change, quiet=quiet, validator=validator,
             origin=note,

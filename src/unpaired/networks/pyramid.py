@@ -117,10 +117,16 @@ class Pyramid(nn.Module):
         Raises WeightsError.
         """
         about = [] if weights == "random" else [self.load(weights)]
+        self.take_statistics(domains, examples, limit)
+        return about
+
+    def take_statistics(
+        self, domains: Sequence[str], examples: Callable[..., Tensor] | None, limit: int | None = None
+    ) -> None:
+        """Gather the statistics of every domain from its images; arguments as of :meth:`prepare`."""
         if examples is not None:
             for number, domain in enumerate(domains):
                 self.measure(number, blocks(examples, domain, limit))
-        return about
 
     def load(self, weights: str) -> dict[str, str]:
         """Fill the network from ``pretrained`` or a path; where it came from. Raises WeightsError."""
