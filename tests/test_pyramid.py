@@ -143,6 +143,22 @@ def test_each_domain_has_statistics_of_its_own_over_all_images() -> None:
     assert torch.allclose(p(X, 0)[3][inner], one[inner] / 2, atol=1e-6)
 
 
+def test_taking_statistics_leaves_the_classifier_as_it_is() -> None:
+    """A pyramid begins in training mode like any module, its classifier never: batch norms use and keep their own statistics, so
+    the levels that are measured are the levels that are used."""
+    torch.manual_seed(0)
+    p = Pyramid("mobilenet_v1", (5, 4), 1, 64)
+    assert p.train().training and not any(m.training for m in p.features.modules())
+    before = {name: value.clone() for name, value in p.features.state_dict().items()}
+    images = torch.from_numpy(tiny.pictures(20, 64)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    p.prepare("random", ("red",), lambda _domain, count, first=0: images[first : first + count])
+    p(images, 0)
+    assert all(torch.equal(before[name], value) for name, value in p.features.state_dict().items())
+    for level, raw in zip((5, 4), p.eval().raw(images, (5, 4)), strict=True):
+        values = raw.double().transpose(0, 1).flatten(1)
+        assert torch.allclose(p.get_buffer(f"mean{level}")[0].double(), values.mean(1), atol=1e-5)
+
+
 def test_maps_are_clamped_and_clamping_twice_changes_nothing() -> None:
     """All values in [-1, 1] in float32, the ends reached."""
     torch.manual_seed(0)

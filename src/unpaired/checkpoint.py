@@ -293,6 +293,7 @@ def start_from(method: Method, name: str, path: Path | str) -> dict[str, Any]:
         )
     method.load_state_dict(tensors, strict=False)
     method.check_parts()
+    method.weights_of = tuple(header["domains"])
     return {
         "source": str(file.name),
         "sha256": hashlib.sha256(data).hexdigest(),

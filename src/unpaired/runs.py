@@ -148,6 +148,7 @@ def train(
     from unpaired.data.folders import find
     from unpaired.data.sampling import open_pool
     from unpaired.methods import method_class
+    from unpaired.transfer import TRANSLATOR
     from unpaired.translation import load
 
     with signals.handled():
@@ -163,6 +164,12 @@ def train(
             named = method is not None or preset is not None or config is not None or start_from is not None
             if not named and not (out / "config.toml").exists():
                 method = translator
+            asked = resolve(method=method, preset=preset, config=config, start_from=start_from, run_dir=out).method
+            if asked not in (kinds := [translator, *(k for k, t in TRANSLATOR.items() if t == translator)]):
+                raise ConfigError(
+                    f"{pretrained} holds a {kinds[-1]}: method '{translator}' starts from it, not '{asked}'; leave out the "
+                    "method, preset or config that says so"
+                )
         run = resolve(
             method=method,
             preset=preset,
@@ -188,7 +195,6 @@ def train(
         extra = {}
         if start_from is not None:
             extra["started_from"] = checkpoint.start_from(model, run.method, start_from)
-            model.has_weights = True
         path = training.fit(
             model, pool, run, out, held_out=held_out, header_extra=extra, allow_change=allow_change, quiet=quiet, validator=validator,
             origin=note,

@@ -103,7 +103,7 @@ class Trainer(TrainingState):
         self.method.examples = self._examples
         # a run that starts from another model has its weights already: those stay, and only the rest is prepared
         kept = dict(self.method.shared_state()) if "started_from" in self.header_extra else {}
-        kept = {name: value.clone() for name, value in kept.items()}
+        kept = {n: value.clone() for n, value in kept.items() if not n.startswith(self.method.measured)}
         self.pretrained = self.method.prepare()
         self.method.load_state_dict(kept, strict=False)
         self.method.examples = None

@@ -159,6 +159,8 @@ class Method(nn.Module):
     """Names of children in the shared file whose raw weights and buffers stay there also where ``training.ema`` is on."""
     channels_last: ClassVar[bool] = True
     """Train in this memory format on a CPU; False where it was measured to be slower (docs/results/speed.md)."""
+    measured: ClassVar[tuple[str, ...]] = ()
+    """Starts of the names of what :meth:`prepare` may take from the training images where a run begins with another model's weights."""
     stride: int = 1
     """``translate`` accepts heights and widths divisible by this; callers pad to it and crop back."""
     stochastic: ClassVar[bool] = False
@@ -185,8 +187,9 @@ class Method(nn.Module):
         ``first`` on, centre crops [n, 3, S, S]; none after the last."""
         self.view_counts: dict[str, int] | None = None
         """In a training whose images have a limited number of crops (``data.views``): how many there are of each domain."""
-        self.has_weights = False
-        """Set where a run begins with the weights of another model of this method: :meth:`prepare` must leave those alone."""
+        self.weights_of: tuple[str, ...] = ()
+        """Domains of the model whose weights a run begins with (``--start-from``); empty where there is none. :meth:`prepare` must
+        leave those weights alone, but for what ``measured`` names."""
         self.carried: dict[str, Tensor] = {}
         """Set by :meth:`prepare`: optimiser state that the first stage begins with, as ``optimizer/<update>/<parameter>/<what>``."""
         self.monitor: dict[str, Tensor] = {}

@@ -131,8 +131,11 @@ class Cascade(LevelMethod):
         return self.picture(last, self.pyramid(images, number, (last,))[last], number)
 
     def levels(self, images: Tensor, source: str, target: str) -> list[tuple[str, Tensor, Tensor]]:
-        """Fig. 1 and 25: inversions of the maps of ``images`` and of their translations, for each level with an inversion network."""
+        """Fig. 1 and 25: inversions of the maps of ``images`` and of their translations, for each level with an inversion network;
+        none before the first level is begun."""
         s, t = self._way(source, target)
+        if not int(self.reached):
+            return []
         maps: Maps = self.pyramid(images, s)
         made = self.cascade(maps, t, self.shown)
         return [

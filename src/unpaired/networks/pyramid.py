@@ -91,12 +91,18 @@ class Pyramid(nn.Module):
         self.layer = {level: pairs[level - 1][tap == "after"] for level in range(1, LEVELS + 1)}
         self.relu = {level: pairs[level - 1][1] for level in range(1, LEVELS + 1)}
         taps = tuple(dict.fromkeys([*self.layer.values(), *self.relu.values()]))
-        self.features = Features(network, taps)
+        self.features = Features(network, taps).eval()
         kaiming_convolutions(self.features)
         self.channels, self.sides = _shapes(network, self.relu, side)
         for level in self.levels:
             self.register_buffer(f"mean{level}", torch.zeros(domains, self.channels[level]))
             self.register_buffer(f"std{level}", torch.ones(domains, self.channels[level]))
+
+    def train(self, mode: bool = True) -> Pyramid:
+        """The classifier stays in eval mode whatever the mode around it: batch norms keep their pretrained statistics."""
+        super().train(mode)
+        self.features.eval()
+        return self
 
     # -- filling
 
@@ -117,10 +123,16 @@ class Pyramid(nn.Module):
         Raises WeightsError.
         """
         about = [] if weights == "random" else [self.load(weights)]
+        self.take_statistics(domains, examples, limit)
+        return about
+
+    def take_statistics(
+        self, domains: Sequence[str], examples: Callable[..., Tensor] | None, limit: int | None = None
+    ) -> None:
+        """Gather the statistics of every domain from its images; arguments as of :meth:`prepare`."""
         if examples is not None:
             for number, domain in enumerate(domains):
                 self.measure(number, blocks(examples, domain, limit))
-        return about
 
     def load(self, weights: str) -> dict[str, str]:
         """Fill the network from ``pretrained`` or a path; where it came from. Raises WeightsError."""
