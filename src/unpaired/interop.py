@@ -40,7 +40,9 @@ def class_names(text: str | None) -> tuple[str, ...] | None:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--domains {text}: cannot be read: {error}") from error
     if not is_file and "," not in text and (path.suffix.lower() == ".txt" or len(path.parts) > 1):
-        raise ConfigError(f"--domains {text}: no such file; give a text file with a name a line, or names with commas between")
+        raise ConfigError(
+            f"--domains {text}: no such file; give a text file with a name a line, or names with commas between"
+        )
     names = [line.strip() for line in lines]
     while is_file and names and not names[-1]:
         names.pop()
