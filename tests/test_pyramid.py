@@ -34,6 +34,8 @@ def shapes(network: str, side: int) -> Pyramid:
     [
         ("vgg19", 224, (512, 512, 256, 128, 64), (14, 28, 56, 112, 224)),
         ("vgg19", 112, (512, 512, 256, 128, 64), (7, 14, 28, 56, 112)),
+        ("vgg19", 128, (512, 512, 256, 128, 64), (8, 16, 32, 64, 128)),
+        ("vgg19", 256, (512, 512, 256, 128, 64), (16, 32, 64, 128, 256)),
         ("mobilenet_v1", 128, (1024, 512, 256, 128, 64), (4, 8, 16, 32, 64)),
         ("mobilenet_v1", 112, (1024, 512, 256, 128, 64), (4, 7, 14, 28, 56)),
         ("alexnet", 224, (256, 256, 384, 192, 64), (13, 13, 13, 27, 55)),
@@ -184,6 +186,21 @@ def test_a_tap_before_a_relu_survives_the_rest_of_the_pass(network: str) -> None
     relu = nn.functional.relu6 if network == "mobilenet_v1" else torch.relu
     assert torch.equal(relu(before), after[1]) and torch.equal(relu(deep), after[4])
     assert len(after) == 5
+
+
+def test_levels_after_their_relu() -> None:
+    """``tap = "after"`` takes the activations, in units of their own statistics; its maps are others, and so is their hash."""
+    pyramids = {}
+    for tap in ("before", "after"):
+        torch.manual_seed(0)
+        pyramids[tap] = p = Pyramid("tiny", (5, 3), 1, 32, tap=tap).eval()
+        p.prepare("random", ("red",), examples)
+    before, after = pyramids["before"], pyramids["after"]
+    raw = after.raw(X, (3,))[0].detach()
+    assert torch.equal(raw, after.activations(X)[2]) and float(raw.min()) == 0
+    mean, std = (after.get_buffer(f"{name}3")[0][:, None, None] for name in ("mean", "std"))
+    assert torch.equal(after(X, 0)[3], ((raw - mean) / std).clamp(-1, 1))
+    assert not torch.equal(after(X, 0)[3], before(X, 0)[3]) and after.digest((3,)) != before.digest((3,))
 
 
 def test_a_part_of_the_levels_costs_no_deeper_layer() -> None:
