@@ -24,7 +24,7 @@ from unpaired.data.sampling import Pool, open_pool
 from unpaired.distributed import Ranks, joined
 from unpaired.errors import ConfigError, DataError, UnpairedError, WeightsError
 from unpaired.evaluation_checks import GROUPS, check_model, check_options, check_truth, features_file, groups
-from unpaired.evaluation_classes import ClassifierConfig, adaptation_figures, class_figures
+from unpaired.evaluation_classes import ClassifierConfig, Made, adaptation_figures, class_figures
 from unpaired.evaluation_figures import (
     ENOUGH_IMAGES,
     Figure,
@@ -37,7 +37,7 @@ from unpaired.evaluation_figures import (
 )
 from unpaired.evaluation_images import MIXED, By, Images, Task, plan, share_lost
 from unpaired.evaluation_pairs import THRESHOLDS, mask_figures, mask_keys, pixel_figures, pixel_keys
-from unpaired.evaluation_pass import DIVERSITY_SAMPLES, Pass, per_image
+from unpaired.evaluation_pass import DIVERSITY_SAMPLES, NOT_FIGURES, Pass, per_image
 from unpaired.evaluation_record import Options, measures_of, provenance_of, warnings_of
 from unpaired.evaluation_table import format_table
 from unpaired.metrics.backbones import Backbone, NetworkBackbone, figure_name, open_backbone
@@ -256,14 +256,14 @@ def _evaluate(
     check_truth(translator, tasks, options)
     real = {d: run.features(images.items(d)) for d in translator.domains} if stores else {}
     features = {f"real/{d}|{b}": rows[b] for d, rows in real.items() for b in stores}
-    generated: dict[str, list[Tensor]] = {}
+    generated: dict[str, list[Made]] = {}
     entries = []
     for task in tasks:
         rows = run.direction(task)
         entries.append(_entry(run, task, rows, real.get(task.target, {}), options))
         features |= {f"generated/{task.source}->{task.target}|{b}": rows[f"generated/{b}"] for b in stores}
         if "pixels" in rows:
-            generated.setdefault(task.target, []).append(rows["pixels"])
+            generated.setdefault(task.target, []).append((rows["pixels"], rows["sound"]))
     share_lost(images.lost, ranks)
     results: dict[str, Any] = {"format": 2, "directions": entries}
     results["means"] = means_over_targets(entries, [figure_name(k, b) for b in stores for k in ("FD", "KD")])
@@ -300,7 +300,7 @@ def _entry(
         sets = Sets(rows[f"generated/{backbone}"], rows[f"source/{backbone}"], target[backbone], halves)
         entry |= feature_figures(sets, backbone, options.groups, resamples=options.bootstrap, seed=seed)
     for key, values in rows.items():
-        if values.ndim == 1 and key not in ("place", "cycle_error"):
+        if values.ndim == 1 and key not in (*NOT_FIGURES, "cycle_error"):
             entry[key] = mean_figure(values, seed=seed)
     if run.lpips:
         entry |= _diversity(run, task, seed)
