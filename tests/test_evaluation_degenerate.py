@@ -67,6 +67,45 @@ class BrokenMask(Dark):
         return torch.full_like(images[:, :1], float("nan"))
 
 
+class Dice(Noise):
+    """Images of noise alone."""
+
+    from_noise = True
+
+    def translate(
+        self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Noise."""
+        return torch.rand(images.shape, generator=generator) * 2 - 1
+
+
+def test_a_generator_is_compared_with_no_input(alex: LPIPS) -> None:  # noqa: F811 - the fixture
+    """What is made of noise has distances, floor, diversity and reconstruction; nothing that compares with an input, and a line says so."""
+    images = ArrayPool({"day": tiny.pictures(8, 16), "night": tiny.pictures(8, 16, 1)})
+    results = evaluate(
+        translator(Dice()),
+        images,
+        metrics=["distances", "coverage", "errors", "content", "lpips"],
+        lpips=[alex],
+        **FAST,
+    )
+    for entry in results["directions"]:
+        assert {"FD-colours", "KD-colours", "recall-colours", "lpips_diversity_alex"} <= set(entry)
+        assert not {
+            "cycle_error",
+            "identity_error",
+            "change",
+            "ssim_to_input",
+            "feature_cosine-colours",
+            "lpips_to_input_alex",
+        } & set(entry)
+        assert "before" not in entry["FD-colours"] and entry["FD-colours"]["floor"]["value"] is not None
+        assert set(entry["per_image"]) == {"source", "index", "name"}
+    assert "before" not in results["means"]["mFD-colours"] and results["reconstruction"]["day"]["value"] is not None
+    assert any("made of noise alone" in w for w in results["warnings"])
+    assert results["provenance"]["metrics"] == ["distances", "coverage", "errors", "content", "lpips"]
+
+
 def test_diversity_of_outputs_that_are_not_finite_is_no_number(alex: LPIPS) -> None:  # noqa: F811 - the fixture
     """One input of six has NaN translations: neither distance to the input nor diversity is a number, and the reason counts them."""
     entry = evaluate(translator(BrokenNoise()), with_white(), metrics=["lpips"], lpips=[alex])["directions"][0]
