@@ -69,10 +69,10 @@ def sections(job: Job, command: str) -> None:
     said, verdicts = words.summary(subject, job.measured)
     if said:
         page.text(said)
-    if verdicts:
-        page.items(verdicts)
     for line in [*words.warnings(subject, job.pictures), *figures.won(subject.log), *job.warnings]:
         page.note(line, warning=True)
+    if verdicts:
+        page.items(verdicts)
     for line in subject.missing:
         page.note(line)
     _before_after(job)

@@ -145,7 +145,9 @@ def facts(subject: Subject) -> dict[str, str]:
     for _, results in subject.results if len(subject.results) == 1 else ():
         for where, key, figure in figures.figures(results):
             if key.startswith(("KD-", "KID")) and len(found) < 6 and isinstance(figure["value"], (int, float)):
-                found[f"{figures.titled(key)}, {where}, N = {figures.count(figure)}"] = f"{figure['value']:.3g}"
+                whole = (where, f"N = {figures.count(figure)}")
+                label = ", ".join([figures.titled(key), *(w.replace(" ", "\N{NO-BREAK SPACE}") for w in whole)])
+                found[label] = f"{figure['value']:.3g}"
     return found
 
 
@@ -248,8 +250,8 @@ def about(subject: Subject, pictures: Pictures | None, doctor: CheckReport | Non
         origin = (header.get("extra") or {}).get("started_from")
         if isinstance(origin, Mapping):
             rows.append(("started from", f"{origin.get('source')}, SHA-256 {str(origin.get('sha256'))[:16]}…"))
-        rows.append(("model file, SHA-256", translator.sha256[:32] + "…" if translator.sha256 else None))
-        rows.append(("images it was trained on, fingerprint", str(header.get("data_fingerprint") or "")[:32] + "…"))
+        rows.append(("model file, SHA-256", translator.sha256 or None))
+        rows.append(("images it was trained on, fingerprint", header.get("data_fingerprint") or None))
         rows.append(("made with", f"unpaired {header.get('version')}"))
     if config is not None:
         t = config.training
