@@ -156,8 +156,8 @@ def figures(results: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str,
     for entry in results.get("directions", ()):
         where = "all others" if entry.get("source") == "*" else str(entry.get("source"))
         for key, figure in entry.items():
-            if is_figure(figure):
-                yield f"{where} → {entry.get('target')}", key, figure
+            if is_figure(figure):  # a domain onto itself is one that a model makes of noise
+                yield str(where) if where == entry.get("target") else f"{where} → {entry.get('target')}", key, figure
     for key, figure in (results.get("means") or {}).items():
         if is_figure(figure):
             yield f"mean of {figure.get('classes', 'the')} classes", key, figure
@@ -295,7 +295,7 @@ def _verdict(entry: Mapping[str, Any], key: str) -> str:
     if is_figure(floor) and _finite(floor["value"]):
         halves = f", for two halves of the real images {number(float(floor['value']), digits=3)}"
     if not (is_figure(before) and _finite(before["value"])):
-        return f"{source} → {target}: the distance {titled(key)} to real images of {target} is {value}{halves}; {n}."
+        return f"{target if source == target else f'{source} → {target}'}: the distance {titled(key)} to real images of {target} is {value}{halves}; {n}."
     a, b = _ends(figure), _ends(before)
     word = "about as near to" if a[0] <= b[1] and b[0] <= a[1] else "nearer to" if a[1] < b[0] else "further from"
     text = f"{source} → {target}: translations are {word} real images of {target} {'as' if word[0] == 'a' else 'than'} the untranslated inputs are."

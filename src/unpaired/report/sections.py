@@ -118,24 +118,14 @@ def _translations(job: Job) -> None:
     subject, page = job.subject, job.page
     if not job.sheets and not subject.samples:
         return
-    page.section("Images from noise" if job.from_noise else "Translations")
-    many = job.translator is not None and len(job.translator.domains) > 2
-    if many and job.translator is not None and job.pictures is not None:
+    if job.from_noise:
+        _from_noise(job)
+        return
+    page.section("Translations")
+    if job.translator is not None and len(job.translator.domains) > 2 and job.pictures is not None:
         _every_class(job, job.translator, job.pictures)
-        job.page.heading("A few domains in full" if job.from_noise else "A few directions in full")
+        job.page.heading("A few directions in full")
     for (source, target), rows in job.sheets.items():
-        if job.from_noise:
-            words_on_levels = (
-                " Above the first row, what it looks like at the method's deeper levels."
-                if len(rows) > looks.SAMPLES
-                else ""
-            )
-            page.sheet(
-                rows,
-                alt=f"{target} from noise",
-                caption=f"{target}: every picture from noise of its own.{words_on_levels}",
-            )
-            continue
         kind = _held_out(job, source)
         caption = f"{source} to {target}: {len(rows[f'input: {source}'])} {kind} images, evenly over the {kind} set."
         if job.translator is not None and job.translator.method.stochastic:
@@ -144,16 +134,37 @@ def _translations(job: Job) -> None:
     _progress(job)
 
 
+def _from_noise(job: Job) -> None:
+    """Of a method that makes images of noise alone: rows of them, every class from the same noise, how they were learnt."""
+    page, translator = job.page, job.translator
+    assert translator is not None
+    page.section("Images from noise")
+    sheets = {target: rows for (_, target), rows in job.sheets.items()}
+    first = next(iter(sheets.values()), {})
+    alike = len(sheets) > 1 and all(
+        np.array_equal(rows[name], first[name]) for rows in sheets.values() for name in first
+    )
+    if alike:
+        page.text("The model does not tell its domains apart: the same noise gives the same image for each of them.")
+        sheets = {f"{words.some(translator.domains)} alike": first}
+    elif len(translator.domains) > 2 and job.pictures is not None:
+        page.heading("Every class")
+        _classes_from_noise(job, translator, job.pictures)
+        page.heading("A few domains in full")
+    for target, rows in sheets.items():
+        caption = f"{target}: every picture from noise of its own."
+        if len(rows) > looks.SAMPLES:
+            caption += " The first rows, down to the finished one, are the same images at the method's levels."
+        page.sheet(rows, alt=f"{target} from noise", caption=caption)
+    _progress(job)
+
+
 def _every_class(job: Job, translator: Translator, pictures: Pictures) -> None:
-    """Every domain of the model: a square of sources and targets where they fit on a line, else one input (or one noise) as all of
-    them."""
+    """Every domain of the model: a square of sources and targets where they fit on a line, else one input as all of them."""
     domains = translator.domains
     fits = len(domains) <= CLASSES_A_LINE
     sources = [d for d in domains if d in pictures.held_out and any(a == d for a, _ in translator.directions)]
     job.page.heading("Every class")
-    if job.from_noise:
-        _classes_from_noise(job, translator, pictures)
-        return
     rows: dict[str, Any] = {}
     for source in sources[: CLASS_ROWS if fits else 1]:
         image = pictures.some(source, 1)
