@@ -349,6 +349,21 @@ def test_results_alone_are_compared(tmp_path: Path) -> None:
         assert words in text, words
 
 
+def test_what_cannot_be_compared_is_in_no_common_chart(tmp_path: Path) -> None:
+    """Results of other images: each has its table, none of their figures share a chart, and the page says why."""
+    other = results(5.0)
+    other["provenance"] |= {"data": "f" * 64}
+    same, apart = (figures.compare_panels([("one", results(1.0)), ("two", second)]) for second in (results(5.0), other))
+    assert len(same[0]) >= 3 and not same[1] and not apart[0]
+    (line,) = apart[1]
+    assert (
+        line.startswith("Not in these charts, because it cannot be compared: two: images: None and ffffffffffff (")
+        and "KD-toy" in line
+    )
+    paths = [write_json(tmp_path / f"{i}.json", r) for i, r in enumerate((results(1.0), other))]
+    assert "cannot be compared" in words_of(write_report(*paths, out=tmp_path / "r.html"))
+
+
 def test_old_results_without_intervals_are_read(tmp_path: Path) -> None:
     """Deviations stand in for intervals; overlapping ones are called about as near."""
     old = results()

@@ -227,6 +227,16 @@ def compare(
     return Comparison(tuple(name for name, _ in columns), tuple(rows), tuple(warnings), digits)
 
 
+def not_comparable(results: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str], str]:
+    """(number of the result, key) -> why its figure, where it has a number, cannot be compared with the first of its row."""
+    found: dict[tuple[int, str], str] = {}
+    for row in _rows(results):
+        for number, cell in enumerate(row.cells):
+            if cell.figure is not None and cell.figure["value"] is not None and cell.reason:
+                found.setdefault((number, row.key.removesuffix(" error")), cell.reason)
+    return found
+
+
 def _read(path: Path | str) -> Any:
     """Any JSON value of bounded size."""
     path = Path(path)

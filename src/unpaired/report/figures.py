@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any, TypeGuard
 
+from unpaired.evaluation_compare import not_comparable
 from unpaired.report.charts import COLOURS, Dot, Series, starts
 from unpaired.report.page import Cell, Panel, interval_panel, line_panel, number
 
@@ -255,18 +256,27 @@ def distance_panels(results: Mapping[str, Any]) -> list[Panel]:
     return panels
 
 
-def compare_panels(named: Sequence[tuple[str, Mapping[str, Any]]], most: int = 12) -> list[Panel]:
-    """One chart for each figure that at least two results have."""
+def compare_panels(named: Sequence[tuple[str, Mapping[str, Any]]], most: int = 12) -> tuple[list[Panel], list[str]]:
+    """One chart for each figure that at least two results have, and what is left out of them because it cannot be compared with the
+    first result that has it, and why."""
+    apart = not_comparable([results for _, results in named])
+    left_out: dict[str, list[str]] = {}
+    for (column, key), reason in apart.items():
+        left_out.setdefault(f"{named[column][0]}: {reason}", []).append(titled(key))
     rows: dict[tuple[str, str], list[Dot]] = {}
     titles: dict[tuple[str, str], str] = {}
     for colour, (name, results) in enumerate(named):
         for where, key, figure in figures(results):
-            if _finite(figure["value"]):
+            if _finite(figure["value"]) and (colour, key) not in apart:
                 rows.setdefault((where, key), []).append(Dot(name, float(figure["value"]), interval(figure), colour))
                 titles[where, key] = f"{titled(key)}, {where}"
     several = [k for k, dots in rows.items() if len(dots) > 1]
     several.sort(key=lambda k: not k[1].startswith(DISTANCES))
-    return [interval_panel(titles[k], rows[k]) for k in several[:most]]
+    said = [
+        f"Not in these charts, because it cannot be compared: {why} ({', '.join(keys)})."
+        for why, keys in left_out.items()
+    ]
+    return [interval_panel(titles[k], rows[k]) for k in several[:most]], said
 
 
 def verdicts(results: Mapping[str, Any]) -> list[str]:

@@ -280,9 +280,11 @@ def _metrics(job: Job) -> None:
         return
     job.page.section("Metrics")
     if len(named) > 1:
-        panels = figures.compare_panels(named)
+        panels, left_out = figures.compare_panels(named)
         if panels:
             job.page.panels(panels, caption="The results side by side, with 95 % intervals where there are any.")
+        for line in left_out:
+            job.page.note(line, warning=True)
     for name, results in named:
         if len(named) > 1:
             job.page.heading(name)
