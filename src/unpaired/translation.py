@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from unpaired import checkpoint
-from unpaired._files import sha256_of
 from unpaired.devices import autocast, choose_device, choose_precision, set_products
 from unpaired.engines import ENGINES, OpenVINO
 from unpaired.errors import ConfigError, DataError, nearest
@@ -418,8 +417,13 @@ def load(
         CheckpointError: missing, damaged, foreign, or of another version; the text says which.
         ConfigError: the device, precision or engine is not there.
     """
-    file = checkpoint.model_file(path)
-    method, header = checkpoint.load_method(file)
+    model = checkpoint.load_model(path)
     return Translator(
-        method, header, device=device, precision=precision, path=file, sha256=sha256_of(file), engine=engine
+        model.method,
+        model.header,
+        device=device,
+        precision=precision,
+        path=model.path,
+        sha256=model.sha256,
+        engine=engine,
     )
