@@ -69,12 +69,13 @@ def test_what_does_not_fit_is_said_with_a_change_that_does(data: Path) -> None:
 
 
 def test_the_total_counts_stages_checkpoints_and_sheets() -> None:
-    """Steps times their seconds, and each save and sheet once; the JSON has it too."""
+    """Steps times their seconds, and each save, sheet and look once; the JSON has it too."""
     stages = (StageCost("first", 100, 4, 0.5, 1.0), StageCost("second", 10, 4, 2.0, 3.0))
-    cost = Cost({}, stages, save_seconds=3, sheet_seconds=1, start_seconds=4, peak=10, saves=5, sheets=6)
-    assert cost.total_seconds == 50 + 20 + 15 + 6 + 4
+    once = {"save_seconds": 3, "sheet_seconds": 1, "look_seconds": 7, "start_seconds": 4}
+    cost = Cost({}, stages, **once, peak=10, saves=5, sheets=6, looks=2)
+    assert cost.total_seconds == 50 + 20 + 15 + 6 + 14 + 4
     found = RunPlan("cpu", "fp32", 10, cost)
-    assert found.fits and found.to_dict()["asked"]["total_seconds"] == 95 and found.to_dict()["fits"] is True
+    assert found.fits and found.to_dict()["asked"]["total_seconds"] == 109 and found.to_dict()["fits"] is True
     assert not RunPlan("cpu", "fp32", 9, cost).fits
     assert [duration(s) for s in (42, 180, 7500, 273_600)] == ["42 s", "3 min", "2 h 05 min", "3 d 4 h"]
 
