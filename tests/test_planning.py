@@ -5,17 +5,25 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from unpaired import plan
+import tiny
+from test_evaluation import Colours
+from unpaired import plan, training
 from unpaired.cli import main
+from unpaired.data.sampling import hold_out
 from unpaired.errors import ConfigError
 from unpaired.planning import Cost, RunPlan, StageCost, duration
+from unpaired.planning_trial import _Trial
+from unpaired.runs import OpenData, build
+from unpaired.validation import Validator
 
 SMALL = {"data.size": 32, "data.resize": 36, "training.tensorboard": False, "training.device": "cpu"}
 CASES: dict[str, tuple[str, dict[str, Any], int]] = {
@@ -78,6 +86,29 @@ def test_the_total_counts_stages_checkpoints_and_sheets() -> None:
     assert found.fits and found.to_dict()["asked"]["total_seconds"] == 109 and found.to_dict()["fits"] is True
     assert not RunPlan("cpu", "fp32", 9, cost).fits
     assert [duration(s) for s in (42, 180, 7500, 273_600)] == ["42 s", "3 min", "2 h 05 min", "3 d 4 h"]
+
+
+def test_a_trial_counts_what_the_run_does(tmp_path: Path) -> None:
+    """Checkpoints, sample sheets and looks at held-out images are as many as the run makes; both of its stages are there."""
+    config = tiny.config(
+        training__validate_every=3, training__checkpoint_every=4, training__sample_every=6, training__keep=9
+    )
+    rest, held = hold_out(tiny.pool(10), 0.4, 100)
+
+    def opened() -> OpenData:
+        return OpenData(rest, None, Validator(held, Colours(), config.training, config.seed))
+
+    domains, run = ("red", "blue"), tmp_path / "run"
+    (tmp_path / "trial").mkdir()
+    trial = _Trial(config, tmp_path / "trial", torch.device("cpu"), time.process_time)
+    cost = trial.cost(opened, domains)
+    training.fit(build(config, domains), rest, config, run, quiet=True, validator=opened().validator)
+    assert cost.saves == len(list((run / "checkpoints").iterdir()))
+    assert cost.sheets == len(list((run / "samples").iterdir()))
+    assert cost.looks == (run / "log.jsonl").read_text().count("validation/mean")
+    assert [(s.name, s.steps) for s in cost.stages] == [("first", 6), ("second", 7)]
+    for seconds in (cost.save_seconds, cost.sheet_seconds, cost.look_seconds, cost.start_seconds):
+        assert seconds > 0
 
 
 def test_refusals(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

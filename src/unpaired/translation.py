@@ -77,7 +77,6 @@ class Translator:
         """Move the model to ``cpu``, ``cuda``, ``cuda:N`` or ``auto``. Raises ConfigError when it is not there."""
         self.device = choose_device(str(device))
         self.precision = choose_precision(self._asked_precision, self.device)
-        self.method.to(self.device)
         if self.engine not in ENGINES:
             raise ConfigError(
                 f"no engine '{self.engine}'.{nearest(self.engine, ENGINES)} There are: {', '.join(ENGINES)}."
@@ -88,7 +87,9 @@ class Translator:
                     f"engine 'openvino' runs in fp32 on a CPU, not in {self.precision} on {self.device}: "
                     "add --device cpu --precision fp32, or use --engine torch"
                 )
-            self._openvino = OpenVINO(self.method)
+            self._openvino = OpenVINO(self.method.to(self.device))
+        else:
+            self.method.place(self.device)
         return self
 
     @property
@@ -345,7 +346,7 @@ class Translator:
             result = at_any_size(
                 network, images, stride=self.method.stride, fixed=self.method.fixed_size, max_pixels=max_pixels
             )
-        return result.float().clamp(-1, 1)  # NaN stays NaN: callers must see it
+        return result.float().clamp(-1, 1).contiguous()  # NaN stays NaN: callers must see it
 
     def translate_image(
         self,
