@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import tiny
 from unpaired.errors import ConfigError
 from unpaired.networks import feature_maps as fm
-from unpaired.networks.features import Features
+from unpaired.networks.features import NETWORKS, Features
 from unpaired.networks.patchgan import StridedPatches
 from unpaired.networks.pyramid import BLOCK, Moments, Pyramid, quantise, restore
 
@@ -169,6 +169,17 @@ def test_maps_are_clamped_and_clamping_twice_changes_nothing() -> None:
     for x in p(X, 0).values():
         assert x.dtype == torch.float32 and float(x.min()) == -1.0 and float(x.max()) == 1.0
         assert torch.equal(x, x.clamp(-1, 1))
+
+
+@pytest.mark.parametrize("network", [name for name, kind in NETWORKS.items() if kind.pyramid])
+@pytest.mark.parametrize("side", [64, 79, 96])
+def test_channels_and_sides_are_those_of_a_pass(network: str, side: int) -> None:
+    """What a pyramid says of its levels is the shape of what a real pass gives, also for odd sides."""
+    p = Pyramid(network, ALL, 1, side).eval()
+    with torch.inference_mode():
+        maps = p.activations(torch.zeros(1, 3, side, side))
+    said = sorted((p.channels[level], p.sides[level], p.sides[level]) for level in ALL)
+    assert said == sorted(tuple(x.shape[1:]) for x in maps)
 
 
 @pytest.mark.parametrize("network", ["tiny", "mobilenet_v1", "alexnet"])

@@ -87,7 +87,7 @@ class Offset(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.bias = nn.Parameter(torch.randn(channels, 1, 1) * 0.002)
+        self.bias = nn.Parameter(nn.init.normal_(torch.empty(channels, 1, 1), std=0.002))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.bias
