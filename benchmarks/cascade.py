@@ -114,7 +114,7 @@ def main() -> None:
     assert isinstance(whole, Cascade)
     config = runs.resolve(run_dir=run)
     if not args.no_alone:
-        for level in whole.config.levels:
+        for level in whole.config.inverted:  # without an inversion network there is no picture of it
             settings_file, start = alone(level, whole.cpu(), config, args.out)
             if level == whole.config.levels[0]:
                 models[f"level {level} alone"] = unpaired.load(start, device=args.device)

@@ -3,8 +3,8 @@
     python benchmarks/cold_start.py [--rounds 7] [--preset unit-small] [--out cold_start.json]
 
 A model with random weights and a picture of 256 × 256 pixels are written once. Then, in turns, each in a new process: ``python -c
-"import torch"``, ``unpaired --help``, and ``unpaired translate``. The times are those of the clock and of the processor; on a busy
-machine the latter says more. Goals: help in 0.3 s, the first picture within 1.5 s of the import.
+"import torch"``, ``unpaired --help``, and ``unpaired translate``. The times are those of the clock and of the processor; the goals
+are held against the latter where other programs keep all cores busy. Goals: help in 0.3 s, the first picture within 1.5 s of the import.
 """
 
 from __future__ import annotations
@@ -74,10 +74,11 @@ def main() -> None:
         "wall": Spread.of([a[0] - b[0] for a, b in pairs]),
         "cpu": Spread.of([a[1] - b[1] for a, b in pairs]),
     }
+    clock = "cpu" if os.getloadavg()[0] > (os.cpu_count() or 1) else "wall"
     goals = {"--help": HELP_GOAL, "first picture beyond the import": PICTURE_GOAL}
     for name, row in rows.items():
         goal = goals.get(name)
-        met = "" if goal is None else f"≤ {goal}: {'met' if row['wall'].median <= goal else '**missed**'}"
+        met = "" if goal is None else f"≤ {goal}: {'met' if row[clock].median <= goal else '**missed**'} ({clock})"
         print(f"| {name} | {row['wall'].text()} | {row['cpu'].text()} | {met} |")
     if options.out is not None:
         values = {name: {k: vars(s) for k, s in row.items()} for name, row in rows.items()}

@@ -1,9 +1,9 @@
-"""Translated images a second against the way the official code runs: eager, contiguous, fp32, no_grad, the method called directly.
+"""Translated images a second against the way the official code runs: eager, contiguous, fp32, no_grad, PyTorch's instance norm.
 
     python benchmarks/translation_speed.py [--preset unit-horse2zebra-128 …] [--shape 1x256 16x128] [--precision fp32] [--out translation.json]
 
-Random weights: they cost what trained ones do. Ways: ``reference``; ``ours`` is `Translator.translate`; ``openvino`` is the same
-with ``engine="openvino"``, left out where that is not installed. With ``--precision bf16`` the reference also runs under plain
+Random weights: they cost what trained ones do. Ways: ``reference``; ``ours, openvino`` is `Translator.translate` as `unpaired translate
+--engine openvino` calls it, left out where that is not installed; ``ours`` is the same with PyTorch alone. With ``--precision bf16`` the reference also runs under plain
 autocast, and ours is ``precision="bf16"``. Each way has a process of its own, as memory kept by one would help the others. One
 thread unless ``--threads`` says otherwise. The results are compared once, before the timing.
 """
@@ -17,8 +17,10 @@ from dataclasses import replace
 import torch
 from apart import interleave_apart
 from harness import arguments, compare, write
+from training_speed import plain_norms
 
 from unpaired import runs
+from unpaired._memory import keep_memory
 from unpaired.devices import autocast, has_bf16
 from unpaired.methods.base import Method
 from unpaired.translation import Translator
@@ -40,19 +42,20 @@ def images_of(batch: int, side: int) -> torch.Tensor:
 
 
 def reference(preset: str, batch: int, side: int, precision: str) -> Callable[[], torch.Tensor]:
-    """The method itself under no_grad, its parameters asking for gradients as in training."""
+    """The method itself under no_grad, its parameters asking for gradients as in training, with PyTorch's instance norm."""
     method, source, target = method_of(preset)
     images = images_of(batch, side)
 
     def way() -> torch.Tensor:
-        with torch.no_grad(), autocast(precision, images.device):
+        with torch.no_grad(), plain_norms(), autocast(precision, images.device):
             return method.translate(images, source, target)
 
     return way
 
 
 def ours(preset: str, batch: int, side: int, precision: str, engine: str) -> Callable[[], torch.Tensor]:
-    """`Translator.translate`."""
+    """`Translator.translate`, in a process that keeps the memory it has freed, as the command line's does."""
+    keep_memory()
     method, source, target = method_of(preset)
     translator = Translator(method, {}, precision=precision, engine=engine)
     images = images_of(batch, side)
@@ -78,9 +81,9 @@ def main() -> None:
             makers = {"reference": (reference, (*own, "fp32"))}
             if bf16:
                 makers["reference, autocast"] = (reference, (*own, "bf16"))
-            makers["ours"] = (ours, (*own, options.precision, "torch"))
             if not bf16 and importlib.util.find_spec("openvino"):
                 makers["ours, openvino"] = (ours, (*own, "fp32", "openvino"))
+            makers["ours"] = (ours, (*own, options.precision, "torch"))  # the last: the goal is for PyTorch alone
             first, *others = (maker(*given)().float() for maker, given in makers.values())
             worst = [float((first - other).abs().max()) for other in others]
             kinds = {name: "bf16" if bf16 and name != "reference" else "fp32" for name in makers}

@@ -26,6 +26,8 @@ class ManyConfig(MethodConfig):
 
     spoilt: bool = False
     """Images that are not dark become NaN."""
+    deaf: bool = False
+    """Its results are of noise and target alone, though it takes an input."""
 
 
 class Many(Method):
@@ -45,7 +47,8 @@ class Many(Method):
     ) -> Tensor:
         """Half image, half level."""
         noise = torch.randn(images.shape, generator=generator, device=images.device)
-        result = images / 2 + self.level[self.domains.index(target)] / 2 + 0.05 * noise
+        heard = torch.zeros_like(images) if self.config.deaf else images
+        result = heard / 2 + self.level[self.domains.index(target)] / 2 + 0.05 * noise
         if self.config.spoilt:
             bright = images.mean(dim=(1, 2, 3), keepdim=True) > -0.5
             result = result.masked_fill(bright, float("nan"))

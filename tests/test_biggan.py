@@ -253,11 +253,14 @@ def test_import_errors_say_what_to_do(tmp_path: Path) -> None:
 
 
 def test_class_names_come_from_a_list_or_a_file(tmp_path: Path) -> None:
-    """Commas or lines; doubled and empty names are refused."""
+    """Commas or lines; doubled and empty names are refused, and a file that is not there is not the name of a class."""
     assert interop.class_names("cat, dog") == ("cat", "dog")
     file = tmp_path / "names.txt"
     file.write_text("cat\ndog, large\n\n")
     assert interop.class_names(str(file)) == ("cat", "dog, large")
+    for missing in (tmp_path / "classes.txt", "classes.txt", tmp_path / "classes"):
+        with pytest.raises(ConfigError, match="no such file"):
+            interop.class_names(str(missing))
     with pytest.raises(ConfigError, match="twice: cat"):
         interop.class_names("cat,cat")
     with pytest.raises(ConfigError, match="number 2 is empty"):

@@ -341,6 +341,7 @@ def test_translation_goes_as_far_as_training_has_come() -> None:
     x = batch().source
     maps = method.pyramid(x, 0)
     assert torch.equal(method.translate(x, *DOMAINS), method.picture(3, maps[3], 1))
+    assert method.levels(x, *DOMAINS) == []  # what untrained translators make is nothing to look at
     for index, level in enumerate((5, 4, 3)):
         method.start_level(index)
         made = method.cascade(maps, 1, index + 1)
@@ -419,6 +420,58 @@ def test_deeper_levels_can_be_kept(trained: Path, tmp_path: Path) -> None:
     assert moved == {"4", "3"}
     assert all(torch.equal(before[k], after[k]) for k in after if k.startswith(("pyramid.", "inverters.")))
     assert isinstance(new, Cascade) and int(new.reached) == 3
+
+
+def again(out: Path, start: Path, domains: tuple[str, ...] = DOMAINS, **model: Any) -> Cascade:
+    """What a run of one step a stage gives that begins with the weights of ``start``, on images brighter than its."""
+    side = 36
+    if not (data := out.parent / "-".join(domains)).exists():
+        for index, domain in enumerate(domains):
+            (data / domain).mkdir(parents=True)
+            for i, image in enumerate(tiny.pictures(6, side, seed=index)):
+                Image.fromarray(np.minimum(image // 2 + 128, 255)).save(data / domain / f"{i}.png")
+    chosen = cases.config("cascade", model={"invert_all": True, "level_steps": 1, "inversion_steps": 1, **model})
+    values = {f"{table}.{k}": v for table in ("model", "training") for k, v in chosen.to_dict()[table].items()}
+    values |= {"data.size": 32, "data.cache": False}
+    method = runs.train(data, out, method="cascade", settings=values, start_from=start, quiet=True).method
+    assert isinstance(method, Cascade)
+    return method
+
+
+def test_what_was_never_trained_cannot_be_kept(tmp_path: Path) -> None:
+    """A level, or inversion networks, that the model of --start-from has not come to are not kept: nothing would train them."""
+    config = settings(invert_all=True, level_steps=1, inversion_steps=1)
+    method = cases.method("cascade", config)
+    assert isinstance(method, Cascade)
+    fill(method)
+    header = checkpoint.make_header(method, config)
+    with pytest.raises(
+        ConfigError, match=r"inversion_steps = 0 keeps the inversion of level 5, which .* never trained"
+    ):
+        again(tmp_path / "a", checkpoint.write_model(tmp_path / "none.safetensors", method, header), inversion_steps=0)
+    for index in range(3):
+        method._start_inversion(index)
+    method.start_level(0)
+    begun = checkpoint.write_model(tmp_path / "begun.safetensors", method, header)
+    with pytest.raises(ConfigError, match=r"kept_levels keeps level 4, which .* never trained"):
+        again(tmp_path / "b", begun, kept_levels=[5, 4], inversion_steps=0)
+    assert int(again(tmp_path / "c", begun, kept_levels=[5], inversion_steps=0).reached) == 3
+
+
+def test_a_run_that_keeps_nothing_has_the_statistics_of_its_own_images(trained: Path, tmp_path: Path) -> None:
+    """With --start-from and nothing kept, weights come from the model and statistics from the new images, which may be of other
+    domains; what is kept belongs to the old statistics, and to the domains it was trained on."""
+    old = load(trained).method
+    assert isinstance(old, Cascade)
+    new = again(tmp_path / "new", trained, ("green", "pink"))
+    assert new.domains == ("green", "pink")
+    assert not torch.allclose(new.pyramid.get_buffer("mean5"), old.pyramid.get_buffer("mean5"), atol=1e-3)
+    first = {k: v for k, v in old.state_dict().items() if k.startswith("makers.5")}
+    assert all(float((new.state_dict()[k] - v).abs().max()) < 1e-3 for k, v in first.items())  # one step of Adam away
+    kept = again(tmp_path / "kept", trained, inversion_steps=0)
+    assert torch.equal(kept.pyramid.get_buffer("mean5"), old.pyramid.get_buffer("mean5"))
+    with pytest.raises(ConfigError, match=r"red, blue.*green, pink|blue, red.*green, pink"):
+        again(tmp_path / "mixed", trained, ("green", "pink"), kept_levels=[5])
 
 
 def test_averages_never_replace_what_levels_were_trained_on() -> None:

@@ -161,7 +161,7 @@ def test_duplicates_across_splits_and_within(tmp_path: Path) -> None:
     report = check(root)
     assert report.duplicates["across_splits"] == [("train/a/5.png", "test/a/leak.png")]
     assert report.duplicates["within"] == [("train/b/7.png", "train/b/copy.png")]
-    assert "1 images are both in train and test: train/a/5.png = test/a/leak.png" in report.warnings
+    assert "1 image is both in train and test: train/a/5.png = test/a/leak.png" in report.warnings
 
 
 def test_flat_images_are_flagged(tmp_path: Path) -> None:

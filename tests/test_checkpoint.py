@@ -155,6 +155,17 @@ def test_a_run_without_its_training_state_still_translates(tmp_path: Path) -> No
     assert header["step"] == 10 and next(method.parameters()).flatten()[0] == 10
 
 
+def test_a_loaded_model_knows_its_file_and_its_hash(tmp_path: Path) -> None:
+    """By run, checkpoint folder, its file or a copy alone: the file that was read, and the SHA-256 of its bytes."""
+    run = run_folder(tmp_path)
+    folder = run / "checkpoints" / "step-000000010"
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes((folder / checkpoint.MODEL).read_bytes())
+    for given, file in ((run, folder / checkpoint.MODEL), (folder, folder / checkpoint.MODEL), (alone, alone)):
+        model = checkpoint.load_model(given)
+        assert (model.path, model.sha256) == (file, _files.sha256_of(file))
+
+
 def test_prune_keeps_the_newest_and_only_after_a_commit(tmp_path: Path) -> None:
     """keep=3 leaves the three newest; leftovers of a killed save are removed and named."""
     root = run_folder(tmp_path, (1, 2, 3, 4, 5)) / "checkpoints"

@@ -191,3 +191,51 @@ def test_malformed_results_are_refused_by_compare_and_report(
     with pytest.raises(DataError, match=rf"bad\.json.*{where}"):
         gather([tmp_path / "bad.json"])
     assert gather([tmp_path / "good.json"]).results[0][1] == good
+
+
+def test_a_first_column_without_a_number_is_no_yardstick(results: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    """A one-way model has no cycle error: the other columns are compared with each other, N is theirs, and the note does not speak of a
+    comparison."""
+    one_way = copy.deepcopy(results[1])
+    reason = "the way back does not exist"
+    one_way["directions"][0]["cycle_error"] = {
+        "value": None,
+        "not_comparable": reason,
+        "n": 0,
+        "n_generated": 0,
+        "n_real": 0,
+    }
+    found = compare([one_way, results[0], results[1]])
+    first, good, noisy = cells(found, "cycle_error")
+    assert first.reason == reason and not good.reason and not noisy.reason and good.best
+    line = next(line for line in found.text("markdown").splitlines() if "cycle_error" in line)
+    assert line.rstrip(" |").endswith("| 24")
+    assert f"n. c., no number to compare: {reason}" in found.text() and "of its row: the way back" not in found.text()
+
+
+def test_other_classifiers_networks_and_draws_are_flagged(results: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    """RC of another schedule, LPIPS of other weights, and as many images drawn with another seed cannot be compared."""
+    figure = {"value": 0.5, "interval": [0.4, 0.6], "n": [6, 6], "n_generated": 6, "n_real": 6}
+    pair = [copy.deepcopy(r) for r in results]
+    for found, steps, digest in zip(pair, (300, 500), ("a" * 64, "b" * 64), strict=True):
+        found["classification"] = {"rc": figure, "classes": ["day", "night"], "config": {"steps": steps, "width": 32}}
+        found["directions"][0]["lpips_to_input_alex"] = figure
+        found["provenance"] |= {"lpips": {"alex": {"network": digest}}}
+    compared = compare(pair)
+    assert cells(compared, "rc", "classifier")[1].reason == "classifier.steps: 300 and 500"
+    assert cells(compared, "lpips_to_input_alex")[1].reason == "weights of LPIPS: aaaaaaaaaaaa and bbbbbbbbbbbb"
+    assert not cells(compared, "change")[1].reason
+    for found, seed in zip(pair, (0, 1), strict=True):
+        found["provenance"] |= {"limit": 24, "seed": seed}
+    assert cells(compare(pair), "change")[1].reason == "images drawn with seed: 0 and 1"
+
+
+def test_a_paper_s_table_explains_itself(results: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    """In LaTeX intervals, what is not comparable and the warning about few images stand in the table, not in comments; equal warnings
+    of several files stand once, with all their names."""
+    other = copy.deepcopy(results[1])
+    other["provenance"]["split"] = "train"
+    latex = compare([results[0], other], names=["ours_1", "theirs"]).text("latex")
+    table = latex[latex.index(r"\begin{tabular}") :]
+    assert r"95 \% bootstrap interval" in table and "split: test and train" in table and "Bold: its interval" in table
+    assert table.count("below 2,000") == 1 and r"ours\_1, theirs: only 24 images" in table

@@ -1,4 +1,5 @@
-"""What a training step costs, asserted exactly: FLOP, convolutions, optimiser kernels, reads that would stop a GPU, graph breaks.
+"""What a training step costs, asserted exactly: FLOP, convolutions, optimiser kernels, reads that would stop a GPU, graph breaks;
+and what a cold start imports.
 
 Tiny configurations of the contract tests, so that seconds suffice; what is counted does not depend on the machine. A change that
 makes a step cheaper changes ``STEPS`` and says so; one that makes it dearer fails here first.
@@ -6,7 +7,10 @@ makes a step cheaper changes ``STEPS`` and says so; one that makes it dearer fai
 
 from __future__ import annotations
 
+import json
 import math
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,9 +18,11 @@ from typing import Any
 import cases
 import pytest
 import torch
+from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from unpaired import training
+import tiny
+from unpaired import checkpoint, training
 from unpaired.methods import METHODS
 from unpaired.methods.base import Batch
 from unpaired.planning import flop_counter
@@ -131,6 +137,51 @@ def test_graph_breaks_of_compiled_losses(name: str, update: str, breaks: int) ->
     torch._dynamo.reset()
     found = torch._dynamo.explain(wanted.loss)(next(trainer.batches()))  # type: ignore[no-untyped-call]
     assert found.graph_break_count == breaks, [reason.reason for reason in found.break_reasons]
+
+
+BESIDE = (
+    "torch._dynamo",
+    "torch._inductor",
+    "sympy",
+    "torchvision",
+    "torchmetrics",
+    "matplotlib",
+    "sklearn",
+    "scipy",
+    "rich",
+)
+"""What translating has no use for. PyTorch's compiler alone takes as long to import as PyTorch itself."""
+COLD = """
+import sys, json
+from pathlib import Path
+from unpaired.cli import main
+models, picture, beside = json.loads(sys.argv[1])
+for name, (path, source, target) in models.items():
+    folder = Path(path).with_suffix("")
+    try:
+        main(["translate", path, picture, "--source", source, "--to", target, "--device", "cpu", "--out", str(folder)])
+    except SystemExit as left:
+        assert not left.code, name
+    found = [module for module in beside if module in sys.modules]
+    assert not found, (name, found)
+    assert list(folder.rglob("*.png")), name
+"""
+
+
+def test_a_cold_start_imports_nothing_beside_what_it_needs(tmp_path: Path) -> None:
+    """Reading a model file of each method and making its first picture imports none of BESIDE: networks are built without drawing
+    weights and without a pass, and there is no progress bar where there is no terminal."""
+    models = {}
+    for name in METHODS:
+        method, config = cases.method(name), cases.config(name)
+        file = checkpoint.write_model(tmp_path / f"{name}.safetensors", method, checkpoint.make_header(method, config))
+        models[name] = str(file), *method.directions[0]
+    picture = tmp_path / "in.png"
+    Image.fromarray(tiny.pictures(1, 40, seed=0)[0]).save(picture)
+    arguments = json.dumps([models, str(picture), BESIDE])
+    here = f"import sys; sys.path[:0] = {sys.path!r}; import tiny\n"
+    done = subprocess.run([sys.executable, "-c", here + COLD, arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import tiny
 import unpaired
 from test_cli import run
 from unpaired import checkpoint, interop, losses, runs, training, transfer
+from unpaired.cli.training import next_command
 from unpaired.config import from_dict, merge
 from unpaired.data.sampling import ArrayPool, Sampler
 from unpaired.errors import CheckpointError, ConfigError, DataError
@@ -323,6 +324,30 @@ def test_the_same_classes_are_taken_as_they_are(tmp_path: Path) -> None:
     assert all(torch.equal(v, old.state_dict()[f"discriminator.{k}"]) for k, v in found.discriminator.items())
 
 
+def test_the_same_classes_in_another_order_keep_their_rows(tmp_path: Path) -> None:
+    """An imported GAN's classes stand in its own order, folders in that of the alphabet: each class finds its own row, whatever the
+    rule."""
+    names = ("owl", "fox", "cat", "dog")
+    old, _ = checkpoint.load_method(gan(tmp_path))
+    for rule in ("mean", "index", "nearest"):
+        found = transfer.read(tmp_path / "gan.safetensors", Shape(32, 2, 4, 4, 8), names, rule, None)
+        assert found.rows == [3, 2, 0, 1]
+        for state, table in (
+            (found.generator, "generator.shared.weight"),
+            (found.discriminator, "discriminator.embed.weight"),
+        ):
+            assert torch.equal(state[table.split(".", 1)[1]], old.state_dict()[table][[3, 2, 0, 1]])
+        assert found.came_from["classes"] == "4 -> 4, by name"
+
+
+def test_a_gan_of_another_kind_than_the_method_is_refused_by_name(tmp_path: Path) -> None:
+    """--pretrained with a method, or the preset of one, that cannot start from it: both are named, and what does."""
+    data, file = tiny.folder(tmp_path / "data", count=4, side=32), gan(tmp_path)
+    for how, named in (({"method": "deepi2i-stylegan"}, "deepi2i-stylegan"), ({"preset": "unit-small"}, "unit")):
+        with pytest.raises(ConfigError, match=f"holds a biggan: method 'deepi2i' starts from it, not '{named}'"):
+            unpaired.train(data, tmp_path / "run", pretrained=file, quiet=True, **how)
+
+
 def test_partial_transfer(tmp_path: Path) -> None:
     """Only the named networks start from the pretrained ones (Fig. 6, left)."""
     file = gan(tmp_path)
@@ -462,6 +487,16 @@ def test_latents(translator: Translator) -> None:
     assert torch.allclose(whole, parts, atol=1e-5)
     with pytest.raises(DataError, match="latents"):
         translator.translate(x, None, "red", latents=z[:2])
+
+
+def test_the_command_after_training_is_one_that_works(translator: Translator, tmp_path: Path) -> None:
+    """What makes images of noise alone is offered ``synthesize``, what translates ``translate``, however many domains there are."""
+    single = Translator(make(("fox",), adaptor_steps=0), {"method": "deepi2i", "step": 0})
+    for model in (translator, single):
+        assert next_command(model, tmp_path) == f"unpaired translate {tmp_path} PICTURES --to DOMAIN --out DIR"
+    for domains, to in ((("fox",), ""), (("fox", "owl"), " --to DOMAIN")):
+        one = Translator(BigGAN(BigGAN.Config(**SMALL), domains, image_size=32), {"method": "biggan", "step": 0})
+        assert next_command(one, tmp_path) == f"unpaired synthesize {tmp_path} --n 64{to} --out DIR"
 
 
 def test_noise_alone_makes_no_pictures(translator: Translator, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,19 @@ def test_files_are_resized_as_pillow_does_it(filter_: str, stored: tuple[int, in
     assert found.shape == wanted.shape
     assert difference.max() <= 2
     assert (difference > 0).mean() < 0.02
+
+
+def test_resizing_warns_of_nothing(tmp_path: Path) -> None:
+    """Pillow's pixels are read-only, which PyTorch would warn of on a user's screen; they are copied first."""
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(picture(40, 30), "PNG"))
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            load_resized(path, DataConfig(size=16, resize=20))
+    finally:
+        torch.set_warn_always(False)
 
 
 def test_draft_decides_how_far_a_jpeg_is_decoded() -> None:

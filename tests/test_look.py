@@ -11,7 +11,7 @@ from PIL import Image
 
 import tiny
 from unpaired import training
-from unpaired.errors import ConfigError
+from unpaired.errors import ConfigError, DataError
 from unpaired.look import COLOURS, look, tsne_picture
 from unpaired.runs import build
 
@@ -56,3 +56,6 @@ def test_a_look_finds_copies(tmp_path: Path, shared: Path) -> None:
     assert Image.open(tmp_path / "look" / "map.png").size == (640, 640)
     with pytest.raises(ConfigError, match="rows = 0"):
         look(run, data, tmp_path / "look", to="blue", source="red", rows=0)
+    with pytest.raises(DataError, match="too few images in 'test' for a map: 2 of red"):  # before weights are asked for
+        look(run, data, tmp_path / "few", to="blue", source="red", weights=tmp_path / "none", limit=2)
+    assert not (tmp_path / "few").exists()

@@ -5,17 +5,25 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from unpaired import plan
+import tiny
+from test_evaluation import Colours
+from unpaired import plan, training
 from unpaired.cli import main
+from unpaired.data.sampling import hold_out
 from unpaired.errors import ConfigError
 from unpaired.planning import Cost, RunPlan, StageCost, duration
+from unpaired.planning_trial import _Trial
+from unpaired.runs import OpenData, build
+from unpaired.validation import Validator
 
 SMALL = {"data.size": 32, "data.resize": 36, "training.tensorboard": False, "training.device": "cpu"}
 CASES: dict[str, tuple[str, dict[str, Any], int]] = {
@@ -69,14 +77,38 @@ def test_what_does_not_fit_is_said_with_a_change_that_does(data: Path) -> None:
 
 
 def test_the_total_counts_stages_checkpoints_and_sheets() -> None:
-    """Steps times their seconds, and each save and sheet once; the JSON has it too."""
+    """Steps times their seconds, and each save, sheet and look once; the JSON has it too."""
     stages = (StageCost("first", 100, 4, 0.5, 1.0), StageCost("second", 10, 4, 2.0, 3.0))
-    cost = Cost({}, stages, save_seconds=3, sheet_seconds=1, start_seconds=4, peak=10, saves=5, sheets=6)
-    assert cost.total_seconds == 50 + 20 + 15 + 6 + 4
+    once = {"save_seconds": 3, "sheet_seconds": 1, "look_seconds": 7, "start_seconds": 4}
+    cost = Cost({}, stages, **once, peak=10, saves=5, sheets=6, looks=2)
+    assert cost.total_seconds == 50 + 20 + 15 + 6 + 14 + 4
     found = RunPlan("cpu", "fp32", 10, cost)
-    assert found.fits and found.to_dict()["asked"]["total_seconds"] == 95 and found.to_dict()["fits"] is True
+    assert found.fits and found.to_dict()["asked"]["total_seconds"] == 109 and found.to_dict()["fits"] is True
     assert not RunPlan("cpu", "fp32", 9, cost).fits
     assert [duration(s) for s in (42, 180, 7500, 273_600)] == ["42 s", "3 min", "2 h 05 min", "3 d 4 h"]
+
+
+def test_a_trial_counts_what_the_run_does(tmp_path: Path) -> None:
+    """Checkpoints, sample sheets and looks at held-out images are as many as the run makes; both of its stages are there."""
+    config = tiny.config(
+        training__validate_every=3, training__checkpoint_every=4, training__sample_every=6, training__keep=9
+    )
+    rest, held = hold_out(tiny.pool(10), 0.4, 100)
+
+    def opened() -> OpenData:
+        return OpenData(rest, None, Validator(held, Colours(), config.training, config.seed))
+
+    domains, run = ("red", "blue"), tmp_path / "run"
+    (tmp_path / "trial").mkdir()
+    trial = _Trial(config, tmp_path / "trial", torch.device("cpu"), time.process_time)
+    cost = trial.cost(opened, domains)
+    training.fit(build(config, domains), rest, config, run, quiet=True, validator=opened().validator)
+    assert cost.saves == len(list((run / "checkpoints").iterdir()))
+    assert cost.sheets == len(list((run / "samples").iterdir()))
+    assert cost.looks == (run / "log.jsonl").read_text().count("validation/mean")
+    assert [(s.name, s.steps) for s in cost.stages] == [("first", 6), ("second", 7)]
+    for seconds in (cost.save_seconds, cost.sheet_seconds, cost.look_seconds, cost.start_seconds):
+        assert seconds > 0
 
 
 def test_refusals(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

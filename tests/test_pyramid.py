@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import tiny
 from unpaired.errors import ConfigError
 from unpaired.networks import feature_maps as fm
-from unpaired.networks.features import Features
+from unpaired.networks.features import NETWORKS, Features
 from unpaired.networks.patchgan import StridedPatches
 from unpaired.networks.pyramid import BLOCK, Moments, Pyramid, quantise, restore
 
@@ -34,6 +34,8 @@ def shapes(network: str, side: int) -> Pyramid:
     [
         ("vgg19", 224, (512, 512, 256, 128, 64), (14, 28, 56, 112, 224)),
         ("vgg19", 112, (512, 512, 256, 128, 64), (7, 14, 28, 56, 112)),
+        ("vgg19", 128, (512, 512, 256, 128, 64), (8, 16, 32, 64, 128)),
+        ("vgg19", 256, (512, 512, 256, 128, 64), (16, 32, 64, 128, 256)),
         ("mobilenet_v1", 128, (1024, 512, 256, 128, 64), (4, 8, 16, 32, 64)),
         ("mobilenet_v1", 112, (1024, 512, 256, 128, 64), (4, 7, 14, 28, 56)),
         ("alexnet", 224, (256, 256, 384, 192, 64), (13, 13, 13, 27, 55)),
@@ -143,6 +145,22 @@ def test_each_domain_has_statistics_of_its_own_over_all_images() -> None:
     assert torch.allclose(p(X, 0)[3][inner], one[inner] / 2, atol=1e-6)
 
 
+def test_taking_statistics_leaves_the_classifier_as_it_is() -> None:
+    """A pyramid begins in training mode like any module, its classifier never: batch norms use and keep their own statistics, so
+    the levels that are measured are the levels that are used."""
+    torch.manual_seed(0)
+    p = Pyramid("mobilenet_v1", (5, 4), 1, 64)
+    assert p.train().training and not any(m.training for m in p.features.modules())
+    before = {name: value.clone() for name, value in p.features.state_dict().items()}
+    images = torch.from_numpy(tiny.pictures(20, 64)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    p.prepare("random", ("red",), lambda _domain, count, first=0: images[first : first + count])
+    p(images, 0)
+    assert all(torch.equal(before[name], value) for name, value in p.features.state_dict().items())
+    for level, raw in zip((5, 4), p.eval().raw(images, (5, 4)), strict=True):
+        values = raw.double().transpose(0, 1).flatten(1)
+        assert torch.allclose(p.get_buffer(f"mean{level}")[0].double(), values.mean(1), atol=1e-5)
+
+
 def test_maps_are_clamped_and_clamping_twice_changes_nothing() -> None:
     """All values in [-1, 1] in float32, the ends reached."""
     torch.manual_seed(0)
@@ -151,6 +169,17 @@ def test_maps_are_clamped_and_clamping_twice_changes_nothing() -> None:
     for x in p(X, 0).values():
         assert x.dtype == torch.float32 and float(x.min()) == -1.0 and float(x.max()) == 1.0
         assert torch.equal(x, x.clamp(-1, 1))
+
+
+@pytest.mark.parametrize("network", [name for name, kind in NETWORKS.items() if kind.pyramid])
+@pytest.mark.parametrize("side", [64, 79, 96])
+def test_channels_and_sides_are_those_of_a_pass(network: str, side: int) -> None:
+    """What a pyramid says of its levels is the shape of what a real pass gives, also for odd sides."""
+    p = Pyramid(network, ALL, 1, side).eval()
+    with torch.inference_mode():
+        maps = p.activations(torch.zeros(1, 3, side, side))
+    said = sorted((p.channels[level], p.sides[level], p.sides[level]) for level in ALL)
+    assert said == sorted(tuple(x.shape[1:]) for x in maps)
 
 
 @pytest.mark.parametrize("network", ["tiny", "mobilenet_v1", "alexnet"])
@@ -180,6 +209,21 @@ def test_maps_of_every_memory_format_are_the_same(network: str) -> None:
     for level, raw in zip((5, 4, 3), plain, strict=True):
         assert found[level].is_contiguous()
         torch.testing.assert_close(found[level], p.normalise(level, raw.detach(), 0), rtol=1e-4, atol=1e-4)
+
+
+def test_levels_after_their_relu() -> None:
+    """``tap = "after"`` takes the activations, in units of their own statistics; its maps are others, and so is their hash."""
+    pyramids = {}
+    for tap in ("before", "after"):
+        torch.manual_seed(0)
+        pyramids[tap] = p = Pyramid("tiny", (5, 3), 1, 32, tap=tap).eval()
+        p.prepare("random", ("red",), examples)
+    before, after = pyramids["before"], pyramids["after"]
+    raw = after.raw(X, (3,))[0].detach()
+    assert torch.equal(raw, after.activations(X)[2]) and float(raw.min()) == 0
+    mean, std = (after.get_buffer(f"{name}3")[0][:, None, None] for name in ("mean", "std"))
+    torch.testing.assert_close(after(X, 0)[3], ((raw - mean) / std).clamp(-1, 1), rtol=1e-4, atol=1e-5)
+    assert not torch.equal(after(X, 0)[3], before(X, 0)[3]) and after.digest((3,)) != before.digest((3,))
 
 
 def test_a_part_of_the_levels_costs_no_deeper_layer() -> None:

@@ -175,11 +175,11 @@ def test_odd_values_still_make_a_chart(values: list[float]) -> None:
 
 
 def test_ticks_are_round_and_inside() -> None:
-    """1, 2, 2.5 or 5 times a power of ten; numbers are written short."""
+    """1, 2, 2.5 or 5 times a power of ten; numbers are written short; a stage begins after the last step of the one before."""
     assert ticks(0, 10) == [0, 2.5, 5, 7.5, 10] and ticks(0.11, 0.49) == [0.2, 0.3, 0.4] and ticks(3, 3) == [3]
     assert log_ticks(0.1, 100) == [0.1, 1, 10, 100] and log_ticks(1, 4) == [1, 2]
     assert [short(v) for v in (0, 0.25, 1500, 20000, 2e6, 1e-5)] == ["0", "0.25", "1500", "20k", "2e6", "1e-5"]
-    assert starts([1, 2, 3, 4], ["a", "a", "b", "b"]) == {"a": 1, "b": 3} and starts([1, 2], ["a", "a"]) == {}
+    assert starts([1, 2, 3, 4], ["a", "a", "b", "b"]) == {"a": 1, "b": 2} and starts([1, 2], ["a", "a"]) == {}
 
 
 def test_dots_points_and_intervals() -> None:

@@ -54,6 +54,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         caption="A wide table " * 9,
         notes=["why " * 30],
     )
+    report.table(
+        ["measure", "translated", "input itself", "real against real", "N"],
+        [["FD-x ↓", "47.1\n[43.9, 49.9]", "34.1\n[30.1, 38.9]", "15.8", "1,200 / 1,400"], ["change", "0.7\n[0.6, 0.8]", "–", "–", "120"]],
+        caption="Figures.",
+        notes=["Fréchet distance", "why " * 30],
+        groups=["day → night", "a domain with a long name → night"],
+    )  # fmt: skip
     report.pairs([("hash", "f" * 64)], caption="c").confusion(
         np.eye(10, dtype=int) * 9, list("0123456789"), caption="c"
     )
@@ -152,6 +159,15 @@ def test_a_phone_needs_no_sideways_scrolling_and_a_finger_moves_the_slider(page:
         assert browser.js("Math.min(...[...document.querySelectorAll('.sheet-grid img')].map(i => i.width))") >= 80
         small = "[...document.querySelectorAll('p, li, td, th, figcaption, dt, .label')].map(e => parseFloat(getComputedStyle(e).fontSize))"
         assert browser.js(f"Math.min(...{small})") >= 11
+        inside = "[...document.querySelectorAll('.grouped th, .grouped td:not(.none)')].every(e => e.closest('thead') || (r => r.width > 20 && r.right <= 390)(e.getBoundingClientRect()))"
+        assert browser.js(inside)
+        heads = browser.js(
+            "[...document.querySelectorAll('.grouped td')].map(e => getComputedStyle(e, '::before').content)"
+        )
+        assert heads[:4] == ['"translated"', '"input itself"', '"real against real"', '"N"']
+        assert browser.js(
+            "[...document.querySelectorAll('.grouped td.none')].every(e => getComputedStyle(e).display == 'none')"
+        )
         r = box(browser, 0)
         y = r["y"] + r["h"] / 2
         browser.touch(r["x"] + 0.5 * r["w"], y, to=(r["x"] + 0.9 * r["w"], y))

@@ -237,6 +237,41 @@ def test_samples_differ_and_the_page_repeats(tmp_path: Path) -> None:
     assert a == write_report(model, out=tmp_path / "r.html", data=[str(data)], images=2, limit=3).read_bytes()
 
 
+def test_results_that_do_not_heed_their_input_are_told(tmp_path: Path) -> None:
+    """Rows of samples have one noise for all inputs: where two inputs then look alike and two noises do not, the summary warns; a model
+    that heeds its input has no such line."""
+    data = tiny.folder(tmp_path / "data")
+    heeding, deaf = (
+        report_toys.save(tmp_path / f"{deaf}.safetensors", ("red", "blue"), deaf=deaf) for deaf in (False, True)
+    )
+    rows = looks.sheet(unpaired.load(deaf), tiny.pictures(3, 16), "red", "blue")
+    assert all((row == row[0]).all() for name, row in rows.items() if "sample" in name)
+    inputs, noises = looks.follows_noise(rows, "blue")
+    assert inputs == 0 and noises > 1
+    assert "follow the random noise and hardly the input" in words_of(
+        write_report(deaf, out=tmp_path / "d.html", data=[str(data)], images=2, limit=3)
+    )
+    assert "hardly the input" not in words_of(
+        write_report(heeding, out=tmp_path / "h.html", data=[str(data)], images=2, limit=3)
+    )
+
+
+def test_the_command_of_the_figures_names_all_that_was_asked() -> None:
+    """Every backbone, LPIPS network, threshold, file and setting of the classifier that the results record; no option at its default."""
+    about = {
+        "model": "m 1.safetensors", "metrics": ["distances", "lpips"], "backbone": "fid", "split": "test", "seed": 3, "precision": "fp32",
+        "backbones": {"fid": {"precision": "bf16"}, "mobilenet_v1": {"precision": "bf16"}}, "lpips": {"alex": {}, "vgg": {}}, "pairs": "p",
+        "threshold": [8.0, 12.5], "left": "night", "masks": None, "mask_threshold": None, "classifier": "c.safetensors", "labelled": "l",
+    }  # fmt: skip
+    config = {"steps": 300, "width": 32, "mirror": False, "classifier": "convnet", "split": "as it is"}
+    command = sentences._evaluate({"provenance": about, "classification": {"config": config}}, "RUN", "DATA")
+    assert command == (
+        "unpaired evaluate 'm 1.safetensors' DATA --metrics distances,lpips --backbone fid,mobilenet_v1 --feature-precision bf16 "
+        "--lpips alex,vgg --split test --seed 3 --pairs p --threshold 8,12.5 --left night --classifier c.safetensors --labelled l "
+        "--set classifier.steps=300 --set classifier.mirror=false --out results.json"
+    )
+
+
 def test_outputs_that_are_not_finite_are_counted(tmp_path: Path) -> None:
     """NaN is shown black, counted in the summary, and left out of the gallery; nothing is raised."""
     model = report_toys.save(tmp_path / "many.safetensors", ("red", "blue"), spoilt=True)
@@ -254,9 +289,24 @@ def test_every_method_has_a_report(name: str, tmp_path: Path) -> None:
     data = tiny.folder(tmp_path / "data", side=cases.SIZES.get(name, 20), domains=("red", "blue"))
     out = write_report(model, out=tmp_path / "r.html", data=[str(data)], images=2, limit=3)
     text = words_of(out)
-    translates = bool(method.directions)
-    assert (f"as {method.directions[0][1]}" in text) if translates else ("generates images and translates none" in text)
-    assert name in text and "What the data doctor" in text
+    if method.from_noise:
+        for words in (
+            "from random noise",
+            "translates none",
+            "Images from noise",
+            "A generator of",
+            "from other noise",
+        ):
+            assert words in text, words
+        for words in ("Before and after", "and back to", "changes by", "→", "Where to look for failures", "input: "):
+            assert words not in text, words
+        assert not Page(out.read_text(encoding="utf-8")).all("input")
+        assert ("does not tell its domains apart" in text) == (
+            name == "stylegan"
+        )  # BigGAN is conditional, DeepVAE has one domain
+    else:
+        assert f"as {method.directions[0][1]}" in text and "The model translates" in text
+    assert f"{name} · {sentences.PAPERS[name]}" in text and "What the data doctor" in text
 
 
 def test_the_best_checkpoint_of_a_run_is_named(trained: tuple[Path, Path], tmp_path: Path) -> None:
@@ -297,6 +347,21 @@ def test_results_alone_are_compared(tmp_path: Path) -> None:
         "two: red → blue: translations are further from", "best checkpoint", "0.5 [0.4, 0.6]", "aaaaaaaaaaaaaaaa…",
     ):  # fmt: skip
         assert words in text, words
+
+
+def test_what_cannot_be_compared_is_in_no_common_chart(tmp_path: Path) -> None:
+    """Results of other images: each has its table, none of their figures share a chart, and the page says why."""
+    other = results(5.0)
+    other["provenance"] |= {"data": "f" * 64}
+    same, apart = (figures.compare_panels([("one", results(1.0)), ("two", second)]) for second in (results(5.0), other))
+    assert len(same[0]) >= 3 and not same[1] and not apart[0]
+    (line,) = apart[1]
+    assert (
+        line.startswith("Not in these charts, because it cannot be compared: two: images: None and ffffffffffff (")
+        and "KD-toy" in line
+    )
+    paths = [write_json(tmp_path / f"{i}.json", r) for i, r in enumerate((results(1.0), other))]
+    assert "cannot be compared" in words_of(write_report(*paths, out=tmp_path / "r.html"))
 
 
 def test_old_results_without_intervals_are_read(tmp_path: Path) -> None:
@@ -406,8 +471,8 @@ def test_the_log_is_grouped_by_what_it_says() -> None:
     ]  # fmt: skip
     groups = {kind: [p.title for p in panels] for kind, panels in figures.curves(log)}
     assert groups == {
-        "Distances while training": ["validation FD-x"], "λ and distance": ["λ", "distance to the input"], "Losses": ["g", "d"],
-        "Watched values": ["share that a player judges rightly"],
+        "Distances while training": ["validation FD-x"], "λ and distance": ["λ", "distance to the input"], "Losses": ["g", "d, real"],
+        "Watched values": ["share that a player judges rightly, d: real or made"],
     }  # fmt: skip
     assert figures.seconds(log) == 30 + 30 + 10 and figures.duration(70) == "70 s" and figures.duration(9000) == "2.5 h"
     assert "nearly always" in figures.won([{"step": s, "d/sign_accuracy": 0.99} for s in range(40)])[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from unpaired.data import cache
 from unpaired.data.folders import find
 from unpaired.data.sampling import ArrayPool, FolderPool, Pool, Sampler, StepDataset, centre_crops, open_pool
 from unpaired.errors import DataError
-from unpaired.methods.base import Batch
+from unpaired.methods.base import AllPairs, Batch
 
 CONFIG = DataConfig(size=16, resize=20)
 
@@ -78,6 +79,35 @@ def test_several_pairs_are_used_equally_and_still_without_replacement() -> None:
     for (domain, _), stream in streams.items():
         n = {"a": 5, "b": 4, "c": 6}[domain]
         assert all(sorted(stream[i : i + n]) == list(range(n)) for i in range(0, len(stream) - n + 1, n))
+
+
+def test_all_pairs_of_many_domains_take_turns_without_a_list_of_them() -> None:
+    """In every n samples each of n domains is once a source and once a target; all n (n - 1) pairs come once in as many
+    samples, and epochs stay complete. For 3,000 domains, nine million pairs, a batch is drawn with a few MiB."""
+    domains = tuple("abcde")
+    assert AllPairs(domains) == tuple((a, b) for a in domains for b in domains if a != b)
+    assert [AllPairs(domains)[i] for i in range(20)] == list(AllPairs(domains)) and AllPairs(domains)[-1] == ("e", "d")
+    assert (
+        ("a", "e") in AllPairs(domains) and ("a", "a") not in AllPairs(domains) and ("a", "f") not in AllPairs(domains)
+    )
+    sampler = Sampler(numbered(dict.fromkeys(domains, 3)), DataConfig(size=16), AllPairs(domains), seed=0)
+    drawn, seen = [], []
+    for step in range(30):
+        batch = sampler.batch(step, 4)
+        drawn += list(zip(batch.source_domain.tolist(), batch.target_domain.tolist(), strict=True))
+        seen += list(zip(batch.source_domain.tolist(), levels(batch.source), strict=True))
+    assert all({p[role] for p in drawn[i : i + 5]} == set(range(5)) for i in range(0, 120, 5) for role in (0, 1))
+    assert all(len(set(drawn[i : i + 20])) == 20 for i in range(0, 120, 20))
+    for d in range(5):
+        own = [level for domain, level in seen if domain == d]
+        assert all(sorted(own[i : i + 3]) == [0, 1, 2] for i in range(0, len(own), 3))
+    many = tuple(str(i) for i in range(3000))
+    image = np.zeros((1, 16, 16, 3), np.uint8)
+    tracemalloc.start()
+    Sampler(ArrayPool(dict.fromkeys(many, image)), DataConfig(size=16), AllPairs(many), seed=0).batch(0, 4)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 * 2**20
 
 
 def test_a_batch_is_a_function_of_seed_and_step() -> None:

@@ -171,18 +171,23 @@ def test_old_checkpoints_are_pruned(tmp_path: Path) -> None:
     assert [f.name for f in checkpoint.steps(tmp_path / "checkpoints")] == ["step-000000013", "step-000000012"]
 
 
+DECAYS = [min(0.5, (1 + n) / (10 + n)) for n in range(1, 14)]
+"""Of the average after each of the tiny run's 13 steps where training.ema is 0.5: 2 / 11 after the first, 0.5 from the eighth on."""
+
+
 def test_the_shared_model_is_the_average_where_it_is_on(tmp_path: Path) -> None:
-    """With EMA the model file differs from the raw weights and equals the recursion a ← d·a + (1 − d)·w."""
+    """With EMA the model file differs from the raw weights and equals the recursion a ← d·a + (1 − d)·w, whose d rises with the
+    steps up to the setting, so that a short run forgets its beginning."""
     seen: list[torch.Tensor] = []
-    config = tiny.config(training__ema=0.7)
+    config = tiny.config(training__ema=0.5)
     method = build(config, ("red", "blue"))
     first = method.back[0].weight.detach().clone()
     path = training.fit(
         method, tiny.pool(), config, tmp_path, on_step=lambda s, m: seen.append(m.back[0].weight.detach().clone()), quiet=True  # type: ignore[func-returns-value,arg-type,index]
     )  # fmt: skip
     average = first
-    for weight in seen:
-        average = 0.7 * average + 0.3 * weight
+    for decay, weight in zip(DECAYS, seen, strict=True):
+        average = decay * average + (1 - decay) * weight
     shared = checkpoint.load_method(path)[0].back[0].weight  # type: ignore[index]
     torch.testing.assert_close(shared, average)
     assert not torch.equal(shared, seen[-1])
@@ -192,7 +197,7 @@ def test_statistics_of_the_shared_model_are_averaged_too(tmp_path: Path) -> None
     """With EMA the model file's floating-point buffers follow the same recursion as the weights, counters are the raw ones; sample sheets
     see the averaged ones and leave the raw ones as they were."""
     seen: list[dict[str, torch.Tensor]] = []
-    config = tiny.config(training__ema=0.7)
+    config = tiny.config(training__ema=0.5)
     method = build(config, ("red", "blue"))
     names = [n for n in method.shared_state() if n.split(".")[-1] in ("running_mean", "running_var")]
     average = {n: b.clone() for n, b in method.named_buffers() if n in names}
@@ -201,8 +206,8 @@ def test_statistics_of_the_shared_model_are_averaged_too(tmp_path: Path) -> None
         seen.append({n: b.clone() for n, b in m.named_buffers()})
 
     path = training.fit(method, tiny.pool(), config, tmp_path, on_step=look, quiet=True)
-    for buffers in seen:
-        average = {n: 0.7 * a + 0.3 * buffers[n] for n, a in average.items()}
+    for decay, buffers in zip(DECAYS, seen, strict=True):
+        average = {n: decay * a + (1 - decay) * buffers[n] for n, a in average.items()}
     shared = checkpoint.load_method(path)[0].state_dict()
     assert len(names) == 4
     for name in names:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
+import cases
 import numpy as np
 import pytest
 import torch
@@ -201,3 +203,18 @@ def test_a_bound_too_small_for_the_model_is_refused() -> None:
     """max_pixels below 16 strides squared says what the model needs."""
     with pytest.raises(ConfigError, match="tiles of at least 64×64, that is 4096 pixels"):
         translator(Negative()).translate(noise(1, 3, 80, 80), "day", "night", max_pixels=4000)
+
+
+@pytest.mark.parametrize("model", [{}, {"architecture": "munit", "scales": 1}])
+def test_memory_format_changes_a_translation_by_rounding_alone(model: dict[str, Any]) -> None:
+    """On a CPU the weights lie in channels_last; the result is contiguous and within 1e-5 of the contiguous pass."""
+    run = cases.config("unit", model=model)
+    method = cases.method("unit", run).eval()
+    images = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    source, target = method.directions[0]
+    with torch.no_grad():
+        plain = method.translate(images, source, target)
+    result = Translator(method, {}).translate(images, source, target)
+    weights = [m.weight for m in method.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size[0] > 1]
+    assert all(w.is_contiguous(memory_format=torch.channels_last) for w in weights) and result.is_contiguous()
+    assert (result - plain).abs().max() < 1e-5

@@ -21,6 +21,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from torch import Tensor
 from unpaired import _files
 from unpaired._version import __version__
 from unpaired.config import RunConfig, from_dict
+from unpaired.devices import shapes_only
 from unpaired.errors import CheckpointError, ConfigError, StoppedError
 from unpaired.methods import method_class
 from unpaired.methods.base import Method
@@ -205,15 +207,20 @@ def write_model(path: Path | str, method: Method, header: Mapping[str, Any], *, 
 
 def model_file(path: Path | str) -> Path:
     """The model file meant by a file, a checkpoint folder or a run folder."""
+    return _located(path)[0]
+
+
+def _located(path: Path | str) -> tuple[Path, str | None]:
+    """The model file, and its SHA-256 where finding the newest checkpoint has just compared it: hashing takes seconds a GB."""
     path = Path(path)
     if path.is_file():
-        return path
+        return path, None
     if (path / MODEL).is_file():
-        return path / MODEL
+        return path / MODEL, None
     if (path / "checkpoints").is_dir():
         found, rejected = latest(path / "checkpoints", only=(MODEL,))
         if found is not None:
-            return found.folder / MODEL
+            return found.folder / MODEL, _model_sha256(found.manifest)
         why = "".join(f"\n  {line}" for line in rejected) or " it is empty"
         raise CheckpointError(f"{path}: no usable checkpoint in its folder 'checkpoints':{why}")
     if path.is_dir():
@@ -221,26 +228,48 @@ def model_file(path: Path | str) -> Path:
     raise CheckpointError(f"{path}: no such file or folder")
 
 
+def _model_sha256(manifest: Mapping[str, Any]) -> str:
+    return str(manifest["files"][MODEL]["sha256"])
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A method in eval mode with its header, the file that both came from, and that file's SHA-256."""
+
+    method: Method
+    header: dict[str, Any]
+    path: Path
+    sha256: str
+
+
 def load_method(path: Path | str, device: torch.device | str = "cpu") -> tuple[Method, dict[str, Any]]:
-    """Rebuild a method in eval mode from a model file, a checkpoint folder or a run folder; also its header.
+    """Method and header of :func:`load_model`."""
+    loaded = load_model(path, device)
+    return loaded.method, loaded.header
+
+
+def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedModel:
+    """Rebuild a method in eval mode from a model file, a checkpoint folder or a run folder.
 
     Shapes are compared before anything is allocated, and no code from the file is run.
 
     Raises:
         CheckpointError: missing, damaged, foreign, or not fitting this version; the text says which.
     """
-    file = model_file(path)
-    manifest = file.parent / MANIFEST
-    if file.name == MODEL and manifest.is_file():
-        verify(file.parent, only=(MODEL,))
-    tensors, header = unpack(file, _read_bytes(file, MAX_FILE_BYTES))
+    file, sha256 = _located(path)
+    if sha256 is None and file.name == MODEL and (file.parent / MANIFEST).is_file():
+        sha256 = _model_sha256(verify(file.parent, only=(MODEL,)))
+    data = _read_bytes(file, MAX_FILE_BYTES)
+    with ThreadPoolExecutor(1) as beside:  # hashing lets other threads run: both digests take as long as one
+        digest = beside.submit(lambda: sha256 or hashlib.sha256(data).hexdigest())
+        tensors, header = unpack(file, data)
     if "method" not in header:
         raise CheckpointError(
             f"{file}: the state for resuming, not a model; give {file.parent / MODEL} or the run's folder"
         )
     try:
         config = from_dict(header["config"])
-        with torch.device("meta"):  # no memory yet: a lying header must not cost any
+        with shapes_only():  # no memory yet: a lying header must not cost any
             method = method_class(header["method"])(
                 config.model,
                 tuple(header["domains"]),
@@ -266,7 +295,7 @@ def load_method(path: Path | str, device: torch.device | str = "cpu") -> tuple[M
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from error
     method.requires_grad_(False)
-    return method.eval().to(device), header
+    return LoadedModel(method.eval().to(device), header, file, digest.result())
 
 
 def start_from(method: Method, name: str, path: Path | str) -> dict[str, Any]:
@@ -293,6 +322,7 @@ def start_from(method: Method, name: str, path: Path | str) -> dict[str, Any]:
         )
     method.load_state_dict(tensors, strict=False)
     method.check_parts()
+    method.weights_of = tuple(header["domains"])
     return {
         "source": str(file.name),
         "sha256": hashlib.sha256(data).hexdigest(),

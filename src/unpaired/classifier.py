@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from unpaired import checkpoint
 from unpaired._version import __version__
+from unpaired.devices import shapes_only
 from unpaired.errors import CheckpointError, NonFiniteError
 
 Say = Callable[[str], None]
@@ -226,7 +227,7 @@ def load_classifier(path: Path | str, device: torch.device | str = "cpu") -> Cla
         return Classifier(lambda x: classify(x, domain), method.classes, method.image_size, header)
     try:
         classes, side = tuple(header["classes"]), int(header["image_size"])
-        with torch.device("meta"):  # a lying header costs no memory
+        with shapes_only():  # a lying header costs no memory
             network = ConvNet(len(classes), side, int(header["width"]))
         network.load_state_dict(tensors, strict=True, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

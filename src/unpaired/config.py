@@ -88,7 +88,8 @@ class TrainingConfig(Settings):
     clip: Annotated[float, Field(gt=0)] | None = None
     """Largest norm of the gradient of one update; None does not clip."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of an exponential moving average of the weights, which then becomes the shared model; None has none."""
+    """Decay of an exponential moving average of the weights, which then becomes the shared model; less in the first steps (at
+    most (1 + n) / (10 + n) after step n). None has none."""
     log_every: Annotated[int, Field(ge=1)] = 50
     """Steps between two log lines."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 1000

@@ -12,6 +12,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from unpaired.data.sampling import Pool, open_pool
 from unpaired.distributed import Ranks, joined
 from unpaired.errors import ConfigError, DataError, UnpairedError, WeightsError
 from unpaired.evaluation_checks import GROUPS, check_model, check_options, check_truth, features_file, groups
-from unpaired.evaluation_classes import ClassifierConfig, adaptation_figures, class_figures
+from unpaired.evaluation_classes import ClassifierConfig, Made, adaptation_figures, class_figures
 from unpaired.evaluation_figures import (
     ENOUGH_IMAGES,
     Figure,
@@ -37,7 +38,7 @@ from unpaired.evaluation_figures import (
 )
 from unpaired.evaluation_images import MIXED, By, Images, Task, plan, share_lost
 from unpaired.evaluation_pairs import THRESHOLDS, mask_figures, mask_keys, pixel_figures, pixel_keys
-from unpaired.evaluation_pass import DIVERSITY_SAMPLES, Pass, per_image
+from unpaired.evaluation_pass import DIVERSITY_SAMPLES, NOT_FIGURES, Pass, per_image
 from unpaired.evaluation_record import Options, measures_of, provenance_of, warnings_of
 from unpaired.evaluation_table import format_table
 from unpaired.metrics.backbones import Backbone, NetworkBackbone, figure_name, open_backbone
@@ -234,6 +235,9 @@ def _evaluate(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """All results of one model, and the features of every set."""
     started = time.monotonic()
+    asked = options.groups
+    if translator.method.from_noise:  # there is no input to come back to, to keep, or to compare with
+        options = replace(options, groups=tuple(g for g in asked if g not in ("errors", "content")))
     size = translator.method.image_size
     images = Images(pools[0], size, options.batch_size, options.limit, options.seed)
     missing = [d for d in translator.domains if d not in images.pool.domains]
@@ -256,18 +260,18 @@ def _evaluate(
     check_truth(translator, tasks, options)
     real = {d: run.features(images.items(d)) for d in translator.domains} if stores else {}
     features = {f"real/{d}|{b}": rows[b] for d, rows in real.items() for b in stores}
-    generated: dict[str, list[Tensor]] = {}
+    generated: dict[str, list[Made]] = {}
     entries = []
     for task in tasks:
         rows = run.direction(task)
         entries.append(_entry(run, task, rows, real.get(task.target, {}), options))
         features |= {f"generated/{task.source}->{task.target}|{b}": rows[f"generated/{b}"] for b in stores}
         if "pixels" in rows:
-            generated.setdefault(task.target, []).append(rows["pixels"])
+            generated.setdefault(task.target, []).append((rows["pixels"], rows["sound"]))
     share_lost(images.lost, ranks)
     results: dict[str, Any] = {"format": 2, "directions": entries}
     results["means"] = means_over_targets(entries, [figure_name(k, b) for b in stores for k in ("FD", "KD")])
-    results["reconstruction"] = {d: _reconstruction(run, d) for d in translator.domains if "errors" in options.groups}
+    results["reconstruction"] = {d: _reconstruction(run, d) for d in translator.domains if "errors" in asked}
     if pools[1] is not None and generated:
         train = Images(pools[1], size, options.batch_size, options.limit, options.seed)
         results["classification"] = class_figures(
@@ -276,8 +280,10 @@ def _evaluate(
     if adaptation:
         results["adaptation"] = dict(adaptation)
     results["measures"] = measures_of(results, list(stores))
+    if translator.method.from_noise:
+        warnings.append("made of noise alone: figures that compare with an input are left out")
     results["warnings"] = warnings + warnings_of(entries, images)
-    results["provenance"] = provenance_of(run, name, by, options, time.monotonic() - started)
+    results["provenance"] = provenance_of(run, name, by, replace(options, groups=asked), time.monotonic() - started)
     return results, features
 
 
@@ -298,9 +304,14 @@ def _entry(
     for backbone in run.stores:
         halves = split_in_halves(target[backbone], seed)
         sets = Sets(rows[f"generated/{backbone}"], rows[f"source/{backbone}"], target[backbone], halves)
-        entry |= feature_figures(sets, backbone, options.groups, resamples=options.bootstrap, seed=seed)
+        found = feature_figures(sets, backbone, options.groups, resamples=options.bootstrap, seed=seed)
+        if run.translator.method.from_noise:
+            found = {key: {k: v for k, v in figure.items() if k != "before"} for key, figure in found.items()}
+        entry |= found
+    if run.translator.method.from_noise:
+        rows = {key: values for key, values in rows.items() if not key.startswith("lpips_to_input")}
     for key, values in rows.items():
-        if values.ndim == 1 and key not in ("place", "cycle_error"):
+        if values.ndim == 1 and key not in (*NOT_FIGURES, "cycle_error"):
             entry[key] = mean_figure(values, seed=seed)
     if run.lpips:
         entry |= _diversity(run, task, seed)

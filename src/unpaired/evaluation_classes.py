@@ -9,6 +9,7 @@ Legend: N images, S side, K classes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,9 +26,12 @@ from unpaired.data.images import Pixels, to_tensor
 from unpaired.data.labelled import open_labelled
 from unpaired.distributed import Ranks
 from unpaired.errors import ConfigError, DataError, nearest
-from unpaired.evaluation_figures import Figure, mean_figure
-from unpaired.evaluation_images import By, Images, Task, plan
+from unpaired.evaluation_figures import Figure, mean_figure, nothing
+from unpaired.evaluation_images import By, Images, plan
 from unpaired.evaluation_pass import Pass
+
+Made = tuple[Tensor, Tensor]
+"""Translations uint8 [n, S, S, 3], and which of them are finite, bool [n]."""
 
 
 class ClassifierConfig(Settings):
@@ -73,46 +77,54 @@ def class_figures(
     train: Images,
     directions: Sequence[tuple[str, str]],
     by: By,
-    generated: Mapping[str, Sequence[Tensor]],
+    generated: Mapping[str, Sequence[Made]],
     config: ClassifierConfig,
 ) -> dict[str, Any]:
     """``rc``, ``fc``, ``ceiling`` (real training images, real test images) and the settings.
 
+    Where pictures are missing or not finite, the figures that need them have the reason instead of a number.
+
     Args:
         held_out: the pass over test images.
         train: training images of the same domains.
-        generated: target -> translations of test images, uint8 [n, S, S, 3].
+        generated: target -> translations of test images.
+
+    Raises ConfigError: fewer than two target domains.
     """
     domains = held_out.translator.domains
     targets = [d for d in domains if d in generated]
     if len(targets) < 2:
         raise ConfigError("RC and FC need at least two target domains; this model translates into one")
-    test_real = _labelled([(d, _squares(held_out.images, d)) for d in targets], config)
-    train_real = _labelled([(d, _squares(train, d)) for d in targets], config)
-    test_made = _labelled([(d, torch.cat(list(generated[d])).numpy()) for d in targets], config)
-    tasks, _ = plan(train, directions, by)
-    run = Pass(held_out.translator, train, {}, {}, (), held_out.seed, held_out.ranks, keep_pixels=True)
-    made: dict[str, list[Tensor]] = {d: [] for d in targets}
-    for task in tasks:
-        made[task.target].append(_sound(run.direction(task), task))
-    train_made = _labelled([(d, torch.cat(made[d]).numpy()) for d in targets], config)
+    test_real = _real(held_out.images, targets, config)
+    train_real = _real(train, targets, config)
+    test_made = _made(generated, targets, config)
+    train_made = _made(_translations(held_out, train, directions, by), targets, config)
+    jobs = {"rc": (train_real, test_made), "ceiling": (train_real, test_real), "fc": (train_made, test_real)}
+    parts = {"test": (test_real, test_made), "train": (train_real, train_made)}
+    why = {name: _lacking(name, parts, targets) for name in jobs}
     device = held_out.translator.device
-    jobs = {"rc": test_made, "ceiling": test_real, "fc": test_real}
-    right: dict[str, list[Tensor]] = {name: [] for name in jobs}
+    right: dict[str, list[Tensor]] = {name: [] for name in jobs if not why[name]}
     confusion: dict[str, list[list[int]]] = {}
     for number in range(config.runs):
-        seed = held_out.seed + number
-        on_real = _train(train_real, config, len(targets), seed, device)
-        on_made = _train(train_made, config, len(targets), seed, device)
-        for name, test in jobs.items():
-            guess = _predict(on_made if name == "fc" else on_real, test[0], device)
-            right[name].append((guess == test[1]).double())
+        trained: dict[int, nn.Module] = {}
+        for name in right:
+            pictures, test = jobs[name]
+            if id(pictures) not in trained:  # RC and its ceiling share one
+                trained[id(pictures)] = _train(pictures, config, len(targets), held_out.seed + number, device)
+            guess = _predict(trained[id(pictures)], test.pictures, device)
+            right[name].append((guess == test.labels).double())
             if not number:
-                confusion[name] = _confusion(guess, test[1], len(targets))
-    sizes = {"rc": (len(test_made[1]), len(train_real[1])), "fc": (len(train_made[1]), len(test_real[1]))}
-    sizes["ceiling"] = (0, len(test_real[1]))
+                confusion[name] = _confusion(guess, test.labels, len(targets))
+    sizes = {
+        "rc": (len(test_made.labels), len(train_real.labels)),
+        "fc": (len(train_made.labels), len(test_real.labels)),
+    }
+    sizes["ceiling"] = (0, len(test_real.labels))
     found: dict[str, Any] = {
-        name: _figure(right[name], *sizes[name], seed=held_out.seed) | {"confusion": confusion[name]} for name in jobs
+        name: _figure(right[name], *sizes[name], seed=held_out.seed) | {"confusion": confusion[name]}
+        if name in right
+        else nothing(why[name], *sizes[name], pair=True)
+        for name in jobs
     }
     return found | {
         "classes": targets,
@@ -122,10 +134,44 @@ def class_figures(
     }
 
 
-def _sound(rows: dict[str, Tensor], task: Task) -> Tensor:
-    if not len(rows.get("pixels", ())):
-        raise ConfigError(f"no translations into '{task.target}': RC and FC cannot be computed")
-    return rows["pixels"]
+@dataclass(frozen=True)
+class Labelled:
+    """Pictures of several classes."""
+
+    pictures: Tensor
+    """[N, 3, s, s] in [-1, 1]."""
+    labels: Tensor
+    """[N] place of the class."""
+    bad: int = 0
+    """Pictures among them that are not finite."""
+
+
+def _lacking(name: str, parts: Mapping[str, tuple[Labelled, Labelled]], targets: Sequence[str]) -> str:
+    """Why a figure has no number; empty where it has one. ``parts``: split -> (real, translated)."""
+    for split, (real, made) in parts.items():
+        empty = [d for k, d in enumerate(targets) if not bool((real.labels == k).any())]
+        if empty:
+            return f"no {split} images of {', '.join(empty[:5])}"
+        used = {"rc": "test", "fc": "train"}.get(name) == split
+        empty = [d for k, d in enumerate(targets) if not bool((made.labels == k).any())]
+        if used and empty:
+            return f"no translations of {split} images into {', '.join(empty[:5])}"
+        if used and made.bad:
+            return f"{made.bad} outputs are not finite"
+    return ""
+
+
+def _translations(
+    held_out: Pass, train: Images, directions: Sequence[tuple[str, str]], by: By
+) -> dict[str, list[Made]]:
+    """Target -> translations of training images."""
+    run = Pass(held_out.translator, train, {}, {}, (), held_out.seed, held_out.ranks, keep_pixels=True)
+    made: dict[str, list[Made]] = {}
+    for task in plan(train, directions, by)[0]:
+        rows = run.direction(task)
+        if "pixels" in rows:
+            made.setdefault(task.target, []).append((rows["pixels"], rows["sound"]))
+    return made
 
 
 def _figure(right: Sequence[Tensor], generated: int, real: int, *, seed: int) -> Figure:
@@ -136,27 +182,36 @@ def _figure(right: Sequence[Tensor], generated: int, real: int, *, seed: int) ->
     return figure
 
 
-def _squares(images: Images, domain: str) -> Pixels:
-    return np.concatenate([pixels for _, _, pixels in images.batches(images.items(domain), Ranks())])
+def _real(images: Images, targets: Sequence[str], config: ClassifierConfig) -> Labelled:
+    sets = [[pixels for _, _, pixels in images.batches(images.items(d), Ranks())] for d in targets]
+    return _labelled([np.concatenate(parts) if parts else None for parts in sets], config)
 
 
-def _labelled(sets: Sequence[tuple[str, Pixels]], config: ClassifierConfig) -> tuple[Tensor, Tensor]:
-    """Pictures [N, 3, s, s] in [-1, 1] and labels [N]: the place of their domain."""
-    pictures, labels = [], []
-    for label, (_, pixels) in enumerate(sets):
+def _made(made: Mapping[str, Sequence[Made]], targets: Sequence[str], config: ClassifierConfig) -> Labelled:
+    parts = [made.get(d, ()) for d in targets]
+    bad = sum(int((~sound).sum()) for part in parts for _, sound in part)
+    return _labelled([torch.cat([pixels for pixels, _ in p]).numpy() if p else None for p in parts], config, bad)
+
+
+def _labelled(sets: Sequence[Pixels | None], config: ClassifierConfig, bad: int = 0) -> Labelled:
+    """Pictures of each class, none of which need be there."""
+    pictures, labels = [torch.empty(0, 3, config.side, config.side)], []
+    for label, pixels in enumerate(sets):
+        if pixels is None or not len(pixels):
+            continue
         for first in range(0, len(pixels), 256):
             x = to_tensor(pixels[first : first + 256])
             if x.shape[-1] > config.side:
                 x = F.interpolate(x, (config.side, config.side), mode="area")
             pictures.append(x)
         labels.append(torch.full((len(pixels),), label))
-    return torch.cat(pictures), torch.cat(labels)
+    return Labelled(
+        torch.cat(pictures[1:] or pictures), torch.cat(labels) if labels else torch.empty(0, dtype=torch.int64), bad
+    )
 
 
-def _train(
-    data: tuple[Tensor, Tensor], config: ClassifierConfig, classes: int, seed: int, device: torch.device
-) -> nn.Module:
-    pictures, labels = data
+def _train(data: Labelled, config: ClassifierConfig, classes: int, seed: int, device: torch.device) -> nn.Module:
+    pictures, labels = data.pictures, data.labels
     of_class = [torch.nonzero(labels == k)[:, 0] for k in range(classes)]
 
     def draw(index: Tensor) -> tuple[Tensor, Tensor]:

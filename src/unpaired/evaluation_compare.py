@@ -105,7 +105,9 @@ class Comparison:
         for row in self.rows:
             arrow = {"lower": " ↓", "higher": " ↑"}.get(row.better or "", "")
             cells = [self._cell(c.figure, f" ({notes[c.reason]})" if c.reason else "") for c in row.cells]
-            n = next((count(c.figure) for c in row.cells if c.figure is not None), "")
+            n = next(
+                (count(c.figure) for c in row.cells if c.figure is not None and c.figure["value"] is not None), "–"
+            )
             first = row.direction if row.direction != before else ""
             before = row.direction
             lines.append((row, [first, row.key + arrow, *cells, self._cell(row.before), self._cell(row.floor), n]))
@@ -116,8 +118,11 @@ class Comparison:
         return ["direction", "measure", *self.columns, "input", "real against real", "N generated / real"]
 
     def _legend(self) -> list[str]:
+        without = {c.reason for r in self.rows for c in r.cells if c.figure is not None and c.figure["value"] is None}
         lines = [
-            f"({mark}) not comparable with the first figure of its row: {reason}"
+            f"({mark}) n. c., no number to compare: {reason}"
+            if reason in without
+            else f"({mark}) not comparable with the first number of its row: {reason}"
             for reason, mark in self._notes().items()
         ]
         lines.append("[low, high]: 95 % bootstrap interval. Best: its interval overlaps with no other of its row.")
@@ -128,7 +133,9 @@ class Comparison:
         from rich.table import Table
 
         console = Console(file=io.StringIO(), width=40 + 26 * (len(self.columns) + 3), color_system=None)
-        table = Table(*self._header)
+        table = Table()
+        for text in self._header:
+            table.add_column(text, overflow="fold")
         for row, texts in self._lines():
             for i, cell in enumerate(row.cells):
                 texts[2 + i] += " *" if cell.best else ""
@@ -157,10 +164,11 @@ class Comparison:
                     cells[2 + i] = rf"\textbf{{{cells[2 + i]}}}"
             lines.append("  " + " & ".join(cells) + r" \\")
         header = "  " + " & ".join(_escaped(h) for h in self._header) + r" \\"
-        notes = [f"% {line}" for line in self._legend()]
+        notes = r" \newline ".join(_escaped(line).replace("Best:", "Bold:") for line in self._legend())
+        below = rf"  \multicolumn{{{len(self._header)}}}{{p{{0.95\linewidth}}}}{{\footnotesize {notes}}}"
         begin = rf"\begin{{tabular}}{{ll{'r' * (len(self.columns) + 2)}r}}"
-        body = [begin, r"  \toprule", header, r"  \midrule", *lines, r"  \bottomrule", r"\end{tabular}"]
-        return "\n".join(["% needs \\usepackage{booktabs}", *notes, *body])
+        body = [begin, r"  \toprule", header, r"  \midrule", *lines, r"  \bottomrule", below, r"\end{tabular}"]
+        return "\n".join(["% needs \\usepackage{booktabs}", *body])
 
 
 def _letter(index: int) -> str:
@@ -210,8 +218,23 @@ def compare(
         if both:
             columns.append((f"{name} (best)", found["best"]))
     rows = _rows([found for _, found in columns])
-    warnings = [f"{name}: {text}" for name, found in columns for text in found.get("warnings") or () if "below" in text]
+    said: dict[str, list[str]] = {}
+    for name, found in columns:
+        for text in found.get("warnings") or ():
+            if "below" in text:
+                said.setdefault(text, []).append(name)
+    warnings = [f"{', '.join(which)}: {text}" for text, which in said.items()]
     return Comparison(tuple(name for name, _ in columns), tuple(rows), tuple(warnings), digits)
+
+
+def not_comparable(results: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str], str]:
+    """(number of the result, key) -> why its figure, where it has a number, cannot be compared with the first of its row."""
+    found: dict[tuple[int, str], str] = {}
+    for row in _rows(results):
+        for number, cell in enumerate(row.cells):
+            if cell.figure is not None and cell.figure["value"] is not None and cell.reason:
+                found.setdefault((number, row.key.removesuffix(" error")), cell.reason)
+    return found
 
 
 def _read(path: Path | str) -> Any:
@@ -246,10 +269,11 @@ def _rows(columns: Sequence[Mapping[str, Any]]) -> list[Row]:
         about = describe(key.removesuffix(" error") if key.startswith("reconstruction") else key, sorted(backbones))
         row = [found.get((where, key)) for found in figures]
         contexts = [
-            _context(found.get("provenance") or {}, figure, about["backbone"]) if figure is not None else None
+            _context(found, key, figure, about["backbone"]) if figure is not None else None
             for found, figure in zip(columns, row, strict=True)
         ]
-        first = next(i for i, figure in enumerate(row) if figure is not None)
+        there = [i for i, figure in enumerate(row) if figure is not None]
+        first = next((i for i in there if (row[i] or {})["value"] is not None), there[0])
         cells = []
         for figure, context in zip(row, contexts, strict=True):
             reason = "" if figure is None else figure.get("not_comparable", "") if figure["value"] is None else ""
@@ -263,13 +287,27 @@ def _rows(columns: Sequence[Mapping[str, Any]]) -> list[Row]:
     return rows
 
 
-def _context(about: Mapping[str, Any], figure: Mapping[str, Any], backbone: str | None) -> dict[str, Any]:
+def _context(found: Mapping[str, Any], key: str, figure: Mapping[str, Any], backbone: str | None) -> dict[str, Any]:
     """What two figures must share, in words -> value."""
+    about = found.get("provenance") or {}
     context = {
         "images": str(about.get("data"))[:12], "split": about.get("split"), "image size": about.get("size"),
         "real images": figure.get("n_real", figure["n"][1] if isinstance(figure["n"], list) else figure["n"]),
         "generated images": figure.get("n_generated", figure["n"][0] if isinstance(figure["n"], list) else figure["n"]),
     }  # fmt: skip
+    if about.get("limit") is not None:
+        context["images drawn with seed"] = about.get("seed")
+    if key in ("rc", "fc", "ceiling"):
+        block = found.get("classification") or {}
+        context |= {f"classifier.{k}": v for k, v in (block.get("config") or {}).items() if k != "split"}
+        context["classes"] = ", ".join(map(str, block.get("classes") or ()))
+    if key == "accuracy":
+        context["labelled images"] = str((found.get("adaptation") or {}).get("labelled"))[:12]
+    if key.startswith("lpips_"):
+        hashes = (about.get("lpips") or {}).get(key.rpartition("_")[2]) or {}
+        context["weights of LPIPS"] = (
+            ", ".join(str(v)[:12] for v in hashes.values()) if isinstance(hashes, Mapping) else None
+        )
     if backbone is not None:
         known = (about.get("backbones") or {}).get(backbone) or {
             "sha256": about.get("backbone_sha256"), "resize": about.get("resize"), "precision": "fp32",
@@ -282,7 +320,10 @@ def _context(about: Mapping[str, Any], figure: Mapping[str, Any], backbone: str 
 
 
 def _differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    found = [f"{what}: {first[what]} and {value}" for what, value in other.items() if first.get(what) != value]
+    """What differs of all that both say."""
+    found = [
+        f"{what}: {first[what]} and {value}" for what, value in other.items() if what in first and first[what] != value
+    ]
     return "; ".join(found)
 
 

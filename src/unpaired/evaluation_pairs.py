@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from unpaired.data.images import IMAGE_SUFFIXES, Pixels, open_image, show, to_tensor, to_uint8
 from unpaired.errors import ConfigError, DataError, nearest
-from unpaired.evaluation_figures import Figure, mean_figure
+from unpaired.evaluation_figures import Figure, mean_figure, nothing
 from unpaired.evaluation_images import square
 from unpaired.metrics.intervals import centred
 from unpaired.metrics.pixels import Palette, Reading, class_ious, mask_f1, mask_iou, pixel_accuracy
@@ -56,20 +57,25 @@ def pixel_figures(
     pairs = find_pairs(translator, folder, source, target, left)
     rows: dict[str, tuple[list[float], list[float]]] = {}
     tables: list[list[Any]] = [[], []]
+    bad = 0
     for one, other in map(_open_pair, pairs):
         x, truth = (square(p, translator.method.image_size) for p in (one, other))
-        y = to_uint8(translator.translate(to_tensor(x[None]), source, target, seed=seed)[0])
-        for side, picture in enumerate((y, x)):
+        y = translator.translate(to_tensor(x[None]), source, target, seed=seed)[0].cpu()
+        sound = bool(torch.isfinite(y).all())  # NaN has no colour
+        bad += not sound
+        for side, picture in enumerate((to_uint8(y) if sound else None, x)):
             for value in thresholds:
                 for reading in READINGS:
                     pair = rows.setdefault(f"pixel_accuracy_{reading}_{value:g}", ([], []))
-                    pair[side].append(pixel_accuracy(picture, truth, value, reading))
-            if palette is not None:
+                    right = math.nan if picture is None else pixel_accuracy(picture, truth, value, reading)
+                    pair[side].append(right)
+            if palette is not None and picture is not None:
                 tables[side].append(palette.confusion(picture, truth))
     found = {name: mean_figure(y, seed=seed) | {"before": mean_figure(x, seed=seed)} for name, (y, x) in rows.items()}
     if palette is not None:
-        after, before = (_iou(t, palette, seed) for t in tables)
-        found[f"mean_iou_{palette.name}"] = after | {"before": before}
+        n = len(pairs)
+        after = nothing(f"{bad} outputs are not finite", n, n) if bad else _iou(tables[0], palette, seed)
+        found[f"mean_iou_{palette.name}"] = after | {"before": _iou(tables[1], palette, seed)}
     return found
 
 
@@ -120,9 +126,11 @@ def mask_figures(
         if truth.shape != x.shape[:2]:
             sizes = [f"{w}×{h}" for h, w in (truth.shape, x.shape[:2])]
             raise DataError(f"{show(mask)}: {sizes[0]} pixels, but the picture {show(picture)} has {sizes[1]}")
-        ours = translator.attention(to_tensor(x[None]), threshold=threshold)[0, 0].cpu().numpy() > 0
+        soft = translator.attention(to_tensor(x[None]))[0, 0].cpu()
+        sound = bool(torch.isfinite(soft).all())  # NaN is on neither side of a threshold
+        ours = (soft >= threshold).numpy()
         for name, score in (("mask_iou", mask_iou), ("mask_f1", mask_f1)):
-            scores[name][0].append(score(ours, truth))
+            scores[name][0].append(score(ours, truth) if sound else math.nan)
             scores[name][1].append(score(np.ones_like(truth), truth))
     return {
         f"{name}_{threshold:g}": mean_figure(ours, seed=seed) | {"before": mean_figure(whole, seed=seed)}

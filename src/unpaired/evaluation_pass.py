@@ -73,7 +73,8 @@ class Pass:
     def direction(self, task: Task) -> dict[str, Tensor]:
         """Rows of one task in the order of its items: ``place``; one number an image each (``change``, ``ssim_to_input``,
         ``cycle_error``, ``lpips_to_input_<net>``, ``feature_cosine-<b>``); features ``generated/<b>`` and ``source/<b>`` [n, D];
-        ``pixels`` [n, S, S, 3] where they are kept. A translation that is not finite gives NaN everywhere."""
+        ``pixels`` [n, S, S, 3] and ``sound`` [n] (whether they are finite) where they are kept. A translation that is not finite
+        gives NaN everywhere."""
         parts: list[dict[str, Tensor]] = []
         keys: dict[str, list[bytes]] = {
             f"{side}/{name}": [] for side in ("generated", "source") for name in self.stores
@@ -85,14 +86,14 @@ class Pass:
                 keys[f"generated/{name}"] += store.add(result, to_tensor(result))
                 keys[f"source/{name}"] += store.add(pixels, to_tensor(pixels))
         rows = {k: torch.cat([p[k] for p in parts]) for k in parts[0]} if parts else self._nothing(task)
-        sound = rows.pop("sound")
+        sound = rows["sound"] if self.keep_pixels else rows.pop("sound")
         for name, store in self.stores.items():
             generated, before = (store.rows(keys[f"{side}/{name}"]) for side in ("generated", "source"))
             rows[f"generated/{name}"], rows[f"source/{name}"] = generated, before
             if "content" in self.groups:
                 rows[f"feature_cosine-{name}"] = torch.cosine_similarity(before.double(), generated.double(), dim=1)
         for key, value in rows.items():
-            if key not in ("place", "pixels") and not key.startswith("source/"):
+            if key not in ("place", "pixels", "sound") and not key.startswith("source/"):
                 value[~sound] = math.nan
         return gather(rows, self.ranks)
 
@@ -145,12 +146,15 @@ class Pass:
         for at, source, pixels in self.images.batches(items, self.ranks):
             x = to_tensor(pixels)
             samples = []
+            sound = torch.ones(len(x), dtype=torch.bool)
             for k in range(DIVERSITY_SAMPLES):
                 y = translate(self.translator, x, source, task.target, self.seed + 1 + k, at).cpu()
+                sound &= torch.isfinite(y).flatten(1).all(dim=1)
                 samples.append(to_tensor(to_uint8(torch.nan_to_num(y))))
             pairs = [(i, j) for i in range(len(samples)) for j in range(i)]
             for net, model in self.lpips.items():
-                found[net].append(torch.stack([model(samples[i], samples[j]) for i, j in pairs]).double().mean(dim=0))
+                mean = torch.stack([model(samples[i], samples[j]) for i, j in pairs]).double().mean(dim=0)
+                found[net].append(mean.masked_fill(~sound, math.nan))
             places += at
         rows = {"place": _places(places)} | {net: _joined(v) for net, v in found.items()}
         return {k: v for k, v in gather(rows, self.ranks).items() if k != "place"}
@@ -177,6 +181,10 @@ def translate(translator: Translator, x: Tensor, source: str, target: str, seed:
     return torch.cat([translator.translate(x[i : i + 1], source, target, seed=s) for i, s in enumerate(seeds)])
 
 
+NOT_FIGURES = ("place", "sound")
+"""Rows of :meth:`Pass.direction` with one value an image that measure nothing."""
+
+
 def per_image(task: Task, rows: Mapping[str, Tensor], images: Images) -> dict[str, list[Any]]:
     """The rows with one number an image, for who wants to find the best and the worst."""
     items = [task.items[int(place)] for place in rows["place"]]
@@ -184,6 +192,6 @@ def per_image(task: Task, rows: Mapping[str, Tensor], images: Images) -> dict[st
         "source": [d for d, _ in items], "index": [i for _, i in items], "name": [images.name(item) for item in items],
     }  # fmt: skip
     for key, values in rows.items():
-        if values.ndim == 1 and key != "place":
+        if values.ndim == 1 and key not in NOT_FIGURES:
             found[key] = [v if math.isfinite(v) else None for v in values.tolist()]
     return found

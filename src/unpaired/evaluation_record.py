@@ -85,9 +85,14 @@ def provenance_of(run: Pass, name: str | None, by: str, options: Options, second
         "lpips": {net: model.sha256 for net, model in run.lpips.items()},
         "bootstrap": options.bootstrap,
         "metrics": list(options.groups),
-        "pairs": str(options.pairs) if options.pairs is not None else None,
-        "palette": str(options.palette) if options.palette is not None else None,
-        "masks": str(options.masks) if options.masks is not None else None,
+        "pairs": _path(options.pairs),
+        "threshold": None if options.pairs is None else list(numbers(options.thresholds)),
+        "left": options.left,
+        "palette": _path(options.palette),
+        "masks": _path(options.masks),
+        "mask_threshold": None if options.masks is None else options.mask_threshold,
+        "classifier": _path(options.classifier),
+        "labelled": _path(options.labelled),
         "device": str(translator.device),
         "precision": translator.precision,
         "processes": run.ranks.world,
@@ -97,13 +102,22 @@ def provenance_of(run: Pass, name: str | None, by: str, options: Options, second
     }  # fmt: skip
 
 
+def _path(given: Path | str | None) -> str | None:
+    return None if given is None else str(given)
+
+
+def numbers(given: float | Sequence[float]) -> tuple[float, ...]:
+    """One number or several, as several."""
+    return (float(given),) if isinstance(given, (int, float)) else tuple(map(float, given))
+
+
 def warnings_of(entries: Sequence[Mapping[str, Any]], images: Images) -> list[str]:
     """Files that were left out, and the bias of distances from few images."""
     warnings = [f"left out: {path}: {reason}" for path, reason in sorted(images.lost.items())]
     least = min((min(d["n_source"], d["n_target"]) for d in entries), default=0)
     if least < ENOUGH_IMAGES and any(key.startswith(("FD-", "FID")) for d in entries for key in d):
         warnings.append(
-            f"only {least} images: below {ENOUGH_IMAGES:,} a Fréchet distance is mostly bias. Compare it with 'before' and "
-            "'floor' of the same table alone, and trust the kernel distance more"
+            f"only {least} images: below {ENOUGH_IMAGES:,} a Fréchet distance is mostly bias. Compare it only with those of the untranslated "
+            "input ('before') and of real images against real ones ('floor') in the same table, and trust the kernel distance more"
         )
     return warnings

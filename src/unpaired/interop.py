@@ -29,7 +29,7 @@ __all__ = [
 def class_names(text: str | None) -> tuple[str, ...] | None:
     """Names of classes from a comma-separated list or from a text file with one a line; None stays None.
 
-    Raises ConfigError: an unreadable file, an empty name, or a name twice.
+    Raises ConfigError: a file that is missing or unreadable, an empty name, or a name twice.
     """
     if text is None:
         return None
@@ -39,6 +39,10 @@ def class_names(text: str | None) -> tuple[str, ...] | None:
         lines = path.read_text(encoding="utf-8-sig").splitlines() if is_file else text.split(",")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--domains {text}: cannot be read: {error}") from error
+    if not is_file and "," not in text and (path.suffix.lower() == ".txt" or len(path.parts) > 1):
+        raise ConfigError(
+            f"--domains {text}: no such file; give a text file with a name a line, or names with commas between"
+        )
     names = [line.strip() for line in lines]
     while is_file and names and not names[-1]:
         names.pop()

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
+from unpaired.devices import shapes_only
 from unpaired.errors import CheckpointError, ConfigError
 from unpaired.interop_tensors import cleaned, count, finished, needed, same_names
 from unpaired.methods.biggan import BigGAN
@@ -43,7 +43,7 @@ def import_biggan(
             f"{gen_path} has {shape.classes} classes, --domains names {len(domains)}; name them all, or none"
         )
     model = BigGAN.Config(width=shape.width, shared_dim=shape.shared_dim, z_dim=shape.z_dim, attention=shape.attention)
-    with torch.device("meta"):  # every tensor comes from the files
+    with shapes_only():  # every tensor comes from the files
         method = BigGAN(model, domains, image_size=shape.size)
     method.generator.load_state_dict(same_names(gen_path, tensors, method.generator.state_dict()), assign=True)
     judge = cleaned(read_torch_file(dis_path))
@@ -88,14 +88,14 @@ def import_deepi2i(
     needed(paths["adaptors"], given["adaptors"], "blocks.0.0.conv1.weight", "DeepI2I adaptors")
     for name in ("generator", "discriminator"):  # the released models' further rows belong to no class of theirs
         wanted = Generator if name == "generator" else Discriminator
-        with torch.device("meta"):
+        with shapes_only():
             same_names(paths[name], given[name], wanted(shape).state_dict())
         given[name] = with_classes(given[name], list(range(len(domains))))
     model = DeepI2I.Config(
         mode=mode, width=shape.width, shared_dim=shape.shared_dim, z_dim=shape.z_dim, attention=shape.attention,
         reconstruction="mse", reconstruction_rows="released",  # training that goes on does so as that code trained
     )  # fmt: skip
-    with torch.device("meta"):
+    with shapes_only():
         method = DeepI2I(model, domains, image_size=shape.size)
     for name, path in paths.items():
         network = method.get_submodule(name)

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
+from unpaired.devices import shapes_only
 from unpaired.errors import CheckpointError
 from unpaired.interop_tensors import Names, cleaned, convert, count, needed, run_config
 from unpaired.methods.unit import UNIT
@@ -193,7 +193,7 @@ def _assemble(
 
     run = run_config("unit", UNIT.Config, gen_path, {"architecture": architecture, **settings}, domains, image_size)
     model = run.model
-    with torch.device("meta"):
+    with shapes_only():
         method = UNIT(model, domains, image_size=image_size)
     wanted = method.state_dict()
     translators = {k: v for k, v in wanted.items() if not k.startswith("discriminators.")}

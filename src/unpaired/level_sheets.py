@@ -53,7 +53,7 @@ def write_level_sheets(
     if asked is None or not translator.levels(torch.zeros(1, 3, side, side), asked, target):
         raise ConfigError(
             f"this model ({translator.header.get('method')}) has no pictures of levels; method 'cascade' has, "
-            "where it was trained with model.invert_all = true"
+            "where it was trained with model.invert_all = true, once its inversion stages are over"
         )
     written, failed = [], []
     for task in plan(inputs, folder, ".png").tasks:

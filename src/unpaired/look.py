@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unpaired import devices
-from unpaired.analysis import embed_2d, nearest_neighbours, perceptual_distances
+from unpaired.analysis import FEWEST, embed_2d, nearest_neighbours, perceptual_distances
 from unpaired.checkpoint import write_atomic
 from unpaired.config import DataConfig, from_dict
 from unpaired.data.images import encode_image, show, to_tensor
 from unpaired.data.sampling import Pool, centre_crops, open_pool
-from unpaired.errors import ConfigError, UnpairedError
+from unpaired.errors import ConfigError, DataError, UnpairedError
 from unpaired.level_sheets import sheet
 from unpaired.metrics.backbones import NetworkBackbone, open_backbone
 from unpaired.networks.features import Features, load_pretrained
@@ -146,6 +146,17 @@ def look(
     tree = find_data(data)
     split = "test" if all(tree.files.get(("test", d)) for d in (asked, to)) else "train"
     held, trained = open_pool(tree, config, split), open_pool(tree, config, "train")
+    shown = [min(limit, held.count(d)) for d in (asked, to, asked)]  # translations are as many as their sources
+    if sum(shown) < FEWEST:
+        raise DataError(
+            f"{show(data)}: too few images in '{split}' for a map: {shown[0]} of {asked} with their translations and {shown[1]} of "
+            f"{to}, together {sum(shown)}; it takes {FEWEST}"
+        )
+    out = Path(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnpairedError(f"{show(out)}: cannot be made: {error.strerror}") from error
     comparing = Features(network, LAYERS[network])
     load_pretrained(comparing, weights)
     comparing = comparing.eval().requires_grad_(False).to(place)
@@ -186,11 +197,6 @@ def look(
             for i, (row, near) in enumerate(zip(indices, distances, strict=True))
         ],
     }  # fmt: skip
-    out = Path(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UnpairedError(f"{show(out)}: cannot be made: {error.strerror}") from error
     write_atomic(out / "map.png", encode_image(tsne_picture(points)))
     write_atomic(out / "neighbours.png", encode_image(page))
     write_atomic(out / "look.json", json.dumps(about, indent=1, ensure_ascii=False).encode())

@@ -1,7 +1,7 @@
 """What a run would take on this machine, from a few timed steps of it: ``unpaired plan``.
 
-Every stage is built and stepped as the run would do it, on the same images, in a process of its own, so that its peak memory
-is that of such a run and a setting that does not fit harms nothing. Nothing is kept of what was trained.
+Every stage is built and stepped as the run would do it (``planning_trial``), on the same images, in a process of its own, so that
+its peak memory is that of such a run and a setting that does not fit harms nothing. Nothing is kept of what was trained.
 """
 
 from __future__ import annotations
@@ -9,9 +9,6 @@ from __future__ import annotations
 import math
 import os
 import resource
-import statistics
-import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -21,14 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from unpaired import runs
+from unpaired._memory import keep_memory, memory_is_kept
 from unpaired.config import RunConfig, from_dict
 from unpaired.errors import ConfigError, UnpairedError
 
 GIB = 2**30
-CYCLES = 4
-"""Timed rounds of a stage's updates; the median counts."""
-SECONDS = 20.0
-"""After this many seconds in a stage no further round is begun."""
 MARGIN = 1.25
 """A trial may reserve this times the memory that is there before it is stopped: less would stop runs that fit, since a
 process reserves more than it uses."""
@@ -56,17 +50,25 @@ class Cost:
     stages: tuple[StageCost, ...]
     save_seconds: float
     sheet_seconds: float
+    look_seconds: float
+    """At held-out images, where ``training.validate_every`` asks for it."""
     start_seconds: float
-    """Opening the data, building, loading pretrained weights."""
+    """What is done once: opening, building, pretrained weights, starts of stages, what first steps take more than later ones."""
     peak: int
     saves: int
     sheets: int
+    looks: int
 
     @property
     def total_seconds(self) -> float:
-        """Of the whole run: its steps, checkpoints and sample sheets."""
-        steps = sum(stage.steps * stage.seconds for stage in self.stages)
-        return self.start_seconds + steps + self.saves * self.save_seconds + self.sheets * self.sheet_seconds
+        """Of the whole run."""
+        return self.other_seconds + sum(stage.steps * stage.seconds for stage in self.stages)
+
+    @property
+    def other_seconds(self) -> float:
+        """Beside the steps: checkpoints, sample sheets, looks at held-out images, and what is done once."""
+        repeated = self.saves * self.save_seconds + self.sheets * self.sheet_seconds + self.looks * self.look_seconds
+        return self.start_seconds + repeated
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,8 @@ def _described(cost: Cost) -> list[str]:
     for s in cost.stages:
         took = duration(s.steps * s.seconds)
         lines.append(f"{s.name:<16}{s.steps:>10,}{s.batch_size:>7}{1e3 * s.seconds:>12,.1f}{s.gflop:>10,.1f}{took:>12}")
-    extra = cost.saves * cost.save_seconds + cost.sheets * cost.sheet_seconds + cost.start_seconds
-    lines.append(f"start, {cost.saves} checkpoints, {cost.sheets} sample sheets: {duration(extra)}")
+    looks = f", {cost.looks} looks at held-out images" if cost.looks else ""
+    lines.append(f"start, {cost.saves} checkpoints, {cost.sheets} sample sheets{looks}: {duration(cost.other_seconds)}")
     lines.append(f"in all {duration(cost.total_seconds)}, peak memory {cost.peak / GIB:.2f} GiB")
     return lines
 
@@ -226,22 +228,26 @@ def _tried(run: RunConfig, data: Path | str, change: dict[str, Any], memory: int
     bound = round(memory * MARGIN)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
-            cost: Cost | None = pool.submit(_measured, changed.written(), str(data), bound).result()
+            cost: Cost | None = pool.submit(_measured, changed.written(), str(data), bound, memory_is_kept()).result()
         except BrokenProcessPool:  # the kernel killed it
             return None
     return None if cost is None else replace(cost, settings=change)
 
 
-def _measured(values: dict[str, Any], data: str, bound: int) -> Cost | None:
-    """In the child: step through every stage. None when memory runs out."""
+def _measured(values: dict[str, Any], data: str, bound: int, keep: bool) -> Cost | None:
+    """In the child: step through every stage, with the allocator of the parent. None when memory runs out."""
+    if keep:
+        keep_memory()
     import torch
+
+    from unpaired.planning_trial import measure
 
     run = from_dict(values)
     cuda = torch.cuda.is_available() and run.training.device != "cpu"
     if not cuda:
         resource.setrlimit(resource.RLIMIT_DATA, (bound, resource.RLIM_INFINITY))
     try:
-        return _stepped(run, data)
+        return measure(run, data)
     except UnpairedError:
         raise
     except (MemoryError, torch.cuda.OutOfMemoryError):
@@ -250,98 +256,6 @@ def _measured(values: dict[str, Any], data: str, bound: int) -> Cost | None:
         if "allocate memory" not in str(error):
             raise
         return None
-
-
-def _stepped(run: RunConfig, data: str) -> Cost:
-    import torch
-
-    from unpaired import devices, training
-    from unpaired.data.folders import find
-    from unpaired.data.sampling import open_pool
-    from unpaired.distributed import Ranks
-    from unpaired.methods import method_class
-    from unpaired.runlog import RunLog
-
-    started = time.perf_counter()
-    device = devices.choose_device(run.training.device)
-    precision = devices.choose_precision(run.training.precision, device)
-    run = run.model_copy(update={"training": run.training.model_copy(update={"precision": precision})})
-    devices.set_products(precision)
-    tree = find(data, least=min(2, method_class(run.method).min_domains))
-    pool = open_pool(tree, run.data, split="train")
-    with tempfile.TemporaryDirectory(prefix="unpaired-plan-") as scratch:
-        (Path(scratch) / "checkpoints").mkdir()
-        trainer = training.Trainer(
-            runs.build(run, tree.domains), pool, run, Path(scratch), held_out=None, header_extra={}, on_step=None,
-            device=device, ranks=Ranks(), reporter=None,
-        )  # fmt: skip
-        trainer.prepare()
-        started = time.perf_counter() - started
-        stages: list[StageCost] = []
-        first = 0
-
-        def timed(work: Any) -> float:
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            before = time.perf_counter()
-            work()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            return time.perf_counter() - before
-
-        for stage in trainer.plan.stages:
-            if stage.start is not None:
-                stage.start()
-            trainer.modes(stage)
-            trainer.step = first
-            batches = trainer.batches()  # with the loader processes that the run will have
-
-            def step(stage: Any = stage, first: int = first, batches: Any = batches) -> None:
-                batch = next(batches)
-                trainer.step += 1
-                trainer.run_step(stage, first, batch)
-
-            cycle = math.lcm(*(update.every for update in stage.updates))
-            with flop_counter() as counter:
-                for _ in range(min(cycle, stage.steps)):
-                    step()
-            flop = counter.get_total_flops() / min(cycle, stage.steps)
-            rounds: list[float] = []
-            begun = time.perf_counter()
-            while len(rounds) < CYCLES and (not rounds or time.perf_counter() - begun < SECONDS):
-                if trainer.step + cycle > first + stage.steps:
-                    break
-                rounds.append(sum(timed(step) for _ in range(cycle)) / cycle)
-            if not rounds:  # a stage of a step or two: once more, on the same batch numbers
-                trainer.step = first
-                batches = trainer.batches()
-                rounds.append(timed(lambda b=batches, s=step: s(batches=b)))
-            stages.append(StageCost(stage.name, stage.steps, stage.batch_size, statistics.median(rounds), flop / 1e9))
-            first += stage.steps
-            del batches
-        log = RunLog(Path(scratch) / "log.jsonl", 0, tensorboard=None)
-        sheet = timed(lambda: trainer.sample(log))
-        save = timed(trainer.save)
-        log.close()
-        total = trainer.plan.total
-        return Cost(
-            {}, tuple(stages), save, sheet, started, _peak(device.type), saves=2 + (total - 1) // run.training.checkpoint_every,
-            sheets=2 + (total - 1) // run.training.sample_every,
-        )  # fmt: skip
-
-
-def _peak(kind: str) -> int:
-    """Bytes: what PyTorch reserved on the GPU, else this process's largest resident size."""
-    if kind == "cuda":
-        import torch
-
-        return int(torch.cuda.max_memory_reserved())
-    try:  # getrusage would count the parent's size too: it is kept over fork and exec
-        status = Path("/proc/self/status").read_text("ascii")
-        return 1024 * int(status.split("VmHWM:")[1].split()[0])
-    except (OSError, IndexError):
-        scale = 1 if os.uname().sysname == "Darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 
 
 def _memory_there(kind: str, index: int) -> int:

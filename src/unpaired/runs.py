@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from unpaired.config import preset as read_preset
 from unpaired.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from unpaired.data.folders import DataTree
     from unpaired.data.sampling import Pool
     from unpaired.methods.base import Method
     from unpaired.translation import Translator
@@ -144,10 +146,9 @@ def train(
         Interrupted: a signal came; state saved.
     """
     from unpaired import checkpoint, training
-    from unpaired.data.check import check
     from unpaired.data.folders import find
-    from unpaired.data.sampling import open_pool
     from unpaired.methods import method_class
+    from unpaired.transfer import TRANSLATOR
     from unpaired.translation import load
 
     with signals.handled():
@@ -163,6 +164,12 @@ def train(
             named = method is not None or preset is not None or config is not None or start_from is not None
             if not named and not (out / "config.toml").exists():
                 method = translator
+            asked = resolve(method=method, preset=preset, config=config, start_from=start_from, run_dir=out).method
+            if asked not in (kinds := [translator, *(k for k, t in TRANSLATOR.items() if t == translator)]):
+                raise ConfigError(
+                    f"{pretrained} holds a {kinds[-1]}: method '{translator}' starts from it, not '{asked}'; leave out the "
+                    "method, preset or config that says so"
+                )
         run = resolve(
             method=method,
             preset=preset,
@@ -175,25 +182,45 @@ def train(
         tree = find(data, least=min(2, method_class(run.method).min_domains))
         domains = _order(tree.domains, out, start_from)
         model = build(run, domains)
-        check(tree, run.data).require()
-        pool: Pool = open_pool(tree, run.data, split="train")
-        held_out = None
-        if all(tree.files.get(("test", domain)) for domain in tree.domains):
-            held_out = open_pool(tree, run.data, split="test")
-        if any(pool.count(domain) == 0 for domain in tree.domains):
-            raise DataError(f"{data}: a domain has no training images")
-        validator = None
-        if run.training.validate_every is not None:
-            pool, validator = _held_out(pool, run)
+        opened = open_data(tree, run)
         extra = {}
         if start_from is not None:
             extra["started_from"] = checkpoint.start_from(model, run.method, start_from)
-            model.has_weights = True
         path = training.fit(
-            model, pool, run, out, held_out=held_out, header_extra=extra, allow_change=allow_change, quiet=quiet, validator=validator,
-            origin=note,
+            model, opened.pool, run, out, held_out=opened.held_out, header_extra=extra, allow_change=allow_change, quiet=quiet,
+            validator=opened.validator, origin=note,
         )  # fmt: skip
         return load(path)
+
+
+@dataclass(frozen=True)
+class OpenData:
+    """What a run works on."""
+
+    pool: Pool
+    """The images that are trained on."""
+    held_out: Pool | None
+    """For the sample sheets, where the data has a split "test"."""
+    validator: Validator | None
+    """Looks at the images that ``training.validate_every`` holds out, and has them."""
+
+
+def open_data(tree: DataTree, run: RunConfig) -> OpenData:
+    """The images of a run, checked and cached. Raises DataError, ConfigError, WeightsError."""
+    from unpaired.data.check import check
+    from unpaired.data.sampling import open_pool
+
+    check(tree, run.data).require()
+    pool: Pool = open_pool(tree, run.data, split="train")
+    held_out = None
+    if all(tree.files.get(("test", domain)) for domain in tree.domains):
+        held_out = open_pool(tree, run.data, split="test")
+    if any(pool.count(domain) == 0 for domain in tree.domains):
+        raise DataError(f"{tree.root}: a domain has no training images")
+    if run.training.validate_every is None:
+        return OpenData(pool, held_out, None)
+    rest, validator = _held_out(pool, run)
+    return OpenData(rest, held_out, validator)
 
 
 def _held_out(pool: Pool, run: RunConfig) -> tuple[Pool, Validator]:

@@ -26,7 +26,6 @@ from unpaired.data.images import encode_image, to_tensor, to_uint8
 from unpaired.data.sampling import Pool, Sampler, StepDataset, centre_crops
 from unpaired.distributed import Ranks, joined
 from unpaired.errors import (
-    CheckpointError,
     ConfigError,
     DataError,
     Interrupted,
@@ -38,8 +37,7 @@ from unpaired.errors import (
 from unpaired.methods.base import Batch, Method, Stage, Update
 from unpaired.resume import compare_settings, lock, restore_newest
 from unpaired.runlog import Reporter, RunLog, warn
-from unpaired.stages import Plan
-from unpaired.watch import Watch
+from unpaired.training_state import TrainingState
 
 if TYPE_CHECKING:
     from unpaired.validation import Validator
@@ -60,7 +58,7 @@ def seed_everything(seed: int, step: int, rank: int = 0) -> None:
     torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1))
 
 
-class Trainer:
+class Trainer(TrainingState):
     """One run: builds optimisers, restores, steps, saves. Use :func:`fit`."""
 
     def __init__(
@@ -78,33 +76,12 @@ class Trainer:
         reporter: Reporter | None,
         validator: Validator | None = None,
     ) -> None:
-        self.method, self.pool, self.held_out, self.config, self.run_dir = (
-            _placed(method, device),
-            pool,
-            held_out,
-            config,
-            run_dir,
-        )
-        self.header_extra, self.on_step, self.device, self.ranks, self.reporter = (
-            header_extra,
-            on_step,
-            device,
-            ranks,
-            reporter,
-        )
-        self.settings, self.validator = config.training, validator
-        self.plan = Plan(method.stages())
+        super().__init__(method.place(device), config.training.ema)
+        self.pool, self.held_out, self.config, self.run_dir = pool, held_out, config, run_dir
+        self.header_extra, self.on_step, self.validator = header_extra, on_step, validator
+        self.settings, self.device, self.ranks, self.reporter = config.training, device, ranks, reporter
         if config.data.views:
             method.view_counts = {d: pool.count(d) * config.data.views for d in method.domains}
-        self.watch = Watch()
-        self.step = 0
-        self.pretrained: list[dict[str, str]] = []
-        self.optimizers: dict[str, torch.optim.Adam] = {}
-        self.names = {id(p): n for n, p in method.named_parameters()}
-        shared = {n for n in method.shared_state() if n.split(".")[0] not in method.never_averaged}
-        self.average = (
-            {n: t.detach().clone() for n, t in self._averageable().items() if n in shared} if self.settings.ema else {}
-        )
         self.losses: dict[tuple[str, str], Callable[[Batch], dict[str, Tensor]]] = {}
         pictures = held_out or pool
         self.sheet = [d for d in method.directions if pictures.count(d[0])][:MAX_SHEET_DIRECTIONS]
@@ -121,138 +98,23 @@ class Trainer:
 
     # ---- state -------------------------------------------------------------------------------------------
 
-    def _averageable(self) -> dict[str, Tensor]:
-        """What an average can be taken of, by name: parameters, and buffers but for the counters, so that averaged weights go with
-        averaged statistics (as in BigGAN's code, whose EMA is over the whole state dictionary)."""
-        buffers = {n: b for n, b in self.method.named_buffers() if b.is_floating_point()}
-        return {**dict(self.method.named_parameters()), **buffers}
-
-    def _optimizer(self, update: Update) -> torch.optim.Adam:
-        """The optimiser of an update's name, with a group for each module that has joined it so far."""
-        optimizer = self.optimizers.get(update.name)
-        seen: set[int] = set()
-        for module, rate in zip(update.modules, update.rates or (1.0,) * len(update.modules), strict=True):
-            own = [p for p in dict.fromkeys(module.parameters()) if id(p) not in seen]
-            seen |= {id(p) for p in own}
-            groups = optimizer.param_groups if optimizer else []
-            known = next((g for g in groups if own and g["params"][0] is own[0]), None)
-            if known is not None:
-                known["rate"] = rate
-            elif own and optimizer is not None:
-                optimizer.add_param_group({"params": own, "rate": rate})
-            elif own:
-                spec = update.optimizer
-                optimizer = torch.optim.Adam(
-                    [{"params": own, "rate": rate}],
-                    lr=spec.lr,
-                    betas=spec.betas,
-                    eps=spec.eps,
-                    weight_decay=spec.weight_decay,
-                    fused=True,
-                )
-        if optimizer is None:
-            raise ValueError(f"update '{update.name}' has no parameters")
-        self.optimizers[update.name] = optimizer
-        return optimizer
-
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that must survive a restart: the one list of it."""
-        tensors = {f"method/{k}": v for k, v in self.method.state_dict().items()}
-        tensors |= {f"average/{k}": v for k, v in self.average.items()}
-        for name, optimizer in self.optimizers.items():
-            for parameter, values in optimizer.state.items():
-                tensors |= {f"optimizer/{name}/{self.names[id(parameter)]}/{k}": v for k, v in values.items()}
-        values = {
-            "format": checkpoint.FORMAT,
-            "step": self.step,
-            "watch": self.watch.state(),
-            "pretrained": self.pretrained,
-            "averaged": len(self.average),
-            "optimizers": {n: c for n, o in self.optimizers.items() if (c := sum(map(len, o.state.values())))},
-        }
-        return tensors, values
-
     def prepare(self) -> None:
         """Before the first step of a fresh run: let the method load pretrained weights. Raises WeightsError."""
         self.method.examples = self._examples
         # a run that starts from another model has its weights already: those stay, and only the rest is prepared
         kept = dict(self.method.shared_state()) if "started_from" in self.header_extra else {}
-        kept = {name: value.clone() for name, value in kept.items()}
+        kept = {n: value.clone() for n, value in kept.items() if not n.startswith(self.method.measured)}
         self.pretrained = self.method.prepare()
         self.method.load_state_dict(kept, strict=False)
         self.method.examples = None
-        self._take_optimizers(self.method.carried)
+        self.take_optimizers(self.method.carried)
         self.method.carried = {}
-        live = self._averageable()
-        self.average = {name: live[name].detach().clone() for name in self.average}
-
-    def _take_optimizers(self, tensors: Mapping[str, Tensor]) -> None:
-        """Optimiser state from ``optimizer/<update>/<parameter>/<what>``, for the updates up to ``self.step`` (the first stage's
-        where that is 0)."""
-        if not any(k.startswith("optimizer/") for k in tensors):
-            return
-        for update in self.plan.updates_until(max(self.step, 1)):
-            optimizer = self._optimizer(update)
-            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-                prefix = f"optimizer/{update.name}/{self.names[id(parameter)]}/"
-                saved = {
-                    k.removeprefix(prefix): _laid_out(v, parameter) for k, v in tensors.items() if k.startswith(prefix)
-                }
-                if saved:
-                    optimizer.state[parameter] = saved
+        self.begin_average()
 
     def _examples(self, domain: str, count: int, first: int = 0) -> Tensor:
         """[n, 3, S, S]: centre crops of ``count`` training images of a domain from ``first`` on, fewer where there are fewer."""
         rows = range(first, min(first + count, self.pool.count(domain)))
         return to_tensor(centre_crops(self.pool, domain, rows, self.config.data)).to(self.device)
-
-    def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Take back what :meth:`state` gave. Raises CheckpointError when it does not fit."""
-        missing = sorted({"step", "watch"} - set(values))  # every value but those that older files do not have
-        for name, count in values.get("optimizers", {}).items():
-            found = sum(k.startswith(f"optimizer/{name}/") for k in tensors)
-            missing += [f"{count - found} tensors of optimizer/{name}"] if found != count else []
-        averaged = sum(k.startswith("average/") for k in tensors)
-        if (count := values.get("averaged", averaged)) != averaged:
-            missing.append(f"{count - averaged} tensors of average")
-        if missing:
-            raise CheckpointError(f"the saved state is not whole; missing: {', '.join(missing)}")
-        own, _ = self.state()
-        if not any(k.startswith("average/") for k in tensors):  # EMA switched on: it starts from the weights of now
-            tensors = {**tensors, **{f"average/{n}": tensors[f"method/{n}"] for n in self.average}}
-        elif not self.average:  # switched off
-            tensors = {k: v for k, v in tensors.items() if not k.startswith("average/")}
-        elif "averaged" not in values:  # of before statistics were averaged, too: theirs begin with the raw ones
-            own_buffers = self.average.keys() & {n for n, _ in self.method.named_buffers()}
-            raw = {f"average/{n}": v for n in own_buffers if (v := tensors.get(f"method/{n}")) is not None}
-            tensors = {**raw, **tensors}
-        own_names = {k for k in own if not k.startswith("optimizer/")}
-        given_names = {k for k in tensors if not k.startswith("optimizer/")}
-        if own_names != given_names:
-            raise CheckpointError(
-                f"the saved state does not fit this method; it differs in: {', '.join(sorted(own_names ^ given_names)[:8])}"
-            )
-        other = [k for k in sorted(own_names) if own[k].shape != tensors[k].shape]
-        if other:
-            lines = "".join(f"\n  {k}: here {tuple(own[k].shape)}, saved {tuple(tensors[k].shape)}" for k in other[:8])
-            raise CheckpointError(
-                f"the saved state does not fit this method; {len(other)} tensors have other shapes, so a setting that shapes the "
-                f"networks has changed. Repeat the old one, or use another --out{lines}"
-            )
-        self.method.load_state_dict(
-            {k.removeprefix("method/"): v for k, v in tensors.items() if k.startswith("method/")}
-        )
-        for name in self.average:
-            self.average[name] = _laid_out(tensors[f"average/{name}"], self.average[name])
-        self.step = values["step"]
-        self._take_optimizers(tensors)
-        self.method.check_parts()
-        self.watch.restore(values["watch"])
-        self.pretrained = list(values.get("pretrained", ()))  # files from before there was such a thing
-
-    def shared_tensors(self) -> dict[str, Tensor]:
-        """What goes into the model file: averages where EMA is on, the raw tensors elsewhere."""
-        return {**self.method.shared_state(), **self.average}
 
     def header(self) -> dict[str, Any]:
         """The header of a model of this step."""
@@ -310,16 +172,11 @@ class Trainer:
             if self.step % update.every == 0:
                 terms |= self._update(update, stage, first, parts)
         self.ranks.share_buffers(self.method.buffers())
-        if self.settings.ema:
-            live = self._averageable()
-            names = list(self.average)
-            torch._foreach_lerp_(
-                [self.average[n] for n in names], [live[n].detach() for n in names], 1 - self.settings.ema
-            )
+        self.move_average()
         return terms
 
     def _update(self, update: Update, stage: Stage, first: int, parts: Sequence[Batch]) -> dict[str, Tensor]:
-        optimizer = self._optimizer(update)
+        optimizer = self.optimizer(update)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for parameter in parameters:
             parameter.requires_grad_(True)
@@ -421,7 +278,7 @@ class Trainer:
         """Write ``samples/step-N.png``: fixed held-out inputs above their translations (and the method's own views between
         them), for each direction."""
         self.method.eval()
-        swapped = self._swap_average()
+        swapped = self.swap_average()
         rows, warnings = [], []
         for source, target in self.sheet:
             images = self.fixed[source].to(self.device)
@@ -435,7 +292,7 @@ class Trainer:
             rows += [_row(pictures, self.settings.samples) for pictures in (images, *between, outputs)]
             if self.step >= max(WATCH_FROM_STEP, self.plan.total // 4):  # an untrained network may give one grey
                 warnings += self.watch.sampled(images, outputs, (source, target))
-        self._swap_average(swapped)
+        self.swap_average(swapped)
         if rows:
             sheet = np.concatenate(rows)
             file = self.run_dir / "samples" / f"step-{self.step:09d}.png"
@@ -453,11 +310,11 @@ class Trainer:
         """Look at held-out images and keep the model if it is the best so far; the values for the log. Raises Interrupted."""
         if self.validator is None or not self.ranks.main:
             return {}
-        swapped = self._swap_average()
+        swapped = self.swap_average()
         try:
             values = self.validator.look(self.method, self.device, self.settings.precision)
         finally:
-            self._swap_average(swapped)
+            self.swap_average(swapped)
         model = {"tensors": self.shared_tensors(), "header": self.header()}
         self.validator.note(self.run_dir, self.step, values, model)
         return values
@@ -467,15 +324,6 @@ class Trainer:
         if self.validator is None or not self.step:
             return None
         return self.validator.owed(self.run_dir, self.step)
-
-    def _swap_average(self, back: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Put the averages into the method, or ``back`` what they replaced; returns what was there."""
-        live = self._averageable()
-        put = self.average if back is None else back
-        before = {n: live[n].detach().clone() for n in put}
-        for name, value in put.items():
-            live[name].data.copy_(value)
-        return before
 
     # ---- the loop ----------------------------------------------------------------------------------------
 
@@ -607,23 +455,6 @@ class Trainer:
             asked,
             f"stopped by signal {asked} after step {self.step}; saved as {path}. The same command goes on from there",
         )
-
-
-def _placed(method: Method, device: torch.device) -> Method:
-    """The method on ``device``, its convolutions' weights in the memory format that is faster there for training."""
-    # On CPUs most convolutions are 1.1 to 1.9 times as fast in channels_last, and one look at a weight decides for all maps after
-    # it; not measured on GPUs.
-    if device.type == "cpu" and method.channels_last:
-        return method.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-    return method.to(device)
-
-
-def _laid_out(value: Tensor, like: Tensor) -> Tensor:
-    """A copy of ``value`` on the device and, where the shapes are equal, in the memory format of ``like``: the same arithmetic,
-    bit for bit, after a restart."""
-    if value.shape != like.shape:
-        return value.to(like.device, copy=True)
-    return torch.empty_like(like, dtype=value.dtype).copy_(value)
 
 
 def _row(images: Tensor, columns: int) -> np.ndarray[Any, Any]:

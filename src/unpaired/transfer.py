@@ -119,7 +119,7 @@ def read(
 ) -> Pretrained:
     """Both networks' tensors of a ``biggan`` model with their classes replaced by ``domains``; with ``carry`` Adam's moments too.
 
-    With the very same names in the same order nothing is replaced. Otherwise ``rule`` says where a new class starts:
+    With the very same names each class keeps its own row. Otherwise ``rule`` says where a new class starts:
     ``nearest``, the old class as which the discriminator takes ``examples`` of it for most real; ``mean`` of all old
     classes; ``index``, the old class of the same number, as the official code does.
 
@@ -133,14 +133,18 @@ def read(
     discriminator_state = dict(discriminator.state_dict())
     moments = _moments(path) if carry else {}
     rows: list[int] | None = list(range(len(domains)))
+    how = ""
     if method.domains != domains:
-        rows = _rows(rule, file, discriminator, method.domains, domains, examples)
+        if set(method.domains) == set(domains):
+            how, rows = ", by name", [method.domains.index(domain) for domain in domains]
+        else:
+            how, rows = f", {rule}", _rows(rule, file, discriminator, method.domains, domains, examples)
         follow = len(domains) if rows is None else rows
         generator_state = with_classes(generator_state, follow)
         discriminator_state = _settled(with_classes(discriminator_state, follow))
         moments = with_classes(moments, follow)
     about = _source("biggan", file, header)
-    about["classes"] = f"{len(method.domains)} -> {len(domains)}" + ("" if method.domains == domains else f", {rule}")
+    about["classes"] = f"{len(method.domains)} -> {len(domains)}{how}"
     return Pretrained(generator_state, discriminator_state, about, rows, moments)
 
 

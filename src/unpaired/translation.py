@@ -8,7 +8,7 @@ Legend: N batch, H height, W width; images are float tensors [N, 3, H, W] in [-1
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from unpaired import checkpoint
-from unpaired._files import sha256_of
 from unpaired.devices import autocast, choose_device, choose_precision, set_products
 from unpaired.engines import ENGINES, OpenVINO
 from unpaired.errors import ConfigError, DataError, nearest
-from unpaired.methods.base import Method
+from unpaired.methods.base import Method, Pair
 from unpaired.tiling import MAX_PIXELS, MIN_STRIDES, at_any_size
 from unpaired.translation_files import (
     IncompleteTranslation,
@@ -78,7 +77,6 @@ class Translator:
         """Move the model to ``cpu``, ``cuda``, ``cuda:N`` or ``auto``. Raises ConfigError when it is not there."""
         self.device = choose_device(str(device))
         self.precision = choose_precision(self._asked_precision, self.device)
-        self.method.to(self.device)
         if self.engine not in ENGINES:
             raise ConfigError(
                 f"no engine '{self.engine}'.{nearest(self.engine, ENGINES)} There are: {', '.join(ENGINES)}."
@@ -89,7 +87,9 @@ class Translator:
                     f"engine 'openvino' runs in fp32 on a CPU, not in {self.precision} on {self.device}: "
                     "add --device cpu --precision fp32, or use --engine torch"
                 )
-            self._openvino = OpenVINO(self.method)
+            self._openvino = OpenVINO(self.method.to(self.device))
+        else:
+            self.method.place(self.device)
         return self
 
     @property
@@ -98,7 +98,7 @@ class Translator:
         return self.method.domains
 
     @property
-    def directions(self) -> tuple[tuple[str, str], ...]:
+    def directions(self) -> Sequence[Pair]:
         """(source, target) pairs that can be translated."""
         return self.method.directions
 
@@ -346,7 +346,7 @@ class Translator:
             result = at_any_size(
                 network, images, stride=self.method.stride, fixed=self.method.fixed_size, max_pixels=max_pixels
             )
-        return result.float().clamp(-1, 1)  # NaN stays NaN: callers must see it
+        return result.float().clamp(-1, 1).contiguous()  # NaN stays NaN: callers must see it
 
     def translate_image(
         self,
@@ -418,8 +418,13 @@ def load(
         CheckpointError: missing, damaged, foreign, or of another version; the text says which.
         ConfigError: the device, precision or engine is not there.
     """
-    file = checkpoint.model_file(path)
-    method, header = checkpoint.load_method(file)
+    model = checkpoint.load_model(path)
     return Translator(
-        method, header, device=device, precision=precision, path=file, sha256=sha256_of(file), engine=engine
+        model.method,
+        model.header,
+        device=device,
+        precision=precision,
+        path=model.path,
+        sha256=model.sha256,
+        engine=engine,
     )

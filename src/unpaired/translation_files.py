@@ -12,8 +12,9 @@ import hashlib
 import io
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -506,19 +507,21 @@ def _weights_hash(model: Translator) -> str:
     return sha.hexdigest()
 
 
-class _bar:
-    """A progress bar on standard error; nothing where that is no terminal."""
+@contextmanager
+def _bar() -> Iterator[Progress | None]:
+    """A progress bar on standard error; nothing, and no import for it, where that is no terminal."""
+    if not (sys.stderr and sys.stderr.isatty()):
+        yield None
+        return
+    from rich import progress
+    from rich.console import Console
 
-    def __enter__(self) -> Progress:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        columns = (TextColumn("translating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._task = self._progress.add_task("translating", total=None)
-        self._progress.start()
-        return lambda done, total: self._progress.update(self._task, completed=done, total=total)
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+    columns = (
+        progress.TextColumn("translating"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("translating", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from unpaired.cli.parameters import (
     AllowChange,
@@ -23,6 +23,9 @@ from unpaired.cli.parameters import (
     print_json,
     settings_of,
 )
+
+if TYPE_CHECKING:
+    from unpaired.translation import Translator
 
 
 def train(
@@ -82,14 +85,17 @@ def train(
     if not quiet:
         from unpaired.validation import summary
 
-        here = shlex.quote(str(out))
-        single = f"unpaired synthesize {here} --n 64 --out DIR"
-        lines = [
-            f"done: {out}",
-            summary(out),
-            f"next: {single if len(trained.domains) == 1 else f'unpaired translate {here} PICTURES --to DOMAIN --out DIR'}",
-        ]
+        lines = [f"done: {out}", summary(out), f"next: {next_command(trained, out)}"]
         print("\n".join(line for line in lines if line))
+
+
+def next_command(trained: Translator, out: Path) -> str:
+    """What to type after a training to see what the model makes."""
+    here = shlex.quote(str(out))
+    if trained.method.from_noise:
+        to = " --to DOMAIN" if len(trained.domains) > 1 else ""
+        return f"unpaired synthesize {here} --n 64{to} --out DIR"
+    return f"unpaired translate {here} PICTURES --to DOMAIN --out DIR"
 
 
 def pretrain(

@@ -290,11 +290,15 @@ def _warnings(report: CheckReport) -> Iterable[str]:
     for kind, what in (("across_splits", "both in train and test"), ("within", "more than once in a domain")):
         groups = report.duplicates[kind]
         if groups:
-            yield f"{len(groups)} images are {what}: {_some(' = '.join(g[:3]) for g in groups)}"
+            yield f"{_images(len(groups))} {what}: {_some(' = '.join(g[:3]) for g in groups)}"
     yield from _odd_files(report)
     yield from _odd_sizes(report, train)
     if tree.unreadable:
         yield f"{len(tree.unreadable)} folders cannot be read: {_some(show(p) for p, _ in tree.unreadable)}"
+
+
+def _images(count: int) -> str:
+    return "1 image is" if count == 1 else f"{count} images are"
 
 
 def _shared(report: CheckReport, train: Mapping[str, Sequence[FileFacts]]) -> Iterable[str]:
@@ -307,7 +311,7 @@ def _shared(report: CheckReport, train: Mapping[str, Sequence[FileFacts]]) -> It
     for a, b in alike:
         yield f"the domains {a} and {b} hold the same images; there is nothing to translate"
     if not alike:
-        yield f"{len(groups)} images are in more than one domain: {_some(' = '.join(g[:3]) for g in groups)}"
+        yield f"{_images(len(groups))} in more than one domain: {_some(' = '.join(g[:3]) for g in groups)}"
 
 
 def _odd_files(report: CheckReport) -> Iterable[str]:

@@ -385,7 +385,7 @@ def _resized(pixels: Pixels, side: int, filter_: str) -> Pixels:
     import torch
 
     height, width, _ = pixels.shape
-    stored = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    stored = torch.from_numpy(np.require(pixels, requirements="W")).permute(2, 0, 1)[None]
     target = _target((width, height), side)[::-1]
     with torch.inference_mode():
         made = torch.nn.functional.interpolate(stored, target, mode=filter_, antialias=True)

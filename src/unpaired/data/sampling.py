@@ -30,7 +30,7 @@ from unpaired.data import cache
 from unpaired.data.folders import MAX_BAD_SHARE, DataTree, find
 from unpaired.data.images import Pixels, load_resized, normalise, resize, short_side, show
 from unpaired.errors import DataError, ImageError
-from unpaired.methods.base import Batch
+from unpaired.methods.base import AllPairs, Batch, Pair
 
 log = logging.getLogger("unpaired")
 MAX_LOST_SHARE = 0.01
@@ -246,7 +246,8 @@ class Sampler:
 
     Each domain is visited without replacement, epoch after epoch; the permutation follows from (seed, role, domain, epoch),
     where the role is source or target. Crop and mirroring follow from (seed, step, position in the batch). With several
-    pairs, every run of ``len(pairs)`` samples uses each pair once, in an order that follows from (seed, run).
+    pairs, every run of ``len(pairs)`` samples uses each pair once, in an order that follows from (seed, run); with all
+    pairs of n domains, each domain is also once a source and once a target in every n samples.
 
     Args:
         pool: the images. Each is resized to ``short_side(config)`` unless it has that size already.
@@ -260,13 +261,14 @@ class Sampler:
         self,
         pool: Pool,
         config: DataConfig,
-        pairs: Sequence[tuple[str, str]],
+        pairs: Sequence[Pair],
         seed: int,
         domains: Sequence[str] | None = None,
     ) -> None:
-        self.pool, self.config, self.pairs, self.seed = pool, config, tuple(pairs), seed
+        self.pool, self.config, self.seed = pool, config, seed
+        self.pairs = pairs if isinstance(pairs, AllPairs) else tuple(pairs)
         self.domains = tuple(domains or pool.domains)
-        named = {d for pair in self.pairs for d in pair}
+        named = {*self.pairs.domains} if isinstance(self.pairs, AllPairs) else {d for pair in self.pairs for d in pair}
         if not self.pairs or not named <= set(pool.domains):
             raise DataError(f"pairs {self.pairs}: the data has the domains {', '.join(pool.domains)}")
         empty = sorted(d for d in named if pool.count(d) == 0)
@@ -276,8 +278,7 @@ class Sampler:
         """(domain, index) -> reason, for images that have become unusable; others of their domain took their place."""
         self._total = sum(pool.count(d) for d in pool.domains)
         self._permutations: dict[tuple[str, str], tuple[int, NDArray[np.int64]]] = {}
-        self._in_run = (Counter(p[0] for p in self.pairs), Counter(p[1] for p in self.pairs))
-        self._run: tuple[int, list[tuple[int, tuple[int, int]]]] = (-1, [])
+        self._run: tuple[int, list[tuple[Pair, tuple[int, int]]]] = (-1, [])
 
     def batch(self, step: int, batch_size: int, part: int = 0, of: int = 1) -> Batch:
         """The batch of ``step``; with ``of`` > 1 only slice number ``part``, equal to ``.part(part, of)`` of the whole.
@@ -294,7 +295,7 @@ class Sampler:
         for n, row in enumerate(rows):
             position = step * batch_size + int(row)
             pair, visits = self._pair(position)
-            for role, name, visit in zip(drawn, self.pairs[pair], visits, strict=True):
+            for role, name, visit in zip(drawn, pair, visits, strict=True):
                 index, image = self._load(name, self._index(role, name, visit))
                 numbers = drawn[role][row]
                 if self.config.views:
@@ -321,22 +322,36 @@ class Sampler:
         """[3] in [0, 1): crop and mirroring of one of an image's views, the same for every seed, step and role."""
         return _generator("view", domain, index, view).random(3)
 
-    def _pair(self, position: int) -> tuple[int, tuple[int, int]]:
-        """(index of the pair, (visits of its source as source, of its target as target) before this position)."""
+    def _pair(self, position: int) -> tuple[Pair, tuple[int, int]]:
+        """(pair, (visits of its source as source, of its target as target) before this position)."""
         if len(self.pairs) == 1:
-            return 0, (position, position)
-        run, place = divmod(position, len(self.pairs))
+            return self.pairs[0], (position, position)
+        pairs = self.pairs
+        run, place = divmod(position, len(pairs.domains) if isinstance(pairs, AllPairs) else len(pairs))
         if self._run[0] != run:
-            order = _generator(self.seed, "pairs", run).permutation(len(self.pairs)).tolist()
-            seen = ({d: run * n for d, n in self._in_run[0].items()}, {d: run * n for d, n in self._in_run[1].items()})
-            plan = []
-            for pair in order:
-                source, target = self.pairs[pair]
-                plan.append((pair, (seen[0][source], seen[1][target])))
-                seen[0][source] += 1
-                seen[1][target] += 1
-            self._run = (run, plan)
+            self._run = (run, self._turn(run, pairs) if isinstance(pairs, AllPairs) else self._listed(run))
         return self._run[1][place]
+
+    def _listed(self, run: int) -> list[tuple[Pair, tuple[int, int]]]:
+        """Each pair of the list once."""
+        per_run = (Counter(p[0] for p in self.pairs), Counter(p[1] for p in self.pairs))
+        seen = tuple({d: run * n for d, n in counts.items()} for counts in per_run)
+        plan = []
+        for index in _generator(self.seed, "pairs", run).permutation(len(self.pairs)).tolist():
+            source, target = self.pairs[index]
+            plan.append(((source, target), (seen[0][source], seen[1][target])))
+            seen[0][source] += 1
+            seen[1][target] += 1
+        return plan
+
+    def _turn(self, run: int, pairs: AllPairs) -> list[tuple[Pair, tuple[int, int]]]:
+        """Each domain with the one ``shift`` places on: n - 1 shifts make all pairs, and no list of n² of them is held."""
+        domains = pairs.domains
+        n = len(domains)
+        block, nth = divmod(run, n - 1)
+        shift = 1 + int(_generator(self.seed, "shift", block).permutation(n - 1)[nth])
+        order = _generator(self.seed, "pairs", run).permutation(n).tolist()
+        return [((domains[i], domains[(i + shift) % n]), (run, run)) for i in order]
 
     def _index(self, role: str, domain: str, visit: int) -> int:
         epoch, place = divmod(visit, self.pool.count(domain))

@@ -11,6 +11,7 @@ m [N, 1, H, W] in [0, 1] is the mask; G0 and G give images like x; λ weighs the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from unpaired import losses
 from unpaired.config import MethodConfig
 from unpaired.errors import ConfigError
-from unpaired.methods.base import Adam, Batch, Method, Stage, Update, one_way
+from unpaired.methods.base import Adam, Batch, Method, Pair, Stage, Update, one_way
 from unpaired.networks.attention_branch import AttentionBranch
 from unpaired.networks.blocks import Norm, kaiming_convolutions, normal_convolutions
 from unpaired.networks.features import NETWORKS, Features, load_pretrained
@@ -255,7 +256,7 @@ class Attend(Method):
     # -- plan
 
     @property
-    def directions(self) -> tuple[tuple[str, str], ...]:
+    def directions(self) -> Sequence[Pair]:
         """One."""
         return (self.direction,)
 

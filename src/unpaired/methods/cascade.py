@@ -10,6 +10,7 @@ G_i^B gives maps of b's domain, D_i^B judges them. In code a domain is its index
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from unpaired import losses
 from unpaired.errors import ConfigError
-from unpaired.methods.base import Adam, Batch, Update
+from unpaired.methods.base import Adam, Batch, Pair, Update
 from unpaired.methods.levels import LevelConfig, LevelMethod, Maps, Weight, bind
 from unpaired.networks.feature_maps import Conditional, ContentTrunk, Critic, DeepTranslator, StyleFromMap
 
@@ -78,7 +79,7 @@ class Cascade(LevelMethod):
     # -- plan
 
     @property
-    def pairs(self) -> tuple[tuple[str, str], ...]:
+    def pairs(self) -> Sequence[Pair]:
         """The domains in their order: each batch has images of both, and both directions are trained on it."""
         return ((self.domains[0], self.domains[1]),)
 
@@ -131,8 +132,11 @@ class Cascade(LevelMethod):
         return self.picture(last, self.pyramid(images, number, (last,))[last], number)
 
     def levels(self, images: Tensor, source: str, target: str) -> list[tuple[str, Tensor, Tensor]]:
-        """Fig. 1 and 25: inversions of the maps of ``images`` and of their translations, for each level with an inversion network."""
+        """Fig. 1 and 25: inversions of the maps of ``images`` and of their translations, for each level with an inversion network;
+        none before the first level is begun."""
         s, t = self._way(source, target)
+        if not int(self.reached):
+            return []
         maps: Maps = self.pyramid(images, s)
         made = self.cascade(maps, t, self.shown)
         return [

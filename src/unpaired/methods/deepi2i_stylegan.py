@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from unpaired.errors import ConfigError
-from unpaired.methods.base import Batch, one_way
+from unpaired.methods.base import Batch, Pair, one_way
 from unpaired.methods.gans import (
     Betas,
     Count,
@@ -90,7 +90,7 @@ class DeepI2IStyleGAN(OnStyleGAN, Hierarchical):
         self.discriminator = Discriminator(self.shape)  # Ψ
 
     @property
-    def directions(self) -> tuple[tuple[str, str], ...]:
+    def directions(self) -> Sequence[Pair]:
         """From ``source`` to the other domain."""
         return (self.direction,)
 

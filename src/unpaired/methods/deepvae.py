@@ -11,6 +11,7 @@ of the deepest map, D_i the critics. A latent of the method is all z_i side by s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -19,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from unpaired import losses
-from unpaired.methods.base import Adam, Batch, Update
+from unpaired.methods.base import Adam, Batch, Pair, Update
 from unpaired.methods.levels import Count, Judge, LevelConfig, LevelMethod, Maps, Slopes, Weight, bind
 from unpaired.networks.blocks import draw_latents
 from unpaired.networks.feature_maps import (
@@ -83,7 +84,7 @@ class DeepVAE(LevelMethod):
     # -- plan
 
     @property
-    def directions(self) -> tuple[tuple[str, str], ...]:
+    def directions(self) -> Sequence[Pair]:
         """The domain onto itself."""
         return ((self.domains[0], self.domains[0]),)
 

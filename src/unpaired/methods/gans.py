@@ -6,6 +6,7 @@ Legend: images [N, 3, S, S] in [-1, 1]; y [N] int64 is a class (index into ``dom
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from unpaired import losses, transfer
 from unpaired.config import MethodConfig
 from unpaired.errors import ConfigError
-from unpaired.methods.base import Batch, Method
+from unpaired.methods.base import Batch, Method, Pair
 from unpaired.networks import biggan, stylegan
 from unpaired.networks.blocks import draw_latents
 
@@ -110,7 +111,7 @@ class OnGAN(Method):
             )
 
     @property
-    def directions(self) -> tuple[tuple[str, str], ...]:
+    def directions(self) -> Sequence[Pair]:
         """Every ordered pair; with a single class, that class onto itself."""
         return super().directions or ((self.domains[0], self.domains[0]),)
 
@@ -167,12 +168,12 @@ class GAN(OnGAN):
     discriminator: nn.Module
 
     @property
-    def pairs(self) -> tuple[tuple[str, str], ...]:
+    def pairs(self) -> Sequence[Pair]:
         """Each domain with itself, so that all come equally often however many images they have."""
         return tuple((d, d) for d in self.domains)
 
     def prepare(self) -> list[dict[str, str]]:
-        if not self.config.pretrained or self.has_weights:
+        if not self.config.pretrained or self.weights_of:
             return []
         found = self.read_pretrained()
         self.generator.load_state_dict(found.generator)

@@ -185,7 +185,7 @@ class Hierarchical(OnGAN):
 
     def prepare(self) -> list[dict[str, str]]:
         c: HierarchicalConfig = self.config
-        if not c.transfer or self.has_weights:
+        if not c.transfer or self.weights_of:
             return []
         if not self.config.pretrained:
             raise ConfigError(

@@ -146,6 +146,8 @@ class LevelMethod(Method):
 
     # small maps of many channels under WGAN-GP: a step of the deepest level takes 1.4 times as long in channels_last
     channels_last: ClassVar[bool] = False
+    # a run that keeps nothing of the model that it begins with has the statistics of its own images
+    measured: ClassVar[tuple[str, ...]] = ("pyramid.mean", "pyramid.std", "made_on", "inverted_on", "reached")
     made_from_deeper: ClassVar[bool] = True
     """A level is trained on what the networks of the deeper ones give, and not on real maps alone."""
 
@@ -200,7 +202,8 @@ class LevelMethod(Method):
     def prepare(self) -> list[dict[str, str]]:
         """The pyramid's weights and statistics. Raises WeightsError, or ConfigError for parts that nothing would train."""
         c: LevelConfig = self.config
-        if self.has_weights:
+        if self.weights_of:
+            self._begin_with_model()
             return []
         if c.kept_levels:
             raise ConfigError(
@@ -211,6 +214,27 @@ class LevelMethod(Method):
                 "model.inversion_steps = 0 keeps the inversion networks of --start-from; without it there are none"
             )
         return self.pyramid.prepare(c.weights, self.domains, self.examples, c.statistics_images)
+
+    def _begin_with_model(self) -> None:
+        """After another model's weights have been taken in: what is kept must have been trained, on these domains; where nothing is,
+        all is trained again, on statistics of the new images. Raises ConfigError."""
+        c: LevelConfig = self.config
+        kept = {f"kept_levels keeps level {level}": self.made_on[c.levels.index(level)] for level in c.kept_levels} | {
+            f"inversion_steps = 0 keeps the inversion of level {level}": self.inverted_on[c.levels.index(level)]
+            for level in ([] if c.inversion_steps else c.inverted)
+        }
+        for what, trained_on in kept.items():
+            if not trained_on.any():
+                raise ConfigError(f"model.{what}, which the model of --start-from has never trained; leave it out")
+        if not kept:
+            self.pyramid.take_statistics(self.domains, self.examples, c.statistics_images)
+            for buffer in (self.made_on, self.inverted_on, self.reached):
+                buffer.zero_()
+        elif set(self.weights_of) != set(self.domains):
+            raise ConfigError(
+                f"the model of --start-from was trained on {', '.join(self.weights_of)}, the data has {', '.join(self.domains)}: "
+                "nothing of it can be kept for other domains; leave out model.kept_levels and model.inversion_steps=0"
+            )
 
     def stages(self) -> tuple[Stage, ...]:
         """The inversion networks, then the levels from the deepest on, but for those that are kept."""

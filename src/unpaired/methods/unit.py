@@ -12,7 +12,7 @@ downsampling and C = width * s; x_ab is an image of a translated to b, x_aba tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from unpaired import losses
 from unpaired.config import MethodConfig
 from unpaired.errors import ConfigError
-from unpaired.methods.base import Adam, Batch, Method, Stage, Update
+from unpaired.methods.base import Adam, Batch, Method, Pair, Stage, Update
 from unpaired.networks.blocks import (
     ResidualBlock,
     SampleNorm,
@@ -261,7 +261,7 @@ class UNIT(Method):
         return self.encoders, self.encoder_shared, self.generator_shared, self.generators
 
     @property
-    def pairs(self) -> tuple[tuple[str, str], ...]:
+    def pairs(self) -> Sequence[Pair]:
         """One pair: every batch holds images of both domains and trains both directions."""
         return ((self.domains[0], self.domains[1]),)
 

@@ -11,7 +11,7 @@ is the first name in ``domains`` (labelled), domain 2 the second. x̂₁₂ is x
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from unpaired.classifier import jitter
 from unpaired.config import MethodConfig
 from unpaired.errors import ConfigError
-from unpaired.methods.base import Adam, Batch, Method, Stage, Update
+from unpaired.methods.base import Adam, Batch, Method, Pair, Stage, Update
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -87,7 +87,7 @@ class Offset(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.bias = nn.Parameter(torch.randn(channels, 1, 1) * 0.002)
+        self.bias = nn.Parameter(nn.init.normal_(torch.empty(channels, 1, 1), std=0.002))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.bias
@@ -218,7 +218,7 @@ class UNITDigits(Method):
                 private[1].load_state_dict(private[0].state_dict())
 
     @property
-    def pairs(self) -> tuple[tuple[str, str], ...]:
+    def pairs(self) -> Sequence[Pair]:
         """Batches always come as (labelled, unlabelled)."""
         return ((self.domains[0], self.domains[1]),)
 

@@ -20,7 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from unpaired import weights
 from unpaired._files import sha256_of
-from unpaired.devices import autocast
+from unpaired.devices import autocast, shapes_only
 from unpaired.errors import ConfigError, UnpairedError, WeightsError, nearest
 from unpaired.networks import inception, mobilenet
 
@@ -172,7 +172,7 @@ def _torchvision(name: str) -> Callable[[Mapping[str, Tensor]], nn.Module]:
         options = (
             {"aux_logits": True, "init_weights": False, "transform_input": False} if name == "inception_v3" else {}
         )
-        with torch.device("meta"):
+        with shapes_only():
             network = getattr(models, name)(weights=None, **options)
         try:
             network.load_state_dict(state, strict=True, assign=True)
@@ -220,7 +220,7 @@ def _any_torchvision(name: str, side: int) -> _Kind | None:
         return None
 
     def build(state: Mapping[str, Tensor]) -> nn.Module:
-        with torch.device("meta"):
+        with shapes_only():
             network = models.get_model(name, weights=None)
         try:
             network.load_state_dict(state, strict=True, assign=True)
@@ -231,7 +231,7 @@ def _any_torchvision(name: str, side: int) -> _Kind | None:
         setattr(network.get_submodule(parent), leaf, nn.Identity())
         return _Normalised(network)
 
-    with torch.device("meta"):
+    with shapes_only():
         linear = [m for m in models.get_model(name, weights=None).modules() if isinstance(m, nn.Linear)]
     # SqueezeNet alone has none: its 512 last channels, averaged
     return _Kind(linear[-1].in_features, side, build) if linear else _Kind(512, side, _torchvision(name))

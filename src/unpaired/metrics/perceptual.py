@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from unpaired import weights
 from unpaired._files import sha256_of
+from unpaired.devices import shapes_only
 from unpaired.errors import ConfigError, WeightsError
 
 _LAYERS = {"alex": ("alexnet", (1, 4, 7, 9, 11)), "vgg": ("vgg16", (3, 8, 15, 22, 29))}
@@ -113,7 +114,7 @@ def lpips_from_state(net: str, network: dict[str, Tensor], linear: dict[str, Ten
     weights.import_torchvision()
     from torchvision import models
 
-    with torch.device("meta"):
+    with shapes_only():
         layers = getattr(models, _LAYERS[net][0])(weights=None).features
     own = {k.removeprefix("features."): v for k, v in network.items() if k.startswith("features.")}
     try:

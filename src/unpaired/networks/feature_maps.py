@@ -164,7 +164,7 @@ def _style_head(inputs: int, widths: Sequence[int], width: float) -> nn.Sequenti
     hidden = max(16, round(STYLE_HIDDEN * width))
     last = nn.Linear(hidden, 2 * sum(widths))
     with torch.no_grad():
-        last.bias.copy_(torch.cat([torch.cat([torch.zeros(w), torch.ones(w)]) for w in widths]))
+        last.bias.copy_(torch.tensor([value for w in widths for value in [0.0] * w + [1.0] * w]))
     return nn.Sequential(nn.Linear(inputs, hidden), nn.LeakyReLU(SLOPE), last)
 
 

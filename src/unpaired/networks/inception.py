@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unpaired.devices import shapes_only
 from unpaired.errors import WeightsError
 
 INPUT_SIDE = 299
@@ -168,7 +169,7 @@ class FIDInception(nn.Module):
 
 def from_state(state: Mapping[str, Tensor]) -> FIDInception:
     """The network with torch-fidelity's weights, frozen and in eval mode. Raises WeightsError when they do not fit."""
-    with torch.device("meta"):
+    with shapes_only():
         network = FIDInception()
     own = {k: v for k, v in state.items() if not k.startswith("fc.")}  # the 1,008 classes are of no use here
     for key, value in network.state_dict().items():

@@ -10,9 +10,9 @@ Legend: N batch, C channels, S side of the image in pixels, h side of a map; ima
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from unpaired.errors import ConfigError, nearest
 from unpaired.networks.blocks import kaiming_convolutions
 from unpaired.networks.features import NETWORKS, Features, load_pretrained
+from unpaired.networks.mobilenet import ConvBN
 
 Tap = Literal["before", "after"]
 """Where a level is taken: before or after its ReLU."""
@@ -91,12 +92,18 @@ class Pyramid(nn.Module):
         self.layer = {level: pairs[level - 1][tap == "after"] for level in range(1, LEVELS + 1)}
         self.relu = {level: pairs[level - 1][1] for level in range(1, LEVELS + 1)}
         taps = tuple(dict.fromkeys([*self.layer.values(), *self.relu.values()]))
-        self.features = Features(network, taps)
+        self.features = Features(network, taps).eval()
         kaiming_convolutions(self.features)
-        self.channels, self.sides = _shapes(network, self.relu, side)
+        self.channels, self.sides = _shapes(self.features, self.relu, side)
         for level in self.levels:
             self.register_buffer(f"mean{level}", torch.zeros(domains, self.channels[level]))
             self.register_buffer(f"std{level}", torch.ones(domains, self.channels[level]))
+
+    def train(self, mode: bool = True) -> Pyramid:
+        """The classifier stays in eval mode whatever the mode around it: batch norms keep their pretrained statistics."""
+        super().train(mode)
+        self.features.eval()
+        return self
 
     # -- filling
 
@@ -117,10 +124,16 @@ class Pyramid(nn.Module):
         Raises WeightsError.
         """
         about = [] if weights == "random" else [self.load(weights)]
+        self.take_statistics(domains, examples, limit)
+        return about
+
+    def take_statistics(
+        self, domains: Sequence[str], examples: Callable[..., Tensor] | None, limit: int | None = None
+    ) -> None:
+        """Gather the statistics of every domain from its images; arguments as of :meth:`prepare`."""
         if examples is not None:
             for number, domain in enumerate(domains):
                 self.measure(number, blocks(examples, domain, limit))
-        return about
 
     def load(self, weights: str) -> dict[str, str]:
         """Fill the network from ``pretrained`` or a path; where it came from. Raises WeightsError."""
@@ -204,17 +217,34 @@ def blocks(examples: Callable[..., Tensor], domain: str, limit: int | None) -> I
         first += len(block)
 
 
-def _shapes(network: str, layers: dict[int, str], side: int) -> tuple[dict[int, int], dict[int, int]]:
-    """Channels and side of each level's map, from the network itself on images without contents."""
-    with torch.device("meta"):
-        probe = Features(network, tuple(layers.values())).eval()
-        images = torch.zeros(1, 3, side, side)
-    try:
-        maps = probe(images)
-    except RuntimeError as error:
-        raise ConfigError(f"data.size = {side} is too small for five levels of {network}: {error}") from error
-    shapes = {level: tuple(x.shape[1:3]) for level, x in zip(layers, maps, strict=True)}
-    return {level: c for level, (c, _) in shapes.items()}, {level: h for level, (_, h) in shapes.items()}
+def _shapes(features: Features, layers: Mapping[int, str], side: int) -> tuple[dict[int, int], dict[int, int]]:
+    """Channels and side of each level's map for images of ``side`` pixels, from what the layers before it do to a side.
+
+    A pass without contents would tell the same, but PyTorch imports its compiler for one. Raises ConfigError: too small.
+    """
+    channels, after = 0, {}
+    now = side
+    for name, layer in features.layers.items():
+        for part in layer.modules():
+            if isinstance(part, ConvBN):
+                now = -(-now // part.stride[0])
+            elif isinstance(part, (nn.Conv2d, nn.MaxPool2d)):
+                kernel, stride, padding = (_first(v) for v in (part.kernel_size, part.stride, part.padding))
+                now = (now + 2 * padding - kernel) // stride + 1
+            if isinstance(part, nn.Conv2d):
+                channels = part.out_channels
+        if now < 1:
+            raise ConfigError(
+                f"data.size = {side} is too small for five levels of {features.network}: none is left at {name}"
+            )
+        after[name] = channels, now
+    shapes = {level: after[name] for level, name in layers.items()}
+    return {level: c for level, (c, _) in shapes.items()}, {level: s for level, (_, s) in shapes.items()}
+
+
+def _first(value: Any) -> int:
+    """Of a pair, or the number for both axes."""
+    return int(value[0] if isinstance(value, tuple) else value)
 
 
 def quantise(maps: Tensor, kind: str) -> Tensor:

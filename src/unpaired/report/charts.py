@@ -135,12 +135,14 @@ def line_chart(
     y: str = "",
     log: bool = False,
     marks: Mapping[str, float] | None = None,
+    span: tuple[float, float] | None = None,
 ) -> str:
     """Lines over a common axis.
 
     Args:
         log: logarithmic heights, where all of them are above 0 and they span more than LOG_FROM.
         marks: name -> position of dashed vertical lines, such as the starts of stages.
+        span: least and largest height that the axis shows; those of the lines where it is not given.
     """
     lines: dict[str, tuple[Values, Values]] = {}
     for name, values in series.items():
@@ -152,7 +154,7 @@ def line_chart(
     if not len(all_y):
         return _svg(WIDTH, 40, [_text(WIDTH / 2, 24, "no finite values")])
     log = log and float(all_y.min()) > 0 and float(all_y.max()) > LOG_FROM * float(all_y.min())
-    low, high = _range(all_y, log)
+    low, high = span or _range(all_y, log)
     marks_y = log_ticks(low, high) if log else ticks(low, high)
     left, top, right, bottom, height = 8 + 6.4 * max(len(short(t)) for t in marks_y), 22 if y else 10, 10, 36, 214
     across = _Scale(float(all_x.min()), float(all_x.max()), left, WIDTH - right)
@@ -188,7 +190,11 @@ def _range(values: Values, log: bool) -> tuple[float, float]:
 def _grid(across: _Scale, up: _Scale, marks_y: Sequence[float], x: str, y: str, top: float) -> list[str]:
     parts = [f'<path class="grid" d="M{_n(across.start)} {_n(up.at(t))}H{_n(across.end)}"/>' for t in marks_y]
     parts += [_text(across.start - 6, up.at(t) + 4, short(t), "end") for t in marks_y]
-    parts += [_text(across.at(t), up.start + 15, short(t)) for t in ticks(across.low, across.high)]
+    for t in ticks(across.low, across.high):  # the last one may stand at the very edge
+        wide = across.at(t) + 3.2 * len(short(t)) > across.end + 6
+        parts.append(
+            _text(across.end + 6 if wide else across.at(t), up.start + 15, short(t), "end" if wide else "middle")
+        )
     parts.append(f'<path class="axis" d="M{_n(across.start)} {_n(up.start)}H{_n(across.end)}"/>')
     parts.append(_text((across.start + across.end) / 2, up.start + 31, x))
     if y:
@@ -290,11 +296,12 @@ def first_last(series: Mapping[str, Series]) -> str:
 
 
 def starts(steps: Sequence[float], names: Sequence[str]) -> dict[str, float]:
-    """Where each stage begins, from the stage's name at each step; empty for a single stage."""
+    """Where each stage begins, from the stage's name at each logged step: at the last one of the stage before it, since a step is
+    logged when it is over; empty for a single stage."""
     found: dict[str, float] = {}
     if names:
         found[names[0]] = steps[0]
-    for (_, before), (step, now) in pairwise(zip(steps, names, strict=True)):
+    for (last, before), (_, now) in pairwise(zip(steps, names, strict=True)):
         if now != before:
-            found.setdefault(now, step)
+            found.setdefault(now, last)
     return found if len(found) > 1 else {}

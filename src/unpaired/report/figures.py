@@ -10,20 +10,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any, TypeGuard
 
+from unpaired.evaluation_compare import not_comparable
 from unpaired.report.charts import COLOURS, Dot, Series, starts
 from unpaired.report.page import Cell, Panel, interval_panel, line_panel, number
 
 Entry = Mapping[str, Any]
 TITLES = {
-    "cycle_error": "cycle error",
-    "identity_error": "identity error",
     "change": "mean change",
     "ssim_to_input": "SSIM to the input",
-    "mean_iou": "mean IoU",
+    "mean_iou": "mean IoU ({})",
+    "mask_iou": "IoU of the mask, cut at {}",
+    "mask_f1": "F1 of the mask, cut at {}",
+    "feature_cosine": "feature cosine ({})",
+    "lpips_to_input": "LPIPS to the input ({})",
+    "lpips_diversity": "LPIPS diversity ({})",
+    "pixel_accuracy_sum": "pixel accuracy, sum of channels within {}",
+    "pixel_accuracy_channel": "pixel accuracy, each channel within {}",
+    "rc": "RC",
+    "fc": "FC",
+    "ceiling": "real on real",
 }
+"""Start of a figure's key -> its name for people; what follows in the key takes the place of the braces."""
 LOWER = ("FD-", "KD-", "FID", "KID", "cycle_error", "identity_error", "reconstruction", "mFD", "mKD", "mFID", "mKID")
 """Starts of the keys for which less is better, where results do not say."""
 DISTANCES = ("FID", "KID", "FD-", "KD-")
+SHARES = "share that a player judges rightly"
 
 
 # ---- curves -------------------------------------------------------------------------------------------------------------
@@ -52,7 +63,15 @@ def curves(log: Sequence[Entry]) -> list[tuple[str, list[Panel]]]:
             lines = {_within(k, title): series(k) for k in part}
             more = f" ({first // COLOURS + 1})" if len(members) > COLOURS else ""
             log_scale = kind == "Losses" and len(part) > 1
-            panel = line_panel(title + more, lines, log=log_scale, marks=marks)
+            alone = f", {next(iter(lines))}" if len(lines) == 1 and (kind == "Losses" or title == SHARES) else ""
+            share = (0.0, 1.0) if title == SHARES else None
+            panel = line_panel(
+                (title.replace("-", " ") if kind == "Losses" else title) + alone + more,
+                lines,
+                log=log_scale,
+                marks=marks,
+                span=share,
+            )
             panels.setdefault(kind, []).append(panel)
     order = ("Distances while training", "λ and distance", "Losses", "Watched values")
     return [(kind, panels[kind]) for kind in order if kind in panels]
@@ -72,7 +91,7 @@ def _group(key: str) -> tuple[str, str]:
         }
         return "λ and distance", titles.get(key, key.replace("/", ": "))
     if key.endswith("accuracy"):
-        return "Watched values", "share that a player judges rightly"
+        return "Watched values", SHARES
     if rest:
         return "Losses", first
     return "Watched values", key
@@ -83,9 +102,10 @@ def _within(key: str, title: str) -> str:
     first, _, rest = key.partition("/")
     if first == "validation":
         return rest.partition("/")[2].replace("->", " → ") or rest
-    return (
-        rest if first == title and rest else key.replace("/sign_accuracy", ": real and translated").replace("/", ": ")
-    )
+    if first == title and rest:
+        return rest.replace("/", ", ").replace("_", " ")
+    named = key.replace("sign_accuracy", "real or made").removesuffix("_accuracy")
+    return named.replace("-", " ").replace("_", " ").replace("/", ": ")
 
 
 def seconds(log: Sequence[Entry]) -> float:
@@ -112,7 +132,10 @@ def duration(value: float) -> str:
 
 def titled(key: str) -> str:
     """Name of a measure for people; where a network makes it, the network's name stays in it."""
-    return TITLES.get(key, key if "-" in key else key.replace("_", " "))
+    for start, title in TITLES.items():
+        if key == start or key.startswith((f"{start}_", f"{start}-")):
+            return title.format(key[len(start) + 1 :]).removesuffix(" ()")
+    return key if "-" in key else key.replace("_", " ")
 
 
 def meaning(key: str, measures: Mapping[str, Any]) -> str:
@@ -134,8 +157,8 @@ def figures(results: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str,
     for entry in results.get("directions", ()):
         where = "all others" if entry.get("source") == "*" else str(entry.get("source"))
         for key, figure in entry.items():
-            if is_figure(figure):
-                yield f"{where} → {entry.get('target')}", key, figure
+            if is_figure(figure):  # a domain onto itself is one that a model makes of noise
+                yield str(where) if where == entry.get("target") else f"{where} → {entry.get('target')}", key, figure
     for key, figure in (results.get("means") or {}).items():
         if is_figure(figure):
             yield f"mean of {figure.get('classes', 'the')} classes", key, figure
@@ -168,48 +191,48 @@ def _finite(value: Any) -> TypeGuard[float]:
 
 
 def cell(figure: Any) -> str:
-    """Value with interval or deviation; why there is none."""
+    """Value with interval or deviation on a second line; why there is none."""
     if not is_figure(figure):
         return "–"
     if not _finite(figure["value"]):
-        return "not comparable"
-    text = number(float(figure["value"]))
+        return f"not comparable\n{figure.get('not_comparable', '')}".rstrip()
+    text = number(float(figure["value"]), digits=3)
     ends = interval(figure)
     if ends is not None:
-        return f"{text} [{ends[0]:.3g}, {ends[1]:.3g}]"
-    return f"{text} ± {float(figure['std']):.2g}" if _finite(figure.get("std")) else text
+        return f"{text}\n[{ends[0]:.3g}, {ends[1]:.3g}]"
+    return f"{text}\n± {float(figure['std']):.2g}" if _finite(figure.get("std")) else text
 
 
 def count(figure: Mapping[str, Any]) -> str:
     """N, or generated and real."""
     n = figure.get("n")
+    if not _finite(figure.get("value")) and n in (0, [0, 0]):
+        return "–"
     return " / ".join(f"{v:,}" for v in n) if isinstance(n, (list, tuple)) else f"{n:,}" if isinstance(n, int) else "–"
 
 
-def table(results: Mapping[str, Any]) -> tuple[list[list[Cell]], list[str]]:
-    """Rows under ``HEADER``, and what the measure of each row is."""
+def table(results: Mapping[str, Any]) -> tuple[list[list[Cell]], list[str], list[str]]:
+    """Rows under ``HEADER``, what the measure of each row is, and of which direction (or domain) each row is."""
     measures = results.get("measures") or {}
     rows: list[list[Cell]] = []
-    notes = []
+    notes, groups = [], []
     for where, key, figure in figures(results):
         better = {True: " ↓", False: " ↑", None: ""}[lower_is_better(key, measures)]
         before, floor = (cell(figure[k]) if k in figure else "–" for k in ("before", "floor"))
-        rows.append([titled(key) + better, where, cell(figure), count(figure), before, floor])
+        rows.append([titled(key) + better, cell(figure), before, floor, count(figure)])
         notes.append(meaning(key, measures))
+        groups.append(where)
         infinity = figure.get("infinity")
         if is_figure(infinity):
-            rows.append([f"{titled(key)}∞{better}", where, cell(infinity), count(figure), "–", "–"])
-            notes.append("extrapolated to N = ∞")
-    return rows, notes
+            rows.append([f"{titled(key)}∞{better}", cell(infinity), "–", "–", count(figure)])
+            notes.append(
+                "extrapolated to N = ∞" + (": a rough guess, from too few images" if infinity.get("note") else "")
+            )
+            groups.append(where)
+    return rows, notes, groups
 
 
-HEADER = ("measure", "direction", "translated", "N", "input itself", "real against real")
-
-
-def reasons(results: Mapping[str, Any]) -> list[str]:
-    """Why figures are not comparable, each once."""
-    found = (f.get("not_comparable") for _, _, f in figures(results) if not _finite(f.get("value")))
-    return list(dict.fromkeys(str(r) for r in found if r))
+HEADER = ("measure", "translated", "input itself", "real against real", "N")
 
 
 def distance_panels(results: Mapping[str, Any]) -> list[Panel]:
@@ -220,7 +243,11 @@ def distance_panels(results: Mapping[str, Any]) -> list[Panel]:
             continue
         rows = []
         for colour, (name, f) in enumerate(
-            (("translated", figure), ("input itself", figure.get("before")), ("real against real", figure.get("floor")))
+            (
+                ("translated" if "before" in figure else "generated", figure),
+                ("input itself", figure.get("before")),
+                ("real against real", figure.get("floor")),
+            )
         ):
             if is_figure(f) and _finite(f["value"]):
                 rows.append(Dot(name, float(f["value"]), interval(f), colour))
@@ -229,18 +256,27 @@ def distance_panels(results: Mapping[str, Any]) -> list[Panel]:
     return panels
 
 
-def compare_panels(named: Sequence[tuple[str, Mapping[str, Any]]], most: int = 12) -> list[Panel]:
-    """One chart for each figure that at least two results have."""
+def compare_panels(named: Sequence[tuple[str, Mapping[str, Any]]], most: int = 12) -> tuple[list[Panel], list[str]]:
+    """One chart for each figure that at least two results have, and what is left out of them because it cannot be compared with the
+    first result that has it, and why."""
+    apart = not_comparable([results for _, results in named])
+    left_out: dict[str, list[str]] = {}
+    for (column, key), reason in apart.items():
+        left_out.setdefault(f"{named[column][0]}: {reason}", []).append(titled(key))
     rows: dict[tuple[str, str], list[Dot]] = {}
     titles: dict[tuple[str, str], str] = {}
     for colour, (name, results) in enumerate(named):
         for where, key, figure in figures(results):
-            if _finite(figure["value"]):
+            if _finite(figure["value"]) and (colour, key) not in apart:
                 rows.setdefault((where, key), []).append(Dot(name, float(figure["value"]), interval(figure), colour))
                 titles[where, key] = f"{titled(key)}, {where}"
     several = [k for k, dots in rows.items() if len(dots) > 1]
     several.sort(key=lambda k: not k[1].startswith(DISTANCES))
-    return [interval_panel(titles[k], rows[k]) for k in several[:most]]
+    said = [
+        f"Not in these charts, because it cannot be compared: {why} ({', '.join(keys)})."
+        for why, keys in left_out.items()
+    ]
+    return [interval_panel(titles[k], rows[k]) for k in several[:most]], said
 
 
 def verdicts(results: Mapping[str, Any]) -> list[str]:
@@ -258,17 +294,22 @@ def verdicts(results: Mapping[str, Any]) -> list[str]:
 def _verdict(entry: Mapping[str, Any], key: str) -> str:
     figure = entry[key]
     before, floor = figure.get("before"), figure.get("floor")
-    where = f"{entry.get('source')} → {entry.get('target')}"
-    n = f"N = {count(figure)}"
+    source, target = "all others" if entry.get("source") == "*" else entry.get("source"), entry.get("target")
+    n = (
+        f"N = {count(figure)} (generated / real)"
+        if isinstance(figure.get("n"), (list, tuple))
+        else f"N = {count(figure)}"
+    )
+    value = number(float(figure["value"]), digits=3)
+    halves = ""
+    if is_figure(floor) and _finite(floor["value"]):
+        halves = f", for two halves of the real images {number(float(floor['value']), digits=3)}"
     if not (is_figure(before) and _finite(before["value"])):
-        return f"{where}: {titled(key)} is {cell(figure)} ({n})."
+        return f"{target if source == target else f'{source} → {target}'}: the distance {titled(key)} to real images of {target} is {value}{halves}; {n}."
     a, b = _ends(figure), _ends(before)
     word = "about as near to" if a[0] <= b[1] and b[0] <= a[1] else "nearer to" if a[1] < b[0] else "further from"
-    text = f"{where}: translations are {word} real images of {entry.get('target')} {'as' if word[0] == 'a' else 'than'} the untranslated inputs are"
-    text += f" ({titled(key)} {number(float(figure['value']))} against {number(float(before['value']))}"
-    if is_figure(floor) and _finite(floor["value"]):
-        text += f"; two halves of the real images have {number(float(floor['value']))}"
-    return f"{text}; {n})."
+    text = f"{source} → {target}: translations are {word} real images of {target} {'as' if word[0] == 'a' else 'than'} the untranslated inputs are."
+    return f"{text} Distance {titled(key)}: {value}, for the inputs {number(float(before['value']), digits=3)}{halves}; {n}."
 
 
 def _ends(figure: Mapping[str, Any]) -> tuple[float, float]:

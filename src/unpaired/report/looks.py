@@ -5,7 +5,7 @@ Legend: N images, S side; pixels uint8 [N, S, S, 3], tensors [N, 3, S, S] in [-1
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,17 +60,18 @@ def open_sight(weights: Path | str | None, device: torch.device) -> Sight:
 
 
 def translate(
-    translator: Translator, pixels: Pixels, source: str, target: str, *, seed: int = 0
+    translator: Translator, pixels: Pixels, source: str, target: str, *, seed: int = 0, same_noise: bool = False
 ) -> tuple[Pixels, NDArray[np.bool_]]:
     """Translations as uint8, and which of them are finite (the others are black).
 
-    Where outputs are random, each image has its own noise by its number, so that batches do not change results.
+    Where outputs are random, each image has its own noise by its number (``same_noise``: all have that of the first), so that
+    batches do not change results.
     """
     results = []
     for first in range(0, len(pixels), BATCH):
         x = to_tensor(pixels[first : first + BATCH])
         if translator.method.stochastic:
-            seeds = [seed * 1_000_003 + first + i for i in range(len(x))]
+            seeds = [seed * 1_000_003 + (0 if same_noise else first + i) for i in range(len(x))]
             y = [translator.translate(x[i : i + 1], source, target, seed=s) for i, s in enumerate(seeds)]
             results.append(torch.cat(y).cpu())
         else:
@@ -104,18 +105,47 @@ def views(translator: Translator, pixels: Pixels, source: str, target: str) -> d
 
 
 def sheet(translator: Translator, pixels: Pixels, source: str, target: str, *, seed: int = 0) -> dict[str, Pixels]:
-    """Rows of a direction's sheet by label: input, the method's views, the translation (several where they are random), and back."""
+    """Rows of a direction's sheet by label: input, the method's views, the translation (several where they are random, each row of one
+    noise for all inputs), and back. Of a method that makes images of noise alone: images, and what they look like on the way."""
+    if translator.method.from_noise:
+        return _from_noise(translator, pixels, target, seed)
     rows = {f"input: {source}": pixels, **views(translator, pixels, source, target)}
-    there, _ = translate(translator, pixels, source, target, seed=seed)
+    there, _ = translate(translator, pixels, source, target, seed=seed, same_noise=True)
     if translator.method.stochastic:
         rows[f"as {target}, sample 1"] = there
         for n in range(1, SAMPLES):
-            rows[f"as {target}, sample {n + 1}"] = translate(translator, pixels, source, target, seed=seed + n)[0]
+            again = translate(translator, pixels, source, target, seed=seed + n, same_noise=True)[0]
+            rows[f"as {target}, sample {n + 1}"] = again
     else:
         rows[f"as {target}"] = there
     if (target, source) in translator.directions:
-        rows[f"and back to {source}"] = translate(translator, there, target, source, seed=seed)[0]
+        rows[f"and back to {source}"] = translate(translator, there, target, source, seed=seed, same_noise=True)[0]
     return rows
+
+
+def _from_noise(translator: Translator, pixels: Pixels, target: str, seed: int) -> dict[str, Pixels]:
+    """Images of noise: first those of the views, which have the noise of seed 0 (as training's sheets), then others."""
+    few = pixels[:BATCH]
+    rows = views(translator, few, target, target)
+    rows["from noise" if not rows else "the same, finished"] = _shown(
+        translator.translate(to_tensor(few), target, target, seed=0).cpu()
+    )[0]
+    for n in range(1, SAMPLES):
+        rows["from other noise" if n == 1 else f"from other noise ({n})"] = translate(
+            translator, few, target, target, seed=seed + n
+        )[0]
+    return rows
+
+
+def follows_noise(rows: Mapping[str, Pixels], target: str) -> tuple[float, float]:
+    """How far the results of two inputs with the same noise differ, and those of one input with two noises: means over all pairs, in
+    levels of 255. From a :func:`sheet` of random outputs with at least two inputs; else (1, 0)."""
+    samples = [v.astype(np.float64) for k, v in rows.items() if k.startswith(f"as {target}, sample")]
+    if len(samples) < 2 or len(samples[0]) < 2:
+        return 1.0, 0.0
+    inputs = [np.abs(s[i] - s[j]).mean() for s in samples for i in range(len(s)) for j in range(i)]
+    noises = [np.abs(a - b).mean() for n, a in enumerate(samples) for b in samples[:n]]
+    return float(np.mean(inputs)), float(np.mean(noises))
 
 
 def every_class(translator: Translator, image: Pixels, source: str, *, seed: int = 0) -> dict[str, Pixels]:
@@ -148,6 +178,13 @@ class Measured:
     """(input, translation, its nearest training images of the target, their distances)."""
     references: int = 0
     """Training images of the target among which the nearest were searched."""
+    from_noise: bool = False
+    """Made of noise alone; ``inputs`` are then real images of the target and have nothing to do with ``outputs``."""
+
+    @property
+    def name(self) -> str:
+        """What was made of what."""
+        return f"{self.target} from noise" if self.from_noise else f"{self.source} → {self.target}"
 
 
 def measure(
@@ -162,11 +199,13 @@ def measure(
     seed: int = 0,
     classifier: Classifier | None = None,
 ) -> Measured:
-    """Change, confidence, map and neighbours of one direction, from at most ``limit`` images of each kind."""
+    """Change, confidence, map and neighbours of one direction, from at most ``limit`` images of each kind. What a method makes of
+    noise alone has no change."""
     inputs = pictures.some(source, limit)
     outputs, finite = translate(translator, inputs, source, target, seed=seed)
-    change, name = _change(inputs, outputs, sight)
-    found = Measured(source, target, inputs, outputs, finite, np.where(finite, change, np.nan), name)
+    made = translator.method.from_noise
+    change, name = (np.full(len(inputs), np.nan), "") if made else _change(inputs, outputs, sight)
+    found = Measured(source, target, inputs, outputs, finite, np.where(finite, change, np.nan), name, from_noise=made)
     if classifier is not None and len(outputs):
         x = F.interpolate(to_tensor(outputs), (classifier.image_size,) * 2, mode="bilinear", antialias=True)
         best = classifier.logits(x.clamp(-1, 1)).softmax(1).max(1)
@@ -176,7 +215,8 @@ def measure(
         return found
     try:
         real = pictures.some(target, limit) if target in pictures.held_out else inputs[:0]
-        sets = {f"real {source}": inputs, f"real {target}": real, f"{source} as {target}": outputs[finite]}
+        ours = f"{target} from noise" if made else f"{source} as {target}"
+        sets = {f"real {source}": inputs, f"real {target}": real, ours: outputs[finite]}
         sets = {k: v for k, v in sets.items() if len(v)}
         points = embed_2d(*(_features(sight.backbone, v) for v in sets.values()), seed=seed)
         found.map = dict(zip(sets, points, strict=True))

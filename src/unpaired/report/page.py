@@ -228,12 +228,21 @@ class Report:
     # ---- tables ----------------------------------------------------------------------------------------------
 
     def table(
-        self, header: Sequence[str], rows: Sequence[Sequence[Cell]], *, caption: str, notes: Sequence[str] = ()
+        self,
+        header: Sequence[str],
+        rows: Sequence[Sequence[Cell]],
+        *,
+        caption: str,
+        notes: Sequence[str] = (),
+        groups: Sequence[str] = (),
     ) -> Self:
-        """A table; the first cell of each row is its heading. Numbers are set right, None is a dash.
+        """A table; the first cell of each row is its heading. Numbers are set right, None is a dash; what stands on a text's further
+        lines is set smaller below its first.
 
         Args:
             notes: a few words below each row's heading.
+            groups: what each row belongs to; where it changes, a line says so. On a phone such a table stands as blocks, one a row,
+                with the header's words at each value.
         """
         numeric = {
             index
@@ -244,19 +253,28 @@ class Report:
             f'<th scope="col"{_RIGHT if index in numeric else ""}>{escape(cell)}</th>'
             for index, cell in enumerate(header)
         )
-        body = "".join(
-            "<tr>"
-            + "".join(
-                _cell(
-                    cell, heading=index == 0, right=index in numeric, note=notes[line] if notes and index == 0 else ""
+        body, before = [], None
+        for line, row in enumerate(rows):
+            if groups and groups[line] != before:
+                before = groups[line]
+                body.append(
+                    f'<tr class="group"><th scope="rowgroup" colspan="{len(header)}">{escape(before)}</th></tr>'
                 )
-                for index, cell in enumerate(row)
-            )
-            + "</tr>"
-            for line, row in enumerate(rows)
-        )
+            note = notes[line] if notes else ""
+            cells = [
+                _cell(
+                    cell,
+                    heading=i == 0,
+                    right=i in numeric,
+                    note=note if i == 0 else "",
+                    head=header[i] if groups else "",
+                )
+                for i, cell in enumerate(row)
+            ]
+            body.append(f"<tr>{''.join(cells)}</tr>")
         kind = "plain noted" if notes else "plain"
-        return self._table(f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>", caption, kind)
+        kind += " grouped" if groups else ""
+        return self._table(f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody>", caption, kind)
 
     def pairs(self, rows: Sequence[tuple[str, Cell]], *, caption: str) -> Self:
         """A table of what -> value, without a header."""
@@ -379,9 +397,10 @@ def line_panel(
     y: str = "",
     log: bool = False,
     marks: Mapping[str, float] | None = None,
+    span: tuple[float, float] | None = None,
 ) -> Panel:
     """Lines with their legend (left out for a single line)."""
-    svg = charts.line_chart(series, x=x, y=y, log=log, marks=marks)
+    svg = charts.line_chart(series, x=x, y=y, log=log, marks=marks, span=span)
     legend = [(charts.swatch(i), name) for i, name in enumerate(series)] if len(series) > 1 else []
     return Panel(title, svg, legend, f"{alt or title}: {charts.first_last(series)}")
 
@@ -411,20 +430,26 @@ def _img(image: NDArray[np.uint8], alt: str) -> str:
     return f'<img{tiny} src="{uri}" alt="{escape(alt)}" width="{width}" height="{height}">'
 
 
-def number(value: Any) -> str:
-    """Counts in full, fractions with four significant digits."""
+def number(value: Any, digits: int = 4) -> str:
+    """Counts in full, fractions with ``digits`` significant digits."""
     if isinstance(value, (bool, np.bool_)):
         return "yes" if value else "no"
     if isinstance(value, (int, np.integer)):
         return f"{value:,}"
     if not math.isfinite(value):
         return "not a number" if math.isnan(value) else "infinite"
-    return f"{float(value):,.4g}" if abs(value) < 1e4 else f"{float(value):,.0f}"
+    return f"{float(value):,.{digits}g}" if abs(value) < 10**digits else f"{float(value):,.0f}"
 
 
-def _cell(value: Cell, *, heading: bool, right: bool, note: str = "") -> str:
+def _cell(value: Cell, *, heading: bool, right: bool, note: str = "", head: str = "") -> str:
     text = "–" if value is None else value if isinstance(value, str) else number(value)
+    if "\n" in text:
+        first, _, under = text.partition("\n")
+        label = f' data-head="{escape(head)}"' if head else ""
+        return f'<td{label}>{escape(first)}<span class="under">{escape(under)}</span></td>'
     if heading:
         below = f'<span class="note-below">{escape(note)}</span>' if note else ""
         return f'<th scope="row">{escape(text)}{below}</th>'
-    return f"<td{_RIGHT if right else ''}>{escape(text)}</td>"
+    label = f' data-head="{escape(head)}"' if head else ""
+    empty = ' class="none"' if head and text == "–" else ""
+    return f"<td{label}{empty}{_RIGHT if right else ''}>{escape(text)}</td>"

@@ -52,6 +52,11 @@ class Job:
         """The model, where there is one."""
         return self.subject.translator
 
+    @property
+    def from_noise(self) -> bool:
+        """Whether the model makes images of noise alone."""
+        return self.translator is not None and self.translator.method.from_noise
+
 
 def sections(job: Job, command: str) -> None:
     """All of them, in their order; ``command`` is what wrote the report."""
@@ -64,10 +69,10 @@ def sections(job: Job, command: str) -> None:
     said, verdicts = words.summary(subject, job.measured)
     if said:
         page.text(said)
-    if verdicts:
-        page.items(verdicts)
     for line in [*words.warnings(subject, job.pictures), *figures.won(subject.log), *job.warnings]:
         page.note(line, warning=True)
+    if verdicts:
+        page.items(verdicts)
     for line in subject.missing:
         page.note(line)
     _before_after(job)
@@ -93,6 +98,8 @@ def _held_out(job: Job, source: str) -> str:
 
 
 def _before_after(job: Job) -> None:
+    if job.from_noise:
+        return
     each = max(1, MAX_SLIDERS // max(1, len(job.sheets)))
     pairs = []
     for (source, target), rows in job.sheets.items():
@@ -111,17 +118,44 @@ def _translations(job: Job) -> None:
     subject, page = job.subject, job.page
     if not job.sheets and not subject.samples:
         return
+    if job.from_noise:
+        _from_noise(job)
+        return
     page.section("Translations")
-    many = job.translator is not None and len(job.translator.domains) > 2
-    if many and job.translator is not None and job.pictures is not None:
+    if job.translator is not None and len(job.translator.domains) > 2 and job.pictures is not None:
         _every_class(job, job.translator, job.pictures)
         job.page.heading("A few directions in full")
     for (source, target), rows in job.sheets.items():
         kind = _held_out(job, source)
         caption = f"{source} to {target}: {len(rows[f'input: {source}'])} {kind} images, evenly over the {kind} set."
         if job.translator is not None and job.translator.method.stochastic:
-            caption += " The outputs are random: the samples differ in their noise alone."
+            caption += " The outputs are random: within a row all inputs have the same noise, and the rows differ in their noise alone."
         page.sheet(rows, alt=f"{kind} {source} image", caption=caption)
+    _progress(job)
+
+
+def _from_noise(job: Job) -> None:
+    """Of a method that makes images of noise alone: rows of them, every class from the same noise, how they were learnt."""
+    page, translator = job.page, job.translator
+    assert translator is not None
+    page.section("Images from noise")
+    sheets = {target: rows for (_, target), rows in job.sheets.items()}
+    first = next(iter(sheets.values()), {})
+    alike = len(sheets) > 1 and all(
+        np.array_equal(rows[name], first[name]) for rows in sheets.values() for name in first
+    )
+    if alike:
+        page.text("The model does not tell its domains apart: the same noise gives the same image for each of them.")
+        sheets = {f"{words.some(translator.domains)} alike": first}
+    elif len(translator.domains) > 2 and job.pictures is not None:
+        page.heading("Every class")
+        _classes_from_noise(job, translator, job.pictures)
+        page.heading("A few domains in full")
+    for target, rows in sheets.items():
+        caption = f"{target}: every picture from noise of its own."
+        if len(rows) > looks.SAMPLES:
+            caption += " The first rows, down to the finished one, are the same images at the method's levels."
+        page.sheet(rows, alt=f"{target} from noise", caption=caption)
     _progress(job)
 
 
@@ -159,6 +193,22 @@ def _every_class(job: Job, translator: Translator, pictures: Pictures) -> None:
         job.page.sheet(rows, heads=domains, alt="One image as every class", caption=caption)
 
 
+def _classes_from_noise(job: Job, translator: Translator, pictures: Pictures) -> None:
+    domains = translator.domains
+    image = pictures.some(next(d for d in domains if d in pictures.held_out), 1)  # of it the size alone counts
+    for first in range(0, len(domains), CLASSES_A_LINE):
+        part = domains[first : first + CLASSES_A_LINE]
+        rows = {
+            f"noise {n + 1}": np.concatenate(
+                [looks.translate(translator, image, d, d, seed=job.seed + n)[0] for d in part]
+            )
+            for n in range(looks.SAMPLES if len(domains) <= CLASSES_A_LINE else 1)
+        }
+        job.page.sheet(
+            rows, heads=part, alt="One noise as every class", caption=f"The same noise as every class: {first + 1} to {first + len(part)} of {len(domains)}.",
+        )  # fmt: skip
+
+
 def _progress(job: Job) -> None:
     subject = job.subject
     if not subject.samples or subject.config is None:
@@ -169,11 +219,16 @@ def _progress(job: Job) -> None:
         source, target = job.translator.directions[0]
         found = looks.progress(subject.samples, rows, side)
         if len(found) > 2:
+            alt = f"Fixed {source} image as {target} while training"
+            caption = f"The same images of {source} as {target} over the steps, from the sheets that training left."
+            if job.from_noise:
+                del found["input"]
+                alt, caption = (
+                    f"{target} from fixed noise while training",
+                    f"{target} from the same noise over the steps, from the sheets that training left.",
+                )
             job.page.heading("How it was learnt")
-            job.page.sheet(
-                found, alt=f"Fixed {source} image as {target} while training",
-                caption=f"The same images of {source} as {target} over the steps, from the sheets that training left.",
-            )  # fmt: skip
+            job.page.sheet(found, alt=alt, caption=caption)
             return
     found = looks.last_sheet(subject.samples, side)
     if found and not job.sheets:
@@ -225,9 +280,11 @@ def _metrics(job: Job) -> None:
         return
     job.page.section("Metrics")
     if len(named) > 1:
-        panels = figures.compare_panels(named)
+        panels, left_out = figures.compare_panels(named)
         if panels:
             job.page.panels(panels, caption="The results side by side, with 95 % intervals where there are any.")
+        for line in left_out:
+            job.page.note(line, warning=True)
     for name, results in named:
         if len(named) > 1:
             job.page.heading(name)
@@ -246,13 +303,13 @@ def _one_result(job: Job, results: dict[str, Any], about: str) -> None:
             panels[:8],
             caption=f"Distances to the target's real images, with 95 % intervals where there are any; less is better.{about}",
         )
-    rows, notes = figures.table(results)
+    rows, notes, groups = figures.table(results)
+    header = [h.replace("translated", "generated") if job.from_noise else h for h in figures.HEADER]
     page.table(
-        figures.HEADER, rows, notes=notes,
-        caption=f"Figures, each with its N (generated / real); [95 % interval], or ± standard deviation. ↓ less is better, ↑ more is.{about}",
+        header, rows, notes=notes, groups=groups,
+        caption=f"Each measure with its N (generated / real); below the value its [95 % interval], or ± its standard deviation. ↓ less is better, ↑ more is.{about}",
     )  # fmt: skip
-    reasons = [f"Not comparable: {r}." for r in figures.reasons(results)]
-    remarks = [*reasons, *map(str, results.get("warnings") or ())]
+    remarks = [str(w) for w in results.get("warnings") or ()]
     if remarks:
         page.items(remarks)
     adaptation = results.get("adaptation")
@@ -320,14 +377,19 @@ def _map(job: Job) -> None:
     for m in job.measured:
         if m.map:
             alt = f"Map of {', '.join(f'{len(p)} images {n}' for n, p in m.map.items())}"
-            panels.append(scatter_panel(f"{m.source} → {m.target}", m.map, alt=alt))
+            panels.append(scatter_panel(m.name, m.map, alt=alt))
         else:
-            job.page.note(f"{m.source} → {m.target}: no map: {m.map_missing or job.sight.why}")
+            job.page.note(f"{m.name}: no map: {m.map_missing or job.sight.why}")
     if panels:
+        good = (
+            "good ones lie among the real images"
+            if job.from_noise
+            else "good translations lie among the target's images"
+        )
         job.page.panels(
             panels,
-            caption=f"t-SNE of {looks.NETWORK} features, one map for each direction. Near points are images that the network finds alike; "
-            "good translations lie among the target's images. Sizes of clusters and distances between them mean nothing.",
+            caption=f"t-SNE of {looks.NETWORK} features, one map for each {'domain' if job.from_noise else 'direction'}. Near points are images "
+            f"that the network finds alike; {good}. Sizes of clusters and distances between them mean nothing.",
         )
 
 
@@ -339,35 +401,51 @@ def _neighbours(job: Job) -> None:
     if job.sight.layers is None:
         page.note(f"No neighbours: {job.sight.why}")
         return
-    page.text("A translation that equals a training image was learnt by heart.")
+    what = "An image from noise" if job.from_noise else "A translation"
+    page.text(
+        f"{what} that equals a training image was learnt by heart. The number below each neighbour is its distance, 0 for equal ones: the "
+        f"{looks.PERCEPTUAL}."
+    )
     for m in job.measured:
         cards = []
         for number, (x, y, near, distances) in enumerate(m.neighbours, start=1):
-            shown = {"input": x, f"as {m.target}": y} | {f"nearest {i}": p for i, p in enumerate(near, start=1)}
+            ours = {"from noise": y} if m.from_noise else {"input": x, f"as {m.target}": y}
+            shown = ours | {f"nearest {i}": p for i, p in enumerate(near, start=1)}
             notes = {f"nearest {i}": f"{d:.2f}" for i, d in enumerate(distances, start=1)}
-            cards.append(Card(shown, "", f"{m.source} image {number}", notes))
+            cards.append(
+                Card(
+                    shown,
+                    "",
+                    f"{m.target} from noise {number}" if m.from_noise else f"{m.source} image {number}",
+                    notes,
+                )
+            )
         if cards:
             page.gallery(
-                cards, wide=True,
-                caption=f"{m.source} to {m.target}: each translation with the nearest of {m.references} training images of {m.target}, and its "
-                f"{looks.PERCEPTUAL}; 0 is equal.",
-            )  # fmt: skip
+                cards,
+                wide=True,
+                caption=f"{m.name}: each with the nearest of {m.references} training images of {m.target}.",
+            )
         else:
-            page.note(f"{m.source} → {m.target}: no training images of {m.target} are there to compare with.")
+            page.note(f"{m.name}: no training images of {m.target} are there to compare with.")
 
 
 def _failures(job: Job) -> None:
-    if not job.measured:
+    if not job.measured or (job.from_noise and job.classifier is None):
         return
     page = job.page
     page.section("Where to look for failures")
+    if not job.from_noise:
+        page.text(
+            f"The number below each pair is how far input and translation are apart, 0 for equal ones: the {job.measured[0].change_name}."
+        )
     for m in job.measured:
         kinds = [("changed the most", looks.extremes(m.change, EXTREMES, largest=True), m.change, "change")]
         kinds.append(("changed the least", looks.extremes(m.change, EXTREMES, largest=False), m.change, "change"))
         if m.confidence is not None:
             picked = looks.extremes(m.confidence, EXTREMES, largest=False)
             kinds.append(("least sure for the classifier", picked, m.confidence, "confidence"))
-        page.heading(f"{m.source} → {m.target}")
+        page.heading(m.name)
         for kind, picked, values, what in kinds:
             cards = []
             for i in picked:
@@ -375,20 +453,19 @@ def _failures(job: Job) -> None:
                 text = f"{what} {values[i]:.3f}{chosen}"
                 cards.append(
                     Card(
-                        {"input": m.inputs[i], f"as {m.target}": m.outputs[i]},
+                        {"from noise": m.outputs[i]}
+                        if m.from_noise
+                        else {"input": m.inputs[i], f"as {m.target}": m.outputs[i]},
                         text,
-                        f"{kind}, {m.source} image {i + 1}",
+                        f"{kind}, {m.name}, image {i + 1}",
                     )
                 )
             if cards:
-                unit = f" By the {m.change_name}." if what == "change" else ""
-                page.gallery(
-                    cards,
-                    caption=f"{kind[:1].upper()}{kind[1:]}, of {len(m.inputs)} {_held_out(job, m.source)} images.{unit}",
-                )
+                among = "images" if m.from_noise else f"{_held_out(job, m.source)} images"
+                page.gallery(cards, caption=f"{kind[:1].upper()}{kind[1:]}, of {len(m.inputs)} {among}.")
     if job.classifier is None:
         page.note(
-            "No classifier was given, so the translations that one is least sure of are not shown; give one with --classifier FILE."
+            "The translations that a classifier is least sure of are not shown, because none was given; give one with --classifier FILE."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from pydantic import BaseModel
 from unpaired._version import __version__
 from unpaired.config import DataConfig, TrainingConfig, differences
 from unpaired.data.check import CheckReport
+from unpaired.evaluation_classes import ClassifierConfig
 from unpaired.report import figures
 from unpaired.report.gather import Pictures, Subject
 from unpaired.report.looks import NETWORK, Measured
@@ -23,9 +25,18 @@ PAPERS = {
     "unit-digits": "Unsupervised Image-to-Image Translation Networks, digits",
     "attend": "Show, Attend and Translate",
     "cascade": "Cross-Domain Cascaded Deep Translation",
-    "deepi2i": "DeepI2I",
-    "biggan": "BigGAN",
+    "deepvae": "Cross-Domain Cascaded Deep Translation, synthesis",
+    "deepi2i": "DeepI2I: Deep Hierarchical Image-to-Image Translation by Transferring from GANs",
+    "deepi2i-stylegan": "DeepI2I, from StyleGAN",
+    "biggan": "Large Scale GAN Training for High Fidelity Natural Image Synthesis",
+    "stylegan": "A Style-Based Generator Architecture for Generative Adversarial Networks",
 }
+EVALUATE_OPTIONS: dict[str, Any] = {
+    "metrics": None, "backbone": None, "feature_precision": "fp32", "lpips": None, "split": None, "limit": None, "seed": None, "bootstrap": None,
+    "by": None, "batch_size": 16, "precision": "fp32", "pairs": None, "threshold": [12.0, 16.0], "left": None, "palette": None, "masks": None,
+    "mask_threshold": 0.5, "classifier": None, "labelled": None,
+}  # fmt: skip
+"""Options of `unpaired evaluate` that stand in the provenance of its results, and the values that need not be typed."""
 MOST_NAMED = 6
 """Domains and directions that are named in full; of more, a few and their number."""
 
@@ -46,8 +57,8 @@ def title(subject: Subject) -> str:
     """What the page is about."""
     if subject.translator is not None:
         domains = subject.translator.domains
-        if len(domains) == 1:
-            return f"A generator of {domains[0]}"
+        if subject.translator.method.from_noise or len(domains) == 1:
+            return f"A generator of {some(domains)}"
         if len(domains) > 2:
             return f"{len(domains)} domains: {', '.join(domains[:4])}{', …' if len(domains) > 4 else ''}"
         both = len(subject.translator.directions) > 1
@@ -134,7 +145,9 @@ def facts(subject: Subject) -> dict[str, str]:
     for _, results in subject.results if len(subject.results) == 1 else ():
         for where, key, figure in figures.figures(results):
             if key.startswith(("KD-", "KID")) and len(found) < 6 and isinstance(figure["value"], (int, float)):
-                found[f"{figures.titled(key)}, {where}"] = f"{figure['value']:.3g}"
+                whole = (where, f"N = {figures.count(figure)}")
+                label = ", ".join([figures.titled(key), *(w.replace(" ", "\N{NO-BREAK SPACE}") for w in whole)])
+                found[label] = f"{figure['value']:.3g}"
     return found
 
 
@@ -147,11 +160,13 @@ def summary(subject: Subject, measured: Sequence[Measured]) -> tuple[str, list[s
         ways = some([f"{a} to {b}" for a, b in translator.directions[:MOST_NAMED]])
         if count > MOST_NAMED:
             ways = f"any of its {len(translator.domains)} domains to any other"
-        said = f"The model translates {ways}." if count else "The model generates images and translates none."
-        if translator.method.stochastic and count:
+        said = f"The model translates {ways}."
+        if translator.method.from_noise:
+            said = f"The model makes images of {some(translator.domains)} from random noise. It takes no input image and translates none."
+        elif translator.method.stochastic and count:
             said += " One input has many results: they are drawn at random."
         if count and translator.has_attention:
-            said += " A mask says where it changes an image; elsewhere the result equals the input."
+            said += " A mask says how far each place of an image is translated: wholly where it is white, not at all where it is black."
     verdicts = []
     for name, results in subject.results:
         verdicts += [f"{name}: {v}" if len(subject.results) > 1 else v for v in figures.verdicts(results)]
@@ -165,7 +180,7 @@ def summary(subject: Subject, measured: Sequence[Measured]) -> tuple[str, list[s
         verdicts += _adapted(subject.adaptation)
     for m in measured:
         change = np.abs(m.inputs[m.finite].astype(np.float64) - m.outputs[m.finite])
-        if m.finite.any():
+        if m.finite.any() and not m.from_noise:
             verdicts.append(
                 f"{m.source} → {m.target}: over {int(m.finite.sum())} images a pixel changes by {change.mean():.0f} of 255 levels on average."
             )
@@ -221,7 +236,12 @@ def about(subject: Subject, pictures: Pictures | None, doctor: CheckReport | Non
         header = translator.header
         ways = [f"{a} → {b}" for a, b in translator.directions[: MOST_NAMED + 1]]
         many = len(translator.directions) > MOST_NAMED
-        rows.append(("directions", f"{len(translator.directions):,}, between all domains" if many else ", ".join(ways)))
+        if translator.method.from_noise:
+            rows.append(("makes images of", some(translator.domains, 12)))
+        else:
+            rows.append(
+                ("directions", f"{len(translator.directions):,}, between all domains" if many else ", ".join(ways))
+            )
         rows += [("step", header.get("step")), ("stage", header.get("stage") or None)]
         rows.append(("parameters for translating", sum(p.numel() for p in translator.method.parameters())))
         for source in header.get("pretrained") or ():
@@ -230,8 +250,8 @@ def about(subject: Subject, pictures: Pictures | None, doctor: CheckReport | Non
         origin = (header.get("extra") or {}).get("started_from")
         if isinstance(origin, Mapping):
             rows.append(("started from", f"{origin.get('source')}, SHA-256 {str(origin.get('sha256'))[:16]}…"))
-        rows.append(("model file, SHA-256", translator.sha256[:32] + "…" if translator.sha256 else None))
-        rows.append(("images it was trained on, fingerprint", str(header.get("data_fingerprint") or "")[:32] + "…"))
+        rows.append(("model file, SHA-256", translator.sha256 or None))
+        rows.append(("images it was trained on, fingerprint", header.get("data_fingerprint") or None))
         rows.append(("made with", f"unpaired {header.get('version')}"))
     if config is not None:
         t = config.training
@@ -314,11 +334,23 @@ def _evaluate(results: Mapping[str, Any], model: str, data: str) -> str:
     p = results.get("provenance") or {}
     place = p.get("model")
     parts = [f"unpaired evaluate {shlex.quote(place) if isinstance(place, str) else model} {data}"]
-    for name in ("metrics", "backbone", "split", "limit", "seed", "bootstrap", "by", "pairs", "palette", "masks"):
-        value = p.get(name)
-        if value is not None:
-            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-            parts.append(f"--{name} {shlex.quote(text)}")
+    networks = p.get("backbones") or {}
+    asked = {**p, "backbone": list(networks) or p.get("backbone"), "lpips": list(p.get("lpips") or ()) or None}
+    asked["feature_precision"] = next((n.get("precision") for n in networks.values() if isinstance(n, Mapping)), None)
+    for name, default in EVALUATE_OPTIONS.items():
+        value = asked.get(name)
+        if value is not None and value != default:
+            text = (
+                ",".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value)
+                if isinstance(value, list)
+                else str(value)
+            )
+            parts.append(f"--{name.replace('_', '-')} {shlex.quote(text)}")
+    chosen = (results.get("classification") or {}).get("config") or {}
+    usual = ClassifierConfig().model_dump()
+    for name, value in chosen.items():
+        if name in usual and name not in ("classifier", "split") and value != usual[name]:
+            parts.append(f"--set classifier.{name}={json.dumps(value)}")
     return " ".join([*parts, "--out results.json"])
 
 

@@ -24,6 +24,8 @@ MAX_DIRECTIONS = 6
 """Directions that are shown in full; a model of many classes has the grid of every class besides."""
 MANY_DIRECTIONS = 3
 """The same for a model of more than two domains."""
+LEAST_OF_INPUT = 0.1
+"""Where two inputs change random outputs by less than this share of what two noises do, the page warns."""
 WATCH_LEAST = 2
 """Translations that the watch needs for its judgement."""
 
@@ -79,10 +81,13 @@ def write_report(
 
 
 def directions(translator: Translator) -> list[tuple[str, str]]:
-    """The directions that are shown in full: a few from different sources where there are many."""
-    found = list(translator.directions)
+    """The directions that are shown in full: a few from different sources where there are many. Images that are made of noise alone have
+    their own domain for a source."""
     domains = translator.domains
     most = MAX_DIRECTIONS if len(domains) <= 2 else MANY_DIRECTIONS
+    if translator.method.from_noise:
+        return [(d, d) for d in domains[:most]]
+    found = list(translator.directions)
     if len(found) <= most:
         return found
     spread = [(d, domains[(i + 1) % len(domains)]) for i, d in enumerate(domains)]
@@ -119,9 +124,15 @@ def _look(job: Job, say: Any) -> None:
     for source, target in directions(translator):
         if source not in pictures.held_out:
             continue
-        say(f"translating {source} to {target}")
+        say(f"making images of {target}" if translator.method.from_noise else f"translating {source} to {target}")
         shown = pictures.some(source, job.images)
         job.sheets[source, target] = looks.sheet(translator, shown, source, target, seed=job.seed)
+        inputs, noises = looks.follows_noise(job.sheets[source, target], target)
+        if inputs < LEAST_OF_INPUT * noises:
+            job.warnings.append(
+                f"{source} → {target}: the results follow the random noise and hardly the input. Two inputs with the same noise give results "
+                f"that differ by {inputs:.1f} of 255 levels on average, one input with two noises {noises:.1f}."
+            )
         judged = (
             job.subject.classifier is None or target == translator.domains[-1]
         )  # that of an adaptation knows its target
@@ -133,11 +144,12 @@ def _look(job: Job, say: Any) -> None:
         bad = int((~found.finite).sum())
         if bad:
             job.warnings.append(
-                f"{source} → {target}: {bad} of {len(found.finite)} translations are not finite (NaN or infinity)."
+                f"{found.name}: {bad} of {len(found.finite)} {'images' if found.from_noise else 'translations'} are not finite (NaN or infinity)."
             )
         if found.finite.sum() >= WATCH_LEAST:
             x, y = (to_tensor(p[found.finite]) for p in (found.inputs, found.outputs))
-            job.warnings += [w.rstrip(".") + "." for w in watch.sampled(x, y, (source, target))]
+            said = watch.sampled(x, y, (source, target))
+            job.warnings += [w.rstrip(".").replace(f"{source} → {target}", found.name) + "." for w in said]
 
 
 def _command(
