@@ -582,7 +582,7 @@ def test_import_of_a_model_from_scratch(tmp_path: Path) -> None:
         found[mode] = unpaired.load(out, device="cpu").translate(x, None, "red", latents=z)
     with torch.no_grad():
         expected = method.translate(x, None, "red", latents=z)
-    assert torch.equal(found["scratch"], expected)
+    torch.testing.assert_close(found["scratch"], expected, atol=1e-5, rtol=0)  # another memory format rounds otherwise
     assert (found["transfer"] - expected).abs().max() > 1e-4
 
 

@@ -18,6 +18,7 @@ from unpaired import checkpoint, training
 from unpaired.errors import CheckpointError
 from unpaired.methods.base import Method
 from unpaired.stages import Plan
+from unpaired.watch import Watch
 
 SOME = pick(["tiny"], NAMES)
 """All methods in `make faults`; the smallest in `make test`, where the contract tests cut all of them."""
@@ -57,7 +58,7 @@ def cuts(plan: Plan, method: Method) -> list[tuple[str, Any, str, int, bool]]:
     found = [
         ("before the first step", T, "run_step", 1, False),
         ("inside the first sheet", type(method), "views", 1, False),
-        ("inside a later sheet", T, "_swap_average", 4, True),
+        ("inside a later sheet", T, "swap_average", 4, True),
         ("after a sheet", T, "sample", 2, True),
         ("before a save", T, "save", 2, False),
         ("inside a save", checkpoint, "pack", 4, False),
@@ -212,7 +213,7 @@ MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
         training.Trainer, "restore", _restoring_into_the_start
     ),
     "the log is not cut": lambda patch: patch.setattr(training.RunLog, "__init__", _log_uncut),
-    "the watch forgets": lambda patch: patch.setattr(training.Watch, "restore", lambda self, state: None),
+    "the watch forgets": lambda patch: patch.setattr(Watch, "restore", lambda self, state: None),
 }
 
 
