@@ -13,9 +13,11 @@ from unpaired.errors import CheckpointError, ConfigError, DataError
 from unpaired.outputs import check_output
 from unpaired.report import looks, words
 from unpaired.report.gather import Subject, gather, open_pictures
+from unpaired.report.job import Job
 from unpaired.report.looks import Sight
 from unpaired.report.page import Report
-from unpaired.report.sections import EXTREMES, Job, sections
+from unpaired.report.section_features import EXTREMES
+from unpaired.report.sections import sections
 from unpaired.runlog import Reporter
 from unpaired.translation import Translator
 from unpaired.watch import Watch
