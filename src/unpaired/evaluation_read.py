@@ -38,7 +38,11 @@ def check_results(found: Any, where: str) -> None:
     backbones = (found.get("provenance") or {}).get("backbones") or {}
     if not isinstance(backbones, dict) or not all(isinstance(b, dict) for b in backbones.values()):
         _refuse(where, "provenance.backbones", "no table of tables by name")
-    _confusion(found.get("adaptation") or {}, where)
+    adaptation, classification = found.get("adaptation") or {}, found.get("classification") or {}
+    _confusion(adaptation.get("confusion"), adaptation.get("classes"), where, "adaptation")
+    for name, figure in classification.items():
+        if isinstance(figure, dict):
+            _confusion(figure.get("confusion"), classification.get("classes"), where, f"classification.{name}")
     warnings = found.get("warnings") or []
     if not isinstance(warnings, list) or not all(isinstance(w, str) for w in warnings):
         _refuse(where, "warnings", "no list of texts")
@@ -77,14 +81,19 @@ def _figure(figure: Mapping[str, Any], where: str, place: str) -> None:
         _figure(inner, where, f"{place}.{key}")
 
 
-def _confusion(adaptation: Mapping[str, Any], where: str) -> None:
+def _confusion(table: Any, classes: Any, where: str, place: str) -> None:
     """A table as wide and as high as there are classes."""
-    table, classes = adaptation.get("confusion"), adaptation.get("classes")
     if not table or not classes:
         return
     square = isinstance(table, list) and isinstance(classes, list) and len(table) == len(classes)
-    if not square or not all(isinstance(r, list) and len(r) == len(classes) and all(map(_is_number, r)) for r in table):
-        _refuse(where, "adaptation.confusion", "no square table of counts, one row for each class")
+    if not square or not all(
+        isinstance(r, list) and len(r) == len(classes) and all(map(_is_natural, r)) for r in table
+    ):
+        _refuse(where, f"{place}.confusion", "no square table of counts, one row for each class")
+
+
+def _is_natural(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _is_number(value: Any) -> bool:

@@ -109,7 +109,9 @@ class Translator:
         return {
             "method": header.get("method"),
             "domains": list(self.domains),
-            "directions": [f"{a} -> {b}" for a, b in self.directions]
+            "directions": f"none: makes images of {', '.join(self.domains)} from noise"
+            if self.method.from_noise
+            else [f"{a} -> {b}" for a, b in self.directions]
             if len(self.directions) <= checkpoint.MAX_LISTED_DIRECTIONS
             else f"all {len(self.directions)} of {len(self.domains)} domains",
             "classes": list(self.method.classes),

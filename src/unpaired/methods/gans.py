@@ -168,8 +168,9 @@ class GAN(OnGAN):
     discriminator: nn.Module
 
     @property
-    def pairs(self) -> Sequence[Pair]:
-        """Each domain with itself, so that all come equally often however many images they have."""
+    def directions(self) -> Sequence[Pair]:
+        """Each domain onto itself: nothing is translated. Batches come from the same pairs, so that all domains come equally often however
+        many images they have."""
         return tuple((d, d) for d in self.domains)
 
     def prepare(self) -> list[dict[str, str]]:

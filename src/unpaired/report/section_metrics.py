@@ -48,8 +48,7 @@ def _one_result(job: Job, results: dict[str, Any], about: str) -> None:
             panels[:8],
             caption=f"Distances to the target's real images, with 95 % intervals where there are any; less is better.{about}",
         )
-    rows, notes, groups = figures.table(results)
-    header = [h.replace("translated", "generated") if job.from_noise else h for h in figures.HEADER]
+    header, rows, notes, groups = figures.table(results)
     page.table(
         header, rows, notes=notes, groups=groups,
         caption=f"Each measure with its N (generated / real); below the value its [95 % interval], or ± its standard deviation. ↓ less is better, ↑ more is.{about}",
@@ -57,11 +56,8 @@ def _one_result(job: Job, results: dict[str, Any], about: str) -> None:
     remarks = [str(w) for w in results.get("warnings") or ()]
     if remarks:
         page.items(remarks)
-    adaptation = results.get("adaptation")
-    if isinstance(adaptation, dict) and adaptation.get("confusion") and adaptation.get("classes"):
-        page.confusion(
-            np.array(adaptation["confusion"]), list(map(str, adaptation["classes"])), caption="Who is taken for whom."
-        )
+    for counts, labels, caption in figures.confusions(results):
+        page.confusion(np.array(counts), labels, caption=caption)
     origin = figures.provenance(results)
     if origin:
         text = "\n".join(f"{k}: {v}" for k, v in origin)
