@@ -61,7 +61,9 @@ def point(preset: str, what: str, value: int, rounds: int) -> dict[str, float]:
     )  # fmt: skip
     stage = trainer.plan.stages[-1]
     trainer.modes(stage)
-    batch = Sampler(pool, config.data, method.pairs, 0, domains=method.domains).batch(1, stage.batch_size)
+    batch = Sampler(pool, config.data, method.pairs, 0, domains=method.domains, reads=method.reads).batch(
+        1, stage.batch_size
+    )
     period = math.lcm(*(update.every for update in stage.updates))
 
     def one_round() -> None:

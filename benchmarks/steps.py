@@ -98,7 +98,7 @@ def main() -> None:
         method, pool, config, Path("unused"), held_out=None, header_extra={}, on_step=None, device=device,
         ranks=training.Ranks(), reporter=None,
     )  # fmt: skip
-    sampler = Sampler(pool, config.data, method.pairs, config.seed)
+    sampler = Sampler(pool, config.data, method.pairs, config.seed, reads=method.reads)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     cuda = device.type == "cuda"
     about = {

@@ -201,7 +201,11 @@ class Case:
         if stage.start is not None:
             stage.start()
         trainer.modes(stage)
-        batch = Sampler(pool, config.data, method.pairs, config.seed).batch(1, stage.batch_size).to(device)
+        batch = (
+            Sampler(pool, config.data, method.pairs, config.seed, reads=method.reads)
+            .batch(1, stage.batch_size)
+            .to(device)
+        )
         period = math.lcm(*(update.every for update in stage.updates))
         trainer.step = period - 1
         reference = Reference(trainer, stage, precision) if kind == "reference" else None

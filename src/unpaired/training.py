@@ -329,7 +329,10 @@ class Trainer(TrainingState):
 
     def batches(self) -> Iterator[Batch]:
         """Batches of the steps still to come; the same whatever the number of workers."""
-        sampler = Sampler(self.pool, self.config.data, self.method.pairs, self.config.seed, domains=self.method.domains)
+        method = self.method
+        sampler = Sampler(
+            self.pool, self.config.data, method.pairs, self.config.seed, domains=method.domains, reads=method.reads
+        )
         dataset = StepDataset(sampler, lambda step: self.plan.at(step)[0].batch_size, self.ranks.rank, self.ranks.world)
         workers = self.config.data.workers
         loader = DataLoader(
