@@ -280,6 +280,8 @@ def _evaluate(
     if adaptation:
         results["adaptation"] = dict(adaptation)
     results["measures"] = measures_of(results, list(stores))
+    if translator.untrained:
+        warnings.append(translator.untrained)
     if translator.method.from_noise:
         warnings.append(f"{NOISE}: figures that compare with an input are left out")
     results["warnings"] = warnings + warnings_of(entries, images)

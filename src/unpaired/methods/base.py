@@ -247,6 +247,11 @@ class Method(nn.Module):
         one was trained on another that has changed since."""
         return
 
+    def untrained(self) -> str:
+        """A sentence on what ``translate`` goes through although it has not been trained yet, or on what it leaves out for that; empty where
+        there is nothing of the kind. Who loads such a model is told."""
+        return ""
+
     def translate(
         self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
     ) -> Tensor:
