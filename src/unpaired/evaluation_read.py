@@ -5,13 +5,33 @@ Keys that are missing or unknown are no fault (older and newer versions write ot
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from unpaired.data.images import show
 from unpaired.errors import DataError
 
 BLOCKS = ("means", "reconstruction", "classification", "adaptation", "measures", "provenance")
 """Parts of results that are tables by name."""
+
+
+MAX_RESULT_BYTES = 512 * 2**20
+"""A larger file is no result of this package."""
+
+
+def read_json(path: Path | str) -> Any:
+    """Any JSON value of bounded size. Raises DataError with the reason."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_RESULT_BYTES:
+            raise DataError(f"{show(path)}: larger than the {MAX_RESULT_BYTES:,} bytes that are read")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{show(path)}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{show(path)}: not a JSON file: {error}") from error
 
 
 def check_results(found: Any, where: str) -> None:

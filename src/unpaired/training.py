@@ -68,18 +68,18 @@ class Trainer(TrainingState):
         config: RunConfig,
         run_dir: Path,
         *,
-        held_out: Pool | None,
-        header_extra: Mapping[str, Any],
-        on_step: OnStep | None,
         device: torch.device,
-        ranks: Ranks,
-        reporter: Reporter | None,
+        held_out: Pool | None = None,
+        header_extra: Mapping[str, Any] | None = None,
+        on_step: OnStep | None = None,
+        ranks: Ranks | None = None,
+        reporter: Reporter | None = None,
         validator: Validator | None = None,
     ) -> None:
         super().__init__(method.place(device), config.training.ema)
         self.pool, self.held_out, self.config, self.run_dir = pool, held_out, config, run_dir
-        self.header_extra, self.on_step, self.validator = header_extra, on_step, validator
-        self.settings, self.device, self.ranks, self.reporter = config.training, device, ranks, reporter
+        self.header_extra, self.on_step, self.validator = header_extra or {}, on_step, validator
+        self.settings, self.device, self.ranks, self.reporter = config.training, device, ranks or Ranks(), reporter
         if config.data.views:
             method.view_counts = {d: pool.count(d) * config.data.views for d in method.domains}
         self.losses: dict[tuple[str, str], Callable[[Batch], dict[str, Tensor]]] = {}
