@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from unpaired import checkpoint
 from unpaired.config import MethodConfig, from_dict
 from unpaired.methods import METHODS
-from unpaired.methods.base import Method
+from unpaired.methods.base import Method, Stage
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +41,10 @@ class Many(Method):
     def __init__(self, config: ManyConfig, domains: tuple[str, ...], **kwargs: Any) -> None:
         super().__init__(config, domains, **kwargs)
         self.level = nn.Parameter(torch.linspace(-0.8, 0.8, len(domains)))
+
+    def stages(self) -> tuple[Stage, ...]:
+        """One without players: it learns nothing."""
+        return (Stage("none", 5, (), 1),)
 
     def translate(
         self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None

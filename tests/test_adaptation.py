@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from unpaired import checkpoint
 from unpaired.adaptation import AdaptResult, _read, _settle, adapt, add_anchor
 from unpaired.classifier import ConvNet, jitter, load_classifier, recolour, score, train_classifier
 from unpaired.config import from_dict
+from unpaired.data.labelled import open_to_test
 from unpaired.errors import CheckpointError, ConfigError, DataError
 from unpaired.methods.base import Batch
 from unpaired.report import write_report
@@ -152,6 +154,29 @@ def test_npz_without_target_labels(tmp_path: Path) -> None:
     np.savez(tmp_path / "t.npz", x_train=bars(16, 12, 1, dark=True)[0])
     result = adapt(tmp_path / "s.npz", tmp_path / "t.npz", out=tmp_path / "o", settings=JOINT, quiet=True)
     assert result.counts["target"] == 16 and result.classes == ("0", "1")
+
+
+def test_a_classifier_is_tested_on_test_images(data: dict[str, Path], tmp_path: Path) -> None:
+    """Of labelled data with splits those of "test" are taken, as a folder and as npz, never the training images; data with training
+    images alone are refused; without splits all are taken."""
+    config, options, _ = _settle("unit", "translate", None, TRANSLATE, 0)
+    classes = sorted(p.name for p in data["test"].iterdir() if p.is_dir())
+    both = tmp_path / "both"
+    shutil.copytree(data["source"], both / "train")
+    shutil.copytree(data["test"], both / "test")
+    counts = {
+        str(place): _read(data["source"], data["target"], place, config, options, 0).counts()["test"]
+        for place in (data["test"], both)
+    }
+    assert len(classes) == 2 and set(counts.values()) == {20}
+    x, y = bars(6, 16, 0)
+    np.savez(tmp_path / "plain.npz", x=x, y=y)
+    np.savez(tmp_path / "split.npz", x_train=x, y_train=y, x_test=x[:2], y_test=y[:2])
+    assert open_to_test(tmp_path / "plain.npz", config.data, "d").count("d") == 6
+    assert open_to_test(tmp_path / "split.npz", config.data, "d").count("d") == 2
+    shutil.rmtree(both / "test")
+    with pytest.raises(DataError, match="no test folder; there are: train"):
+        _read(data["source"], data["target"], both, config, options, 0)
 
 
 def test_inverted_copies(data: dict[str, Path]) -> None:

@@ -26,7 +26,7 @@ from unpaired.classifier import save_classifier, train_classifier
 from unpaired.data.images import to_tensor
 from unpaired.data.sampling import ArrayPool
 from unpaired.distributed import Ranks
-from unpaired.errors import ConfigError
+from unpaired.errors import ConfigError, DataError
 from unpaired.evaluation import evaluate, format_table
 from unpaired.evaluation_classes import ClassifierConfig, classifier_settings
 from unpaired.evaluation_figures import Sets, feature_figures, split_in_halves
@@ -193,7 +193,14 @@ def test_accuracy_of_a_classifier_with_its_confusion_table(tmp_path: Path) -> No
     assert low < 10 / 12 < high and found["classes"] == ["dark", "bright"] and len(found["classifier_sha256"]) == 64
     assert found["confusion"] == [[5, 1], [1, 5]]
     assert "adaptation" in format_table(results)
-    (tmp_path / "labelled/dark").rename(tmp_path / "labelled/grey")
+    (tmp_path / "labelled").rename(tmp_path / "train")
+    (tmp_path / "labelled").mkdir()
+    (tmp_path / "train").rename(tmp_path / "labelled" / "train")
+    with pytest.raises(DataError, match="no test folder"):  # its training images are not taken instead
+        evaluate(translator(Negative()), pool, **options)
+    (tmp_path / "labelled/train").rename(tmp_path / "labelled/test")
+    assert evaluate(translator(Negative()), pool, **options)["adaptation"]["accuracy"]["n_real"] == 12
+    (tmp_path / "labelled/test/dark").rename(tmp_path / "labelled/test/grey")
     with pytest.raises(ConfigError, match="grey are none of the classifier's"):
         evaluate(translator(Negative()), pool, **options)
 

@@ -193,6 +193,21 @@ def test_an_unfinished_run_without_a_log_says_both(trained: tuple[Path, Path], t
     assert "not finished: 8 of 13 steps" in text and "There are no curves" in text
 
 
+def test_a_run_is_finished_when_its_last_stage_is(tmp_path: Path) -> None:
+    """Steps are counted over all stages of the plan: a cascade has two a level, DeepI2I from scratch one in all."""
+    for name, model in (("cascade", {"invert_all": True}), ("deepi2i", {"mode": "scratch", "transfer": []})):
+        run = cases.config(name, model=model)
+        method = cases.method(name, run)
+        total = sum(stage.steps for stage in method.stages())
+        for step, unfinished in ((total - 1, True), (total, False)):
+            model_file = checkpoint.write_model(
+                tmp_path / "m.safetensors", method, checkpoint.make_header(method, run, step=step)
+            )
+            subject = Subject(folder=tmp_path, config=run, translator=unpaired.load(model_file))
+            assert any("not finished" in line for line in sentences.warnings(subject, None)) is unfinished
+            assert (f"{step:,} of {total:,} steps" in sentences.lead(subject, None, None)) is unfinished
+
+
 def test_many_classes_random_outputs_and_views(tmp_path: Path) -> None:
     """A stochastic method of five domains: several samples for each input, the method's own pictures by name, every class from
     every class in one square, three directions in full."""
@@ -524,6 +539,9 @@ def test_the_log_is_grouped_by_what_it_says() -> None:
         "Distances while training": ["validation FD-x"], "λ and distance": ["λ", "distance to the input"], "Losses": ["g", "d, real"],
         "Watched values": ["share that a player judges rightly, d: real or made"],
     }  # fmt: skip
+    made = [{**entry, "validation/FD-x/a->a": 1.0, "validation/mean": 1.0} for entry in log]
+    (looks_at,) = (panels for kind, panels in figures.curves(made) if kind == "Distances while training")
+    assert [text for panel in looks_at for _, text in panel.legend] == ["a → b", "a"]
     assert figures.seconds(log) == 30 + 30 + 10 and figures.duration(70) == "70 s" and figures.duration(9000) == "2.5 h"
     assert "nearly always" in figures.won([{"step": s, "d/sign_accuracy": 0.99} for s in range(40)])[0]
     assert figures.won(log) == []

@@ -12,6 +12,8 @@ from torch import Tensor
 
 import tiny
 from unpaired.data.images import to_tensor
+from unpaired.devices import set_products
+from unpaired.metrics import store
 from unpaired.metrics.backbones import NetworkBackbone
 from unpaired.metrics.store import BATCH, FeatureStore, content_key
 
@@ -52,6 +54,30 @@ def test_other_weights_resize_or_precision_have_a_cache_of_their_own() -> None:
         for change in ({}, {"sha256": "1" * 64}, {"resize": "box"}, {"precision": "bf16"})
     }
     assert len(folders) == 4
+
+
+def test_features_do_not_depend_on_the_precision_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backbone's products are IEEE's whether a model in TF32 ran before it or PyTorch's own setting holds; the model's setting is there
+    again after it. Features that older code computed are not taken."""
+    found: list[str] = []
+
+    def features(images: Tensor) -> Tensor:
+        found.append(torch.backends.cudnn.conv.fp32_precision)  # type: ignore[attr-defined]
+        return images.mean(dim=(2, 3))
+
+    network = NetworkBackbone("means", 3, 16, "0" * 64, features, torch.device("cpu"))
+    try:
+        for precision in ("tf32", "fp32"):
+            set_products(precision)
+            network(torch.zeros(1, 3, 16, 16))
+            after = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
+            assert after == {"tf32": "tf32", "fp32": "ieee"}[precision]
+    finally:
+        set_products("fp32")
+    assert found == ["ieee", "ieee"]
+    before = FeatureStore(network).folder
+    monkeypatch.setattr(store, "CODE", store.CODE + 1)
+    assert FeatureStore(network).folder != before
 
 
 def test_damage_is_noticed_and_two_writers_do_not_disturb_each_other() -> None:

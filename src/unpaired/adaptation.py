@@ -27,7 +27,7 @@ from unpaired.classifier import Classifier, Fitted, Score, load_classifier, part
 from unpaired.config import RunConfig, Settings, from_dict, merge, nested
 from unpaired.config import preset as read_preset
 from unpaired.data.images import to_tensor, to_uint8
-from unpaired.data.labelled import open_labelled, open_unlabelled
+from unpaired.data.labelled import open_labelled, open_to_test, open_unlabelled
 from unpaired.data.sampling import ArrayPool, centre_crops
 from unpaired.errors import ConfigError, DataError, nearest
 from unpaired.methods.base import Batch, Method, Stage, Update
@@ -280,7 +280,7 @@ def _read(source: Path, target: Path, test: Path | None, config: RunConfig, opti
     both = {"source": images, "target": unlabelled.images["target"]}
     test_images = test_labels = None
     if test is not None:
-        tested = open_labelled(test, config.data, "test", "test" if test.suffix == ".npz" else None)
+        tested = open_to_test(test, config.data, "test")
         strange = sorted(set(tested.classes) - set(classes))
         if strange:
             raise DataError(f"{test}: classes {', '.join(strange)} are not among the source's: {', '.join(classes)}")

@@ -58,6 +58,17 @@ def set_products(precision: str) -> None:
     torch.backends.cudnn.conv.fp32_precision = kind  # type: ignore[attr-defined]
 
 
+@contextlib.contextmanager
+def products(precision: str) -> Iterator[None]:
+    """Inside, products of fp32 numbers are as ``precision`` has them; after it, as they were asked for before."""
+    before = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "fp32"
+    set_products(precision)
+    try:
+        yield
+    finally:
+        set_products(before)
+
+
 def generators(device: torch.device) -> list[torch.Generator]:
     """torch's global generators that code on ``device`` draws from."""
     own = [torch.cuda.default_generators[device.index or 0]] if device.type == "cuda" else []

@@ -23,9 +23,9 @@ from unpaired._files import sha256_of
 from unpaired.classifier import confusion_counts, load_classifier, parts, train_classifier
 from unpaired.config import DataConfig, Settings
 from unpaired.data.images import Pixels, to_tensor
-from unpaired.data.labelled import open_labelled
+from unpaired.data.labelled import open_to_test
 from unpaired.distributed import Ranks
-from unpaired.errors import ConfigError, DataError, nearest
+from unpaired.errors import ConfigError, nearest
 from unpaired.evaluation_figures import Figure, mean_figure, nothing
 from unpaired.evaluation_images import By, Images, plan
 from unpaired.evaluation_pass import Pass
@@ -244,10 +244,7 @@ def adaptation_figures(
     """
     model = load_classifier(classifier, device)
     size = DataConfig(size=model.image_size, cache=False)
-    try:
-        pool = open_labelled(labelled, size, "target", split="test")
-    except DataError:  # without splits everything is there to be tested
-        pool = open_labelled(labelled, size, "target")
+    pool = open_to_test(labelled, size, "target")
     names = list(pool.classes)
     unknown = [n for n in names if n not in model.classes]
     if unknown:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -139,8 +140,9 @@ class Pass:
 
     def diversity(self, task: Task) -> dict[str, Tensor]:
         """By network, [inputs]: the mean LPIPS over all pairs of several translations of one input."""
-        step = max(1, len(task.items) // DIVERSITY_INPUTS)
-        items = task.items[::step][:DIVERSITY_INPUTS]
+        n = len(task.items)
+        places_of = np.linspace(0, n - 1, min(n, DIVERSITY_INPUTS)).round().astype(int)  # evenly over all sources
+        items = [task.items[i] for i in places_of.tolist()]
         found: dict[str, list[Tensor]] = {net: [] for net in self.lpips}
         places: list[int] = []
         for at, source, pixels in self.images.batches(items, self.ranks):

@@ -69,6 +69,22 @@ def open_labelled(path: str | os.PathLike[str], config: DataConfig, domain: str,
     return ArrayPool({domain: images}, {domain: wanted[good]}, classes)
 
 
+def open_to_test(path: str | os.PathLike[str], config: DataConfig, domain: str) -> ArrayPool:
+    """As `open_labelled`, for images that a classifier is tested on: those of the split "test" where the data has splits, else all. Never
+    training images. Raises DataError, also for data with other splits alone."""
+    return open_labelled(path, config, domain, "test" if _has_splits(Path(path)) else None)
+
+
+def _has_splits(path: Path) -> bool:
+    if path.suffix.lower() != ".npz":
+        return path.is_dir() and any(p.name in _SPLIT_WORDS and p.is_dir() for p in path.iterdir())
+    try:
+        with open_regular(path):
+            return any(array.split for array in _arrays(path))
+    except (ImageError, zipfile.BadZipFile, ValueError, OSError, EOFError):
+        return False  # who reads it says what is wrong
+
+
 def open_unlabelled(
     path: str | os.PathLike[str], config: DataConfig, domain: str, split: str | None = None
 ) -> ArrayPool:

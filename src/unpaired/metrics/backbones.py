@@ -20,7 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from unpaired import weights
 from unpaired._files import sha256_of
-from unpaired.devices import autocast, shapes_only
+from unpaired.devices import autocast, products, shapes_only
 from unpaired.errors import ConfigError, UnpairedError, WeightsError, nearest
 from unpaired.networks import inception, mobilenet
 
@@ -101,7 +101,8 @@ class NetworkBackbone:
         if images.shape[-2:] != (self.side, self.side):
             images = self.resized(images, self.side)
         images = images.contiguous(memory_format=torch.channels_last)  # as the network is (`_quick`)
-        with autocast(self.precision, self.device):
+        # products as for every figure, whatever the model that is judged runs in: the same picture has the same features
+        with products("fp32"), autocast(self.precision, self.device):
             return self.features(images).float().cpu()
 
 

@@ -1,7 +1,7 @@
 """Features on disk, by the content of each picture: a set is passed through a backbone once, whatever is asked of it later.
 
 Below ``<cache>/features/`` (``$UNPAIRED_CACHE``, else ``~/.cache/unpaired``) every backbone has a folder whose name is a digest of all
-that its features depend on: its weights' hash, name, resize, precision, device and PyTorch's version. In it lie safetensors files of two
+that its features depend on: its weights' hash, name, resize, precision, device, PyTorch's version and ``CODE``. In it lie safetensors files of two
 tensors, ``keys`` uint8 [N, 32] (SHA-256 of a picture's pixels and shape) and ``features`` float32 [N, D], named by their
 own hash and written atomically, so that several processes may add at a time. The whole folder may be deleted at any time.
 """
@@ -27,6 +27,8 @@ from unpaired.data.images import Pixels
 from unpaired.metrics.backbones import Backbone, NetworkBackbone
 
 log = logging.getLogger("unpaired")
+CODE = 2
+"""Counts up when this package computes other features with the same weights and settings: what is on disk is then not taken."""
 BATCH = 16
 """Pictures in a pass. It is fixed (the last ones are filled up), so that no other batch size changes the features."""
 
@@ -43,7 +45,7 @@ class FeatureStore:
         self.backbone = backbone
         self.computed = 0
         """Pictures that went through the network, those found in the cache not counted."""
-        about: list[Any] = [backbone.name, backbone.sha256, backbone.resize, backbone.dim, torch.__version__]
+        about: list[Any] = [CODE, backbone.name, backbone.sha256, backbone.resize, backbone.dim, torch.__version__]
         about += [getattr(backbone, "precision", "fp32"), str(getattr(backbone, "device", "cpu"))]
         self.folder = home() / "features" / f"{backbone.name}-{hashlib.sha256(repr(about).encode()).hexdigest()[:24]}"
         self.on_disk = on_disk

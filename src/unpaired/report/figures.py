@@ -102,7 +102,8 @@ def _within(key: str, title: str) -> str:
     """Name of a line within a chart."""
     first, _, rest = key.partition("/")
     if first == "validation":
-        return rest.partition("/")[2].replace("->", " → ") or rest
+        source, _, target = rest.partition("/")[2].partition("->")
+        return (target if source == target else f"{source} → {target}") if target else source or rest
     if first == title and rest:
         return rest.replace("/", ", ").replace("_", " ")
     named = key.replace("sign_accuracy", "real or made").removesuffix("_accuracy")
@@ -250,9 +251,9 @@ def confusions(results: Mapping[str, Any]) -> list[tuple[list[list[int]], list[s
     about = results.get("classification") or {}
     made = "generated images" if makes_noise(results) else "translations"
     for key, text in CONFUSED.items():
-        figure = about.get(key) or {}
-        counts = figure.get("confusion")
-        if not counts or not about.get("classes"):
+        figure = about.get(key)
+        counts = figure.get("confusion") if is_figure(figure) else None
+        if not is_figure(figure) or not counts or not about.get("classes"):
             continue
         runs = figure.get("runs") or ()
         which = f" The first of {len(runs)} trainings: {{}}." if len(runs) > 1 else " {}."

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from unpaired.data.folders import DataTree, find
 from unpaired.data.images import Pixels, show
 from unpaired.data.labelled import open_unlabelled
 from unpaired.data.sampling import Pool, centre_crops, hold_out, open_pool
+from unpaired.devices import shapes_only
 from unpaired.errors import CheckpointError, ConfigError, DataError, ImageError, nearest
 from unpaired.evaluation_read import check_results, read_json
 from unpaired.origin import FILE as ORIGIN
@@ -54,6 +56,18 @@ class Subject:
     """(name, results of `unpaired evaluate`)."""
     missing: list[str] = field(default_factory=list)
     """What cannot be shown and why, a sentence each."""
+
+    @cached_property
+    def steps_in_all(self) -> int | None:
+        """Steps of all stages of the run; None where the model, which has the plan, is not there."""
+        if self.translator is None or self.config is None:
+            return None
+        method = self.translator.method
+        with shapes_only():  # the plan names networks that a model to be used lacks
+            whole = type(method)(
+                self.config.model, method.domains, image_size=method.image_size, classes=method.classes
+            )
+        return sum(stage.steps for stage in whole.stages())
 
 
 def gather(paths: Sequence[Path], *, device: str = "cpu") -> Subject:

@@ -82,14 +82,6 @@ def kicker(subject: Subject) -> str:
     return f"{subject.config.method}" + (f" · {paper}" if paper else "")
 
 
-def _total(subject: Subject) -> int | None:
-    """Steps that the run's settings ask for."""
-    if subject.config is None:
-        return None
-    values = subject.config.model.model_dump()
-    return sum(v for k, v in values.items() if (k == "steps" or k.endswith("_steps")) and isinstance(v, int)) or None
-
-
 def _step(subject: Subject) -> int | None:
     header = subject.translator.header if subject.translator else {}
     step = header.get("step")
@@ -105,7 +97,7 @@ def lead(subject: Subject, pictures: Pictures | None, doctor: CheckReport | None
         if subject.results:
             return f"Figures of {some([name for name, _ in subject.results])}."
         return ""
-    step, total = _step(subject), _total(subject)
+    step, total = _step(subject), subject.steps_in_all
     steps = f"{step:,} steps" if step is not None else "an unknown number of steps"
     if step is not None and total and step < total:
         steps = f"{step:,} of {total:,} steps"
@@ -128,7 +120,7 @@ def train_counts(pictures: Pictures | None, doctor: CheckReport | None) -> dict[
 def facts(subject: Subject) -> dict[str, str]:
     """A few figures to be seen first."""
     found: dict[str, str] = {}
-    step, total = _step(subject), _total(subject)
+    step, total = _step(subject), subject.steps_in_all
     if step is not None:
         found["steps" if not total or step >= total else f"steps of {total:,}"] = f"{step:,}"
     time = figures.seconds(subject.log)
@@ -208,7 +200,7 @@ def _adapted(found: Mapping[str, Any]) -> list[str]:
 def warnings(subject: Subject, pictures: Pictures | None) -> list[str]:
     """What a reader must know before believing the rest."""
     said = []
-    step, total = _step(subject), _total(subject)
+    step, total = _step(subject), subject.steps_in_all
     if subject.translator is not None and step is not None and total and step < total and subject.folder is not None:
         said.append(f"The run is not finished: {step:,} of {total:,} steps. The same command goes on with it.")
     if subject.translator is not None and subject.translator.untrained:
