@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import itertools
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
+import cases
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,6 +20,7 @@ from unpaired.methods.base import Batch
 from unpaired.methods.unit import UNIT
 from unpaired.networks.blocks import SampleNorm
 from unpaired.networks.patchgan import GaussianHalf
+from unpaired.training import Trainer
 
 DOMAINS = ("cat", "tiger")
 
@@ -383,3 +387,62 @@ def test_presets(name: str) -> None:
     text = (resources.files("unpaired") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
     head = text.split("\n\n")[0]
     assert all(word in head for word in (f"unpaired train DATA --preset {name} --out", "Cost:", "Expected:"))
+
+
+# -- both players of a step
+
+
+def steps_of(trainer: Trainer, count: int, *, shared: bool = True) -> dict[str, float]:
+    """The terms of the last of ``count`` steps."""
+    stage = trainer.plan.stages[0]
+    if not shared:
+        stage = replace(stage, updates=tuple(replace(update, ahead=()) for update in stage.updates))
+    trainer.modes(stage)
+    terms: dict[str, Tensor] = {}
+    for images in itertools.islice(trainer.batches(), count):
+        trainer.step += 1
+        terms = trainer.run_step(stage, 0, images)
+    return {k: float(v) for k, v in terms.items()}
+
+
+def trainer_of(accumulate: int = 1, **model: Any) -> Trainer:
+    """Of the contract tests' tiny run."""
+    run = cases.config("unit")
+    own = {"batch_size": 2} | model
+    return cases.trainer(
+        "unit",
+        run.model_copy(
+            update={
+                "model": run.model.model_copy(update=own),
+                "training": run.training.model_copy(update={"accumulate": accumulate}),
+            }
+        ),
+    )
+
+
+@pytest.mark.parametrize(("accumulate", "passes"), [(1, 2), (2, 6)])
+def test_players_share_a_translation(accumulate: int, passes: int) -> None:
+    """The codes of a batch are made once a step and those of the way back once; with two parts once a player and part, so
+    that one graph at a time is held. Nothing of a step is kept for the next."""
+    trainer, calls = trainer_of(accumulate), 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    trainer.method.encoder_shared.register_forward_hook(count)  # type: ignore[union-attr]
+    steps_of(trainer, 1)
+    assert calls == passes
+    assert trainer.method._ahead is None
+    assert not any(p.requires_grad for p in trainer.method.parameters())
+
+
+def test_a_shared_translation_trains_as_one_made_anew() -> None:
+    """Without noise, three steps leave the weights that they leave where each player translates for itself, to rounding."""
+    together, apart = trainer_of(noise="none"), trainer_of(noise="none")
+    before = {k: v.clone() for k, v in together.method.state_dict().items()}
+    found, wanted = steps_of(together, 3), steps_of(apart, 3, shared=False)
+    assert found == pytest.approx(wanted, rel=1e-4)
+    for name, value in apart.method.state_dict().items():
+        moved = (value - before[name]).norm()
+        assert (together.method.state_dict()[name] - value).norm() <= 1e-2 * moved + 1e-7, name

@@ -180,6 +180,9 @@ class Trainer(TrainingState):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for parameter in parameters:
             parameter.requires_grad_(True)
+        if len(parts) == 1 and not self.settings.compile:
+            for module in update.ahead:
+                module.requires_grad_(True)  # until that player's own update is done
         optimizer.zero_grad(set_to_none=True)
         sums = self._gradients(update, stage, parts)
         self.ranks.average_gradients(parameters)

@@ -125,6 +125,10 @@ class Update:
     """Factor of ``optimizer.lr`` for each of ``modules``, where they differ; empty means 1 for all."""
     second_order: bool = False
     """The loss differentiates a gradient (a gradient penalty), which compiled code cannot: it stays uncompiled."""
+    ahead: tuple[nn.Module, ...] = ()
+    """Modules of a later player of the same step that ask for gradients during this loss already, so that what it computes with
+    them can serve that player, graph and all. Not where a batch has several parts, whose graphs would be kept side by side, and
+    not where losses are compiled, each by itself: there the later player computes it anew."""
 
 
 @dataclass(frozen=True)
