@@ -151,7 +151,7 @@ class Method(nn.Module):
     Everything that training changes must be a parameter or a buffer, so that it is saved: networks, image pools,
     running statistics, controllers. A loss may put detached scalars worth watching into ``self.monitor``.
 
-    Losses must not keep state in plain attributes, and all randomness must come from torch's global generator: the
+    Losses must not keep state in plain attributes from step to step, and all randomness must come from torch's global generator: the
     loop seeds it from (seed, step).
     """
 
