@@ -30,9 +30,9 @@ from unpaired.planning import flop_counter
 
 COUNTED = ("convolution", "convolution_backward", "_local_scalar_dense", "_fused_adam_")
 STEPS: dict[tuple[str, str], tuple[int, ...]] = {
-    ("attend", "initial"): (9986304, 36, 24, 3, 2, 522, 1165269),
-    ("attend", "attention"): (82645248, 56, 26, 3, 2, 568, 4561069),
-    ("attend", "joint"): (85631232, 56, 34, 3, 3, 682, 4805126),
+    ("attend", "initial"): (8192256, 28, 24, 3, 2, 480, 1045429),
+    ("attend", "attention"): (61829376, 38, 26, 3, 2, 491, 3998697),
+    ("attend", "joint"): (64815360, 38, 34, 3, 3, 605, 4242178),
     ("biggan", "train"): (68839732, 40, 30, 2, 2, 1794, 6410930),
     ("cascade", "inversion-3"): (22593792, 74, 52, 2, 2, 908, 5491950),
     ("cascade", "level-5"): (6269808, 104, 42, 3, 3, 1239, 2045717),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
-from dataclasses import replace
 from importlib import resources
 from typing import Any
 
@@ -392,19 +390,6 @@ def test_presets(name: str) -> None:
 # -- both players of a step
 
 
-def steps_of(trainer: Trainer, count: int, *, shared: bool = True) -> dict[str, float]:
-    """The terms of the last of ``count`` steps."""
-    stage = trainer.plan.stages[0]
-    if not shared:
-        stage = replace(stage, updates=tuple(replace(update, ahead=()) for update in stage.updates))
-    trainer.modes(stage)
-    terms: dict[str, Tensor] = {}
-    for images in itertools.islice(trainer.batches(), count):
-        trainer.step += 1
-        terms = trainer.run_step(stage, 0, images)
-    return {k: float(v) for k, v in terms.items()}
-
-
 def trainer_of(accumulate: int = 1, **model: Any) -> Trainer:
     """Of the contract tests' tiny run."""
     run = cases.config("unit")
@@ -431,7 +416,7 @@ def test_players_share_a_translation(accumulate: int, passes: int) -> None:
         calls += 1
 
     trainer.method.encoder_shared.register_forward_hook(count)  # type: ignore[union-attr]
-    steps_of(trainer, 1)
+    cases.steps(trainer, trainer.plan.stages[0], 1)
     assert calls == passes
     assert trainer.method._ahead is None
     assert not any(p.requires_grad for p in trainer.method.parameters())
@@ -441,7 +426,10 @@ def test_a_shared_translation_trains_as_one_made_anew() -> None:
     """Without noise, three steps leave the weights that they leave where each player translates for itself, to rounding."""
     together, apart = trainer_of(noise="none"), trainer_of(noise="none")
     before = {k: v.clone() for k, v in together.method.state_dict().items()}
-    found, wanted = steps_of(together, 3), steps_of(apart, 3, shared=False)
+    found, wanted = (
+        cases.steps(together, together.plan.stages[0], 3),
+        cases.steps(apart, apart.plan.stages[0], 3, shared=False),
+    )
     assert found == pytest.approx(wanted, rel=1e-4)
     for name, value in apart.method.state_dict().items():
         moved = (value - before[name]).norm()

@@ -131,6 +131,11 @@ class Update:
     not where losses are compiled, each by itself: there the later player computes it anew."""
 
 
+def asks_gradients(*modules: nn.Module) -> bool:
+    """Whether a loss may keep what it computes with ``modules`` for their own player's update: see :attr:`Update.ahead`."""
+    return torch.is_grad_enabled() and any(p.requires_grad for module in modules for p in module.parameters())
+
+
 @dataclass(frozen=True)
 class Stage:
     """A stretch of training with one set of updates. Which stage runs is a function of the global step alone."""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from unpaired import losses
 from unpaired.config import MethodConfig
 from unpaired.errors import ConfigError
-from unpaired.methods.base import Adam, Batch, Method, Pair, Stage, Update
+from unpaired.methods.base import Adam, Batch, Method, Pair, Stage, Update, asks_gradients
 from unpaired.networks.blocks import (
     ResidualBlock,
     SampleNorm,
@@ -360,7 +360,7 @@ class UNIT(Method):
         """Eq. 5 and 6 for D_1 and D_2, encoders and generators fixed; only translated images are judged."""
         c: UNITConfig = self.config
         x_a, x_b = batch.source, batch.target
-        if next(self.generators.parameters()).requires_grad:  # the generators' update follows, and goes on from here
+        if asks_gradients(self.generators):  # their update follows, and goes on from here
             made = self._translated(batch)
             self._ahead = batch, made
         else:
