@@ -85,7 +85,8 @@ def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
 
     [N, C, H, W] -> the same. Raises ValueError where H x W is a single element.
     """
-    own = x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+    traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # for the OpenVINO engine
+    own = x.device.type == "cpu" and not torch.compiler.is_compiling() and not traced
     if not own or x.ndim != 4 or x.shape[2] * x.shape[3] < 2:
         return F.instance_norm(x, eps=eps)
     out: Tensor = _InstanceNorm.apply(x, eps)  # type: ignore[no-untyped-call]
