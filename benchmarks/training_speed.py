@@ -39,14 +39,13 @@ from typing import Any
 from unittest.mock import patch
 
 import harness
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from unpaired import devices, losses, runs, training
 from unpaired.config import parse_assignments
-from unpaired.data.sampling import ArrayPool, Sampler
+from unpaired.data.sampling import Sampler
 from unpaired.methods import method_class
 from unpaired.methods.base import Batch, Method, Stage, Update
 from unpaired.methods.cascade import Cascade
@@ -191,14 +190,10 @@ class Case:
         devices.set_products(precision)
         source = getattr(config.model, "source", "") or "a"
         names = (source, source + "2")[: 1 if method_class(config.method).max_domains == 1 else 2]
-        side, rng = config.data.resize or config.data.size, np.random.default_rng(0)
-        pool = ArrayPool({d: rng.integers(0, 256, (8, side, side, 3), dtype=np.uint8) for d in names})
+        pool = harness.noise_pool(config, names)
         torch.manual_seed(0)
         method = runs.build(config, names)
-        trainer = training.Trainer(
-            method, pool, config, Path("unused"), held_out=None, header_extra={}, on_step=None, device=device,
-            ranks=training.Ranks(), reporter=None,
-        )  # fmt: skip
+        trainer = training.Trainer(method, pool, config, Path("unused"), device=device)
         if kind == "recomputed":
             method.view_counts = None  # then nothing is kept
         stage = next(s for s in trainer.plan.stages if s.name.startswith(self.stage))
@@ -206,7 +201,11 @@ class Case:
         if stage.start is not None:
             stage.start()
         trainer.modes(stage)
-        batch = Sampler(pool, config.data, method.pairs, config.seed).batch(1, stage.batch_size).to(device)
+        batch = (
+            Sampler(pool, config.data, method.pairs, config.seed, reads=method.reads)
+            .batch(1, stage.batch_size)
+            .to(device)
+        )
         period = math.lcm(*(update.every for update in stage.updates))
         trainer.step = period - 1
         reference = Reference(trainer, stage, precision) if kind == "reference" else None

@@ -86,11 +86,18 @@ def parts(images: Tensor, size: int) -> list[Tensor]:
     return [images[i : i + size] for i in range(0, len(images), size)]
 
 
+def confusion_counts(truth: Tensor, guess: Tensor, classes: int) -> list[list[int]]:
+    """[true][predicted] counts of two int64 [N]."""
+    cells = torch.bincount(truth * classes + guess, minlength=classes * classes)
+    found: list[list[int]] = cells.view(classes, classes).tolist()
+    return found
+
+
 def score(logits: Tensor, labels: Tensor) -> Score:
     """Accuracy and confusion table from logits [N, K] and labels [N]."""
-    k = logits.shape[1]
-    counts = torch.bincount(labels * k + logits.argmax(1), minlength=k * k).view(k, k)
-    return Score(float(counts.diagonal().sum()) / len(labels), len(labels), tuple(map(tuple, counts.tolist())))
+    counts = confusion_counts(labels, logits.argmax(1), logits.shape[1])
+    right = sum(row[i] for i, row in enumerate(counts))
+    return Score(right / len(labels), len(labels), tuple(map(tuple, counts)))
 
 
 # ------------------------------------------------------------------------------------------------- augmentation

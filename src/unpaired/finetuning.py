@@ -211,7 +211,7 @@ class _Run:
         self.model, self.config, self.settings, self.state_file, self.steps = model, config, settings, state_file, steps
         self.domains = pool.domains
         pairs = tuple((d, d) for d in pool.domains)  # all come equally often
-        self.sampler = Sampler(pool, config, pairs, int(settings["seed"]))
+        self.sampler = Sampler(pool, config, pairs, int(settings["seed"]), reads=("source",))
         self.device = next(model.parameters()).device
         model.requires_grad_(False)
         self.players = [p.requires_grad_(True) for p in model.players()]

@@ -68,18 +68,18 @@ class Trainer(TrainingState):
         config: RunConfig,
         run_dir: Path,
         *,
-        held_out: Pool | None,
-        header_extra: Mapping[str, Any],
-        on_step: OnStep | None,
         device: torch.device,
-        ranks: Ranks,
-        reporter: Reporter | None,
+        held_out: Pool | None = None,
+        header_extra: Mapping[str, Any] | None = None,
+        on_step: OnStep | None = None,
+        ranks: Ranks | None = None,
+        reporter: Reporter | None = None,
         validator: Validator | None = None,
     ) -> None:
         super().__init__(method.place(device), config.training.ema)
         self.pool, self.held_out, self.config, self.run_dir = pool, held_out, config, run_dir
-        self.header_extra, self.on_step, self.validator = header_extra, on_step, validator
-        self.settings, self.device, self.ranks, self.reporter = config.training, device, ranks, reporter
+        self.header_extra, self.on_step, self.validator = header_extra or {}, on_step, validator
+        self.settings, self.device, self.ranks, self.reporter = config.training, device, ranks or Ranks(), reporter
         if config.data.views:
             method.view_counts = {d: pool.count(d) * config.data.views for d in method.domains}
         self.losses: dict[tuple[str, str], Callable[[Batch], dict[str, Tensor]]] = {}
@@ -332,7 +332,10 @@ class Trainer(TrainingState):
 
     def batches(self) -> Iterator[Batch]:
         """Batches of the steps still to come; the same whatever the number of workers."""
-        sampler = Sampler(self.pool, self.config.data, self.method.pairs, self.config.seed, domains=self.method.domains)
+        method = self.method
+        sampler = Sampler(
+            self.pool, self.config.data, method.pairs, self.config.seed, domains=method.domains, reads=method.reads
+        )
         dataset = StepDataset(sampler, lambda step: self.plan.at(step)[0].batch_size, self.ranks.rank, self.ranks.world)
         workers = self.config.data.workers
         loader = DataLoader(

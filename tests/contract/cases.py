@@ -174,10 +174,7 @@ def method(name: str, run: RunConfig | None = None) -> Method:
 def trainer(name: str, run: RunConfig | None = None) -> training.Trainer:
     """Of the method's tiny run, for steps without files."""
     run = run or config(name)
-    return training.Trainer(
-        method(name, run), pool(name), run, Path("unused"), held_out=None, header_extra={}, on_step=None,
-        device=torch.device("cpu"), ranks=training.Ranks(), reporter=None,
-    )  # fmt: skip
+    return training.Trainer(method(name, run), pool(name), run, Path("unused"), device=torch.device("cpu"))
 
 
 def steps(trainer: training.Trainer, stage: Stage, count: int, *, shared: bool = True) -> dict[str, float]:

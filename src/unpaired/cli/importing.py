@@ -171,5 +171,7 @@ def _write(imported: tuple[Any, dict[str, Any]], out: Path, *, whole: bool) -> N
     write_model(out, method, header, whole=whole)
     if len(method.domains) > 2:
         print(f"wrote {out}: {len(method.domains)} classes")
+    elif method.from_noise:
+        print(f"wrote {out}: makes images of {' and '.join(method.domains)} from noise")
     else:
         print(f"wrote {out}: {', '.join(f'{a} → {b}' for a, b in method.directions)}")

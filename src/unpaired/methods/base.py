@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Self, overload
+from typing import Any, ClassVar, Literal, Self, overload
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,8 @@ from unpaired.errors import ConfigError, nearest
 
 @dataclass(frozen=True)
 class Batch:
-    """Unpaired images: ``source[i]`` and ``target[i]`` are unrelated. All tensors have the same first dimension N."""
+    """Unpaired images: ``source[i]`` and ``target[i]`` are unrelated. All tensors have the same first dimension N. A side that the
+    method does not read has images of no pixel, [N, 3, 0, 0]."""
 
     source: Tensor
     """[N, 3, H, W] in [-1, 1]."""
@@ -57,6 +58,8 @@ class Batch:
 
 Pair = tuple[str, str]
 """(source, target)."""
+Side = Literal["source", "target"]
+"""One of the two halves of a batch."""
 
 
 class AllPairs(Sequence[Pair]):
@@ -170,6 +173,9 @@ class Method(nn.Module):
     """Run in this memory format on a CPU; False where it was measured to be slower (docs/results/speed.md)."""
     measured: ClassVar[tuple[str, ...]] = ()
     """Starts of the names of what :meth:`prepare` may take from the training images where a run begins with another model's weights."""
+    reads: ClassVar[tuple[Side, ...]] = ("source", "target")
+    """Sides of a batch whose images the losses look at. Those of the other are neither opened nor decoded: it has its domains, and
+    images of no pixel."""
     stride: int = 1
     """``translate`` accepts heights and widths divisible by this; callers pad to it and crop back."""
     stochastic: ClassVar[bool] = False
@@ -249,6 +255,11 @@ class Method(nn.Module):
         """Called when saved weights have been taken in, all of them. Raises CheckpointError where parts do not belong together:
         one was trained on another that has changed since."""
         return
+
+    def untrained(self) -> str:
+        """A sentence on what ``translate`` goes through although it has not been trained yet, or on what it leaves out for that; empty where
+        there is nothing of the kind. Who loads such a model is told."""
+        return ""
 
     def translate(
         self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
