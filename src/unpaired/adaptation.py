@@ -31,6 +31,7 @@ from unpaired.data.labelled import open_labelled, open_unlabelled
 from unpaired.data.sampling import ArrayPool, centre_crops
 from unpaired.errors import ConfigError, DataError, nearest
 from unpaired.methods.base import Batch, Method, Stage, Update
+from unpaired.outputs import check_run_apart
 from unpaired.runlog import Reporter
 from unpaired.stages import Plan
 
@@ -164,6 +165,7 @@ def adapt(
         ConfigError, DataError: before any training. Others as :func:`unpaired.training.fit`.
     """
     started = time.monotonic()
+    check_run_apart(out, source, target, *([test] if test is not None else []))
     config, options, recipe = _settle(method, recipe, preset, settings, seed)
     if select_on_test and test is None:
         raise ConfigError("--select-on-test needs --test LABELLED_TARGET")
@@ -203,7 +205,13 @@ def _settle(
     name = str(values.get("method") or method or "unit")
     if method not in (None, "unit", name) and preset:
         raise ConfigError(f"--method {method} does not go with preset {preset}, which is for '{name}'; leave one out")
-    chosen: Recipe = recipe or ("joint" if name in ("unit", "unit-digits") else "translate")
+    # "unit" as a word stands for unit-digits; a preset that names it has the settings of the translator
+    joint = name == "unit-digits" or (name == "unit" and "method" not in values)
+    chosen: Recipe = recipe or ("joint" if joint else "translate")
+    if chosen == "joint" and preset and values.get("method") == "unit":
+        raise ConfigError(
+            f"preset {preset} is for 'unit', and recipe 'joint' is unit-digits' own; type --recipe translate"
+        )
     if chosen == "joint" and name == "unit":
         name = "unit-digits"
     if chosen == "joint" and name != "unit-digits":
@@ -212,9 +220,8 @@ def _settle(
         raise ConfigError(f"adapt = {given!r}: expected settings such as adapt.steps=1000")
     unknown = [k for k in given if k not in AdaptConfig.model_fields]
     if unknown:
-        raise ConfigError(
-            "\n".join(f"unknown setting 'adapt.{k}'.{nearest(k, AdaptConfig.model_fields)}" for k in unknown)
-        )
+        known = [f"adapt.{name}" for name in AdaptConfig.model_fields]
+        raise ConfigError("\n".join(f"unknown setting 'adapt.{k}'.{nearest(f'adapt.{k}', known)}" for k in unknown))
     try:
         options = AdaptConfig(**given)
     except ValidationError as error:

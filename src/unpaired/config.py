@@ -284,7 +284,8 @@ def preset(name: str) -> dict[str, Any]:
     if name.endswith(".toml"):
         return read_toml(Path(name))
     if name not in presets():
-        raise ConfigError(f"unknown preset '{name}'.{nearest(name, presets())} There are: {', '.join(presets())}.")
+        place = " A TOML file's name ends in .toml." if Path(name).exists() else ""
+        raise ConfigError(f"unknown preset '{name}'.{nearest(name, presets())}{place} `unpaired presets` lists all")
     return tomllib.loads((resources.files("unpaired") / "presets" / f"{name}.toml").read_text(encoding="utf-8"))
 
 
