@@ -15,7 +15,8 @@ from unpaired import checkpoint
 from unpaired.adaptation import AdaptResult, _read, _settle, adapt, add_anchor
 from unpaired.classifier import ConvNet, jitter, load_classifier, recolour, score, train_classifier
 from unpaired.config import from_dict
-from unpaired.errors import CheckpointError, ConfigError, DataError, RefusedError
+from unpaired.errors import CheckpointError, ConfigError, DataError, ImageError, RefusedError
+from unpaired.evaluation_classes import adaptation_figures
 from unpaired.methods.base import Batch
 from unpaired.report import write_report
 from unpaired.runs import build
@@ -123,6 +124,27 @@ def test_translate_recipe_with_anchor(data: dict[str, Path], tmp_path: Path) -> 
     assert loaded.score(test, torch.from_numpy(labels)).accuracy == result.last.accuracy
     log = [json.loads(line) for line in (tmp_path / "out" / "run" / "log.jsonl").read_text().splitlines()]
     assert log[-1]["generator/anchor"] > 0
+
+
+@pytest.mark.parametrize("settings", [TRANSLATE, JOINT], ids=["translate", "joint"])
+def test_images_larger_than_the_crop(settings: dict[str, Any], data: dict[str, Path], tmp_path: Path) -> None:
+    """With data.resize above data.size both recipes finish, and the classifier reads files as its training did: the accuracy on the
+    test folder is that of results.json, whoever measures it."""
+    recipe: Any = "translate" if settings is TRANSLATE else "joint"
+    result = run(data, tmp_path / "out", {**settings, "data.resize": 20}, method="unit", recipe=recipe)
+    found = load_classifier(result.classifier)
+    assert (found.data.size, found.data.resize) == (16, 20) and result.last is not None
+    figures = adaptation_figures(result.classifier, data["test"], device=torch.device("cpu"), seed=0)
+    assert figures["accuracy"]["value"] == result.last.accuracy
+    files = sorted(data["test"].rglob("*.png"))
+    images = found.read(files)
+    assert images.shape == (len(files), 3, 16, 16)
+    names = [found.classes[i] for i in found.predict(images)]
+    right = [name == file.parent.name for name, file in zip(names, files, strict=True)]
+    assert sum(right) / len(right) == result.last.accuracy
+    (tmp_path / "bad.png").write_text("x")
+    with pytest.raises(ImageError, match=r"bad\.png"):
+        found.read([files[0], tmp_path / "bad.png"])
 
 
 def test_same_seed_same_result(data: dict[str, Path], tmp_path: Path) -> None:

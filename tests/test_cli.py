@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image
 
 import tiny
 from unpaired import checkpoint, cli
-from unpaired.config import presets
+from unpaired.config import preset, presets
 from unpaired.errors import DataError, Interrupted, NonFiniteError, PartialError, UnpairedError
 
 SMALL = [
@@ -91,14 +92,23 @@ def test_help_is_wrapped_once(capsys: pytest.CaptureFixture[str], monkeypatch: p
         (["translate", "RUN", "PICTURE"], "unpaired translate: --to is missing."),
         (["train", "DATA", "--out"], "--out requires an argument"),
         (["train", "DATA", "--otu", "RUN"], "Did you mean --out instead of --otu?"),
-        (["presets", "unit-small", "x"], "unpaired presets: too much was typed: unit-small x."),
+        (["presets", "unit-small", "x"], "unpaired presets: too much was typed: x."),
+        (["presets", "unit-smal"], "Did you mean 'unit-small'? `unpaired presets` lists all"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_what_was_not_typed_is_named(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A missing argument, a missing option and one word too many exit 2 with their name and where to look."""
+    """What is missing, too much or unknown exits 2 with its name and where to look."""
     assert run(*words) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_preset_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """`unpaired presets NAME` prints the file: what it is, the command, the cost, and settings that read back."""
+    assert run("presets", "unit-small") == 0
+    text = capsys.readouterr().out
+    assert "# unpaired train DATA --preset unit-small --out RUN" in text and "# Cost: " in text
+    assert tomllib.loads(text) == preset("unit-small")
 
 
 def test_module_and_command_are_the_same() -> None:

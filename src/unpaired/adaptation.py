@@ -343,17 +343,22 @@ class _Job:
         criterion: Callable[[Callable[[Tensor], Tensor]], float],
         extra: ArrayPool | None = None,
     ) -> Fitted:
-        """A ConvNet on the labelled images of ``pool`` (and of ``extra``, half of each batch)."""
+        """A ConvNet on the labelled images of ``pool`` (and of ``extra``, half of each batch), as they were read or cropped already."""
         images, labels = pool.images["source"], np.asarray(pool.labels["source"])
-        more = None if extra is None else (extra.images["source"], np.asarray(extra.labels["source"]))
+        cropped = (
+            images.shape[1] == self.config.data.size
+        )  # translations are made of crops: those are not cropped again
+        read = self.config.data.model_copy(update={"resize": None}) if cropped else self.config.data
+        more = None if extra is None else np.asarray(extra.labels["source"])
         size, o = self.config.data.size, self.options
 
         def draw(index: Tensor) -> tuple[Tensor, Tensor]:
             i = index.numpy()
-            x, y = centre_crops(pool, "source", i.tolist(), self.config.data), labels[i]
-            if more is not None:
-                half = i[: len(i) // 2] % len(more[1])
-                x[: len(half)], y = more[0][half], np.concatenate([more[1][half], y[len(half) :]])
+            x, y = centre_crops(pool, "source", i.tolist(), read), labels[i]
+            if extra is not None and more is not None:
+                half = i[: len(i) // 2] % len(more)
+                x[: len(half)] = centre_crops(extra, "source", half.tolist(), self.config.data)
+                y = np.concatenate([more[half], y[len(half) :]])
             return to_tensor(x), torch.from_numpy(y)
 
         return train_classifier(
@@ -460,7 +465,7 @@ def _translate(job: _Job, plain: Fitted, select_on_test: bool) -> _Found:
     fitted = job.plain_classifier(there, criterion, extra=pool if options.keep_source else None)
     for name, network in (("classifier", fitted.last), ("classifier-best", fitted.best)):
         save_classifier(
-            job.out / f"{name}.safetensors", network, classes=data.classes, side=config.data.size, width=options.width,
+            job.out / f"{name}.safetensors", network, classes=data.classes, side=config.data.size, width=options.width, data=config.data,
             extra={"recipe": "translate", "translator": config.method, "seed": config.seed},
         )  # fmt: skip
     words = "on the labels of the test set" if select_on_test else (

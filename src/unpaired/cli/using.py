@@ -223,10 +223,20 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def presets() -> None:
-    """Ready settings, one for each published experiment and a few for small machines."""
+def presets(name: str | None = None, /) -> None:
+    """Ready settings, one for each published experiment and a few for small machines.
+
+    Parameters
+    ----------
+    name
+        Show this one: its command, cost and expected result, and every setting.
+    """
+    from unpaired.config import preset_text
     from unpaired.config import presets as shipped
 
+    if name is not None:
+        print(preset_text(name), end="")
+        return
     for name, title in shipped().items():
         print(f"{name:24} {title}")
 
