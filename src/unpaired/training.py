@@ -459,7 +459,7 @@ class Trainer(TrainingState):
             raise StoppedError(mine if trouble else f"another rank has no batch, see its message; saved as {path}")
         raise Interrupted(
             asked,
-            f"stopped by signal {asked} after step {self.step}; saved as {path}. The same command goes on from there",
+            f"stopped by {signals.name(asked)} after step {self.step:,}; saved as {path}. The same command goes on from there",
         )
 
 

@@ -97,6 +97,9 @@ class AllPairs(Sequence[Pair]):
     def __hash__(self) -> int:
         return hash(tuple(self))
 
+    def __repr__(self) -> str:
+        return repr(tuple(self)) if len(self) <= 12 else f"AllPairs({self.domains!r})"
+
 
 @dataclass(frozen=True)
 class Adam:
