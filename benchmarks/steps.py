@@ -87,7 +87,7 @@ def main() -> None:
         count_flop(config, args)
         return
     device = devices.choose_device(args.device)
-    devices.set_products(args.precision)
+    devices.set_for_training(args.precision, device)
     source = getattr(config.model, "source", "") or "a"
     names = tuple(sorted((source, "b" if source != "b" else "c")))
     side, rng = config.data.resize or config.data.size, np.random.default_rng(0)
