@@ -187,7 +187,7 @@ class Case:
         settings |= {"training.precision": precision, "training.device": self.device}
         config = runs.resolve(preset=self.preset, settings=settings)
         device = devices.choose_device(self.device)
-        devices.set_products(precision)
+        devices.set_for_training(precision, device)
         source = getattr(config.model, "source", "") or "a"
         names = (source, source + "2")[: 1 if method_class(config.method).max_domains == 1 else 2]
         pool = harness.noise_pool(config, names)

@@ -318,10 +318,11 @@ class Attend(Method):
         """G(x) = m ⊙ G0(x) + (1 - m) ⊙ x; where m is below MASK_FLOOR, x itself."""
         if (source, target) != self.direction:
             raise ConfigError(f"this model translates {' to '.join(self.direction)} alone, not {source} to {target}")
+        attending = bool(self.attending)  # read first: later a GPU's work would be waited for
         translated: Tensor = self.generator(images)
-        if self.branch is None or not bool(self.attending):
+        if self.branch is None or not attending:
             return translated
-        return self.compose(images, translated, self.attention(images))
+        return self.compose(images, translated, self._mask(images))
 
     def attention(self, images: Tensor) -> Tensor | None:
         """m = G_attn(x), 0 where it is below MASK_FLOOR; 1 everywhere before its stage; None for a model without."""
@@ -329,6 +330,10 @@ class Attend(Method):
             return None
         if not bool(self.attending):
             return torch.ones_like(images[:, :1], dtype=torch.float32)
+        return self._mask(images)
+
+    def _mask(self, images: Tensor) -> Tensor:
+        assert self.branch is not None, "asked before"
         mask: Tensor = self.branch(images)
         return torch.where(mask < MASK_FLOOR, 0.0, mask)
 
