@@ -48,7 +48,7 @@ def measure(args: argparse.Namespace, precision: str, mode: str) -> dict[str, An
     names = tuple(f"class {i}" for i in range(args.classes))
     pool = ArrayPool({n: rng.integers(0, 255, (2, args.size, args.size, 3), dtype=np.uint8) for n in names})
     device = devices.choose_device(args.device)
-    devices.set_products(precision)
+    devices.set_for_training(precision, device)
     trainer = training.Trainer(
         build(config, names), pool, config, Path("unused"), held_out=None, header_extra={}, on_step=None, device=device,
         ranks=training.Ranks(), reporter=None,

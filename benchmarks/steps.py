@@ -86,7 +86,7 @@ def main() -> None:
         count_flop(config, args)
         return
     device = devices.choose_device(args.device)
-    devices.set_products(args.precision)
+    devices.set_for_training(args.precision, device)
     source = getattr(config.model, "source", "") or "a"
     names = tuple(sorted((source, "b" if source != "b" else "c")))
     pool = noise_pool(config, names)

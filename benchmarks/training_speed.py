@@ -12,7 +12,8 @@ The reference is eager fp32, contiguous memory, PyTorch's instance norm, Adam as
 loop over tensors), features and translations computed anew by each player. Beyond that, each method as the public code does it:
 
 - unit, both generations: discriminators stay unfrozen in the generators' step; in the discriminators' step the generators
-  record their graph before the result is detached; real and translated images are judged in passes of their own. The streams
+  record their graph before the result is detached; real and translated images are judged in passes of their own; the generators'
+  step encodes and decodes anew (here it goes on with what the discriminators' step was given). The streams
   of the generators stay batched as here, which the first generation's code does and the second's does not.
 - attend (no official code): the translation is made anew for each player, as in TensorFlow code with one run a player.
   CycleGAN's PyTorch code makes it once and so saves one forward pass; both freeze the discriminator in the generator's step.
@@ -157,6 +158,10 @@ class Reference:
             for parameter in own:
                 parameter.requires_grad_(True)
             self.optimizers[update.name].zero_grad()
+            if (
+                self.unfrozen
+            ):  # UNIT's players draw samples of their own, as released; of one seed, so that losses can be compared
+                training.seed_everything(self.trainer.config.seed, self.trainer.step)
             apart = update.name == "discriminator" and isinstance(self.method, UNIT)
             with plain(), devices.autocast(self.precision, self.trainer.device):
                 terms = judged_apart(self.method, batch) if apart else update.loss(batch)  # type: ignore[arg-type]
@@ -182,7 +187,7 @@ class Case:
         settings |= {"training.precision": precision, "training.device": self.device}
         config = runs.resolve(preset=self.preset, settings=settings)
         device = devices.choose_device(self.device)
-        devices.set_products(precision)
+        devices.set_for_training(precision, device)
         source = getattr(config.model, "source", "") or "a"
         names = (source, source + "2")[: 1 if method_class(config.method).max_domains == 1 else 2]
         pool = harness.noise_pool(config, names)

@@ -17,7 +17,7 @@ from dataclasses import replace
 import torch
 from apart import interleave_apart
 from harness import arguments, compare, write
-from training_speed import plain_norms
+from training_speed import plain
 
 from unpaired import runs
 from unpaired._memory import keep_memory
@@ -47,7 +47,7 @@ def reference(preset: str, batch: int, side: int, precision: str) -> Callable[[]
     images = images_of(batch, side)
 
     def way() -> torch.Tensor:
-        with torch.no_grad(), plain_norms(), autocast(precision, images.device):
+        with torch.no_grad(), plain(), autocast(precision, images.device):
             return method.translate(images, source, target)
 
     return way

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import harness
 import pytest
 import torch
 from harness import Spread, Turns
+
+BENCHMARKS = Path(harness.__file__).parent
 
 
 def test_a_spread_is_median_and_quartiles() -> None:
@@ -52,3 +56,13 @@ def test_ways_take_turns_and_are_counted(tmp_path: Path, capsys: pytest.CaptureF
     assert (written["seed"], written["rows"][0]["met"]) == (3, False)
     assert {"cpu", "cores", "threads", "bf16_units", "torch", "commit"} <= set(written["machine"])
     assert "≥ 1e+09: **missed**" in capsys.readouterr().out
+
+
+def test_every_benchmark_can_be_imported() -> None:
+    """A benchmark that a change elsewhere has broken is found before the day it is needed."""
+    names = sorted(p.stem for p in BENCHMARKS.glob("*.py"))
+    assert "training_speed" in names
+    found = subprocess.run(
+        [sys.executable, "-c", "import " + ", ".join(names)], cwd=BENCHMARKS, capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stderr

@@ -53,9 +53,23 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 def set_products(precision: str) -> None:
     """TF32 products only when asked for by name; PyTorch would use them for convolutions by default."""
-    kind = "tf32" if precision == "tf32" else "ieee"
+    asked = precision == "tf32"
+    # by the older names, too: PyTorch's own compiler still reads them, and they raise where the two disagree
+    torch.set_float32_matmul_precision("high" if asked else "highest")
+    torch.backends.cudnn.allow_tf32 = asked
+    kind = "tf32" if asked else "ieee"
     torch.backends.cuda.matmul.fp32_precision = kind
     torch.backends.cudnn.conv.fp32_precision = kind  # type: ignore[attr-defined]
+    torch.backends.cudnn.rnn.fp32_precision = kind  # type: ignore[attr-defined]
+
+
+def set_for_training(precision: str, device: torch.device) -> None:
+    """:func:`set_products`; and on a GPU: it is the current one, since pinned memory takes room on that, and cuDNN tries its
+    algorithms for each shape once, since a stage has the same shapes in every step."""
+    set_products(precision)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True
 
 
 @contextlib.contextmanager

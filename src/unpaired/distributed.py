@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -32,6 +33,9 @@ class Ranks:
     rank: int = 0
     world: int = 1
     heart: Heartbeat | None = None
+    words: dist.ProcessGroup | None = None
+    """The group that moves numbers and objects through main memory (gloo), so that asking the others waits for no GPU; None: the
+    default group does."""
 
     def enter(self, phase: str) -> None:
         """This rank begins a phase of the loop: "data", "step", or another that may take long."""
@@ -63,25 +67,40 @@ class Ranks:
 
     def share_buffers(self, buffers: Iterable[Tensor]) -> None:
         """Give every rank the buffers of rank 0, after each step: a restart then finds what the run would have had."""
-        if self.world > 1:
+        if self.world == 1:
+            return
+        kinds: dict[torch.dtype, list[Tensor]] = {}
+        for buffer in buffers:
+            kinds.setdefault(buffer.dtype, []).append(buffer)
+        for same in kinds.values():  # one message a type: there are hundreds of buffers of a few numbers
+            flat = torch.cat([buffer.reshape(-1) for buffer in same])
             with self._meeting():
-                for buffer in buffers:
-                    dist.broadcast(buffer, 0)
+                dist.broadcast(flat, 0)
+            if not self.main:
+                for buffer, value in zip(same, torch.split(flat, [b.numel() for b in same]), strict=True):
+                    buffer.copy_(value.view(buffer.shape))
 
-    def largest(self, value: int, device: torch.device) -> int:
+    def largest(self, value: int) -> int:
         """The largest ``value`` over all ranks: any rank can ask all to stop at the same step."""
         if self.world == 1:
             return value
-        shared = torch.tensor([value], device=device)
+        shared = torch.tensor([value])
         with self._meeting():
-            dist.all_reduce(shared, op=dist.ReduceOp.MAX)
-            return int(shared.item())
+            dist.all_reduce(shared, op=dist.ReduceOp.MAX, group=self.words)
+        return int(shared.item())
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
-        if self.world > 1:
-            with self._meeting():
-                dist.barrier()
+        self.largest(0)
+
+    def from_all(self, mine: Any) -> list[Any]:
+        """What each rank gave, in order."""
+        if self.world == 1:
+            return [mine]
+        everyone: list[Any] = [None] * self.world
+        with self._meeting():
+            dist.all_gather_object(everyone, mine, group=self.words)
+        return everyone
 
 
 @contextmanager
@@ -98,26 +117,35 @@ def joined(device: torch.device) -> Iterator[Ranks]:
             "-m unpaired train …, or unset WORLD_SIZE for one"
         )
     if dist.is_initialized():  # by a program around us, which then also watches its processes
-        yield Ranks(dist.get_rank(), world)
+        yield Ranks(dist.get_rank(), world, words=_words())
         return
     store, rank, world = next(rendezvous("env://", int(os.environ["RANK"]), world, timeout=TIMEOUT))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # NCCL would take the first GPU, on every rank
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
         store=dist.PrefixStore("group", store),  # type: ignore[attr-defined]
         rank=rank,
         world_size=world,
         timeout=TIMEOUT,
+        device_id=device if device.type == "cuda" else None,
     )
+    words = _words()
     heart = Heartbeat(dist.PrefixStore("heart", store), rank, world)  # type: ignore[attr-defined]
     cause = ""
     try:
-        yield Ranks(rank, world, heart)
+        yield Ranks(rank, world, heart, words)
     except BaseException as error:
         cause = _cause(error)
         raise
     finally:
         heart.leave(cause)
         dist.destroy_process_group()
+
+
+def _words() -> dist.ProcessGroup | None:
+    """For :attr:`Ranks.words`."""
+    return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=TIMEOUT)
 
 
 def _cause(error: BaseException) -> str:

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from unpaired._files import sha256_of
 from unpaired.classifier import confusion_counts, load_classifier, parts, train_classifier
-from unpaired.config import DataConfig, Settings
+from unpaired.config import Settings
 from unpaired.data.images import Pixels, to_tensor
 from unpaired.data.labelled import open_to_test
+from unpaired.data.sampling import centre_crops
 from unpaired.distributed import Ranks
 from unpaired.errors import ConfigError, nearest
 from unpaired.evaluation_figures import Figure, mean_figure, nothing
@@ -243,8 +244,7 @@ def adaptation_figures(
     Raises DataError, CheckpointError, ConfigError (classes that the classifier does not know).
     """
     model = load_classifier(classifier, device)
-    size = DataConfig(size=model.image_size, cache=False)
-    pool = open_to_test(labelled, size, "target")
+    pool = open_to_test(labelled, model.data, "target")
     names = list(pool.classes)
     unknown = [n for n in names if n not in model.classes]
     if unknown:
@@ -253,7 +253,7 @@ def adaptation_figures(
         )
     to_model = torch.tensor([model.classes.index(n) for n in names])
     truth = to_model[torch.from_numpy(np.asarray(pool.labels["target"]))]
-    pixels = pool.images["target"]
+    pixels = centre_crops(pool, "target", range(pool.count("target")), model.data)
     guess = torch.cat(
         [
             model.predict(to_tensor(pixels[i : i + 256]).to(device)).cpu()

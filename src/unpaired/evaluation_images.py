@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from PIL import Image
 
 from unpaired.config import DataConfig
@@ -138,7 +137,7 @@ def gather(rows: Mapping[str, torch.Tensor], ranks: Ranks) -> dict[str, torch.Te
     """
     parts: list[Mapping[str, torch.Tensor]] = [rows]
     if ranks.world > 1:
-        parts = _from_all({k: v.cpu() for k, v in rows.items()}, ranks)
+        parts = ranks.from_all({k: v.cpu() for k, v in rows.items()})
     joined = {k: torch.cat([p[k] for p in parts if len(p.get("place", ()))] or [rows[k]]) for k in _names(parts)}
     order = joined["place"].argsort()
     return {k: v[order] for k, v in joined.items()}
@@ -156,20 +155,5 @@ def _rows(part: Mapping[str, torch.Tensor]) -> int:
 
 def share_lost(lost: dict[str, str], ranks: Ranks) -> None:
     """Tell every process which files the others could not read."""
-    if ranks.world > 1:
-        for part in _from_all(lost, ranks):
-            lost |= part
-
-
-_gloo: list[Any] = []
-"""The group of this job (kept, so that no other can be taken for it) and its twin that moves objects through main memory."""
-
-
-def _from_all(mine: Any, ranks: Ranks) -> list[Any]:
-    """What each process gave, in order."""
-    world = dist.group.WORLD
-    if not _gloo or _gloo[0] is not world:
-        _gloo[:] = [world, None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")]
-    everyone: list[Any] = [None] * ranks.world
-    dist.all_gather_object(everyone, mine, group=_gloo[1])
-    return everyone
+    for part in ranks.from_all(lost):
+        lost |= part

@@ -242,7 +242,7 @@ class _Run:
                 self._save()
             if signum:
                 raise Interrupted(
-                    signum, f"stopped by signal {signum} after step {self.step}; the same command goes on"
+                    signum, f"stopped by {signals.name(signum)} after step {self.step}; the same command goes on"
                 )
             reporter.advance(self.step, "fine-tuning")
         self.model.eval()

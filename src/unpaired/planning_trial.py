@@ -8,6 +8,7 @@ sheets take more than later ones, and reading the finished model. Importing the 
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import os
 import resource
@@ -21,7 +22,7 @@ import torch
 
 from unpaired import devices, runs, training
 from unpaired.config import RunConfig
-from unpaired.data.folders import find
+from unpaired.data.folders import DataTree, find
 from unpaired.distributed import Ranks
 from unpaired.methods import method_class
 from unpaired.methods.base import Stage
@@ -48,11 +49,22 @@ def measure(run: RunConfig, data: Path | str, *, clock: Clock = time.perf_counte
     device = devices.choose_device(run.training.device)
     precision = devices.choose_precision(run.training.precision, device)
     run = run.model_copy(update={"training": run.training.model_copy(update={"precision": precision})})
-    devices.set_products(precision)
+    devices.set_for_training(precision, device)
     tree = find(data, least=min(2, method_class(run.method).min_domains))
     runs.open_data(tree, run)
     with tempfile.TemporaryDirectory(prefix="unpaired-plan-") as scratch:
-        return _Trial(run, Path(scratch), device, clock).cost(lambda: runs.open_data(tree, run), tree.domains)
+        return _Trial(run, Path(scratch), device, clock).cost(lambda: _open_again(tree, run), tree.domains)
+
+
+def _open_again(tree: DataTree, run: RunConfig) -> runs.OpenData:
+    """The data once more, without saying again which images are left out."""
+    log = logging.getLogger("unpaired")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        return runs.open_data(tree, run)
+    finally:
+        log.setLevel(level)
 
 
 class _Trial:
@@ -71,7 +83,7 @@ class _Trial:
 
     def _synchronise(self) -> None:
         if self.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
 
     def cost(self, open_data: Callable[[], runs.OpenData], domains: tuple[str, ...]) -> Cost:
         """Of the whole run."""
@@ -99,7 +111,7 @@ class _Trial:
         once += max(0.0, first - sheet) + self.timed(lambda: load(self.folder))
         looks = sum(opened.validator.due(step, total) for step in range(1, total + 1)) if opened.validator else 0
         return Cost(
-            {}, tuple(stages), save, sheet, look, once, _peak(self.device.type), saves=2 + (total - 1) // settings.checkpoint_every,
+            {}, tuple(stages), save, sheet, look, once, _peak(self.device), saves=2 + (total - 1) // settings.checkpoint_every,
             sheets=2 + (total - 1) // settings.sample_every, looks=looks,
         )  # fmt: skip
 
@@ -133,10 +145,10 @@ class _Trial:
         )
 
 
-def _peak(kind: str) -> int:
+def _peak(device: torch.device) -> int:
     """Bytes: what PyTorch reserved on the GPU, else this process's largest resident size."""
-    if kind == "cuda":
-        return int(torch.cuda.max_memory_reserved())
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_reserved(device))
     try:  # getrusage would count the parent's size too: it is kept over fork and exec
         status = Path("/proc/self/status").read_text("ascii")
         return 1024 * int(status.split("VmHWM:")[1].split()[0])

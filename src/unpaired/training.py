@@ -134,7 +134,7 @@ class Trainer(TrainingState):
         tensors, values = self.state()
         # the optimisers' too: a squared gradient that overflows leaves finite weights that never move again
         bad = [n for n, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]
-        if self.ranks.largest(len(bad), self.device):
+        if self.ranks.largest(len(bad)):
             names = ", ".join(n.removeprefix("method/") for n in bad[:4])
             self.stop_non_finite("saving", {}, f"not finite: {names or 'tensors of another rank'}")
         if self.ranks.main:
@@ -180,6 +180,9 @@ class Trainer(TrainingState):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for parameter in parameters:
             parameter.requires_grad_(True)
+        if len(parts) == 1 and not self.settings.compile:
+            for module in update.ahead:
+                module.requires_grad_(True)  # until that player's own update is done
         optimizer.zero_grad(set_to_none=True)
         sums = self._gradients(update, stage, parts)
         self.ranks.average_gradients(parameters)
@@ -231,7 +234,7 @@ class Trainer(TrainingState):
                 terms = loss(piece)
             total = torch.stack([t.float() for t in terms.values()]).sum()
             if self.device.type == "cpu":
-                if self.ranks.largest(int(not torch.isfinite(total)), self.device):  # one rank's stops all at this step
+                if self.ranks.largest(int(not torch.isfinite(total))):  # one rank's stops all at this step
                     self.stop_non_finite(update.name, terms)
             else:  # no waiting for the GPU here: looked at before each log line and each save
                 self.finite &= torch.isfinite(total.detach())
@@ -249,7 +252,7 @@ class Trainer(TrainingState):
 
     def check_finite(self) -> None:
         """Look at the flag that GPU steps leave behind. Raises NonFiniteError."""
-        if self.ranks.largest(int(not bool(self.finite)), self.device):
+        if self.ranks.largest(int(not bool(self.finite))):
             self.stop_non_finite("some update", {}, "a loss became non-finite since the last look")
 
     def stop_non_finite(self, update: str, terms: Mapping[str, Tensor], why: str = "") -> None:
@@ -429,7 +432,7 @@ class Trainer(TrainingState):
             found = self.validate()
         except Interrupted as stop:
             asked = stop.signum
-        if self.ranks.largest(asked, self.device):
+        if self.ranks.largest(asked):
             if self.ranks.main:
                 assert self.validator is not None
                 self.validator.owe(self.run_dir, self.step, values)
@@ -445,7 +448,7 @@ class Trainer(TrainingState):
 
     def _leave_if_asked(self, trouble: str = "") -> None:
         """Save and leave, all ranks after the same step, when any of them has got a signal or has no batch (``trouble``)."""
-        asked = self.ranks.largest(_NO_BATCH if trouble else signals.requested() or 0, self.device)
+        asked = self.ranks.largest(_NO_BATCH if trouble else signals.requested() or 0)
         if not asked:
             return
         self.ranks.enter("save")
@@ -456,7 +459,7 @@ class Trainer(TrainingState):
             raise StoppedError(mine if trouble else f"another rank has no batch, see its message; saved as {path}")
         raise Interrupted(
             asked,
-            f"stopped by signal {asked} after step {self.step}; saved as {path}. The same command goes on from there",
+            f"stopped by {signals.name(asked)} after step {self.step:,}; saved as {path}. The same command goes on from there",
         )
 
 
@@ -505,7 +508,7 @@ def fit(
     device = devices.choose_device(config.training.device)
     precision = devices.choose_precision(config.training.precision, device)
     config = config.model_copy(update={"training": config.training.model_copy(update={"precision": precision})})
-    devices.set_products(precision)
+    devices.set_for_training(precision, device)
     root = run_dir / "checkpoints"
     try:
         root.mkdir(parents=True, exist_ok=True)

@@ -170,7 +170,9 @@ class Translator:
                 return sources[0], target
             if not sources:
                 raise ConfigError(f"this model does not translate to '{target}'. It can do: {able}.")
-            raise ConfigError(f"several domains lead to '{target}': {', '.join(sources)}; say which one with source")
+            raise ConfigError(
+                f"several domains lead to '{target}': {', '.join(sources)}; say which one with source (--source)"
+            )
         if source not in sources:
             raise ConfigError(f"this model does not translate '{source}' to '{target}'. It can do: {able}.")
         return source, target
@@ -184,7 +186,7 @@ class Translator:
             sources = sorted({a for a, _ in self.directions})
             if len(sources) > 1:
                 raise ConfigError(
-                    f"the inputs can be of several domains: {', '.join(sources)}; say which one with source"
+                    f"the inputs can be of several domains: {', '.join(sources)}; say which one with source (--source)"
                 )
             source = sources[0]
         possible = tuple(b for a, b in self.directions if a == source)

@@ -7,11 +7,13 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
+from unpaired.cli.help import PlainColumns
+
 app = App(
     name="import",
     help="Turn checkpoints of other projects into models of unpaired.",
     help_format="plaintext",
-    help_formatter="plain",
+    help_formatter=PlainColumns(),
 )
 
 Generator = Annotated[Path, Parameter(help="Generator file.")]

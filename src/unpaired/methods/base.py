@@ -97,6 +97,9 @@ class AllPairs(Sequence[Pair]):
     def __hash__(self) -> int:
         return hash(tuple(self))
 
+    def __repr__(self) -> str:
+        return repr(tuple(self)) if len(self) <= 12 else f"AllPairs({self.domains!r})"
+
 
 @dataclass(frozen=True)
 class Adam:
@@ -128,6 +131,15 @@ class Update:
     """Factor of ``optimizer.lr`` for each of ``modules``, where they differ; empty means 1 for all."""
     second_order: bool = False
     """The loss differentiates a gradient (a gradient penalty), which compiled code cannot: it stays uncompiled."""
+    ahead: tuple[nn.Module, ...] = ()
+    """Modules of a later player of the same step that ask for gradients during this loss already, so that what it computes with
+    them can serve that player, graph and all. Not where a batch has several parts, whose graphs would be kept side by side, and
+    not where losses are compiled, each by itself: there the later player computes it anew."""
+
+
+def asks_gradients(*modules: nn.Module) -> bool:
+    """Whether a loss may keep what it computes with ``modules`` for their own player's update: see :attr:`Update.ahead`."""
+    return torch.is_grad_enabled() and any(p.requires_grad for module in modules for p in module.parameters())
 
 
 @dataclass(frozen=True)
@@ -150,7 +162,7 @@ class Method(nn.Module):
     Everything that training changes must be a parameter or a buffer, so that it is saved: networks, image pools,
     running statistics, controllers. A loss may put detached scalars worth watching into ``self.monitor``.
 
-    Losses must not keep state in plain attributes, and all randomness must come from torch's global generator: the
+    Losses must not keep state in plain attributes from step to step, and all randomness must come from torch's global generator: the
     loop seeds it from (seed, step).
     """
 

@@ -120,11 +120,12 @@ class Cascade(LevelMethod):
     ) -> Tensor:
         """image -> features -> 5 -> 4 -> 3 -> inversion -> image (Fig. 3)."""
         s, t = self._way(source, target)
+        begun, shown = int(self.reached), self.shown  # read first: later a GPU's work would be waited for
         maps: Maps = self.pyramid(images, s)
-        last = self.config.levels[self.shown - 1]
-        if not int(self.reached):  # no translator yet: the map in the other domain's units
+        last = self.config.levels[shown - 1]
+        if not begun:  # no translator yet: the map in the other domain's units
             return self.picture(last, maps[last], t)
-        return self.picture(last, self.cascade(maps, t, self.shown)[-1], t)
+        return self.picture(last, self.cascade(maps, t, shown)[-1], t)
 
     def untrained(self) -> str:
         """As for every method on levels; before the first level is begun nothing is translated at all."""

@@ -251,7 +251,8 @@ class Hierarchical(OnGAN):
     def _taps(self, images: Tensor) -> dict[int, Tensor]:
         """Υ_r(t); of a frozen encoder once for each batch, for all updates that see it, and without a graph.
 
-        The store holds on to the images, so that their memory cannot be another batch's while it is compared.
+        Images are known by the batch that they are a part of, and their place in it. The store holds on to them, so that no other
+        batch takes that one's place.
         """
         if not self.config.freeze_encoder:
             return self.encode(images)
@@ -259,11 +260,11 @@ class Hierarchical(OnGAN):
             with torch.no_grad(), steady(self.encoder):
                 return self.encode(images)
         weights = sum(p._version for p in self.encoder.parameters())
-        key = (images.data_ptr(), tuple(images.shape), images.dtype, images._version, weights, _precision(images))
+        whole = _whole(images)
+        key = (id(whole), images.storage_offset(), tuple(images.shape), images._version, weights, _precision(images))
         if key not in self._seen:
-            memory = images.untyped_storage().data_ptr()
             kept = self._seen.items()  # other parts of this batch; earlier batches go
-            self._seen = {k: v for k, v in kept if v[0].untyped_storage().data_ptr() == memory}
+            self._seen = {k: v for k, v in kept if _whole(v[0]) is whole}
             with torch.no_grad(), steady(self.encoder):
                 self._seen[key] = (images, self.encode(images))
         return self._seen[key][1]
@@ -309,6 +310,11 @@ class Hierarchical(OnGAN):
     def paired(self, psi: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
         """Which rows of translations and sources are compared: each with its own."""
         return psi, goal
+
+
+def _whole(images: Tensor) -> Tensor:
+    """The batch that ``images`` are a part of, or they themselves."""
+    return images if images._base is None else images._base
 
 
 def _precision(images: Tensor) -> Any:

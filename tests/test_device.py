@@ -1,0 +1,76 @@
+"""Steps and translations on another device than the CPU, without one: see pretend_gpu."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from unpaired import devices
+from unpaired.methods import METHODS
+
+READ_FIRST = {
+    "attend": ["waits: aten._local_scalar_dense.default at attend.py in translate"],
+    "cascade": [
+        "waits: aten._local_scalar_dense.default at cascade.py in translate",
+        "waits: aten._local_scalar_dense.default at levels.py in shown",
+    ],
+    "deepvae": ["waits: aten._local_scalar_dense.default at levels.py in shown"],
+}
+"""How far training has come, which a translation reads before its work begins."""
+
+
+def noted(tmp_path: Path, *methods: str) -> dict[str, dict[str, list[str]]]:
+    """What ``pretend_gpu`` prints, in a process of its own."""
+    code = f"import sys; sys.path[:0] = {sys.path!r}; import pretend_gpu; pretend_gpu.main()"
+    done = subprocess.run([sys.executable, "-c", code, *methods], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found: dict[str, dict[str, list[str]]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.slow
+def test_steps_stay_on_their_device_and_never_wait_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of each stage of each method under bf16 autocast, optimiser and average included, meets no tensor of another device,
+    no generator of the CPU, and nothing that a GPU's host would wait for; a translation only what is in READ_FIRST. Features
+    kept on disk are left out."""
+    monkeypatch.setenv("UNPAIRED_CACHE", str(tmp_path))
+    found = noted(tmp_path, *sorted(METHODS))
+    assert {name: {"translate": waits} for name, waits in READ_FIRST.items()} == {k: v for k, v in found.items() if v}
+    assert set(found) == set(METHODS)
+
+
+def test_what_is_noted(tmp_path: Path) -> None:
+    """Of each mistake that costs a GPU's host a wait or an error, planted alone, one line; of what costs nothing, none."""
+    found = noted(tmp_path)
+    kinds = {name: {line.split(":")[0] for line in lines} for name, lines in found.items()}
+    assert kinds == {
+        "item": {"waits"},
+        "if": {"waits"},
+        "cpu": {"waits for a copy to the CPU"},
+        "copy": {"waits for a copy from the CPU"},
+        "tensor": {"waits for a copy from the CPU"},
+        "both": {"tensors of both devices"},
+        "mask": {"waits"},
+        "nonzero": {"waits"},
+        "generator": {"a generator of the CPU"},
+    }
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "tf32"])
+def test_products_are_the_same_by_all_names(precision: str) -> None:
+    """PyTorch's compiler asks for TF32 by older names than those that are set, and by both the answer is the same; were it not,
+    asking would raise."""
+    asked = precision == "tf32"
+    try:
+        devices.set_products(precision)
+        assert torch.backends.cudnn.conv.fp32_precision == ("tf32" if asked else "ieee")
+        assert torch.backends.cuda.matmul.fp32_precision == ("tf32" if asked else "ieee")
+        assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (asked, asked)
+        assert torch.get_float32_matmul_precision() == ("high" if asked else "highest")
+    finally:
+        devices.set_products("fp32")
