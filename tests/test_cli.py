@@ -74,7 +74,7 @@ def test_help_is_wrapped_once(capsys: pytest.CaptureFixture[str], monkeypatch: p
         entries = page.split("Commands:" if "Commands:" in page else "Parameters:", 1)[1].split("\n\n")[0]
         lines = [line for line in entries.splitlines() if line]
         assert len(lines) > 8 and all(re.match(r"  \S| {24}\S", line) and len(line) <= 90 for line in lines), page
-    assert "[default: 200]" in page
+    assert "[default: 200]" in " ".join(page.split())
     assert run("train", "--help") == 0
     text = " ".join(capsys.readouterr().out.split())
     assert (
@@ -164,7 +164,9 @@ def test_the_same_command_resumes_and_a_changed_one_is_refused(
     """A complete run is left alone; a changed setting exits 2 and says what to type."""
     same = ["train", trained / "data", "--out", trained / "run", *FAST, "--steps", 2]
     assert run(*same) == 0
-    assert "complete" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "complete" in said.err
+    assert f"next: unpaired translate {trained / 'run'} PICTURES --to red --out DIR" in said.out
     assert run(*same, "--seed", 9) == 2
     assert "seed: 0 in the run, 9 now" in capsys.readouterr().err
     assert (
@@ -279,6 +281,11 @@ def test_a_signal_during_the_command_exits_143_and_resumes(tmp_path: Path) -> No
     child.send_signal(signal.SIGTERM)
     _, err = child.communicate(timeout=300)
     assert child.returncode == 143 and "The same command goes on from there" in err, err
+    assert (
+        "stopped by SIGTERM after step" in err
+        and "error" not in err
+        and f"sheets go to {tmp_path / 'r'}/samples" in err
+    )
     saved, _ = checkpoint.latest(tmp_path / "r" / "checkpoints")
     assert saved is not None and saved.step >= 3
     again = [*command, "--steps", saved.step + 2, "--allow-change", "model.steps", "--quiet"]

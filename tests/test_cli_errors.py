@@ -499,7 +499,7 @@ def test_data_that_does_not_fit_the_model_exits_2(said: Said, tmp_path: Path) ->
     [
         (["--select-on-test"], "--select-on-test needs --test"),
         (["--recipe", "joint", "--method", "attend"], "type --recipe translate"),
-        (["--set", "adapt.step=3"], "Did you mean 'steps'?"),
+        (["--set", "adapt.step=3"], "Did you mean 'adapt.steps'?"),
         (["--set", "adapt.steps=0"], "adapt.steps = 0"),
         (["--method", "untt"], "Did you mean"),
         (["--source", "nowhere"], "there is no such folder"),

@@ -538,6 +538,7 @@ def fit(
         if done >= trainer.plan.total:
             say(f"{run_dir} is complete: {trainer.step:,} steps. Nothing to do")
             return checkpoint.folder_of(root, trainer.step) / checkpoint.MODEL
+        say(f"sample sheets go to {run_dir / 'samples'}; Ctrl-C saves and stops, the same command goes on")
         folder = run_dir / "tensorboard" if config.training.tensorboard and ranks.main else None
         log = RunLog(run_dir / ("log.jsonl" if ranks.main else f"log-rank{ranks.rank}.jsonl"), done, tensorboard=folder)
         stack.callback(log.close)

@@ -55,7 +55,8 @@ class Watch:
         if len(outputs) > 1 and spread < CONSTANT_SPREAD < inputs.float().std(dim=0, correction=0).mean().item():
             warnings += self._once(
                 "constant",
-                f"{name}: all outputs look alike (spread {spread:.4f}): the translator has collapsed. Start again with another seed or a lower rate.",
+                f"{name}: all outputs look alike (spread {spread:.4f}): the translator has collapsed, or after few steps has hardly begun. "
+                "If they stay so, start again with another seed or a lower rate.",
             )
         difference = (outputs.float() - inputs.float()).abs().mean().item()
         if difference < SAME_DIFFERENCE:

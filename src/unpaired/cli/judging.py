@@ -66,7 +66,7 @@ def evaluate(
     seed
         For random halves, subsets, resamples and random outputs.
     bootstrap
-        Resamples for the intervals of distances; 0 for none.
+        Resamples for the intervals of distances, at least 20; 0 for none.
     by
         direction: every pair of domains; target: each target from a mix of its sources; auto: the first up to 12 pairs.
     checkpoint

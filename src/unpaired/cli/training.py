@@ -263,6 +263,8 @@ def adapt(
         select_on_test=select_on_test, quiet=quiet,
     )  # fmt: skip
     print(result.text())
+    if not quiet:
+        print(f"next: unpaired report {shlex.quote(str(out))}; from Python: unpaired.classifier.load_classifier")
 
 
 def demo(*, out: Path = Path("demo"), seed: Seed = 0, reduced: bool = False) -> None:
