@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from unpaired import weights
 from unpaired._files import sha256_of
-from unpaired.devices import shapes_only
+from unpaired.devices import autocast, shapes_only
 from unpaired.errors import ConfigError, WeightsError
 
 _LAYERS = {"alex": ("alexnet", (1, 4, 7, 9, 11)), "vgg": ("vgg16", (3, 8, 15, 22, 29))}
@@ -64,7 +64,9 @@ class LPIPS(nn.Module):
             raise ConfigError(f"pictures of {list(x.shape)} and {list(y.shape)} cannot be compared")
         x, y = (_at_least(s.to(self.shift.device, torch.float32), MIN_SIDE) for s in (x, y))
         total = torch.zeros(len(x), device=self.shift.device)
-        for i, (a, b) in enumerate(zip(self._unit_features(x), self._unit_features(y), strict=True)):
+        with autocast("fp32", self.shift.device):
+            pairs = zip(self._unit_features(x), self._unit_features(y), strict=True)
+        for i, (a, b) in enumerate(pairs):
             total += (self.get_buffer(f"linear{i}") * (a - b).square()).sum(dim=1).mean(dim=(1, 2))
         return total.cpu()
 
