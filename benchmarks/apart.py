@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
-from harness import CEILING, Turns, peak_mib, product
+from harness import CEILING, Turns, cost_of, product
 
 from unpaired.planning import flop_counter
 
@@ -74,12 +74,7 @@ def _serve(pipe: Connection, maker: Maker, arguments: tuple[Any, ...], threads: 
     way = maker(*arguments)
     for _ in range(warmup):
         way()
-    if count:
-        with flop_counter() as counter:
-            way()
-        pipe.send((counter.get_total_flops() / 1e9, peak_mib(way, torch.device("cpu"))))
-    else:
-        pipe.send((0.0, 0.0))
+    pipe.send(cost_of(way, torch.device("cpu")) if count else (0.0, 0.0))
     while pipe.recv():
         start = now()
         way()

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import harness
-import numpy as np
 import torch
 
 UNIT = {"model.width": 8, "model.discriminator_width": 8}
@@ -51,17 +50,15 @@ def point(preset: str, what: str, value: int, rounds: int) -> dict[str, float]:
         settings |= {what: value}
     config = runs.resolve(preset=preset, settings=settings)
     names = tuple(f"class {i:04}" for i in range(value if what == "classes" else 2))
-    side, rng = config.data.resize or config.data.size, np.random.default_rng(0)
-    shown = rng.integers(0, 256, (2, side, side, 3), dtype=np.uint8)
+    shown = harness.noise_pool(config, names[:1], count=2).images[names[0]]
     pool = ArrayPool(dict.fromkeys(names, shown))  # the same two images: those of a data set would lie on disk
     method = runs.build(config, names)
-    trainer = training.Trainer(
-        method, pool, config, Path("unused"), held_out=None, header_extra={}, on_step=None, device=torch.device("cpu"),
-        ranks=training.Ranks(), reporter=None,
-    )  # fmt: skip
+    trainer = training.Trainer(method, pool, config, Path("unused"), device=torch.device("cpu"))
     stage = trainer.plan.stages[-1]
     trainer.modes(stage)
-    batch = Sampler(pool, config.data, method.pairs, 0, domains=method.domains).batch(1, stage.batch_size)
+    batch = Sampler(pool, config.data, method.pairs, 0, domains=method.domains, reads=method.reads).batch(
+        1, stage.batch_size
+    )
     period = math.lcm(*(update.every for update in stage.updates))
 
     def one_round() -> None:

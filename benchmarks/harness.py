@@ -28,8 +28,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from unpaired.config import RunConfig
+from unpaired.data.sampling import ArrayPool
 from unpaired.devices import autocast, has_bf16
 from unpaired.methods.base import Batch
 from unpaired.planning import flop_counter
@@ -111,10 +114,7 @@ def interleave(
         for _ in range(warmup):
             way()
         if count:
-            with flop_counter() as counter:
-                way()
-            turns.gflop[name] = counter.get_total_flops() / 1e9
-            turns.mib[name] = peak_mib(way, device)
+            turns.gflop[name], turns.mib[name] = cost_of(way, device)
     for _ in range(rounds):
         for name, way in everything.items():
             synchronise(device)
@@ -123,6 +123,19 @@ def interleave(
             synchronise(device)
             turns.seconds[name].append(now() - start)
     return turns
+
+
+def cost_of(way: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    """GFLOP of a call, and MiB at the peak of another."""
+    with flop_counter() as counter:
+        way()
+    return counter.get_total_flops() / 1e9, peak_mib(way, device)
+
+
+def noise_pool(config: RunConfig, names: Sequence[str], count: int = 8) -> ArrayPool:
+    """``count`` images of noise for each domain, of the size from which a run of ``config`` takes its crops."""
+    side, rng = config.data.resize or config.data.size, np.random.default_rng(0)
+    return ArrayPool({d: rng.integers(0, 256, (count, side, side, 3), dtype=np.uint8) for d in names})
 
 
 def fresh(batch: Batch) -> Batch:

@@ -21,13 +21,12 @@ import subprocess
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
-from harness import fresh
+from harness import fresh, noise_pool
 
 from unpaired import devices, runs, training
 from unpaired.config import RunConfig, parse_assignments
-from unpaired.data.sampling import ArrayPool, Sampler
+from unpaired.data.sampling import Sampler
 from unpaired.methods import method_class
 from unpaired.methods.base import Batch
 from unpaired.planning import flop_counter
@@ -93,17 +92,12 @@ def main() -> None:
     devices.set_for_training(args.precision, device)
     source = getattr(config.model, "source", "") or "a"
     names = tuple(sorted((source, "b" if source != "b" else "c")))
-    side, rng = config.data.resize or config.data.size, np.random.default_rng(0)
-    images = {d: rng.integers(0, 256, (8, side, side, 3), dtype=np.uint8) for d in names}
-    pool = ArrayPool(images)
+    pool = noise_pool(config, names)
     method = runs.build(config, names)
-    trainer = training.Trainer(
-        method, pool, config, Path("unused"), held_out=None, header_extra={}, on_step=None, device=device,
-        ranks=training.Ranks(), reporter=None,
-    )  # fmt: skip
+    trainer = training.Trainer(method, pool, config, Path("unused"), device=device)
     if args.channels_last:
         method.to(memory_format=torch.channels_last)
-    sampler = Sampler(pool, config.data, method.pairs, config.seed)
+    sampler = Sampler(pool, config.data, method.pairs, config.seed, reads=method.reads)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     cuda = device.type == "cuda"
     about = {

@@ -12,7 +12,8 @@ The reference is eager fp32, contiguous memory, PyTorch's instance norm, Adam as
 loop over tensors), features and translations computed anew by each player. Beyond that, each method as the public code does it:
 
 - unit, both generations: discriminators stay unfrozen in the generators' step; in the discriminators' step the generators
-  record their graph before the result is detached; real and translated images are judged in passes of their own. The streams
+  record their graph before the result is detached; real and translated images are judged in passes of their own; the generators'
+  step encodes and decodes anew (here it goes on with what the discriminators' step was given). The streams
   of the generators stay batched as here, which the first generation's code does and the second's does not.
 - attend (no official code): the translation is made anew for each player, as in TensorFlow code with one run a player.
   CycleGAN's PyTorch code makes it once and so saves one forward pass; both freeze the discriminator in the generator's step.
@@ -38,14 +39,13 @@ from typing import Any
 from unittest.mock import patch
 
 import harness
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from unpaired import devices, losses, runs, training
 from unpaired.config import parse_assignments
-from unpaired.data.sampling import ArrayPool, Sampler
+from unpaired.data.sampling import Sampler
 from unpaired.methods import method_class
 from unpaired.methods.base import Batch, Method, Stage, Update
 from unpaired.methods.cascade import Cascade
@@ -158,6 +158,10 @@ class Reference:
             for parameter in own:
                 parameter.requires_grad_(True)
             self.optimizers[update.name].zero_grad()
+            if (
+                self.unfrozen
+            ):  # UNIT's players draw samples of their own, as released; of one seed, so that losses can be compared
+                training.seed_everything(self.trainer.config.seed, self.trainer.step)
             apart = update.name == "discriminator" and isinstance(self.method, UNIT)
             with plain(), devices.autocast(self.precision, self.trainer.device):
                 terms = judged_apart(self.method, batch) if apart else update.loss(batch)  # type: ignore[arg-type]
@@ -186,14 +190,10 @@ class Case:
         devices.set_for_training(precision, device)
         source = getattr(config.model, "source", "") or "a"
         names = (source, source + "2")[: 1 if method_class(config.method).max_domains == 1 else 2]
-        side, rng = config.data.resize or config.data.size, np.random.default_rng(0)
-        pool = ArrayPool({d: rng.integers(0, 256, (8, side, side, 3), dtype=np.uint8) for d in names})
+        pool = harness.noise_pool(config, names)
         torch.manual_seed(0)
         method = runs.build(config, names)
-        trainer = training.Trainer(
-            method, pool, config, Path("unused"), held_out=None, header_extra={}, on_step=None, device=device,
-            ranks=training.Ranks(), reporter=None,
-        )  # fmt: skip
+        trainer = training.Trainer(method, pool, config, Path("unused"), device=device)
         if kind == "recomputed":
             method.view_counts = None  # then nothing is kept
         stage = next(s for s in trainer.plan.stages if s.name.startswith(self.stage))
@@ -201,7 +201,11 @@ class Case:
         if stage.start is not None:
             stage.start()
         trainer.modes(stage)
-        batch = Sampler(pool, config.data, method.pairs, config.seed).batch(1, stage.batch_size).to(device)
+        batch = (
+            Sampler(pool, config.data, method.pairs, config.seed, reads=method.reads)
+            .batch(1, stage.batch_size)
+            .to(device)
+        )
         period = math.lcm(*(update.every for update in stage.updates))
         trainer.step = period - 1
         reference = Reference(trainer, stage, precision) if kind == "reference" else None

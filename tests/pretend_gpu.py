@@ -219,10 +219,7 @@ def rounds(name: str, run: Any, place: Callable[[Any], Any], device: torch.devic
 
     method = place(cases.method(name, run))
     supply = cases.trainer(name, run)
-    trainer = training.Trainer(
-        method, cases.pool(name), run, Path("unused"), held_out=None, header_extra={}, on_step=None, device=device,
-        ranks=training.Ranks(), reporter=None,
-    )  # fmt: skip
+    trainer = training.Trainer(method, cases.pool(name), run, Path("unused"), device=device)
     for stage in trainer.plan.stages:
         if stage.start is not None:
             stage.start()

@@ -15,7 +15,8 @@ from unpaired import checkpoint
 from unpaired.adaptation import AdaptResult, _read, _settle, adapt, add_anchor
 from unpaired.classifier import ConvNet, jitter, load_classifier, recolour, score, train_classifier
 from unpaired.config import from_dict
-from unpaired.errors import CheckpointError, ConfigError, DataError
+from unpaired.errors import CheckpointError, ConfigError, DataError, ImageError, RefusedError
+from unpaired.evaluation_classes import adaptation_figures
 from unpaired.methods.base import Batch
 from unpaired.report import write_report
 from unpaired.runs import build
@@ -125,6 +126,27 @@ def test_translate_recipe_with_anchor(data: dict[str, Path], tmp_path: Path) -> 
     assert log[-1]["generator/anchor"] > 0
 
 
+@pytest.mark.parametrize("settings", [TRANSLATE, JOINT], ids=["translate", "joint"])
+def test_images_larger_than_the_crop(settings: dict[str, Any], data: dict[str, Path], tmp_path: Path) -> None:
+    """With data.resize above data.size both recipes finish, and the classifier reads files as its training did: the accuracy on the
+    test folder is that of results.json, whoever measures it."""
+    recipe: Any = "translate" if settings is TRANSLATE else "joint"
+    result = run(data, tmp_path / "out", {**settings, "data.resize": 20}, method="unit", recipe=recipe)
+    found = load_classifier(result.classifier)
+    assert (found.data.size, found.data.resize) == (16, 20) and result.last is not None
+    figures = adaptation_figures(result.classifier, data["test"], device=torch.device("cpu"), seed=0)
+    assert figures["accuracy"]["value"] == result.last.accuracy
+    files = sorted(data["test"].rglob("*.png"))
+    images = found.read(files)
+    assert images.shape == (len(files), 3, 16, 16)
+    names = [found.classes[i] for i in found.predict(images)]
+    right = [name == file.parent.name for name, file in zip(names, files, strict=True)]
+    assert sum(right) / len(right) == result.last.accuracy
+    (tmp_path / "bad.png").write_text("x")
+    with pytest.raises(ImageError, match=r"bad\.png"):
+        found.read([files[0], tmp_path / "bad.png"])
+
+
 def test_same_seed_same_result(data: dict[str, Path], tmp_path: Path) -> None:
     """Two runs with one seed write the same classifier, byte for byte; run again, a finished one changes nothing."""
     first = run(data, tmp_path / "a", TRANSLATE, method="unit", recipe="translate").classifier.read_bytes()
@@ -224,7 +246,7 @@ def test_anchor_pulls_on_the_translator_alone() -> None:
 
 def test_refusals(data: dict[str, Path], tmp_path: Path) -> None:
     """Settings, recipe and data that cannot work are refused before training, with what to type."""
-    with pytest.raises(ConfigError, match=r"adapt\.step'.*Did you mean 'steps'"):
+    with pytest.raises(ConfigError, match=r"adapt\.step'.*Did you mean 'adapt\.steps'"):
         run(data, tmp_path / "o", {"adapt.step": 3})
     with pytest.raises(ConfigError, match=r"adapt\.steps = 0"):
         run(data, tmp_path / "o", {"adapt.steps": 0})
@@ -233,7 +255,19 @@ def test_refusals(data: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="classes up are not among the source's: left, right"):
         (data["test"] / "left").rename(data["test"] / "up")
         run(data, tmp_path / "o", JOINT)
-    assert not (tmp_path / "o").exists()
+    with pytest.raises(ConfigError, match=r"preset unit-small is for 'unit'.*type --recipe translate"):
+        adapt(data["source"], data["target"], out=tmp_path / "o", preset="unit-small", recipe="joint")
+    for place in (data["source"], data["target"] / "run"):
+        with pytest.raises(RefusedError, match="lies in the images"):
+            run(data, place, JOINT)
+    assert not (tmp_path / "o").exists() and not (data["target"] / "run").exists()
+
+
+def test_a_preset_of_the_translator_means_recipe_translate() -> None:
+    """`--preset unit-small` has the settings of UNIT's translator, so no --recipe need be typed; the word unit alone is joint."""
+    config, _, recipe = _settle("unit", None, "unit-small", {}, 0)
+    assert (config.method, recipe, config.model.width) == ("unit", "translate", 16)
+    assert [_settle(m, None, None, {}, 0)[2] for m in (None, "unit", "unit-digits")] == ["joint"] * 3
 
 
 def test_foreign_files_are_no_classifiers(data: dict[str, Path], tmp_path: Path) -> None:

@@ -460,6 +460,43 @@ def test_rate_is_constant_for_half_of_a_stage_then_falls_to_zero() -> None:
     assert [s.steps for s in stages] == [10_000] * 3
 
 
+def whole(**model: Any) -> training.Trainer:
+    """Of the contract tests' run, its batches in one part."""
+    run = cases.config("attend")
+    return cases.trainer(
+        "attend",
+        run.model_copy(
+            update={
+                "model": run.model.model_copy(update=model),
+                "training": run.training.model_copy(update={"accumulate": 1}),
+            }
+        ),
+    )
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_players_share_a_translation(stage: int) -> None:
+    """G0 and the branch run once a step, not once a player, and train as where each player translates for itself: but for the
+    running statistics of batch norm, which follow one pass instead of two."""
+    together, apart, calls = whole(), whole(), 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    network = together.method.generator if stage != 1 else together.method.branch
+    network.register_forward_hook(count)  # type: ignore[union-attr, operator]
+    before = {k: v.clone() for k, v in together.method.state_dict().items()}
+    found = cases.steps(together, together.plan.stages[stage], 3)
+    assert calls == 3
+    assert together.method._ahead is None
+    wanted = cases.steps(apart, apart.plan.stages[stage], 3, shared=False)
+    assert found == pytest.approx(wanted, rel=1e-4)
+    for name, value in apart.method.named_parameters():
+        moved = (value - before[name]).norm()
+        assert (together.method.get_parameter(name) - value).norm() <= 1e-2 * moved + 1e-7, name
+
+
 def test_without_attention() -> None:
     """One stage, no mask, half of a steps budget lost to none of the others."""
     config = AttendConfig(attention=False, weights="random", network="squeezenet1_1").with_steps(70)

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import tiny
+import unpaired
 from test_cli import run as command
 from unpaired import checkpoint, losses, runs, training
 from unpaired.config import RunConfig
@@ -26,6 +27,7 @@ from unpaired.methods.base import Batch
 from unpaired.methods.cascade import Cascade
 from unpaired.methods.deepvae import DeepVAE
 from unpaired.networks.feature_maps import Critic
+from unpaired.report import write_report
 from unpaired.synthesis import between, latents, synthesize
 from unpaired.translation import load
 
@@ -354,6 +356,33 @@ def test_translation_goes_as_far_as_training_has_come() -> None:
     assert torch.equal(method.levels(x, *DOMAINS)[0][1], method.picture(5, maps[5], 0))
     own = method.reconstruct(x, "red")
     assert own is not None and torch.equal(own, method.picture(3, maps[3], 0))
+
+
+def test_outputs_through_untrained_levels_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With ``invert_all`` off, a cascade in its first level goes through levels 4 and 3 all the same: loading, info, the figures and the
+    report name them; with it on, and after the last level is begun, there is nothing to name. Before any level no output is a translation."""
+    run = settings(invert_all=False)
+    method = cases.method("cascade", run)
+    assert "every level" in method.untrained()
+    method._start_inversion(2)
+    method.start_level(0)
+    model = checkpoint.write_model(tmp_path / "m.safetensors", method, checkpoint.make_header(method, run, step=5))
+    said = load(model).untrained
+    assert said.startswith("not trained yet: level 4, level 3. ") and "model.invert_all = false" in said
+    assert caplog.messages == [f"{model}: {said}"] and load(model).info()["untrained"] == said
+    found = unpaired.evaluate(model, tiny.folder(tmp_path / "data", side=36), metrics=["errors"], cache=False)
+    assert found["warnings"][0] == said
+    assert said[1:] in write_report(model, out=tmp_path / "r.html").read_text(encoding="utf-8")
+    for index in (1, 2):
+        method.start_level(index)
+    assert method.untrained() == ""
+    whole = cascade(invert_all=True)
+    for index in range(3):
+        whole._start_inversion(index)
+    whole.start_level(0)
+    assert whole.untrained() == ""
+    whole.inverted_on[0].zero_()
+    assert whole.untrained().startswith("not trained yet: the inversion of level 5. ")
 
 
 # -- parts that belong together

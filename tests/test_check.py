@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -210,6 +211,26 @@ def test_sizes_in_the_command_follow_the_images(tmp_path: Path) -> None:
     assert "--set data.size=64 --set data.resize=72" in check(large).commands[0]
     small = write_tree(tmp_path / "s", {"train/a": 2, "train/b": 2}, width=20, height=16)
     assert "--set data.size=16 --set data.resize=16" in check(small).commands[0]
+
+
+def test_a_domain_of_a_format_that_is_not_read_is_told(tmp_path: Path) -> None:
+    """A domain of a phone's HEIC alone is empty, and the refusal says why and what to do."""
+    root = write_tree(tmp_path / "d", {"cats": 3})
+    (root / "dogs").mkdir()
+    for n in range(2):
+        (root / "dogs" / f"{n}.HEIC").write_bytes(b"ftypheic")
+    report = check(root)
+    assert report.problems == (
+        "domain dogs: there are no images that can be read (2 are .HEIC: save them as JPEG or PNG); put training images there",
+    )
+
+
+def test_the_command_of_a_folder_with_a_space_can_be_pasted(tmp_path: Path) -> None:
+    """A shell reads each argument of the command as one word."""
+    root = write_tree(tmp_path / "My Pictures", {"a": 2, "b": 2})
+    words = shlex.split(check(root).commands[0].split("#")[0])
+    assert words[words.index("--out") + 1] == "runs/My Pictures-small" and words[2] == str(root)
+    assert "'runs/My Pictures-small'" in check(root).commands[0]
 
 
 def test_names_of_every_kind_are_checked_and_escaped(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image
 
 import tiny
 from unpaired import checkpoint, cli
-from unpaired.config import presets
+from unpaired.config import preset, presets
 from unpaired.errors import DataError, Interrupted, NonFiniteError, PartialError, UnpairedError
 
 SMALL = [
@@ -61,7 +62,53 @@ def test_help_and_version_do_not_import_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for command in ("train", "translate", "evaluate", "compare", "check", "adapt", "import", "info", "presets", "demo"):
-        assert re.search(rf"^  {command}:", done.stdout, re.M), command
+        assert re.search(rf"^  {command} ", done.stdout, re.M), command
+
+
+def test_help_is_wrapped_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each text of a help page stands in the second column, wrapped to the terminal's width, and says what the docstring says."""
+    monkeypatch.setenv("COLUMNS", "90")
+    for words in ([], ["train"], ["import"], ["evaluate"]):
+        assert run(*words, "--help") == 0
+        page = capsys.readouterr().out
+        entries = page.split("Commands:" if "Commands:" in page else "Parameters:", 1)[1].split("\n\n")[0]
+        lines = [line for line in entries.splitlines() if line]
+        assert len(lines) > 8 and all(re.match(r"  \S| {24}\S", line) and len(line) <= 90 for line in lines), page
+    assert "[default: 200]" in page
+    assert run("train", "--help") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert (
+        "--during-training STR every=N: distances on held-out training images each N steps; the best checkpoint" in text
+    )
+    assert "--precision CHOICE auto takes bf16 where the hardware has it. [choices: auto, fp32, tf32, bf16]" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train"], "unpaired train: DATA is missing. `unpaired train --help` shows what it takes"),
+        (["train", "DATA"], "unpaired train: --out is missing."),
+        (["import", "unit-v2"], "unpaired import unit-v2: GEN is missing."),
+        (["translate", "RUN", "PICTURE"], "unpaired translate: --to is missing."),
+        (["train", "DATA", "--out"], "--out requires an argument"),
+        (["train", "DATA", "--otu", "RUN"], "Did you mean --out instead of --otu?"),
+        (["presets", "unit-small", "x"], "unpaired presets: too much was typed: x."),
+        (["presets", "unit-smal"], "Did you mean 'unit-small'? `unpaired presets` lists all"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_was_not_typed_is_named(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is missing, too much or unknown exits 2 with its name and where to look."""
+    assert run(*words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_preset_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """`unpaired presets NAME` prints the file: what it is, the command, the cost, and settings that read back."""
+    assert run("presets", "unit-small") == 0
+    text = capsys.readouterr().out
+    assert "# unpaired train DATA --preset unit-small --out RUN" in text and "# Cost: " in text
+    assert tomllib.loads(text) == preset("unit-small")
 
 
 def test_module_and_command_are_the_same() -> None:
@@ -102,6 +149,10 @@ def test_the_three_commands_of_the_readme(trained: Path, capsys: pytest.CaptureF
     assert run("info", trained / "run", "--json") == 0
     about = json.loads(capsys.readouterr().out)
     assert about["method"] == "unit" and about["step"] == 2 and about["domains"] == ["blue", "red"]
+    assert run("info", trained / "run") == 0
+    text = capsys.readouterr().out
+    assert re.search(r"^domains +blue, red$", text, re.M) and re.search(r"^random outputs +no$", text, re.M)
+    assert "model: " in text and "width=4" in text and "mirror=true" in text and "null" not in text
     results = trained / "results.json"
     assert run("evaluate", trained / "run", trained / "data", "--out", results, "--device", "cpu") == 0
     assert json.loads(results.read_text())

@@ -67,6 +67,21 @@ def copy_of_run(home: Path, to: Path) -> Path:
     return Path(shutil.copytree(home / "run", to / "run"))
 
 
+# ---- where a run may lie -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", [".", "run", "train/red/run", "link/run"])
+def test_a_run_never_lies_among_its_images(place: str, said: Said, tmp_path: Path) -> None:
+    """--out that is the data folder or lies in it is refused before anything is written: its sheets would be read as images."""
+    data = Path(shutil.copytree("data", tmp_path / "data"))
+    (tmp_path / "link").symlink_to(data)
+    out = tmp_path / place if place.startswith("link") else data / place
+    before = snapshot(data)
+    err = said(2, "train", data, "--out", out, *FAST, "--steps", 1)
+    assert "lies in the images" in err and "--out runs/data" in err
+    assert snapshot(data) == before
+
+
 # ---- data -----------------------------------------------------------------------------------------------------------------
 
 
@@ -304,6 +319,7 @@ def newer(path: Path, source: Path) -> None:
         (lambda p, s: p.write_bytes(safetensors.torch.save({"x": torch.zeros(2)})), "unpaired import --help"),
         (lambda p, s: torch.save({"x": torch.zeros(2)}, p), "not a readable checkpoint"),
         (lambda p, s: p.mkdir(), "give a model file or a run folder"),
+        (lambda p, s: (p / "run" / "checkpoints").mkdir(parents=True), "/run?"),
         (lambda p, s: (p / "checkpoints").mkdir(parents=True), "no usable checkpoint in its folder"),
         (lambda p, s: None, "no such file or folder"),
     ],

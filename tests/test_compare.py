@@ -171,6 +171,7 @@ def test_the_command_line_and_its_refusals(
         (("provenance",), [1], "provenance: no table"),
         (("provenance", "backbones"), {"colours": 1}, r"provenance\.backbones"),
         (("adaptation",), {"confusion": [[1, 2], [3]], "classes": ["a", "b"]}, r"adaptation\.confusion: no square table"),
+        (("classification",), {"rc": {"value": 0.5, "n": 4, "confusion": [[1, -1], [0, 2]]}, "classes": ["a", "b"]}, r"classification\.rc\.confusion"),
         (("warnings",), "careful", "warnings: no list of texts"),
         (("best",), {"directions": [1]}, r"best: directions\[0\]"),
     ],

@@ -30,9 +30,9 @@ from unpaired.planning import flop_counter
 
 COUNTED = ("convolution", "convolution_backward", "_local_scalar_dense", "_fused_adam_")
 STEPS: dict[tuple[str, str], tuple[int, ...]] = {
-    ("attend", "initial"): (9986304, 36, 24, 2, 2, 543, 1183753),
-    ("attend", "attention"): (82645248, 56, 26, 2, 2, 589, 4579553),
-    ("attend", "joint"): (85631232, 56, 34, 2, 3, 703, 4823610),
+    ("attend", "initial"): (8192256, 28, 24, 2, 2, 501, 1063913),
+    ("attend", "attention"): (61829376, 38, 26, 2, 2, 512, 4017181),
+    ("attend", "joint"): (64815360, 38, 34, 2, 3, 626, 4260662),
     ("biggan", "train"): (68839732, 40, 30, 2, 2, 1794, 6410930),
     ("cascade", "inversion-3"): (22593792, 74, 52, 2, 2, 908, 5491950),
     ("cascade", "level-5"): (6269808, 104, 42, 3, 3, 1239, 2045717),
@@ -49,7 +49,7 @@ STEPS: dict[tuple[str, str], tuple[int, ...]] = {
     ("stylegan", "train"): (8779352, 97, 71, 6, 3, 1383, 2778226),
     ("tiny", "first"): (1906688, 16, 12, 5, 3, 225, 389993),
     ("tiny", "second"): (2433024, 8, 8, 1, 2, 145, 353535),
-    ("unit", "train"): (207192064, 272, 192, 4, 5, 3158, 17319012),
+    ("unit", "train"): (207192064, 272, 192, 4, 5, 3154, 17314916),
     ("unit-digits", "train"): (301940736, 47, 32, 2, 5, 751, 19762102),
 }
 """(method, stage) -> FLOP, calls of COUNTED, allocations and their bytes, in one round of the stage's players. The last two are the

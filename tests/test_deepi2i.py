@@ -566,6 +566,24 @@ def test_import_needs_fitting_names(tmp_path: Path) -> None:
         interop.import_deepi2i(files[0], files[1], files[3], files[2], THREE)
 
 
+def test_the_class_table_of_fewer_imported_names_has_settled(tmp_path: Path) -> None:
+    """Of 40 class rows a model with three names keeps the first three; its first training step divides them by their own largest singular
+    value. With all names every spectral vector is the file's, bit for bit."""
+    torch.manual_seed(0)
+    names = tuple(f"c{i}" for i in range(40))
+    method = make(size=64, z_dim=20, domains=names).eval()
+    files = []
+    for name, network in (("G", "generator"), ("D", "discriminator"), ("E1", "encoder"), ("A1", "adaptors")):
+        files.append(tmp_path / f"{name}.pth")
+        torch.save(method.get_submodule(network).state_dict(), files[-1])
+    found, _ = interop.import_deepi2i(*files, THREE)
+    embed = found.discriminator.embed.train()
+    assert torch.equal(embed.weight, method.discriminator.embed.weight[:3])
+    assert torch.linalg.matrix_norm(embed.normalised(), 2).item() == pytest.approx(1, rel=1e-3)
+    whole, _ = interop.import_deepi2i(*files, names)
+    assert torch.equal(whole.discriminator.embed.u0, method.discriminator.embed.u0)
+
+
 def test_import_of_a_model_from_scratch(tmp_path: Path) -> None:
     """``--mode scratch`` gives the adaptors the weights of scratch, and so the translations of the model that was written;
     without it the translations are others, for the files hold no weights."""

@@ -161,6 +161,7 @@ def test_a_text_file_that_is_no_list_of_domains_is_left_alone(tmp_path: Path) ->
 
 REFUSED = {
     "images beside folders": (("a/1.png", "b/1.png", "stray.png"), "1 images lie beside the folders"),
+    "images and no folders": (("1.png", "2.png", "notes.txt"), "2 images lie in it, and no folders"),
     "train without domains": (("train/1.png", "test/1.png"), "lie in it without a domain; expected train/<domain>/"),
     "test alone": (("test/a/1.png", "test/b/1.png"), "without train; rename"),
     "testA alone": (("testA/1.png", "testB/1.png"), "without a training folder such as trainA"),
@@ -245,6 +246,7 @@ def test_what_is_no_image_is_ignored_with_a_reason(tmp_path: Path) -> None:
         "a/._1.png",
         "a/Thumbs.db",
         "a/notes.txt",
+        "a/IMG_1.HEIC",
         "a/plain",
         "a/x.png/2.png",
     )
@@ -254,8 +256,9 @@ def test_what_is_no_image_is_ignored_with_a_reason(tmp_path: Path) -> None:
     reasons = {p.name: r for p, r in tree.ignored}
     assert reasons["fifo.png"] == "a FIFO, socket or device"
     assert reasons["notes.txt"] == "the ending .txt is not an image's"
+    assert reasons["IMG_1.HEIC"] == ".HEIC is a format that is not read; save it as JPEG or PNG"
     assert reasons["._1.png"] == reasons["Thumbs.db"] == reasons[".DS_Store"] == "a hidden or system file"
-    assert set(reasons) == {"fifo.png", "notes.txt", "plain", "._1.png", "Thumbs.db", ".DS_Store"}
+    assert set(reasons) == {"fifo.png", "notes.txt", "IMG_1.HEIC", "plain", "._1.png", "Thumbs.db", ".DS_Store"}
 
 
 ODD_NAMES = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -21,8 +22,8 @@ from unpaired.cli import main
 from unpaired.data.sampling import hold_out
 from unpaired.errors import ConfigError
 from unpaired.planning import Cost, RunPlan, StageCost, duration
-from unpaired.planning_trial import _Trial
-from unpaired.runs import OpenData, build
+from unpaired.planning_trial import _Trial, measure
+from unpaired.runs import OpenData, build, resolve
 from unpaired.validation import Validator
 
 SMALL = {"data.size": 32, "data.resize": 36, "training.tensorboard": False, "training.device": "cpu"}
@@ -111,12 +112,22 @@ def test_a_trial_counts_what_the_run_does(tmp_path: Path) -> None:
         assert seconds > 0
 
 
+def test_a_bad_picture_is_told_once(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The images are opened twice, the second time with the clock running, and what is left out is said the first time."""
+    root = Path(shutil.copytree(data, tmp_path / "data"))
+    (root / "train" / "a" / "9.png").write_bytes(b"no picture")
+    config = resolve(preset="unit-small", settings={**SMALL, "model.width": 4, "model.discriminator_width": 4})
+    measure(config, root)
+    assert [r.getMessage().split(":")[0] for r in caplog.records if "left out" in r.getMessage()] == ["train/a/9.png"]
+
+
 def test_refusals(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An unknown preset, a memory of nothing and a missing folder are refused with exit code 2, before any child starts."""
     with pytest.raises(ConfigError, match="GiB that the run may use, above 0"):
         plan("unit-small", data, memory=0)
     for arguments, words in (
-        (["plan", "unit-smal", str(data)], "Did you mean 'unit-small'?"),
+        (["plan", "unit-smal", str(data)], "Did you mean 'unit-small'? `unpaired presets` lists all"),
+        (["plan", str(data), "unit-small"], f"the preset comes first: unpaired plan unit-small {data}"),
         (["plan", "unit-small", str(data / "nowhere")], "nowhere"),
     ):
         with pytest.raises(SystemExit) as left:

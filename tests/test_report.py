@@ -125,6 +125,46 @@ def test_confusion_cells_are_shaded_by_the_share_of_their_row() -> None:
         Report("t").confusion(np.zeros((3, 3)), ["a", "b"], caption="c")
 
 
+def test_a_confusion_table_has_headings_and_recalls() -> None:
+    """Classes stand as headings of rows and columns; a row ends with its recall: 9 of 10, a dash without images, and 1,999 of 2,000
+    is not called all."""
+    counts = np.array([[9, 1, 0], [0, 0, 0], [0, 1, 1999]])
+    html = Report("t").confusion(counts, ["a", "b", "c"], caption="c").html()
+    body = html[html.index("<tbody>") : html.index("</tbody>")]
+    assert re.findall(r'class="recall">([^<]+)<', body) == ["90 %", "–", "&gt;99 %"]
+    assert re.findall(r'<td class="right"[^>]*>([^<]+)<', body) == ["9", "0", "1,999"]
+    head = html[html.index("<thead>") : html.index("</thead>")]
+    assert re.findall(r'<th scope="row">(.)<', body) == ["a", "b", "c"]
+    assert re.findall(r'scope="col"[^>]*>(?:<span>)?([^<]+)<', head) == ["true ↓ predicted →", "a", "b", "c", "recall"]
+
+
+def test_many_classes_are_a_picture_and_the_weakest_by_name() -> None:
+    """Of 30 classes there is a picture of 30 x 30 cells whose opacity is the square root of the share, with its words; the eight weakest
+    stand in a table, weakest first, a class without images in none; all recalls are in the page."""
+    counts = np.diag(np.full(30, 16))
+    counts[7, 7], counts[7, 9] = 4, 12
+    counts[3, 3], counts[3, 0] = 12, 4
+    counts[5] = 0
+    names = [f"kind{i:02d}" for i in range(30)]
+    html = Report("t").confusion(counts, names, caption="RC.").html()
+    page = Page(html)
+    (img,) = page.all("img")
+    uri = img["src"] or ""
+    cells = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1]))))[..., 3]
+    assert (
+        cells.shape == (30, 30) and cells[0, 0] == 255 and cells[7, 9] == round(255 * 0.75**0.5) and cells[5].max() == 0
+    )
+    assert (
+        img["alt"]
+        == "30 × 30 confusion table: 97 % of 464 images on the diagonal; most often, kind07 is taken for kind09 (12 times)"
+    )
+    table = html[html.index("<tbody>") : html.index("</tbody>")]
+    assert re.findall("kind..", table)[:4] == ["kind07", "kind09", "kind03", "kind00"] and table.count("<tr>") == 8
+    assert "kind05" not in table
+    for words in ("kind07: 25 % of 16, else mostly kind09 (12)", "kind05: – of 0", "kind29: 100 % of 16"):
+        assert words in html, words
+
+
 def test_a_chart_is_svg_that_follows_the_page_and_repeats_bit_for_bit() -> None:
     """Well-formed SVG whose colours are classes of the style sheet and whose texts are texts; the same data give the same bytes."""
     one, two = full().html(), full().html()

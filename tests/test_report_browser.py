@@ -61,9 +61,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         notes=["Fréchet distance", "why " * 30],
         groups=["day → night", "a domain with a long name → night"],
     )  # fmt: skip
-    report.pairs([("hash", "f" * 64)], caption="c").confusion(
-        np.eye(10, dtype=int) * 9, list("0123456789"), caption="c"
-    )
+    mixed = np.array([[i if j < 1 else 100 - i if j == 15 else 0 for j in range(16)] for i in range(0, 96, 6)])
+    report.pairs([("hash", "f" * 64)], caption="c").confusion(mixed, [f"long name {i}" for i in range(16)], caption="c")
+    report.confusion(np.eye(40, dtype=int), [f"kind {i}" for i in range(40)], caption="c")
     report.commands(["unpaired " + "x" * 200]).details("more", "y" * 300)
     return report.write(tmp_path_factory.mktemp("page") / "page.html")
 
@@ -198,6 +198,45 @@ def test_texts_can_be_read_in_light_and_dark(desktop: Browser) -> None:
         paper = desktop.js("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)[0]")
         assert (paper < 40) == dark
     desktop.media("screen")
+
+
+SHADES = """
+(() => {
+  const light = ([r, g, b]) => [r, g, b].map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4).reduce((s, v, i) => s + v * [.2126, .7152, .0722][i], 0);
+  const numbers = c => c.match(/[\\d.]+/g).map(Number).slice(0, 3).map(v => c.startsWith("color(") ? v : v / 255);
+  return [...document.querySelectorAll('.confusion td')].map(e => {
+    const [ink, paper] = [getComputedStyle(e).color, getComputedStyle(e).backgroundColor].map(c => light(numbers(c)));
+    return (Math.max(ink, paper) + .05) / (Math.min(ink, paper) + .05);
+  });
+})()
+"""
+
+
+def test_counts_can_be_read_on_every_shade(desktop: Browser) -> None:
+    """From 0 to 100 % of a row, in light, dark and on paper, a count's contrast with its own cell is at least 4.5."""
+    for kind, dark in (("screen", False), ("screen", True), ("print", True)):
+        desktop.media(kind, dark=dark)
+        found = desktop.js(SHADES)
+        assert len(found) == 16 * 17 and min(found) >= 4.5 and max(found) > 1.5 * min(found)
+    desktop.media("screen")
+
+
+def test_a_confusion_table_keeps_names_and_recalls_in_sight_on_a_phone(page: Path) -> None:
+    """Sixteen classes are wider than a phone: the table rolls in its box, and however far, each row's name and recall stay; on paper
+    all columns are on the page."""
+    with Browser(390, 844, phone=True) as browser:
+        browser.open(page)
+        ends = "(() => { const r = document.querySelector('.confusion tbody tr'), c = [r.firstChild, r.lastChild].map(e => e.getBoundingClientRect()); return [c[0].left, c[1].right] })()"
+        box = "document.querySelector('.scroll:has(> .confusion)')"
+        assert browser.js(f"{box}.scrollWidth > {box}.clientWidth")
+        for place in (0, 60, 1000):
+            browser.js(f"{box}.scrollLeft = {place}")
+            left, right = browser.js(ends)
+            assert 0 <= left < 40 and 300 < right <= 390
+    with Browser(720, 1000) as browser:  # A4 with margins
+        browser.open(page)
+        browser.media("print")
+        assert browser.js("document.querySelector('.confusion').getBoundingClientRect().right") <= 720
 
 
 def test_on_paper_before_and_after_stand_side_by_side(desktop: Browser) -> None:

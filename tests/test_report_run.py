@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -17,13 +18,16 @@ import tiny
 import unpaired
 from conftest import SHARED
 from report_toys import many  # noqa: F401 - a fixture
+from test_evaluation import Colours
 from test_report import Page
 from unpaired import checkpoint
 from unpaired.cli import main
 from unpaired.data.check import check
 from unpaired.data.folders import find
-from unpaired.data.sampling import hold_out, open_pool
+from unpaired.data.sampling import ArrayPool, hold_out, open_pool
 from unpaired.errors import CheckpointError, ConfigError, DataError
+from unpaired.evaluation_compare import compare
+from unpaired.evaluation_table import format_table
 from unpaired.report import figures, looks, write_report
 from unpaired.report import words as sentences
 from unpaired.report.gather import Subject, _open_tree, gather, read_log
@@ -398,6 +402,52 @@ def test_an_adaptation_has_its_accuracies_and_confusions(trained: tuple[Path, Pa
     ):
         assert words in text, words
     assert path.read_text().count('class="confusion"') == 2  # the best is the last one here
+
+
+def classified(**more: Any) -> dict[str, Any]:
+    """Results with RC, FC and their ceiling, as the group ``classifier`` gives them."""
+    tables = {"rc": [[18, 2], [5, 15]], "fc": [[9, 1], [0, 10]], "ceiling": [[10, 0], [0, 10]]}
+    found = {k: figure(0.5, 0.4, 0.6, confusion=table, runs=[0.5, 0.6, 0.7]) for k, table in tables.items()}
+    return results(classification={**found, "classes": ["red", "blue"], "chance": 0.5, "config": {"steps": 5}}, **more)
+
+
+def test_rc_and_fc_have_their_confusion_tables(tmp_path: Path) -> None:
+    """Counts and recalls of RC, FC and the ceiling with what each is of and of which training; one without a number has none."""
+    out = write_report(write_json(tmp_path / "r.json", classified()), out=tmp_path / "r.html")
+    html, text = out.read_text(encoding="utf-8"), words_of(out)
+    assert html.count('<table class="confusion">') == 3
+    for words in (
+        "RC: a classifier that learnt from real images, on translations; the true class is the one that was asked for. The first of 3 trainings: 33 of 40 right.",
+        "FC: a classifier that learnt from translations, on real images. The first of 3 trainings: 19 of 20 right.",
+        "Real on real", "red 18 2 90 % blue 5 15 75 %",
+    ):  # fmt: skip
+        assert words in text, words
+    broken = classified()
+    broken["classification"]["fc"] = {"value": None, "not_comparable": "no train images of red", "n": [0, 0]}
+    out = write_report(write_json(tmp_path / "r.json", broken), out=tmp_path / "r.html")
+    assert out.read_text(encoding="utf-8").count('<table class="confusion">') == 2
+
+
+def test_results_of_a_generator_translate_nothing(tmp_path: Path) -> None:
+    """What `evaluate` says of a model of two domains that makes images of noise: an entry for each domain, as many images as there are
+    real ones; the page and the table name no direction and no input. So do older results, which paired the domains."""
+    run = cases.config("biggan")
+    method = cases.method("biggan", run)
+    model = checkpoint.write_model(tmp_path / "m.safetensors", method, checkpoint.make_header(method, run))
+    assert unpaired.load(model).info()["directions"] == "none: makes images of red, blue from noise"
+    side = cases.SIZES["biggan"]
+    pool = ArrayPool({"red": tiny.pictures(3, side), "blue": tiny.pictures(5, side)})
+    found = unpaired.evaluate(model, pool, backbone=Colours(), metrics=["distances"], cache=False, bootstrap=0)
+    assert [(e["source"], e["target"], e["FD-colours"]["n"]) for e in found["directions"]] == [
+        ("red", "red", [3, 3]), ("blue", "blue", [5, 5]),
+    ]  # fmt: skip
+    older = copy.deepcopy(found)
+    older["directions"][0]["source"], older["directions"][1]["source"] = "blue", "red"
+    for results in (found, older):
+        text = words_of(write_report(write_json(tmp_path / "r.json", results), out=tmp_path / "r.html"))
+        assert "→" not in text and "input itself" not in text and "translated" not in text and "generated" in text
+        assert "red: the distance KD-colours to real images of red" in text
+        assert "→" not in format_table(results) and "→" not in compare([results, results]).text()
 
 
 def test_a_report_of_nothing_is_refused(tmp_path: Path, trained: tuple[Path, Path]) -> None:

@@ -14,10 +14,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+import tiny
 from image_zoo import encoded, picture, snapshot, write_tree
 from unpaired.config import DataConfig
 from unpaired.data import cache
 from unpaired.data.folders import find
+from unpaired.data.images import Pixels
 from unpaired.data.sampling import ArrayPool, FolderPool, Pool, Sampler, StepDataset, centre_crops, open_pool
 from unpaired.errors import DataError
 from unpaired.methods.base import AllPairs, Batch
@@ -402,3 +404,30 @@ def test_an_error_in_a_worker_arrives_as_it_was(tmp_path: Path) -> None:
             use()
     with pytest.raises(DataError, match=r"^2 of 16 images"):
         dataset[0]
+
+
+class Counting(ArrayPool):
+    """Counts the images that are asked for."""
+
+    opened = 0
+
+    def image(self, domain: str, index: int) -> Pixels:
+        self.opened += 1
+        return super().image(domain, index)
+
+
+def test_only_the_sides_that_are_read_are_opened() -> None:
+    """With one side of a batch to read, only its images are opened, they are the same pixels as with both, and the other side has its
+    domains and images of no pixel; parts of the batch and its length are as ever."""
+    images = {"a": tiny.pictures(6, 20), "b": tiny.pictures(5, 20, 3)}
+    labels = {"a": np.zeros(6, np.int64)}
+    config, pairs = DataConfig(size=16, resize=18), [("a", "b"), ("b", "a")]
+    whole = Sampler(Counting(images, labels, ("x",)), config, pairs, seed=1).batch(3, 5)
+    for side, other in (("source", "target"), ("target", "source")):
+        pool = Counting(images, labels, ("x",))
+        batch = Sampler(pool, config, pairs, seed=1, reads=(side,)).batch(3, 5)  # type: ignore[arg-type]
+        assert pool.opened == 5 and len(batch) == 5 and len(batch.part(0, 2)) == 3
+        assert torch.equal(getattr(batch, side), getattr(whole, side)) and getattr(batch, other).shape == (5, 3, 0, 0)
+        assert torch.equal(batch.source_domain, whole.source_domain)
+        assert torch.equal(batch.target_domain, whole.target_domain)
+        assert (batch.source_label is None) == (side == "target")

@@ -94,6 +94,16 @@ def test_bad_files_are_listed_and_stop_nothing(tmp_path: Path) -> None:
     assert not list((tmp_path / "out").rglob("white*")) and not list((tmp_path / "out").rglob(f"{TEMPORARY_PREFIX}*"))
 
 
+def test_pictures_in_a_format_that_is_not_read_are_told(tmp_path: Path) -> None:
+    """A phone's HEIC beside the pictures is no failure, yet the last lines and the report name it; a text file is not worth it."""
+    save(tmp_path / "in" / "1.png")
+    (tmp_path / "in" / "IMG_2.HEIC").write_bytes(b"ftypheic")
+    (tmp_path / "in" / "notes.txt").write_text("x")
+    report = run(tmp_path / "in", tmp_path / "out")
+    assert "in a format that is not read, save as JPEG or PNG: " in report.text() and "notes" not in report.text()
+    assert [Path(p).name for p in report.to_dict()["unread"]] == ["IMG_2.HEIC"] and report.ignored == 2
+
+
 def test_a_second_run_does_nothing_and_says_so(tmp_path: Path) -> None:
     """Done items are skipped without calling the model; a changed input and a deleted result are done again."""
     source, out = tree(tmp_path / "in"), tmp_path / "out"

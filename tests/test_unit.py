@@ -6,6 +6,7 @@ import functools
 from importlib import resources
 from typing import Any
 
+import cases
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from unpaired.methods.base import Batch
 from unpaired.methods.unit import UNIT
 from unpaired.networks.blocks import SampleNorm
 from unpaired.networks.patchgan import GaussianHalf
+from unpaired.training import Trainer
 
 DOMAINS = ("cat", "tiger")
 
@@ -383,3 +385,52 @@ def test_presets(name: str) -> None:
     text = (resources.files("unpaired") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
     head = text.split("\n\n")[0]
     assert all(word in head for word in (f"unpaired train DATA --preset {name} --out", "Cost:", "Expected:"))
+
+
+# -- both players of a step
+
+
+def trainer_of(accumulate: int = 1, **model: Any) -> Trainer:
+    """Of the contract tests' tiny run."""
+    run = cases.config("unit")
+    own = {"batch_size": 2} | model
+    return cases.trainer(
+        "unit",
+        run.model_copy(
+            update={
+                "model": run.model.model_copy(update=own),
+                "training": run.training.model_copy(update={"accumulate": accumulate}),
+            }
+        ),
+    )
+
+
+@pytest.mark.parametrize(("accumulate", "passes"), [(1, 2), (2, 6)])
+def test_players_share_a_translation(accumulate: int, passes: int) -> None:
+    """The codes of a batch are made once a step and those of the way back once; with two parts once a player and part, so
+    that one graph at a time is held. Nothing of a step is kept for the next."""
+    trainer, calls = trainer_of(accumulate), 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    trainer.method.encoder_shared.register_forward_hook(count)  # type: ignore[union-attr]
+    cases.steps(trainer, trainer.plan.stages[0], 1)
+    assert calls == passes
+    assert trainer.method._ahead is None
+    assert not any(p.requires_grad for p in trainer.method.parameters())
+
+
+def test_a_shared_translation_trains_as_one_made_anew() -> None:
+    """Without noise, three steps leave the weights that they leave where each player translates for itself, to rounding."""
+    together, apart = trainer_of(noise="none"), trainer_of(noise="none")
+    before = {k: v.clone() for k, v in together.method.state_dict().items()}
+    found, wanted = (
+        cases.steps(together, together.plan.stages[0], 3),
+        cases.steps(apart, apart.plan.stages[0], 3, shared=False),
+    )
+    assert found == pytest.approx(wanted, rel=1e-4)
+    for name, value in apart.method.state_dict().items():
+        moved = (value - before[name]).norm()
+        assert (together.method.state_dict()[name] - value).norm() <= 1e-2 * moved + 1e-7, name

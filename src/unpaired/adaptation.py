@@ -31,6 +31,7 @@ from unpaired.data.labelled import open_labelled, open_unlabelled
 from unpaired.data.sampling import ArrayPool, centre_crops
 from unpaired.errors import ConfigError, DataError, nearest
 from unpaired.methods.base import Batch, Method, Stage, Update
+from unpaired.outputs import check_run_apart
 from unpaired.runlog import Reporter
 from unpaired.stages import Plan
 
@@ -164,6 +165,7 @@ def adapt(
         ConfigError, DataError: before any training. Others as :func:`unpaired.training.fit`.
     """
     started = time.monotonic()
+    check_run_apart(out, source, target, *([test] if test is not None else []))
     config, options, recipe = _settle(method, recipe, preset, settings, seed)
     if select_on_test and test is None:
         raise ConfigError("--select-on-test needs --test LABELLED_TARGET")
@@ -203,7 +205,13 @@ def _settle(
     name = str(values.get("method") or method or "unit")
     if method not in (None, "unit", name) and preset:
         raise ConfigError(f"--method {method} does not go with preset {preset}, which is for '{name}'; leave one out")
-    chosen: Recipe = recipe or ("joint" if name in ("unit", "unit-digits") else "translate")
+    # "unit" as a word stands for unit-digits; a preset that names it has the settings of the translator
+    joint = name == "unit-digits" or (name == "unit" and "method" not in values)
+    chosen: Recipe = recipe or ("joint" if joint else "translate")
+    if chosen == "joint" and preset and values.get("method") == "unit":
+        raise ConfigError(
+            f"preset {preset} is for 'unit', and recipe 'joint' is unit-digits' own; type --recipe translate"
+        )
     if chosen == "joint" and name == "unit":
         name = "unit-digits"
     if chosen == "joint" and name != "unit-digits":
@@ -212,9 +220,8 @@ def _settle(
         raise ConfigError(f"adapt = {given!r}: expected settings such as adapt.steps=1000")
     unknown = [k for k in given if k not in AdaptConfig.model_fields]
     if unknown:
-        raise ConfigError(
-            "\n".join(f"unknown setting 'adapt.{k}'.{nearest(k, AdaptConfig.model_fields)}" for k in unknown)
-        )
+        known = [f"adapt.{name}" for name in AdaptConfig.model_fields]
+        raise ConfigError("\n".join(f"unknown setting 'adapt.{k}'.{nearest(f'adapt.{k}', known)}" for k in unknown))
     try:
         options = AdaptConfig(**given)
     except ValidationError as error:
@@ -336,17 +343,22 @@ class _Job:
         criterion: Callable[[Callable[[Tensor], Tensor]], float],
         extra: ArrayPool | None = None,
     ) -> Fitted:
-        """A ConvNet on the labelled images of ``pool`` (and of ``extra``, half of each batch)."""
+        """A ConvNet on the labelled images of ``pool`` (and of ``extra``, half of each batch), as they were read or cropped already."""
         images, labels = pool.images["source"], np.asarray(pool.labels["source"])
-        more = None if extra is None else (extra.images["source"], np.asarray(extra.labels["source"]))
+        cropped = (
+            images.shape[1] == self.config.data.size
+        )  # translations are made of crops: those are not cropped again
+        read = self.config.data.model_copy(update={"resize": None}) if cropped else self.config.data
+        more = None if extra is None else np.asarray(extra.labels["source"])
         size, o = self.config.data.size, self.options
 
         def draw(index: Tensor) -> tuple[Tensor, Tensor]:
             i = index.numpy()
-            x, y = centre_crops(pool, "source", i.tolist(), self.config.data), labels[i]
-            if more is not None:
-                half = i[: len(i) // 2] % len(more[1])
-                x[: len(half)], y = more[0][half], np.concatenate([more[1][half], y[len(half) :]])
+            x, y = centre_crops(pool, "source", i.tolist(), read), labels[i]
+            if extra is not None and more is not None:
+                half = i[: len(i) // 2] % len(more)
+                x[: len(half)] = centre_crops(extra, "source", half.tolist(), self.config.data)
+                y = np.concatenate([more[half], y[len(half) :]])
             return to_tensor(x), torch.from_numpy(y)
 
         return train_classifier(
@@ -453,7 +465,7 @@ def _translate(job: _Job, plain: Fitted, select_on_test: bool) -> _Found:
     fitted = job.plain_classifier(there, criterion, extra=pool if options.keep_source else None)
     for name, network in (("classifier", fitted.last), ("classifier-best", fitted.best)):
         save_classifier(
-            job.out / f"{name}.safetensors", network, classes=data.classes, side=config.data.size, width=options.width,
+            job.out / f"{name}.safetensors", network, classes=data.classes, side=config.data.size, width=options.width, data=config.data,
             extra={"recipe": "translate", "translator": config.method, "seed": config.seed},
         )  # fmt: skip
     words = "on the labels of the test set" if select_on_test else (

@@ -224,7 +224,13 @@ def _located(path: Path | str) -> tuple[Path, str | None]:
         why = "".join(f"\n  {line}" for line in rejected) or " it is empty"
         raise CheckpointError(f"{path}: no usable checkpoint in its folder 'checkpoints':{why}")
     if path.is_dir():
-        raise CheckpointError(f"{path}: a folder without {MODEL} or checkpoints; give a model file or a run folder")
+        inside = sorted(p.parent for p in path.glob("*/checkpoints") if p.is_dir())
+        above = [path.parent] if (path.parent / "checkpoints").is_dir() else []
+        near = ", ".join(map(str, [*above, *inside][:5]))
+        raise CheckpointError(
+            f"{path}: a folder without {MODEL} or checkpoints; give a model file or a run folder"
+            + (f". Did you mean {near}?" if near else "")
+        )
     raise CheckpointError(f"{path}: no such file or folder")
 
 

@@ -6,7 +6,7 @@ Legend: N batch, K classes, S side in pixels. Images are float [N, 3, S, S] in [
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from unpaired import checkpoint
 from unpaired._version import __version__
+from unpaired.config import DataConfig
 from unpaired.devices import autocast, shapes_only
 from unpaired.errors import CheckpointError, NonFiniteError
 
@@ -66,6 +67,16 @@ class Classifier:
     classes: tuple[str, ...]
     image_size: int
     header: Mapping[str, Any]
+    data: DataConfig
+    """How images are read: the filter and the resize before the centre crop, as in its training."""
+
+    def read(self, files: Sequence[Path | str]) -> Tensor:
+        """[N, 3, S, S] in [-1, 1]: the pictures in these files as it was trained to see them. Raises ImageError."""
+        from unpaired.data.images import to_tensor
+        from unpaired.data.labelled import open_files
+        from unpaired.data.sampling import centre_crops
+
+        return to_tensor(centre_crops(open_files(files, self.data, "new"), "new", range(len(files)), self.data))
 
     @torch.inference_mode()
     def logits(self, images: Tensor, *, batch: int = 512) -> Tensor:
@@ -86,11 +97,18 @@ def parts(images: Tensor, size: int) -> list[Tensor]:
     return [images[i : i + size] for i in range(0, len(images), size)]
 
 
+def confusion_counts(truth: Tensor, guess: Tensor, classes: int) -> list[list[int]]:
+    """[true][predicted] counts of two int64 [N]."""
+    cells = torch.bincount(truth * classes + guess, minlength=classes * classes)
+    found: list[list[int]] = cells.view(classes, classes).tolist()
+    return found
+
+
 def score(logits: Tensor, labels: Tensor) -> Score:
     """Accuracy and confusion table from logits [N, K] and labels [N]."""
-    k = logits.shape[1]
-    counts = torch.bincount(labels * k + logits.argmax(1), minlength=k * k).view(k, k)
-    return Score(float(counts.diagonal().sum()) / len(labels), len(labels), tuple(map(tuple, counts.tolist())))
+    counts = confusion_counts(labels, logits.argmax(1), logits.shape[1])
+    right = sum(row[i] for i, row in enumerate(counts))
+    return Score(right / len(labels), len(labels), tuple(map(tuple, counts)))
 
 
 # ------------------------------------------------------------------------------------------------- augmentation
@@ -190,12 +208,20 @@ def train_classifier(
 
 # -------------------------------------------------------------------------------------------------------- files
 def save_classifier(
-    path: Path, network: ConvNet, *, classes: tuple[str, ...], side: int, width: int, extra: Mapping[str, Any]
+    path: Path,
+    network: ConvNet,
+    *,
+    classes: tuple[str, ...],
+    side: int,
+    width: int,
+    extra: Mapping[str, Any],
+    data: DataConfig | None = None,
 ) -> Path:
-    """Write ``network`` as one self-describing safetensors file, atomically."""
+    """Write ``network``, trained on images read as ``data`` says, as one self-describing safetensors file, atomically."""
     header = {
         "format": checkpoint.FORMAT, "version": __version__, "kind": "classifier", "classes": list(classes),
         "image_size": side, "width": width, "value_range": [-1, 1], "extra": dict(extra),
+        "data": data.model_dump(mode="json") if data is not None else {},
     }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write_atomic(path, checkpoint.pack(network.state_dict(), header))
@@ -225,13 +251,21 @@ def load_classifier(path: Path | str, device: torch.device | str = "cpu") -> Cla
         if classify is None or not method.classes:
             raise CheckpointError(f"{file}: a '{header['method']}' model without a class head; it cannot classify")
         domain = method.domains[1]
-        return Classifier(lambda x: classify(x, domain), method.classes, method.image_size, header)
+        data = _read_as(header["config"]["data"], method.image_size)
+        return Classifier(lambda x: classify(x, domain), method.classes, method.image_size, header, data)
     try:
         classes, side = tuple(header["classes"]), int(header["image_size"])
         with shapes_only():  # a lying header costs no memory
             network = ConvNet(len(classes), side, int(header["width"]))
         network.load_state_dict(tensors, strict=True, assign=True)
+        data = _read_as(header.get("data", {}), side)  # a ValidationError is a ValueError
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{file}: its tensors do not fit the classifier that its header describes") from error
     network.requires_grad_(False)
-    return Classifier(network.eval().to(device), classes, side, header)
+    return Classifier(network.eval().to(device), classes, side, header, data)
+
+
+def _read_as(saved: Mapping[str, Any], side: int) -> DataConfig:
+    """The settings of reading that a header holds; files written before they were kept there have none."""
+    names = ("resize", "interpolation", "antialias", "draft", "background")
+    return DataConfig(size=side, cache=False, **{n: saved[n] for n in names if n in saved})

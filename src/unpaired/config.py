@@ -283,9 +283,15 @@ def preset(name: str) -> dict[str, Any]:
     """The values of a shipped preset, or of a TOML file when ``name`` ends in ``.toml``."""
     if name.endswith(".toml"):
         return read_toml(Path(name))
+    return tomllib.loads(preset_text(name))
+
+
+def preset_text(name: str) -> str:
+    """The text of a shipped preset; its first lines are comments for a person. Raises ConfigError for an unknown name."""
     if name not in presets():
-        raise ConfigError(f"unknown preset '{name}'.{nearest(name, presets())} There are: {', '.join(presets())}.")
-    return tomllib.loads((resources.files("unpaired") / "presets" / f"{name}.toml").read_text(encoding="utf-8"))
+        place = " A TOML file's name ends in .toml." if Path(name).exists() else ""
+        raise ConfigError(f"unknown preset '{name}'.{nearest(name, presets())}{place} `unpaired presets` lists all")
+    return (resources.files("unpaired") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
 
 
 def setting_names(config: RunConfig) -> list[str]:

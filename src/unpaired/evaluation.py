@@ -40,7 +40,7 @@ from unpaired.evaluation_images import MIXED, By, Images, Task, plan, share_lost
 from unpaired.evaluation_pairs import THRESHOLDS, mask_figures, mask_keys, pixel_figures, pixel_keys
 from unpaired.evaluation_pass import DIVERSITY_SAMPLES, NOT_FIGURES, Pass, per_image
 from unpaired.evaluation_record import Options, measures_of, provenance_of, warnings_of
-from unpaired.evaluation_table import format_table
+from unpaired.evaluation_table import NOISE, format_table
 from unpaired.metrics.backbones import Backbone, NetworkBackbone, figure_name, open_backbone
 from unpaired.metrics.perceptual import LPIPS, open_lpips
 from unpaired.metrics.pixels import open_palette
@@ -280,8 +280,10 @@ def _evaluate(
     if adaptation:
         results["adaptation"] = dict(adaptation)
     results["measures"] = measures_of(results, list(stores))
+    if translator.untrained:
+        warnings.append(translator.untrained)
     if translator.method.from_noise:
-        warnings.append("made of noise alone: figures that compare with an input are left out")
+        warnings.append(f"{NOISE}: figures that compare with an input are left out")
     results["warnings"] = warnings + warnings_of(entries, images)
     results["provenance"] = provenance_of(run, name, by, replace(options, groups=asked), time.monotonic() - started)
     return results, features

@@ -20,10 +20,11 @@ from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
 from unpaired._files import sha256_of
-from unpaired.classifier import load_classifier, parts, train_classifier
-from unpaired.config import DataConfig, Settings
+from unpaired.classifier import confusion_counts, load_classifier, parts, train_classifier
+from unpaired.config import Settings
 from unpaired.data.images import Pixels, to_tensor
 from unpaired.data.labelled import open_labelled
+from unpaired.data.sampling import centre_crops
 from unpaired.distributed import Ranks
 from unpaired.errors import ConfigError, DataError, nearest
 from unpaired.evaluation_figures import Figure, mean_figure, nothing
@@ -114,7 +115,7 @@ def class_figures(
             guess = _predict(trained[id(pictures)], test.pictures, device)
             right[name].append((guess == test.labels).double())
             if not number:
-                confusion[name] = _confusion(guess, test.labels, len(targets))
+                confusion[name] = confusion_counts(test.labels, guess, len(targets))
     sizes = {
         "rc": (len(test_made.labels), len(train_real.labels)),
         "fc": (len(train_made.labels), len(test_real.labels)),
@@ -235,12 +236,6 @@ def _predict(network: nn.Module, pictures: Tensor, device: torch.device) -> Tens
     return torch.cat([network(part.to(device)).argmax(1).cpu() for part in parts(pictures, 256)])
 
 
-def _confusion(guess: Tensor, truth: Tensor, classes: int) -> list[list[int]]:
-    """[true][predicted] counts."""
-    cells = torch.bincount(truth * classes + guess, minlength=classes * classes)
-    return [[int(v) for v in row] for row in cells.view(classes, classes)]
-
-
 def adaptation_figures(
     classifier: Path | str, labelled: Path | str, *, device: torch.device, seed: int
 ) -> dict[str, Any]:
@@ -249,11 +244,10 @@ def adaptation_figures(
     Raises DataError, CheckpointError, ConfigError (classes that the classifier does not know).
     """
     model = load_classifier(classifier, device)
-    size = DataConfig(size=model.image_size, cache=False)
     try:
-        pool = open_labelled(labelled, size, "target", split="test")
+        pool = open_labelled(labelled, model.data, "target", split="test")
     except DataError:  # without splits everything is there to be tested
-        pool = open_labelled(labelled, size, "target")
+        pool = open_labelled(labelled, model.data, "target")
     names = list(pool.classes)
     unknown = [n for n in names if n not in model.classes]
     if unknown:
@@ -262,7 +256,7 @@ def adaptation_figures(
         )
     to_model = torch.tensor([model.classes.index(n) for n in names])
     truth = to_model[torch.from_numpy(np.asarray(pool.labels["target"]))]
-    pixels = pool.images["target"]
+    pixels = centre_crops(pool, "target", range(pool.count("target")), model.data)
     guess = torch.cat(
         [
             model.predict(to_tensor(pixels[i : i + 256]).to(device)).cpu()
@@ -273,7 +267,7 @@ def adaptation_figures(
     path = Path(classifier)
     return {
         "accuracy": mean_figure(right, seed=seed) | {"n_generated": 0},
-        "confusion": _confusion(guess, truth, len(model.classes)),
+        "confusion": confusion_counts(truth, guess, len(model.classes)),
         "classes": list(model.classes),
         "classifier": str(classifier),
         "classifier_sha256": sha256_of(path) if path.is_file() else None,

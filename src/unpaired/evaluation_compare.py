@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,14 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unpaired.data.images import show
-from unpaired.errors import ConfigError, DataError
+from unpaired.errors import ConfigError
 from unpaired.evaluation_figures import describe
-from unpaired.evaluation_read import check_results
+from unpaired.evaluation_read import check_results, read_json
 from unpaired.evaluation_table import count, figures_of
 
 Format = Literal["text", "markdown", "latex"]
-MAX_RESULT_BYTES = 512 * 2**20
-"""A larger file is no result of this package."""
 _MARKS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -205,7 +202,7 @@ def compare(
         raise ConfigError("compare needs at least two results, as in: unpaired compare a.json b.json")
     if digits < 1:
         raise ConfigError(f"digits = {digits}: must be at least 1")
-    loaded = [_read(r) if isinstance(r, (str, Path)) else r for r in results]
+    loaded = [read_json(r) if isinstance(r, (str, Path)) else r for r in results]
     for number, (given_as, found) in enumerate(zip(results, loaded, strict=True), start=1):
         check_results(found, show(given_as) if isinstance(given_as, (str, Path)) else f"result {number}")
     given = list(names) if names is not None else _names(results)
@@ -235,19 +232,6 @@ def not_comparable(results: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str]
             if cell.figure is not None and cell.figure["value"] is not None and cell.reason:
                 found.setdefault((number, row.key.removesuffix(" error")), cell.reason)
     return found
-
-
-def _read(path: Path | str) -> Any:
-    """Any JSON value of bounded size."""
-    path = Path(path)
-    try:
-        if path.stat().st_size > MAX_RESULT_BYTES:
-            raise DataError(f"{show(path)}: larger than the {MAX_RESULT_BYTES:,} bytes that are read")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{show(path)}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{show(path)}: no JSON file: {error}") from error
 
 
 def _names(results: Sequence[Path | str | Mapping[str, Any]]) -> list[str]:

@@ -5,13 +5,33 @@ Keys that are missing or unknown are no fault (older and newer versions write ot
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from unpaired.data.images import show
 from unpaired.errors import DataError
 
 BLOCKS = ("means", "reconstruction", "classification", "adaptation", "measures", "provenance")
 """Parts of results that are tables by name."""
+
+
+MAX_RESULT_BYTES = 512 * 2**20
+"""A larger file is no result of this package."""
+
+
+def read_json(path: Path | str) -> Any:
+    """Any JSON value of bounded size. Raises DataError with the reason."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_RESULT_BYTES:
+            raise DataError(f"{show(path)}: larger than the {MAX_RESULT_BYTES:,} bytes that are read")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{show(path)}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{show(path)}: not a JSON file: {error}") from error
 
 
 def check_results(found: Any, where: str) -> None:
@@ -38,7 +58,11 @@ def check_results(found: Any, where: str) -> None:
     backbones = (found.get("provenance") or {}).get("backbones") or {}
     if not isinstance(backbones, dict) or not all(isinstance(b, dict) for b in backbones.values()):
         _refuse(where, "provenance.backbones", "no table of tables by name")
-    _confusion(found.get("adaptation") or {}, where)
+    adaptation, classification = found.get("adaptation") or {}, found.get("classification") or {}
+    _confusion(adaptation.get("confusion"), adaptation.get("classes"), where, "adaptation")
+    for name, figure in classification.items():
+        if isinstance(figure, dict):
+            _confusion(figure.get("confusion"), classification.get("classes"), where, f"classification.{name}")
     warnings = found.get("warnings") or []
     if not isinstance(warnings, list) or not all(isinstance(w, str) for w in warnings):
         _refuse(where, "warnings", "no list of texts")
@@ -77,14 +101,19 @@ def _figure(figure: Mapping[str, Any], where: str, place: str) -> None:
         _figure(inner, where, f"{place}.{key}")
 
 
-def _confusion(adaptation: Mapping[str, Any], where: str) -> None:
+def _confusion(table: Any, classes: Any, where: str, place: str) -> None:
     """A table as wide and as high as there are classes."""
-    table, classes = adaptation.get("confusion"), adaptation.get("classes")
     if not table or not classes:
         return
     square = isinstance(table, list) and isinstance(classes, list) and len(table) == len(classes)
-    if not square or not all(isinstance(r, list) and len(r) == len(classes) and all(map(_is_number, r)) for r in table):
-        _refuse(where, "adaptation.confusion", "no square table of counts, one row for each class")
+    if not square or not all(
+        isinstance(r, list) and len(r) == len(classes) and all(map(_is_natural, r)) for r in table
+    ):
+        _refuse(where, f"{place}.confusion", "no square table of counts, one row for each class")
+
+
+def _is_natural(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _is_number(value: Any) -> bool:

@@ -116,8 +116,10 @@ def warnings_of(entries: Sequence[Mapping[str, Any]], images: Images) -> list[st
     warnings = [f"left out: {path}: {reason}" for path, reason in sorted(images.lost.items())]
     least = min((min(d["n_source"], d["n_target"]) for d in entries), default=0)
     if least < ENOUGH_IMAGES and any(key.startswith(("FD-", "FID")) for d in entries for key in d):
+        before = any("before" in v for d in entries for v in d.values() if isinstance(v, dict))
+        sides = ["of the untranslated input ('before')"] * before + ["of real images against real ones ('floor')"]
         warnings.append(
-            f"only {least} images: below {ENOUGH_IMAGES:,} a Fréchet distance is mostly bias. Compare it only with those of the untranslated "
-            "input ('before') and of real images against real ones ('floor') in the same table, and trust the kernel distance more"
+            f"only {least} images: below {ENOUGH_IMAGES:,} a Fréchet distance is mostly bias. Compare it only with those {' and '.join(sides)} "
+            "in the same table, and trust the kernel distance more"
         )
     return warnings

@@ -6,7 +6,11 @@ import io
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from unpaired.evaluation_images import MIXED
+
 Figure = Mapping[str, Any]
+NOISE = "made of noise alone"
+"""Start of the line that results of a model without inputs have among their warnings."""
 
 
 def cell(figure: Figure) -> str:
@@ -22,10 +26,26 @@ def cell(figure: Figure) -> str:
     return text
 
 
+def makes_noise(results: Mapping[str, Any]) -> bool:
+    """Whether results are those of a model that makes images of noise alone: nothing was translated."""
+    entries = results["directions"]
+    alone = all(entry["source"] == entry["target"] for entry in entries) and bool(entries)
+    return alone or any(str(line).startswith(NOISE) for line in results.get("warnings") or ())
+
+
+def places(results: Mapping[str, Any]) -> list[str]:
+    """What each entry of ``directions`` is about: "a → b", or the domain alone where it is made of noise."""
+    entries = results["directions"]
+    targets = [str(entry["target"]) for entry in entries]
+    if makes_noise(results) and len(set(targets)) == len(targets):
+        return targets
+    ways = ((str(entry["source"]), target) for entry, target in zip(entries, targets, strict=True))
+    return [b if a == b else f"{'all others' if a == MIXED else a} → {b}" for a, b in ways]
+
+
 def figures_of(results: Mapping[str, Any]) -> Iterator[tuple[str, str, Figure]]:
     """(direction or domain, key, figure) of everything in the results, in order."""
-    for entry in results["directions"]:
-        name = f"{entry['source']} → {entry['target']}"
+    for entry, name in zip(results["directions"], places(results), strict=True):
         for key, figure in entry.items():
             if isinstance(figure, dict) and "value" in figure:
                 yield name, key, figure

@@ -213,7 +213,7 @@ class _Run:
         self.model, self.config, self.settings, self.state_file, self.steps = model, config, settings, state_file, steps
         self.domains = pool.domains
         pairs = tuple((d, d) for d in pool.domains)  # all come equally often
-        self.sampler = Sampler(pool, config, pairs, int(settings["seed"]))
+        self.sampler = Sampler(pool, config, pairs, int(settings["seed"]), reads=("source",))
         self.device = next(model.parameters()).device
         model.requires_grad_(False)
         self.players = [p.requires_grad_(True) for p in model.players()]
@@ -245,7 +245,7 @@ class _Run:
                 self._save()
             if signum:
                 raise Interrupted(
-                    signum, f"stopped by signal {signum} after step {self.step}; the same command goes on"
+                    signum, f"stopped by {signals.name(signum)} after step {self.step}; the same command goes on"
                 )
             reporter.advance(self.step, "fine-tuning")
         self.model.eval()

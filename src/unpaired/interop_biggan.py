@@ -13,7 +13,7 @@ from unpaired.errors import CheckpointError, ConfigError
 from unpaired.interop_tensors import cleaned, count, finished, needed, same_names
 from unpaired.methods.biggan import BigGAN
 from unpaired.methods.deepi2i import DeepI2I
-from unpaired.networks.biggan import Discriminator, Generator, Shape, with_classes
+from unpaired.networks.biggan import Discriminator, Generator, Shape, settled, with_classes
 from unpaired.torchfile import read_torch_file
 
 
@@ -90,7 +90,10 @@ def import_deepi2i(
         wanted = Generator if name == "generator" else Discriminator
         with shapes_only():
             same_names(paths[name], given[name], wanted(shape).state_dict())
-        given[name] = with_classes(given[name], list(range(len(domains))))
+        if len(domains) < shape.classes:
+            given[name] = with_classes(given[name], list(range(len(domains))))
+    if len(domains) < shape.classes:
+        given["discriminator"] = settled(given["discriminator"])
     model = DeepI2I.Config(
         mode=mode, width=shape.width, shared_dim=shape.shared_dim, z_dim=shape.z_dim, attention=shape.attention,
         reconstruction="mse", reconstruction_rows="released",  # training that goes on does so as that code trained

@@ -8,7 +8,19 @@ import os
 from pathlib import Path
 
 from unpaired._files import why_unwritten, write_atomically
-from unpaired.errors import ConfigError, UnpairedError
+from unpaired.errors import ConfigError, RefusedError, UnpairedError
+
+
+def check_run_apart(out: Path | str, *images: Path | str) -> None:
+    """Refuse a run's folder that is, or lies in, a folder of images: its sheets would be read as images. Raises RefusedError."""
+    place = os.path.realpath(out)
+    for folder in images:
+        root = os.path.realpath(folder)
+        if os.path.isdir(root) and os.path.commonpath([place, root]) == root:  # noqa: PTH112 (names of any bytes)
+            raise RefusedError(
+                f"{out}: lies in the images {folder}, where the next look would read the run's own pictures as images. "
+                f"Use another --out, as in --out runs/{os.path.basename(root)}"  # noqa: PTH119
+            )
 
 
 def check_output(path: Path | str, example: str) -> None:

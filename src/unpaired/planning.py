@@ -98,7 +98,7 @@ class RunPlan:
 
     def text(self) -> str:
         """For a person."""
-        lines = [f"{self.device}, {self.precision}; memory there: {self.memory / GIB:.2f} GiB"]
+        lines = [f"{self.device}, {self.precision}; {self.memory / GIB:.1f} GiB of memory free"]
         if self.asked is not None:
             lines += _described(self.asked)
         if self.fits:

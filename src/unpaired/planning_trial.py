@@ -8,6 +8,7 @@ sheets take more than later ones, and reading the finished model. Importing the 
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import os
 import resource
@@ -21,7 +22,7 @@ import torch
 
 from unpaired import devices, runs, training
 from unpaired.config import RunConfig
-from unpaired.data.folders import find
+from unpaired.data.folders import DataTree, find
 from unpaired.distributed import Ranks
 from unpaired.methods import method_class
 from unpaired.methods.base import Stage
@@ -52,7 +53,18 @@ def measure(run: RunConfig, data: Path | str, *, clock: Clock = time.perf_counte
     tree = find(data, least=min(2, method_class(run.method).min_domains))
     runs.open_data(tree, run)
     with tempfile.TemporaryDirectory(prefix="unpaired-plan-") as scratch:
-        return _Trial(run, Path(scratch), device, clock).cost(lambda: runs.open_data(tree, run), tree.domains)
+        return _Trial(run, Path(scratch), device, clock).cost(lambda: _open_again(tree, run), tree.domains)
+
+
+def _open_again(tree: DataTree, run: RunConfig) -> runs.OpenData:
+    """The data once more, without saying again which images are left out."""
+    log = logging.getLogger("unpaired")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        return runs.open_data(tree, run)
+    finally:
+        log.setLevel(level)
 
 
 class _Trial:

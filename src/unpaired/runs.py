@@ -11,6 +11,7 @@ from unpaired import origin, signals
 from unpaired.config import RunConfig, from_dict, merge, nested, read_toml
 from unpaired.config import preset as read_preset
 from unpaired.errors import ConfigError, DataError
+from unpaired.outputs import check_run_apart
 
 if TYPE_CHECKING:
     from unpaired.data.folders import DataTree
@@ -180,6 +181,8 @@ def train(
             run_dir=out,
         )
         tree = find(data, least=min(2, method_class(run.method).min_domains))
+        if tree.layout != "lists":  # there nothing is read but what the lists name
+            check_run_apart(out, data)
         domains = _order(tree.domains, out, start_from)
         model = build(run, domains)
         opened = open_data(tree, run)

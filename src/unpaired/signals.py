@@ -35,6 +35,11 @@ def requested() -> int | None:
     return _state.requested
 
 
+def name(signum: int) -> str:
+    """What a person calls the signal: Ctrl-C, or SIGTERM."""
+    return "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
+
+
 def poll(
     message: str = "stopped by a signal outside training; nothing to save, the same command goes on or begins again",
 ) -> None:
@@ -45,6 +50,8 @@ def poll(
 
 def _handle(signum: int, _frame: FrameType | None) -> None:
     if _state.requested is not None:  # the second one: leave at once; commits are atomic, so nothing breaks
+        if os.isatty(2):
+            os.write(2, b"\x1b[?25h\n")  # a progress bar had hidden the cursor
         os._exit(128 + signum)
     _state.requested = signum
     if not _state.deferred:

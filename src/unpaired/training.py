@@ -68,18 +68,18 @@ class Trainer(TrainingState):
         config: RunConfig,
         run_dir: Path,
         *,
-        held_out: Pool | None,
-        header_extra: Mapping[str, Any],
-        on_step: OnStep | None,
         device: torch.device,
-        ranks: Ranks,
-        reporter: Reporter | None,
+        held_out: Pool | None = None,
+        header_extra: Mapping[str, Any] | None = None,
+        on_step: OnStep | None = None,
+        ranks: Ranks | None = None,
+        reporter: Reporter | None = None,
         validator: Validator | None = None,
     ) -> None:
         super().__init__(method.place(device), config.training.ema)
         self.pool, self.held_out, self.config, self.run_dir = pool, held_out, config, run_dir
-        self.header_extra, self.on_step, self.validator = header_extra, on_step, validator
-        self.settings, self.device, self.ranks, self.reporter = config.training, device, ranks, reporter
+        self.header_extra, self.on_step, self.validator = header_extra or {}, on_step, validator
+        self.settings, self.device, self.ranks, self.reporter = config.training, device, ranks or Ranks(), reporter
         if config.data.views:
             method.view_counts = {d: pool.count(d) * config.data.views for d in method.domains}
         self.losses: dict[tuple[str, str], Callable[[Batch], dict[str, Tensor]]] = {}
@@ -180,6 +180,9 @@ class Trainer(TrainingState):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for parameter in parameters:
             parameter.requires_grad_(True)
+        if len(parts) == 1 and not self.settings.compile:
+            for module in update.ahead:
+                module.requires_grad_(True)  # until that player's own update is done
         optimizer.zero_grad(set_to_none=True)
         sums = self._gradients(update, stage, parts)
         self.ranks.average_gradients(parameters)
@@ -329,7 +332,10 @@ class Trainer(TrainingState):
 
     def batches(self) -> Iterator[Batch]:
         """Batches of the steps still to come; the same whatever the number of workers."""
-        sampler = Sampler(self.pool, self.config.data, self.method.pairs, self.config.seed, domains=self.method.domains)
+        method = self.method
+        sampler = Sampler(
+            self.pool, self.config.data, method.pairs, self.config.seed, domains=method.domains, reads=method.reads
+        )
         dataset = StepDataset(sampler, lambda step: self.plan.at(step)[0].batch_size, self.ranks.rank, self.ranks.world)
         workers = self.config.data.workers
         loader = DataLoader(
@@ -453,7 +459,7 @@ class Trainer(TrainingState):
             raise StoppedError(mine if trouble else f"another rank has no batch, see its message; saved as {path}")
         raise Interrupted(
             asked,
-            f"stopped by signal {asked} after step {self.step}; saved as {path}. The same command goes on from there",
+            f"stopped by {signals.name(asked)} after step {self.step:,}; saved as {path}. The same command goes on from there",
         )
 
 

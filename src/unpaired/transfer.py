@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from unpaired import checkpoint
@@ -18,7 +17,7 @@ from unpaired._files import sha256_of
 from unpaired.errors import CheckpointError, ConfigError
 from unpaired.methods.base import Method
 from unpaired.networks import stylegan
-from unpaired.networks.biggan import Discriminator, Rule, Shape, nearest_classes, with_classes
+from unpaired.networks.biggan import Discriminator, Rule, Shape, nearest_classes, settled, with_classes
 
 ARCHITECTURE: dict[str, tuple[str, ...]] = {
     "biggan": ("width", "shared_dim", "z_dim", "attention"),
@@ -141,7 +140,7 @@ def read(
             how, rows = f", {rule}", _rows(rule, file, discriminator, method.domains, domains, examples)
         follow = len(domains) if rows is None else rows
         generator_state = with_classes(generator_state, follow)
-        discriminator_state = _settled(with_classes(discriminator_state, follow))
+        discriminator_state = settled(with_classes(discriminator_state, follow))
         moments = with_classes(moments, follow)
     about = _source("biggan", file, header)
     about["classes"] = f"{len(method.domains)} -> {len(domains)}{how}"
@@ -183,12 +182,3 @@ def _rows(
     found = nearest_classes(discriminator, (examples(domain, EXAMPLES) for domain in new))
     discriminator.cpu()
     return found
-
-
-def _settled(state: dict[str, Tensor], rounds: int = 20) -> dict[str, Tensor]:
-    """The class table's spectral vector after some power iterations on its new rows, which need not be near the old."""
-    w, u = state["embed.weight"].float(), state["embed.u0"]
-    for _ in range(rounds):
-        v = F.normalize(u @ w)
-        u = F.normalize(v @ w.T)
-    return {**state, "embed.u0": u, "embed.sv0": (v @ w.T @ u.T).view(1)}

@@ -8,6 +8,7 @@ Legend: N batch, H height, W width; images are float tensors [N, 3, H, W] in [-1
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from unpaired import checkpoint
+from unpaired.data.images import show
 from unpaired.devices import autocast, choose_device, choose_precision
 from unpaired.engines import ENGINES, OpenVINO
 from unpaired.errors import ConfigError, DataError, nearest
@@ -41,6 +43,7 @@ __all__ = [
     "translate_files",
 ]
 
+log = logging.getLogger("unpaired")
 RANGE_TOLERANCE = 1e-3
 """Images may leave [-1, 1] by this much (rounding of other code) before they are refused."""
 
@@ -102,6 +105,11 @@ class Translator:
         """(source, target) pairs that can be translated."""
         return self.method.directions
 
+    @property
+    def untrained(self) -> str:
+        """A sentence on parts that have not been trained yet although outputs depend on them; empty where there are none."""
+        return self.method.untrained()
+
     def info(self) -> dict[str, Any]:
         """What the model is and what it can do; plain JSON values."""
         header = self.header
@@ -109,7 +117,9 @@ class Translator:
         return {
             "method": header.get("method"),
             "domains": list(self.domains),
-            "directions": [f"{a} -> {b}" for a, b in self.directions]
+            "directions": f"none: makes images of {', '.join(self.domains)} from noise"
+            if self.method.from_noise
+            else [f"{a} -> {b}" for a, b in self.directions]
             if len(self.directions) <= checkpoint.MAX_LISTED_DIRECTIONS
             else f"all {len(self.directions)} of {len(self.domains)} domains",
             "classes": list(self.method.classes),
@@ -122,6 +132,7 @@ class Translator:
             "parameters": sum(p.numel() for p in self.method.parameters()),
             "step": header.get("step"),
             "stage": header.get("stage"),
+            "untrained": self.untrained or None,
             "seed": header.get("seed"),
             "version": header.get("version"),
             "format": header.get("format"),
@@ -159,7 +170,9 @@ class Translator:
                 return sources[0], target
             if not sources:
                 raise ConfigError(f"this model does not translate to '{target}'. It can do: {able}.")
-            raise ConfigError(f"several domains lead to '{target}': {', '.join(sources)}; say which one with source")
+            raise ConfigError(
+                f"several domains lead to '{target}': {', '.join(sources)}; say which one with source (--source)"
+            )
         if source not in sources:
             raise ConfigError(f"this model does not translate '{source}' to '{target}'. It can do: {able}.")
         return source, target
@@ -173,7 +186,7 @@ class Translator:
             sources = sorted({a for a, _ in self.directions})
             if len(sources) > 1:
                 raise ConfigError(
-                    f"the inputs can be of several domains: {', '.join(sources)}; say which one with source"
+                    f"the inputs can be of several domains: {', '.join(sources)}; say which one with source (--source)"
                 )
             source = sources[0]
         possible = tuple(b for a, b in self.directions if a == source)
@@ -410,14 +423,15 @@ def check_images(images: Tensor) -> None:
 def load(
     path: Path | str, *, device: str | torch.device = "cpu", precision: str = "fp32", engine: str = "torch"
 ) -> Translator:
-    """A translator from a model file, a checkpoint folder or a run folder. Runs no code from it.
+    """A translator from a model file, a checkpoint folder or a run folder. Runs no code from it. One whose outputs depend on parts that
+    have not been trained yet is told with a warning of the logger ``unpaired``.
 
     Raises:
         CheckpointError: missing, damaged, foreign, or of another version; the text says which.
         ConfigError: the device, precision or engine is not there.
     """
     model = checkpoint.load_model(path)
-    return Translator(
+    found = Translator(
         model.method,
         model.header,
         device=device,
@@ -426,3 +440,6 @@ def load(
         sha256=model.sha256,
         engine=engine,
     )
+    if found.untrained:
+        log.warning("%s: %s", show(model.path), found.untrained)
+    return found

@@ -29,7 +29,7 @@ from torch import Tensor
 from unpaired import translation_journal
 from unpaired._files import sync_folder, write_atomically
 from unpaired._version import __version__
-from unpaired.data.images import encode_image, open_image, open_regular, show, to_tensor, to_uint8
+from unpaired.data.images import OTHER_IMAGE_SUFFIXES, encode_image, open_image, open_regular, show, to_tensor, to_uint8
 from unpaired.errors import ConfigError, DataError, ImageError, PartialError, RefusedError
 from unpaired.tiling import MAX_PIXELS, check_max_pixels
 from unpaired.translation_journal import Done, Journal, unwritable
@@ -77,6 +77,8 @@ class TranslationReport:
     """Input -> result, where the plain name was taken."""
     ignored: int = 0
     """Files in the given folders that are no images by their ending."""
+    unread: list[str] = field(default_factory=list)
+    """Those of them that are pictures in a format that is not read, such as a phone's HEIC."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -92,6 +94,7 @@ class TranslationReport:
             "options": self.options,
             "counts": self.counts,
             "ignored": self.ignored,
+            "unread": self.unread,
             "renamed": self.renamed,
             "items": items,
         }
@@ -109,6 +112,9 @@ class TranslationReport:
         lines += [f"  failed: {item.input}: {item.reason}" for item in failed[:10]]
         if len(failed) > 10:
             lines.append(f"  and {len(failed) - 10} more")
+        if self.unread:
+            more = f" and {len(self.unread) - 3} more" if len(self.unread) > 3 else ""
+            lines.append(f"  in a format that is not read, save as JPEG or PNG: {', '.join(self.unread[:3])}{more}")
         return "\n".join(lines)
 
 
@@ -180,8 +186,9 @@ def translate_files(
     )
     if samples < 1 or (samples > 1 and not translator.method.stochastic):
         raise ConfigError(
-            f"samples = {samples}: must be at least 1"
-            + ("; this model gives one result for an input" if samples > 1 else "")
+            f"samples = {samples}: this model gives one result for an input, so only 1 will do"
+            if samples > 1
+            else f"samples = {samples}: must be at least 1"
         )
     if to == "all" and to not in translator.domains:
         source, targets = translator.targets(source)
@@ -308,6 +315,7 @@ class _Job:
 
     def run(self, todo: Plan, journal: Journal, progress: Progress | None) -> TranslationReport:
         report = TranslationReport(self.out, self.options, ignored=len(todo.ignored))
+        report.unread = [show(p) for p in todo.ignored if p.suffix.lower() in OTHER_IMAGE_SUFFIXES]
         report.renamed = {show(t.input): show(t.output) for t in todo.tasks if t.renamed}
         results: dict[PurePosixPath, Item] = {}
         total, finished = len(todo.tasks), 0

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import tiny
 from unpaired import training
 from unpaired.config import RunConfig, from_dict, merge
 from unpaired.data.sampling import ArrayPool
-from unpaired.methods.base import Method
+from unpaired.methods.base import Method, Stage
 from unpaired.runs import build
 
 BASE: dict[str, Any] = {
@@ -171,7 +174,18 @@ def method(name: str, run: RunConfig | None = None) -> Method:
 def trainer(name: str, run: RunConfig | None = None) -> training.Trainer:
     """Of the method's tiny run, for steps without files."""
     run = run or config(name)
-    return training.Trainer(
-        method(name, run), pool(name), run, Path("unused"), held_out=None, header_extra={}, on_step=None,
-        device=torch.device("cpu"), ranks=training.Ranks(), reporter=None,
-    )  # fmt: skip
+    return training.Trainer(method(name, run), pool(name), run, Path("unused"), device=torch.device("cpu"))
+
+
+def steps(trainer: training.Trainer, stage: Stage, count: int, *, shared: bool = True) -> dict[str, float]:
+    """The terms of the last of ``count`` steps of a stage; without ``shared`` no player goes on with what another computed."""
+    if not shared:
+        stage = replace(stage, updates=tuple(replace(update, ahead=()) for update in stage.updates))
+    if stage.start is not None:
+        stage.start()
+    trainer.modes(stage)
+    terms: dict[str, Tensor] = {}
+    for images in itertools.islice(trainer.batches(), count):
+        trainer.step += 1
+        terms = trainer.run_step(stage, trainer.step - 1, images)
+    return {k: float(v) for k, v in terms.items()}

@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -136,7 +138,8 @@ def test_a_signal_in_any_phase_saves_and_leaves(home: Path, tmp_path: Path, figu
             words = command(home / "data", out, method)
             result, took = signalled(place, call, signum, tmp_path / f"at-{case}", words)
             assert result.code == 128 + signum, (case, result)
-            assert result.said.count("error: ") == 1 and "Traceback" not in result.said, (case, result.said)
+            assert result.said.count("stopped by") == 1 and "error: " not in result.said, (case, result.said)
+            assert "Traceback" not in result.said, (case, result.said)
             slowest, cases = max(slowest, (took, case)), cases + 1
             if phase in BEFORE:
                 assert "nothing to save" in result.said, (case, result.said)
@@ -169,7 +172,7 @@ def test_a_signal_while_evaluating_or_translating_leaves_nothing_broken(
             result, took = signalled(place, 1, signum, tmp_path / f"at-{phase}-{name}", words)
             slowest = max(slowest, took)
             assert result.code == 128 + signum and "Traceback" not in result.said, (phase, result)
-            assert result.said.count("error: ") == 1, result.said
+            assert result.said.count("stopped by") == 1 and "error: " not in result.said, result.said
             assert not out.is_file() and not list(tmp_path.rglob("*.png"))
             again = kit.outcome(lambda words=words: cli.main(words))  # type: ignore[misc]
             assert again.code == 0 and out.exists(), again.said
@@ -178,6 +181,21 @@ def test_a_signal_while_evaluating_or_translating_leaves_nothing_broken(
                 for file in out.glob("*.png"):
                     file.unlink()
     figure("F9", f"evaluation and translation × 2 signals: out, nothing half-written; slowest {slowest:.2f} s")
+
+
+def test_a_second_ctrl_c_gives_the_terminal_its_cursor_back() -> None:
+    """A progress bar hides the cursor; a process that leaves at once shows it again."""
+    code = (
+        "import os\nfrom unpaired import signals\n"
+        "with signals.handled(), signals.deferred():\n"
+        "    os.kill(os.getpid(), 2)\n"
+        "    os.kill(os.getpid(), 2)\n"
+    )
+    ours, theirs = os.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        child = subprocess.run([sys.executable, "-c", code], stderr=theirs)
+        os.close(theirs)
+        assert child.returncode == 130 and b"\x1b[?25h" in terminal.read(64)
 
 
 @pytest.mark.parametrize("name", pick(["SIGTERM"], list(NUMBERS)))

@@ -6,20 +6,21 @@ import os
 import sys
 import traceback
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, MissingArgumentError, UnusedCliTokensError
 
 from unpaired import signals
 from unpaired._memory import keep_memory
 from unpaired._version import __version__
 from unpaired.cli import importing, judging, training, using
-from unpaired.errors import UnpairedError
+from unpaired.cli.help import PlainColumns
+from unpaired.errors import Interrupted, UnpairedError
 
 app = App(
     name="unpaired",
     help="Learn to translate images between domains from folders that do not correspond.\n\n"
     "Start: unpaired check DATA, then unpaired train DATA --out RUN, then unpaired translate RUN PICTURES --to DOMAIN --out DIR.",
     help_format="plaintext",
-    help_formatter="plain",  # the decorated one loads a Markdown renderer, which costs more than the rest of --help
+    help_formatter=PlainColumns(),  # the decorated one loads a Markdown renderer, which costs more than the rest of --help
     version=__version__,
     version_flags=["--version"],
     help_epilogue="Exit codes: 0 ok, 1 failed, 2 refused before work, 3 finished with failed items, 4 stopped by itself (state saved), "
@@ -35,6 +36,18 @@ for command in (  # in the order in which a shell's completion offers them
 app.register_install_completion_command()
 
 
+def _typed_wrongly(error: CycloptsError) -> str:
+    """The parser's message, in plain words where it says in its own that something is missing or too much."""
+    command = " ".join(("unpaired", *(error.command_chain or ())))
+    more = f"`{command} --help` shows what it takes"
+    missing = error.argument if type(error) is MissingArgumentError and error.keyword is None else None
+    if missing is not None and not missing.tokens and not error.unused_tokens:
+        return f"{command}: {missing.name} is missing. {more}"
+    if isinstance(error, UnusedCliTokensError):
+        return f"{command}: too much was typed: {' '.join(map(str, error.unused_tokens or ()))}. {more}"
+    return str(error)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with the code of errors.py. ``--debug`` (or UNPAIRED_DEBUG=1) shows tracebacks."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
@@ -45,8 +58,11 @@ def main(arguments: list[str] | None = None) -> None:
         with signals.handled():  # in every command and phase: the first signal ends it cleanly, the second at once
             app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_typed_wrongly(error)}", file=sys.stderr)
         sys.exit(2)
+    except Interrupted as stop:  # asked for, so no error
+        print(stop, file=sys.stderr)
+        sys.exit(stop.exit_code)
     except UnpairedError as error:
         if debug:
             traceback.print_exc()

@@ -7,11 +7,13 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
+from unpaired.cli.help import PlainColumns
+
 app = App(
     name="import",
     help="Turn checkpoints of other projects into models of unpaired.",
     help_format="plaintext",
-    help_formatter="plain",
+    help_formatter=PlainColumns(),
 )
 
 Generator = Annotated[Path, Parameter(help="Generator file.")]
@@ -171,5 +173,7 @@ def _write(imported: tuple[Any, dict[str, Any]], out: Path, *, whole: bool) -> N
     write_model(out, method, header, whole=whole)
     if len(method.domains) > 2:
         print(f"wrote {out}: {len(method.domains)} classes")
+    elif method.from_noise:
+        print(f"wrote {out}: makes images of {' and '.join(method.domains)} from noise")
     else:
         print(f"wrote {out}: {', '.join(f'{a} → {b}' for a, b in method.directions)}")

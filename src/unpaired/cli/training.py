@@ -85,7 +85,7 @@ def train(
     if not quiet:
         from unpaired.validation import summary
 
-        lines = [f"done: {out}", summary(out), f"next: {next_command(trained, out)}"]
+        lines = [f"done: {out}; sample sheets: {out / 'samples'}", summary(out), f"next: {next_command(trained, out)}"]
         print("\n".join(line for line in lines if line))
 
 
@@ -95,7 +95,8 @@ def next_command(trained: Translator, out: Path) -> str:
     if trained.method.from_noise:
         to = " --to DOMAIN" if len(trained.domains) > 1 else ""
         return f"unpaired synthesize {here} --n 64{to} --out DIR"
-    return f"unpaired translate {here} PICTURES --to DOMAIN --out DIR"
+    to = shlex.quote(trained.directions[0][1]) if len(trained.domains) == 2 else "DOMAIN"
+    return f"unpaired translate {here} PICTURES --to {to} --out DIR; unpaired report {here} makes a page of it"
 
 
 def pretrain(
@@ -159,8 +160,13 @@ def plan(
     memory
         GiB that the run may use; what is free here when not given.
     """
+    from unpaired.config import presets
+    from unpaired.errors import ConfigError
     from unpaired.planning import plan as run
 
+    if str(data) in presets() and Path(config).is_dir():
+        typed = shlex.join(["unpaired", "plan", str(data), config])
+        raise ConfigError(f"the preset comes first: {typed}")
     found = run(config, data, settings=settings_of(set_), steps=steps, memory=memory)
     if json:
         print_json(found.to_dict())

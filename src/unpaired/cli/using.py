@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any, Literal
 
@@ -192,18 +193,50 @@ def info(model: Model, /, *, json: Json = False) -> None:
     if json:
         print_json(about)
         return
+    settings = about.pop("config") or {}
     for key, value in about.items():
-        print(f"{key:18} {value if isinstance(value, str) else _plain(value)}")
+        if value not in (None, [], {}):
+            print(f"{key:21} {_plain(value)}")
+    print("settings")
+    for table, values in settings.items():
+        if isinstance(values, dict):  # as --set takes them
+            text = ", ".join(f"{k}={_json(v)}" for k, v in values.items() if v is not None)
+            print(
+                textwrap.fill(
+                    text, 110, initial_indent=f"  {table}: ", subsequent_indent="    ", break_on_hyphens=False
+                )
+            )
 
 
-def _plain(value: Any) -> str:  # in `info` the name json is the option's
-    return json.dumps(value, ensure_ascii=False)
+def _json(value: Any) -> str:  # in `info` the name json is the option's
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def presets() -> None:
-    """Ready settings, one for each published experiment and a few for small machines."""
+def _plain(value: Any) -> str:
+    """A value for a person: words without quotes, lists without brackets."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_plain(v) for v in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
+    return str(value)
+
+
+def presets(name: str | None = None, /) -> None:
+    """Ready settings, one for each published experiment and a few for small machines.
+
+    Parameters
+    ----------
+    name
+        Show this one: its command, cost and expected result, and every setting.
+    """
+    from unpaired.config import preset_text
     from unpaired.config import presets as shipped
 
+    if name is not None:
+        print(preset_text(name), end="")
+        return
     for name, title in shipped().items():
         print(f"{name:24} {title}")
 

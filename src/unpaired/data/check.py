@@ -26,7 +26,7 @@ from PIL import Image
 from unpaired._files import write_atomically
 from unpaired.config import DataConfig
 from unpaired.data import cache
-from unpaired.data.folders import MAX_BAD_SHARE, DataTree, find
+from unpaired.data.folders import MAX_BAD_SHARE, DataTree, find, in_another_format
 from unpaired.data.images import open_image, show
 from unpaired.errors import DataError, ImageError
 
@@ -121,11 +121,22 @@ class CheckReport:
             if not self.good(domain, "train"):
                 listed = len(self.tree.files["train", domain])
                 what = f"all {listed} files are unusable" if listed else "there are no images"
-                found.append(f"domain {domain}: {what}; put training images there")
+                found.append(f"domain {domain}: {what}{self._other_formats(domain)}; put training images there")
         bad, total = len(self.bad) + len(self.tree.unreadable), len(self.files) + len(self.tree.unreadable)
         if bad > MAX_BAD_SHARE * total:
             found.append(f"{bad} of {total} files are unusable, more than {MAX_BAD_SHARE:.0%}; mend or remove them")
         return tuple(found)
+
+    def _other_formats(self, domain: str) -> str:
+        """Where a domain is empty because a camera wrote a format that is not read, that is said."""
+        others = [
+            p for p, _ in self.tree.ignored if in_another_format(p) and domain in p.relative_to(self.tree.root).parts
+        ]
+        return (
+            f" that can be read ({len(others)} are {show(others[0].suffix)}: save them as JPEG or PNG)"
+            if others
+            else ""
+        )
 
     @cached_property
     def duplicates(self) -> dict[str, list[tuple[str, ...]]]:
@@ -356,15 +367,16 @@ def _commands(report: CheckReport) -> Iterable[str]:
     tree = report.tree
     short = int(median(f.short for d in tree.domains for f in report.good(d, "train")))
     size = next((s for s in (256, 128, 64, 32) if s <= short), 16)
-    name = shlex.quote(f"runs/{show(tree.root.resolve().name) or 'data'}")
+    name = f"runs/{show(tree.root.resolve().name) or 'data'}"
+    full, reduced, gan = (shlex.quote(name + ending) for ending in ("", "-small", "-gan"))
     if len(tree.domains) == 2:
         root = shlex.quote(show(tree.root))
-        yield f"unpaired train {root} --preset unit-small --out {name}-small {_sizes(min(size, 64), short)}  # without a GPU"
-        yield f"unpaired train {root} --method unit --out {name} {_sizes(size, short)}  # full width, for a GPU"
+        yield f"unpaired train {root} --preset unit-small --out {reduced} {_sizes(min(size, 64), short)}  # without a GPU"
+        yield f"unpaired train {root} --method unit --out {full} {_sizes(size, short)}  # full width, for a GPU"
     elif size >= 32:  # a GAN of all domains, from which deepi2i starts
         side = f"--set data.size={min(size, 128)}"
-        yield f"unpaired pretrain {shlex.quote(show(tree.root))} --out {name}-gan {side}"
-        yield f"unpaired train {shlex.quote(show(tree.root))} --method deepi2i --pretrained {name}-gan --out {name}"
+        yield f"unpaired pretrain {shlex.quote(show(tree.root))} --out {gan} {side}"
+        yield f"unpaired train {shlex.quote(show(tree.root))} --method deepi2i --pretrained {gan} --out {full}"
 
 
 def _sizes(size: int, short: int) -> str:

@@ -27,7 +27,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from unpaired.data.images import IMAGE_SUFFIXES, show
+from unpaired.data.images import IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES, show
 from unpaired.errors import DataError
 
 Layout = Literal["split", "cyclegan", "domain", "lists"]
@@ -95,6 +95,18 @@ def is_image_name(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 (a plain name)
 
 
+def in_another_format(path: Path) -> bool:
+    """Whether the ending is that of a picture in a format that is not read, such as a phone's HEIC."""
+    return path.suffix.lower() in OTHER_IMAGE_SUFFIXES
+
+
+def _not_an_image(path: Path) -> str:
+    ending = show(path.suffix) or "(none)"
+    if in_another_format(path):
+        return f"{ending} is a format that is not read; save it as JPEG or PNG"
+    return f"the ending {ending} is not an image's"
+
+
 def _leads_back(link: Path) -> bool:
     """Whether a link to a folder points at one that the link itself lies in."""
     return Path(os.path.realpath(link.parent)).is_relative_to(os.path.realpath(link))
@@ -160,7 +172,7 @@ class Walk:
         elif name.startswith(".") or name.lower() in _SYSTEM_FILES:
             self.ignored.append((path, "a hidden or system file"))
         elif not is_image_name(name):
-            self.ignored.append((path, f"the ending {show(path.suffix) or '(none)'} is not an image's"))
+            self.ignored.append((path, _not_an_image(path)))
         elif entry.is_symlink():
             file_links.append(path)
         elif entry.is_file():
@@ -263,7 +275,10 @@ def find(root: str | os.PathLike[str], least: int = 2) -> DataTree:
 
 def _from_folders(top: _Top, least: int) -> DataTree:
     if top.images:
-        raise top.refuse(f"{len(top.images)} images lie beside the folders; it is not clear which domain is theirs.")
+        what = (
+            "beside the folders; it is not clear which domain is theirs." if top.folders else "in it, and no folders."
+        )
+        raise top.refuse(f"{len(top.images)} images lie {what}")
     splits = [n for n in top.folders if n.lower() in _SPLITS]
     prefixed = [n for n in top.folders if _prefixed(n)]
     if splits and prefixed:

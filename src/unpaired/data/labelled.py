@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -81,6 +81,13 @@ def open_unlabelled(
     if not files:
         raise DataError(f"{show(path)}: no images")
     return ArrayPool({domain: _read_files(path, files, config)[0]})
+
+
+def open_files(files: Sequence[Path | str], config: DataConfig, domain: str) -> ArrayPool:
+    """These images, none of them left out, as `open_labelled` reads them. Raises ImageError for the first that is unusable."""
+    squares = [_square(load_resized(Path(file), config)) for file in files]
+    side = short_side(config)
+    return ArrayPool({domain: np.stack(squares) if squares else np.empty((0, side, side, 3), np.uint8)})
 
 
 def _split_folder(path: Path, split: str | None) -> Path:

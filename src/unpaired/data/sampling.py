@@ -30,7 +30,7 @@ from unpaired.data import cache
 from unpaired.data.folders import MAX_BAD_SHARE, DataTree, find
 from unpaired.data.images import Pixels, load_resized, normalise, resize, short_side, show
 from unpaired.errors import DataError, ImageError
-from unpaired.methods.base import AllPairs, Batch, Pair
+from unpaired.methods.base import AllPairs, Batch, Pair, Side
 
 log = logging.getLogger("unpaired")
 MAX_LOST_SHARE = 0.01
@@ -255,6 +255,8 @@ class Sampler:
         pairs: (source, target) domains to draw from, as ``Method.pairs``.
         seed: with the step, decides everything.
         domains: order that ``Batch.source_domain`` indexes; the pool's by default.
+        reads: sides of a batch whose images are wanted, as ``Method.reads``; the others stay unopened. What is drawn for one side
+            does not depend on the other.
     """
 
     def __init__(
@@ -264,8 +266,9 @@ class Sampler:
         pairs: Sequence[Pair],
         seed: int,
         domains: Sequence[str] | None = None,
+        reads: Sequence[Side] = ("source", "target"),
     ) -> None:
-        self.pool, self.config, self.seed = pool, config, seed
+        self.pool, self.config, self.seed, self.reads = pool, config, seed, tuple(reads)
         self.pairs = pairs if isinstance(pairs, AllPairs) else tuple(pairs)
         self.domains = tuple(domains or pool.domains)
         named = {*self.pairs.domains} if isinstance(self.pairs, AllPairs) else {d for pair in self.pairs for d in pair}
@@ -289,20 +292,23 @@ class Sampler:
         rows = np.array_split(np.arange(batch_size), of)[part]  # the same cut as Tensor.tensor_split
         drawn = {role: self._numbers("crop", role, step, batch_size) for role in ("source", "target")}
         side = self.config.size
-        values = {role: np.empty((len(rows), 3, side, side), np.float32) for role in drawn}
+        sides = {role: side if role in self.reads else 0 for role in drawn}
+        values = {role: np.empty((len(rows), 3, side, side), np.float32) for role, side in sides.items()}
         domain = {role: np.empty(len(rows), np.int64) for role in drawn}
         label = np.empty(len(rows), np.int64)
         for n, row in enumerate(rows):
             position = step * batch_size + int(row)
             pair, visits = self._pair(position)
             for role, name, visit in zip(drawn, pair, visits, strict=True):
+                domain[role][n] = self.domains.index(name)
+                if role not in self.reads:
+                    continue
                 index, image = self._load(name, self._index(role, name, visit))
                 numbers = drawn[role][row]
                 if self.config.views:
                     numbers = self._view(name, index, int(numbers[0] * self.config.views))
                 crop, mirror = self._crop(image, *numbers)
                 normalise(crop, values[role][n], mirror=mirror)
-                domain[role][n] = self.domains.index(name)
                 if role == "source":
                     label[n] = self.pool.label(name, index)
         return Batch(
@@ -310,7 +316,7 @@ class Sampler:
             source_domain=torch.from_numpy(domain["source"]),
             target=torch.from_numpy(values["target"]),
             target_domain=torch.from_numpy(domain["target"]),
-            source_label=torch.from_numpy(label) if self.pool.classes else None,
+            source_label=torch.from_numpy(label) if self.pool.classes and "source" in self.reads else None,
         )
 
     def _numbers(self, purpose: str, role: str, step: int, count: int) -> NDArray[np.float64]:

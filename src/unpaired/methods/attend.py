@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from unpaired import losses
 from unpaired.config import MethodConfig
 from unpaired.errors import ConfigError
-from unpaired.methods.base import Adam, Batch, Method, Pair, Stage, Update, one_way
+from unpaired.methods.base import Adam, Batch, Method, Pair, Stage, Update, asks_gradients, one_way
 from unpaired.networks.attention_branch import AttentionBranch
 from unpaired.networks.blocks import Norm, kaiming_convolutions, normal_convolutions
 from unpaired.networks.features import NETWORKS, Features, load_pretrained
@@ -216,6 +216,8 @@ class Attend(Method):
         self.past = ImageBuffer(c.history, image_size)
         self.initial_induction = self._induction(c.initial_steps)
         self.attention_induction = self._induction(c.attention_steps)
+        self._ahead: tuple[Batch, Tensor] | None = None
+        """What the discriminator's update leaves for the generator's of the same step: G(x)."""
         self.register_buffer("attending", torch.zeros((), dtype=torch.int64))
         for network in (self.generator, self.discriminator):
             normal_convolutions(network)
@@ -262,15 +264,22 @@ class Attend(Method):
 
     def stages(self) -> tuple[Stage, ...]:
         c: AttendConfig = self.config
-        stages = [self._stage("initial", c.initial_steps, (self.generator,), c.lr)]
+        stages = [self._stage("initial", c.initial_steps, c.lr)]
         if self.branch is not None:
-            stages.append(self._stage("attention", c.attention_steps, (self.branch,), c.lr))
-            stages.append(self._stage("joint", c.joint_steps, (self.generator, self.branch), c.joint_lr))
+            stages.append(self._stage("attention", c.attention_steps, c.lr))
+            stages.append(self._stage("joint", c.joint_steps, c.joint_lr))
         return tuple(stages)
 
-    def _stage(self, phase: Phase, steps: int, players: tuple[nn.Module, ...], lr: float) -> Stage:
+    def _players(self, phase: Phase) -> tuple[nn.Module, ...]:
+        """What a stage trains beside the discriminator."""
+        if self.branch is None or phase == "initial":
+            return (self.generator,)
+        return (self.branch,) if phase == "attention" else (self.generator, self.branch)
+
+    def _stage(self, phase: Phase, steps: int, lr: float) -> Stage:
         """One of the three. D goes on from where it was, with a fresh optimiser and no old translations."""
         c: AttendConfig = self.config
+        players = self._players(phase)
         constant = c.decay_from
 
         def schedule(step: int, of: int) -> float:
@@ -284,6 +293,7 @@ class Attend(Method):
                 (self.discriminator,),
                 adam,
                 second_order=c.gan == "wgan-gp",
+                ahead=players,
             ),
             Update(f"{phase}-generator", lambda b: self.generator_loss(b, phase), players, adam),
         )
@@ -361,8 +371,13 @@ class Attend(Method):
     def discriminator_loss(self, batch: Batch, phase: Phase) -> dict[str, Tensor]:
         """Eq. 2 as a loss: -log D(y) - log(1 - D(G(x))), G fixed; D sees a history of translations."""
         c: AttendConfig = self.config
-        with torch.no_grad():
-            fake = self.past(self._output(batch.source, phase))
+        if asks_gradients(*self._players(phase)):  # their update follows, and goes on from here
+            output = self._output(batch.source, phase)
+            self._ahead = batch, output
+        else:
+            with torch.no_grad():
+                output = self._output(batch.source, phase)
+        fake = self.past(output.detach())
         # one pass each: batch norm must not see both kinds at once
         judged_real, judged_fake = self.discriminator(batch.target), self.discriminator(fake)
         if c.gan == "wgan-gp":
@@ -384,7 +399,10 @@ class Attend(Method):
         """Eq. 1: l_adv + λ l_reg."""
         c: AttendConfig = self.config
         x = batch.source
-        output = self._output(x, phase)  # G(x)
+        output = (
+            self._output(x, phase) if self._ahead is None or self._ahead[0] is not batch else self._ahead[1]
+        )  # G(x)
+        self._ahead = None
         judged = self.discriminator(output)
         if c.gan == "wgan-gp":
             adversarial = -torch.stack([logits.float().mean() for logits in judged]).sum()

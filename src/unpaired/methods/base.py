@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Self, overload
+from typing import Any, ClassVar, Literal, Self, overload
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,8 @@ from unpaired.errors import ConfigError, nearest
 
 @dataclass(frozen=True)
 class Batch:
-    """Unpaired images: ``source[i]`` and ``target[i]`` are unrelated. All tensors have the same first dimension N."""
+    """Unpaired images: ``source[i]`` and ``target[i]`` are unrelated. All tensors have the same first dimension N. A side that the
+    method does not read has images of no pixel, [N, 3, 0, 0]."""
 
     source: Tensor
     """[N, 3, H, W] in [-1, 1]."""
@@ -57,6 +58,8 @@ class Batch:
 
 Pair = tuple[str, str]
 """(source, target)."""
+Side = Literal["source", "target"]
+"""One of the two halves of a batch."""
 
 
 class AllPairs(Sequence[Pair]):
@@ -94,6 +97,9 @@ class AllPairs(Sequence[Pair]):
     def __hash__(self) -> int:
         return hash(tuple(self))
 
+    def __repr__(self) -> str:
+        return repr(tuple(self)) if len(self) <= 12 else f"AllPairs({self.domains!r})"
+
 
 @dataclass(frozen=True)
 class Adam:
@@ -125,6 +131,15 @@ class Update:
     """Factor of ``optimizer.lr`` for each of ``modules``, where they differ; empty means 1 for all."""
     second_order: bool = False
     """The loss differentiates a gradient (a gradient penalty), which compiled code cannot: it stays uncompiled."""
+    ahead: tuple[nn.Module, ...] = ()
+    """Modules of a later player of the same step that ask for gradients during this loss already, so that what it computes with
+    them can serve that player, graph and all. Not where a batch has several parts, whose graphs would be kept side by side, and
+    not where losses are compiled, each by itself: there the later player computes it anew."""
+
+
+def asks_gradients(*modules: nn.Module) -> bool:
+    """Whether a loss may keep what it computes with ``modules`` for their own player's update: see :attr:`Update.ahead`."""
+    return torch.is_grad_enabled() and any(p.requires_grad for module in modules for p in module.parameters())
 
 
 @dataclass(frozen=True)
@@ -147,7 +162,7 @@ class Method(nn.Module):
     Everything that training changes must be a parameter or a buffer, so that it is saved: networks, image pools,
     running statistics, controllers. A loss may put detached scalars worth watching into ``self.monitor``.
 
-    Losses must not keep state in plain attributes, and all randomness must come from torch's global generator: the
+    Losses must not keep state in plain attributes from step to step, and all randomness must come from torch's global generator: the
     loop seeds it from (seed, step).
     """
 
@@ -161,6 +176,9 @@ class Method(nn.Module):
     """Run in this memory format on a CPU; False where it was measured to be slower (docs/results/speed.md)."""
     measured: ClassVar[tuple[str, ...]] = ()
     """Starts of the names of what :meth:`prepare` may take from the training images where a run begins with another model's weights."""
+    reads: ClassVar[tuple[Side, ...]] = ("source", "target")
+    """Sides of a batch whose images the losses look at. Those of the other are neither opened nor decoded: it has its domains, and
+    images of no pixel."""
     stride: int = 1
     """``translate`` accepts heights and widths divisible by this; callers pad to it and crop back."""
     stochastic: ClassVar[bool] = False
@@ -240,6 +258,11 @@ class Method(nn.Module):
         """Called when saved weights have been taken in, all of them. Raises CheckpointError where parts do not belong together:
         one was trained on another that has changed since."""
         return
+
+    def untrained(self) -> str:
+        """A sentence on what ``translate`` goes through although it has not been trained yet, or on what it leaves out for that; empty where
+        there is nothing of the kind. Who loads such a model is told."""
+        return ""
 
     def translate(
         self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None

@@ -127,6 +127,12 @@ class Cascade(LevelMethod):
             return self.picture(last, maps[last], t)
         return self.picture(last, self.cascade(maps, t, shown)[-1], t)
 
+    def untrained(self) -> str:
+        """As for every method on levels; before the first level is begun nothing is translated at all."""
+        if int(self.reached):
+            return super().untrained()
+        return "not trained yet: every level. Outputs are inversions of the input's own features; the training command goes on with the levels"
+
     def reconstruct(self, images: Tensor, domain: str) -> Tensor | None:
         """The inversion of the last level's map of ``images``: what the way through features costs, without translation."""
         number, last = self.domains.index(domain), self.config.levels[-1]

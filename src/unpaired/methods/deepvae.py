@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from unpaired import losses
-from unpaired.methods.base import Adam, Batch, Pair, Update
+from unpaired.methods.base import Adam, Batch, Pair, Side, Update
 from unpaired.methods.levels import Count, Judge, LevelConfig, LevelMethod, Maps, Slopes, Weight, bind
 from unpaired.networks.blocks import draw_latents
 from unpaired.networks.feature_maps import (
@@ -59,6 +59,7 @@ class DeepVAE(LevelMethod):
     Config: ClassVar[type[DeepVAEConfig]] = DeepVAEConfig
     training_only: ClassVar[tuple[str, ...]] = ("critics", "judges")
     made_from_deeper: ClassVar[bool] = False
+    reads: ClassVar[tuple[Side, ...]] = ("source",)
     stochastic: ClassVar[bool] = True
     from_noise: ClassVar[bool] = True
     any_source: ClassVar[bool] = True

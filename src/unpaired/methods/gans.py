@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from unpaired import losses, transfer
 from unpaired.config import MethodConfig
 from unpaired.errors import ConfigError
-from unpaired.methods.base import Batch, Method, Pair
+from unpaired.methods.base import Batch, Method, Pair, Side
 from unpaired.networks import biggan, stylegan
 from unpaired.networks.blocks import draw_latents
 
@@ -163,13 +163,15 @@ class GAN(OnGAN):
     where EMA is on."""
 
     from_noise: ClassVar[bool] = True
+    reads: ClassVar[tuple[Side, ...]] = ("target",)
     never_averaged: ClassVar[tuple[str, ...]] = ("discriminator",)
     generator: nn.Module
     discriminator: nn.Module
 
     @property
-    def pairs(self) -> Sequence[Pair]:
-        """Each domain with itself, so that all come equally often however many images they have."""
+    def directions(self) -> Sequence[Pair]:
+        """Each domain onto itself: nothing is translated. Batches come from the same pairs, so that all domains come equally often however
+        many images they have."""
         return tuple((d, d) for d in self.domains)
 
     def prepare(self) -> list[dict[str, str]]:

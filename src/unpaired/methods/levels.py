@@ -296,6 +296,21 @@ class LevelMethod(Method):
         used = [level for level in self.config.levels[: self.shown] if level in self.config.inverted]
         return tuple(f"level {level}" for level in used[:-1])
 
+    def untrained(self) -> str:
+        """The levels, and the inversion network, that an output goes through and that no stage has begun to train."""
+        used = self.config.levels[: self.shown]
+        random = [f"level {level}" for level, on in zip(used, self.made_on, strict=False) if not on.any()]
+        if not self.inverted_on[len(used) - 1].any():
+            random.append(f"the inversion of level {used[-1]}")
+        if not random:
+            return ""
+        why = (
+            ""
+            if self.config.invert_all
+            else " (with model.invert_all = false there is no picture before the last level)"
+        )
+        return f"not trained yet: {', '.join(random)}. Outputs go through random networks there{why}; the training command goes on with them"
+
     # -- critics
 
     def critic_terms(self, judge: Judge, y: Tensor, fake: Tensor, slopes: Slopes) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from unpaired import losses
 from unpaired.config import MethodConfig
 from unpaired.errors import ConfigError
-from unpaired.methods.base import Adam, Batch, Method, Pair, Stage, Update
+from unpaired.methods.base import Adam, Batch, Method, Pair, Stage, Update, asks_gradients
 from unpaired.networks.blocks import (
     ResidualBlock,
     SampleNorm,
@@ -227,10 +227,23 @@ def build_discriminators(c: UNITConfig) -> SeparateDiscriminators | SharedDiscri
     return SeparateDiscriminators(single, 2)
 
 
+class Translated(NamedTuple):
+    """A batch through both streams. Codes [2N, C, H/s, W/s], domain a first; images [N, 3, H, W]."""
+
+    mu: Tensor
+    z: Tensor
+    x_ba: Tensor
+    x_ab: Tensor
+    x_aa: Tensor | None = None
+    x_bb: Tensor | None = None
+
+
 class UNIT(Method):
     """Two-way translation between two domains through a shared latent space (arXiv 1703.00848).
 
-    Trains in one stage with two updates, the discriminators first (section 3, "Learning"). ``translate``
+    Trains in one stage with two updates, the discriminators first (section 3, "Learning"). Both see one sample of each code: the
+    discriminators' update changes nothing that made it, so that the generators' goes on with the same graph. The released codes
+    draw another for the second, and so does this where gradients are accumulated or losses compiled. ``translate``
     decodes the mean of the code, without noise, as the released code does; it accepts sizes divisible by
     ``stride`` = 2 ** downsampling.
     """
@@ -250,6 +263,8 @@ class UNIT(Method):
         self.generator_shared = nn.Sequential(*_residual(c, c.shared_layers))  # G_H
         self.generators = nn.ModuleList([build_generator(c) for _ in domains])  # G_L,1 and G_L,2
         self.discriminators = build_discriminators(c)
+        self._ahead: tuple[Batch, Translated] | None = None
+        """What the discriminators' update leaves for the generators' of the same step."""
         munit = c.architecture == "munit"
         normal_convolutions(self.discriminators, zero_bias=munit)
         for network in self.translators:
@@ -281,7 +296,7 @@ class UNIT(Method):
             schedule=(lambda step, _: 0.5 ** (step // every)) if every else None,
         )
         updates = (
-            Update("discriminator", self.discriminator_loss, (self.discriminators,), adam),
+            Update("discriminator", self.discriminator_loss, (self.discriminators,), adam, ahead=self.translators),
             Update("generator", self.generator_loss, self.translators, adam),
         )
         return (Stage("train", c.steps, updates, c.batch_size),)
@@ -322,6 +337,17 @@ class UNIT(Method):
             mu.shape, device=mu.device, dtype=mu.dtype
         ) if noise else mu  # z = E_mu(x) + eta, eta ~ N(0, I)
 
+    def _translated(self, batch: Batch, *, recons: bool = True) -> Translated:
+        """Both streams of both codes; with ``recons`` the reconstructions where they have a weight."""
+        c: UNITConfig = self.config
+        mu, z = self._codes(batch.source, batch.target, noise=c.noise != "none")
+        h_a, h_b = self.generator_shared(z).chunk(2)  # both streams of a code share G_H's result
+        if recons and c.reconstruction_weight > 0:
+            both = torch.cat([h_a, h_b])
+            (x_aa, x_ba), (x_ab, x_bb) = self.generators[0](both).chunk(2), self.generators[1](both).chunk(2)
+            return Translated(mu, z, x_ba, x_ab, x_aa, x_bb)
+        return Translated(mu, z, self.generators[0](h_b), self.generators[1](h_a))
+
     def _kl(self, mu: Tensor, z: Tensor) -> Tensor:
         """KL(q(z|x) || p(z)), mean over the code's elements, added up over the domains."""
         c: UNITConfig = self.config
@@ -334,10 +360,13 @@ class UNIT(Method):
         """Eq. 5 and 6 for D_1 and D_2, encoders and generators fixed; only translated images are judged."""
         c: UNITConfig = self.config
         x_a, x_b = batch.source, batch.target
-        with torch.no_grad():
-            _, z = self._codes(x_a, x_b, noise=c.noise != "none")
-            h_a, h_b = self.generator_shared(z).chunk(2)
-            x_ba, x_ab = self.generators[0](h_b), self.generators[1](h_a)
+        if asks_gradients(self.generators):  # their update follows, and goes on from here
+            made = self._translated(batch)
+            self._ahead = batch, made
+        else:
+            with torch.no_grad():
+                made = self._translated(batch, recons=False)
+        x_ba, x_ab = made.x_ba.detach(), made.x_ab.detach()
         judged = self.discriminators([torch.cat([x_a, x_ba]), torch.cat([x_b, x_ab])])
         real = [[logits.chunk(2)[0] for logits in scales] for scales in judged]
         fake = [[logits.chunk(2)[1] for logits in scales] for scales in judged]
@@ -355,23 +384,19 @@ class UNIT(Method):
         c: UNITConfig = self.config
         x_a, x_b = batch.source, batch.target
         terms: dict[str, Tensor] = {}
-        mu, z = self._codes(x_a, x_b, noise=c.noise != "none")
-        h_a, h_b = self.generator_shared(z).chunk(2)  # both streams of a code share G_H's result
-        if c.reconstruction_weight > 0:
-            x_aa, x_ba = self.generators[0](torch.cat([h_a, h_b])).chunk(2)
-            x_ab, x_bb = self.generators[1](torch.cat([h_a, h_b])).chunk(2)
-            error = losses.mean_l1(x_aa, x_a) + losses.mean_l1(x_bb, x_b)
+        made = self._translated(batch) if self._ahead is None or self._ahead[0] is not batch else self._ahead[1]
+        self._ahead = None
+        if made.x_aa is not None and made.x_bb is not None:
+            error = losses.mean_l1(made.x_aa, x_a) + losses.mean_l1(made.x_bb, x_b)
             terms["reconstruction"] = c.reconstruction_weight * error  # -λ2 E[log p_G(x|z)], Eq. 3, 4
-        else:
-            x_ba, x_ab = self.generators[0](h_b), self.generators[1](h_a)
-        direct = self._kl(mu, z)
+        direct = self._kl(made.mu, made.z)
         if c.kl_weight > 0:
             terms["kl"] = c.kl_weight * direct  # λ1 KL(q(z|x) || p(z)), Eq. 3, 4
         if c.gan_weight > 0:
-            judged = self.discriminators([x_ba, x_ab])
+            judged = self.discriminators([made.x_ba, made.x_ab])
             terms["gan"] = c.gan_weight * sum_of(losses.fooling(d, c.gan) for d in judged)  # Eq. 5, 6
         if c.cycle_weight > 0:
-            terms |= self._cycle_terms(batch, x_ab, x_ba, direct)
+            terms |= self._cycle_terms(batch, made.x_ab, made.x_ba, direct)
         return terms
 
     def _cycle_terms(self, batch: Batch, x_ab: Tensor, x_ba: Tensor, direct: Tensor) -> dict[str, Tensor]:

@@ -453,3 +453,13 @@ def with_classes(state: Mapping[str, Tensor], rows: Sequence[int] | int) -> dict
                 follows = torch.ones_like(follows)
             changed[name] = F.normalize(follows, eps=SN_EPS)
     return changed
+
+
+def settled(state: Mapping[str, Tensor], rounds: int = 200) -> dict[str, Tensor]:
+    """A discriminator's ``state`` after some power iterations on the class table alone: after :func:`with_classes` its spectral vector need
+    not be near that of the new rows, and the first steps would divide them by a wrong σ."""
+    w, u = state["embed.weight"].float(), state["embed.u0"]
+    for _ in range(rounds):
+        v = F.normalize(u @ w, eps=SN_EPS)  # [1, C]
+        u = F.normalize(v @ w.T, eps=SN_EPS)  # [1, K]
+    return {**state, "embed.u0": u, "embed.sv0": (v @ w.T @ u.T).view(1)}

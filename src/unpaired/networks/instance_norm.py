@@ -81,11 +81,12 @@ def _differentiable(x: Tensor, g: Tensor, eps: float) -> Tensor:
 
 
 def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """(x - m) r: ``F.instance_norm`` up to rounding; on a CPU as the module says, elsewhere and in compiled code PyTorch's own.
+    """(x - m) r: ``F.instance_norm`` up to rounding; on a CPU as the module says, elsewhere and in compiled or traced code PyTorch's own.
 
     [N, C, H, W] -> the same. Raises ValueError where H x W is a single element.
     """
-    own = x.device.type == "cpu" and not torch.compiler.is_compiling()
+    traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # for the OpenVINO engine
+    own = x.device.type == "cpu" and not torch.compiler.is_compiling() and not traced
     if not own or x.ndim != 4 or x.shape[2] * x.shape[3] < 2:
         return F.instance_norm(x, eps=eps)
     out: Tensor = _InstanceNorm.apply(x, eps)  # type: ignore[no-untyped-call]

@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any, TypeGuard
 
 from unpaired.evaluation_compare import not_comparable
+from unpaired.evaluation_table import makes_noise, places
 from unpaired.report.charts import COLOURS, Dot, Series, starts
 from unpaired.report.page import Cell, Panel, interval_panel, line_panel, number
 
@@ -154,11 +155,10 @@ def lower_is_better(key: str, measures: Mapping[str, Any]) -> bool | None:
 
 def figures(results: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """(where, key, figure) of all figures: by direction, by domain, over all classes."""
-    for entry in results.get("directions", ()):
-        where = "all others" if entry.get("source") == "*" else str(entry.get("source"))
+    for entry, where in zip(results["directions"], places(results), strict=True):
         for key, figure in entry.items():
-            if is_figure(figure):  # a domain onto itself is one that a model makes of noise
-                yield str(where) if where == entry.get("target") else f"{where} → {entry.get('target')}", key, figure
+            if is_figure(figure):
+                yield where, key, figure
     for key, figure in (results.get("means") or {}).items():
         if is_figure(figure):
             yield f"mean of {figure.get('classes', 'the')} classes", key, figure
@@ -211,8 +211,8 @@ def count(figure: Mapping[str, Any]) -> str:
     return " / ".join(f"{v:,}" for v in n) if isinstance(n, (list, tuple)) else f"{n:,}" if isinstance(n, int) else "–"
 
 
-def table(results: Mapping[str, Any]) -> tuple[list[list[Cell]], list[str], list[str]]:
-    """Rows under ``HEADER``, what the measure of each row is, and of which direction (or domain) each row is."""
+def table(results: Mapping[str, Any]) -> tuple[list[str], list[list[Cell]], list[str], list[str]]:
+    """Header, rows, what the measure of each row is, and of which direction (or domain) each row is."""
     measures = results.get("measures") or {}
     rows: list[list[Cell]] = []
     notes, groups = [], []
@@ -229,10 +229,45 @@ def table(results: Mapping[str, Any]) -> tuple[list[list[Cell]], list[str], list
                 "extrapolated to N = ∞" + (": a rough guess, from too few images" if infinity.get("note") else "")
             )
             groups.append(where)
-    return rows, notes, groups
+    header = ["measure", "translated", "input itself", "real against real", "N"]
+    if makes_noise(results):
+        header = ["measure", "generated", "real against real", "N"]
+        rows = [[*row[:2], *row[3:]] for row in rows]
+    return header, rows, notes, groups
 
 
-HEADER = ("measure", "translated", "input itself", "real against real", "N")
+CONFUSED = {
+    "rc": "RC: a classifier that learnt from real images, on {made}; the true class is the one that was asked for.",
+    "fc": "FC: a classifier that learnt from {made}, on real images.",
+    "ceiling": "Real on real: a classifier that learnt from real images, on other real ones.",
+}
+"""What the confusion table of each classifier is of."""
+
+
+def confusions(results: Mapping[str, Any]) -> list[tuple[list[list[int]], list[str], str]]:
+    """(counts, classes, caption) of every confusion table there is: of RC and FC, and of an adapted classifier."""
+    found: list[tuple[list[list[int]], list[str], str]] = []
+    about = results.get("classification") or {}
+    made = "generated images" if makes_noise(results) else "translations"
+    for key, text in CONFUSED.items():
+        figure = about.get(key) or {}
+        counts = figure.get("confusion")
+        if not counts or not about.get("classes"):
+            continue
+        runs = figure.get("runs") or ()
+        which = f" The first of {len(runs)} trainings: {{}}." if len(runs) > 1 else " {}."
+        found.append((counts, list(map(str, about["classes"])), text.format(made=made) + which.format(_right(counts))))
+    about = results.get("adaptation") or {}
+    if about.get("confusion") and about.get("classes"):
+        caption = f"The adapted classifier on labelled target images: {_right(about['confusion'])}."
+        found.append((about["confusion"], list(map(str, about["classes"])), caption))
+    return found
+
+
+def _right(counts: Sequence[Sequence[int]]) -> str:
+    """In words: how many of all stand on the diagonal."""
+    total = sum(map(sum, counts))
+    return f"{sum(row[i] for i, row in enumerate(counts)):,} of {total:,} right"
 
 
 def distance_panels(results: Mapping[str, Any]) -> list[Panel]:
@@ -282,19 +317,18 @@ def compare_panels(named: Sequence[tuple[str, Mapping[str, Any]]], most: int = 1
 def verdicts(results: Mapping[str, Any]) -> list[str]:
     """For each direction a sentence: whether translations are nearer to the target's images than the inputs are."""
     said = []
-    for entry in results.get("directions", ()):
+    for entry, where in zip(results["directions"], places(results), strict=True):
         keys = [k for k, f in entry.items() if k.startswith(DISTANCES) and is_figure(f) and _finite(f["value"])]
         # the kernel distance has no bias, so it is the one to believe with few images
         keys.sort(key=lambda k: not k.startswith(("KD-", "KID")))
         for key in keys[:1]:
-            said.append(_verdict(entry, key))
+            said.append(_verdict(entry, key, where))
     return said
 
 
-def _verdict(entry: Mapping[str, Any], key: str) -> str:
-    figure = entry[key]
+def _verdict(entry: Mapping[str, Any], key: str, where: str) -> str:
+    figure, target = entry[key], entry["target"]
     before, floor = figure.get("before"), figure.get("floor")
-    source, target = "all others" if entry.get("source") == "*" else entry.get("source"), entry.get("target")
     n = (
         f"N = {count(figure)} (generated / real)"
         if isinstance(figure.get("n"), (list, tuple))
@@ -305,10 +339,10 @@ def _verdict(entry: Mapping[str, Any], key: str) -> str:
     if is_figure(floor) and _finite(floor["value"]):
         halves = f", for two halves of the real images {number(float(floor['value']), digits=3)}"
     if not (is_figure(before) and _finite(before["value"])):
-        return f"{target if source == target else f'{source} → {target}'}: the distance {titled(key)} to real images of {target} is {value}{halves}; {n}."
+        return f"{where}: the distance {titled(key)} to real images of {target} is {value}{halves}; {n}."
     a, b = _ends(figure), _ends(before)
     word = "about as near to" if a[0] <= b[1] and b[0] <= a[1] else "nearer to" if a[1] < b[0] else "further from"
-    text = f"{source} → {target}: translations are {word} real images of {target} {'as' if word[0] == 'a' else 'than'} the untranslated inputs are."
+    text = f"{where}: translations are {word} real images of {target} {'as' if word[0] == 'a' else 'than'} the untranslated inputs are."
     return f"{text} Distance {titled(key)}: {value}, for the inputs {number(float(before['value']), digits=3)}{halves}; {n}."
 
 

@@ -21,14 +21,12 @@ from unpaired.data.images import Pixels, show
 from unpaired.data.labelled import open_unlabelled
 from unpaired.data.sampling import Pool, centre_crops, hold_out, open_pool
 from unpaired.errors import CheckpointError, ConfigError, DataError, ImageError, nearest
-from unpaired.evaluation_read import check_results
+from unpaired.evaluation_read import check_results, read_json
 from unpaired.origin import FILE as ORIGIN
 from unpaired.translation import Translator, load
 
 BEST = "best/best.json"
 """Of a run that looked at held-out images while training: step and value of its best checkpoint, and of the last."""
-MAX_JSON_BYTES = 64 * 2**20
-"""Larger results are not read."""
 _SAMPLE = re.compile(r"step-(\d+)\.png$")
 
 
@@ -78,18 +76,6 @@ def gather(paths: Sequence[Path], *, device: str = "cpu") -> Subject:
             )
         _add_run(subject, path, device)
     return subject
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file of bounded size. Raises DataError with the reason."""
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise DataError(f"{path}: larger than the {MAX_JSON_BYTES:,} bytes that are read")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not a JSON file: {error}") from error
 
 
 def _add_results(subject: Subject, path: Path) -> None:

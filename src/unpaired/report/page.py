@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unpaired.outputs import write_output
-from unpaired.report import charts
+from unpaired.report import charts, confusion
 from unpaired.report.charts import Dot, Series
 from unpaired.report.pictures import Images, checked, encode, is_tiny, strip
 
@@ -285,23 +285,30 @@ class Report:
         return self._table(f"<tbody>{body}</tbody>", caption, kind="pairs")
 
     def confusion(self, counts: NDArray[Any], labels: Sequence[str], *, caption: str) -> Self:
-        """A confusion table: ``counts[true, predicted]``, shaded by the share within its row."""
+        """Who is taken for whom: ``counts[true, predicted]`` with each class's recall, shaded by the share within its row. Of many
+        classes there are a picture, the weakest ones by name, and all of them folded away."""
         counts = np.asarray(counts)
         if counts.shape != (len(labels), len(labels)):
             raise ValueError(f"confusion table of shape {counts.shape} with {len(labels)} labels")
-        totals = np.maximum(counts.sum(axis=1), 1)
-        head = "".join(f'<th scope="col">{escape(label)}</th>' for label in labels)
-        body = []
-        for row, label in enumerate(labels):
-            cells = []
-            for column in range(len(labels)):
-                share = 100.0 * float(counts[row, column]) / float(totals[row])
-                strong = ' class="strong"' if share > 75 else ""
-                cells.append(f'<td{strong} style="--share:{share:.0f}%">{escape(number(counts[row, column]))}</td>')
-            body.append(f'<tr><th scope="row">{escape(label)}</th>{"".join(cells)}</tr>')
-        head = f'<th scope="col">true ↓ predicted →</th>{head}'
-        inner = f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody>"
-        return self._table(inner, caption, kind="confusion")
+        if len(labels) <= confusion.MOST_IN_TABLE:
+            kind, inner = confusion.cells(counts, labels)
+            return self._table(inner, caption, kind)
+        uri, width, height = encode(confusion.picture(counts))
+        inner = f'<img class="matrix" src="{uri}" alt="{escape(confusion.words(counts, labels))}" width="{width}" height="{height}">'
+        self._figure(
+            inner,
+            f"{caption} A row for each true class, downwards, and a column for each predicted one, in the order of the list below; "
+            "the stronger its colour, the larger a cell's share of its row.",
+        )
+        rows = confusion.rows(counts, labels)
+        header = ["class", "recall", "images", "most often wrongly taken for"]
+        self.table(
+            header, [rows[i] for i in confusion.weakest(counts)], caption="The classes that are recognised least often."
+        )
+        listed = "\n".join(
+            f"{a}: {b} of {n:,}" + (f", else mostly {other}" if other else "") for a, b, n, other in rows
+        )
+        return self.details(f"Recall of all {len(labels)} classes", listed)
 
     # ---- charts ----------------------------------------------------------------------------------------------
 

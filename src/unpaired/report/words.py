@@ -211,6 +211,8 @@ def warnings(subject: Subject, pictures: Pictures | None) -> list[str]:
     step, total = _step(subject), _total(subject)
     if subject.translator is not None and step is not None and total and step < total and subject.folder is not None:
         said.append(f"The run is not finished: {step:,} of {total:,} steps. The same command goes on with it.")
+    if subject.translator is not None and subject.translator.untrained:
+        said.append(f"{subject.translator.untrained[:1].upper()}{subject.translator.untrained[1:]}.")
     for crash in subject.crashes:
         said.append(
             f"Training stopped at step {crash.get('step')} (stage {crash.get('stage')}, {crash.get('update')}): {crash.get('why')}."

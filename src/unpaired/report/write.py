@@ -13,9 +13,11 @@ from unpaired.errors import CheckpointError, ConfigError, DataError
 from unpaired.outputs import check_output
 from unpaired.report import looks, words
 from unpaired.report.gather import Subject, gather, open_pictures
+from unpaired.report.job import Job
 from unpaired.report.looks import Sight
 from unpaired.report.page import Report
-from unpaired.report.sections import EXTREMES, Job, sections
+from unpaired.report.section_features import EXTREMES
+from unpaired.report.sections import sections
 from unpaired.runlog import Reporter
 from unpaired.translation import Translator
 from unpaired.watch import Watch
@@ -81,15 +83,12 @@ def write_report(
 
 
 def directions(translator: Translator) -> list[tuple[str, str]]:
-    """The directions that are shown in full: a few from different sources where there are many. Images that are made of noise alone have
-    their own domain for a source."""
+    """The directions that are shown in full: a few from different sources where there are many."""
     domains = translator.domains
     most = MAX_DIRECTIONS if len(domains) <= 2 else MANY_DIRECTIONS
-    if translator.method.from_noise:
-        return [(d, d) for d in domains[:most]]
     found = list(translator.directions)
-    if len(found) <= most:
-        return found
+    if len(found) <= most or translator.method.from_noise:
+        return found[:most]
     spread = [(d, domains[(i + 1) % len(domains)]) for i, d in enumerate(domains)]
     return [d for d in spread if d in set(found)][:most]
 
