@@ -77,6 +77,9 @@ def main() -> None:
     p.add_argument(
         "--count", action="store_true", help="FLOP alone, of tensors without contents: any size on any machine"
     )
+    p.add_argument(
+        "--channels-last", action="store_true", help="weights in this memory format, which `place` gives on CPUs alone"
+    )
     p.add_argument("--stage", default="", help="only stages whose name starts with this")
     p.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     args = p.parse_args()
@@ -92,6 +95,8 @@ def main() -> None:
     pool = noise_pool(config, names)
     method = runs.build(config, names)
     trainer = training.Trainer(method, pool, config, Path("unused"), device=device)
+    if args.channels_last:
+        method.to(memory_format=torch.channels_last)
     sampler = Sampler(pool, config.data, method.pairs, config.seed, reads=method.reads)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     cuda = device.type == "cuda"

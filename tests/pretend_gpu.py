@@ -210,22 +210,16 @@ def watched(found: dict[str, list[str]], what: str) -> Iterator[None]:
         found[what] = sorted(set(noted))
 
 
-def steps(name: str, precision: str) -> dict[str, list[str]]:
-    """Of a method: one round of each stage's players, and a translation."""
+def rounds(name: str, run: Any, place: Callable[[Any], Any], device: torch.device) -> Iterator[tuple[Any, Any, Any]]:
+    """(trainer, stage, batch) of each step of one round of each stage's players of a method's tiny run on ``device``; the batch lies
+    on the CPU, and ``place`` brings the method there."""
     import cases
 
-    from unpaired import devices, training
+    from unpaired import training
 
-    run = cases.config(name, training={"precision": precision})
-    if hasattr(run.model, "feature_cache"):  # reading a disk is waited for; that is what it is
-        run = cases.config(name, training={"precision": precision}, model={"feature_cache": "off"})
-    supply, method, found = cases.trainer(name, run), cases.method(name, run), dict[str, list[str]]()
-    move(method)
-    method.place = lambda device: method  # type: ignore[method-assign]  # it is there
-    trainer = training.Trainer(
-        method, cases.pool(name), run, Path("unused"), held_out=None, header_extra={}, on_step=None,
-        device=torch.device(NAME, 0), ranks=training.Ranks(), reporter=None,
-    )  # fmt: skip
+    method = place(cases.method(name, run))
+    supply = cases.trainer(name, run)
+    trainer = training.Trainer(method, cases.pool(name), run, Path("unused"), device=device)
     for stage in trainer.plan.stages:
         if stage.start is not None:
             stage.start()
@@ -235,14 +229,41 @@ def steps(name: str, precision: str) -> dict[str, list[str]]:
         batches = supply.batches()
         for _ in range(math.lcm(*(update.every for update in stage.updates))):
             trainer.step += 1
-            images = next(batches).to(trainer.device, non_blocking=True)
-            with watched(found, stage.name):
-                trainer.run_step(stage, 0, images)
-    method.eval()
+            yield trainer, stage, next(batches)
+
+
+def tiny_run(name: str, **training: Any) -> Any:
+    """A method's tiny configuration, with no features on disk: reading a disk is waited for, that is what it is."""
+    import cases
+
+    run = cases.config(name, training=training)
+    return (
+        run
+        if not hasattr(run.model, "feature_cache")
+        else cases.config(name, training=training, model={"feature_cache": "off"})
+    )
+
+
+def steps(name: str, precision: str) -> dict[str, list[str]]:
+    """Of a method: one round of each stage's players, and a translation."""
+    from unpaired import devices
+
+    found: dict[str, list[str]] = {}
+    device = torch.device(NAME, 0)
+
+    def place(method: Any) -> Any:
+        move(method)
+        method.place = lambda _: method  # it is there
+        return method
+
+    for trainer, stage, batch in rounds(name, tiny_run(name, precision=precision), place, device):
+        images = batch.to(device, non_blocking=True)
+        with watched(found, stage.name):
+            trainer.run_step(stage, 0, images)
+    method = trainer.method.eval()
     source, target = method.directions[0]
-    with watched(found, "translate"), torch.no_grad(), devices.autocast(precision, trainer.device):
-        result = method.translate(images.source, source, target)
-        assert result.device == trainer.device
+    with watched(found, "translate"), torch.no_grad(), devices.autocast(precision, device):
+        assert method.translate(images.source, source, target).device == device
     return found
 
 

@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cases
 import pytest
 import torch
 
-from unpaired import devices
+import pretend_gpu
+import unpaired
+from unpaired import devices, training
 from unpaired.methods import METHODS
 
 READ_FIRST = {
@@ -74,3 +77,39 @@ def test_products_are_the_same_by_all_names(precision: str) -> None:
         assert torch.get_float32_matmul_precision() == ("high" if asked else "highest")
     finally:
         devices.set_products("fp32")
+
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_steps_on_a_gpu_never_wait(name: str, precision: str) -> None:
+    """PyTorch's own alarm for waits stays silent during the second of two equal steps of each stage, and the losses are finite."""
+    device = devices.choose_device("cuda")
+    devices.set_for_training(precision, device)
+    run = pretend_gpu.tiny_run(name, precision=precision, device="cuda")
+    for trainer, stage, batch in pretend_gpu.rounds(name, run, lambda method: method, device):
+        images = batch.to(device)
+        trainer.run_step(stage, 0, images)  # libraries begin, algorithms are tried
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            trainer.run_step(stage, 0, images)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        trainer.check_finite()
+
+
+@gpu
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_run_on_a_gpu(name: str, compiled: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A whole tiny run on a GPU, compiled or not, with nothing to warn of, ends in a model that translates there."""
+    run = cases.config(name, training={"device": "cuda", "precision": "bf16", "compile": compiled})
+    file = training.fit(cases.method(name, run), cases.pool(name), run, tmp_path, quiet=True)
+    assert "torch.compile failed" not in capsys.readouterr().err
+    model = unpaired.load(file, device="cuda", precision="bf16")
+    side = run.data.size
+    result = model.translate(torch.zeros(2, 3, side, side), *model.method.directions[0], seed=0)
+    assert result.is_cuda and bool(result.isfinite().all())

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from unpaired import checkpoint
 from unpaired._version import __version__
 from unpaired.config import DataConfig
-from unpaired.devices import shapes_only
+from unpaired.devices import autocast, shapes_only
 from unpaired.errors import CheckpointError, NonFiniteError
 
 Say = Callable[[str], None]
@@ -186,7 +186,8 @@ def train_classifier(
             images, labels = draw(torch.randint(count, (batch_size,)))
             images = jitter(images.to(device), jitter_by)
             network.train()
-            loss = F.cross_entropy(network(recolour(images) if recoloured else images), labels.to(device))
+            with autocast("fp32", torch.device(device)):
+                loss = F.cross_entropy(network(recolour(images) if recoloured else images), labels.to(device))
             if not torch.isfinite(loss):
                 raise NonFiniteError(f"the classifier's loss became {float(loss)} at step {step} of {steps}")
             optimizer.zero_grad(set_to_none=True)

@@ -90,7 +90,10 @@ def generators(device: torch.device) -> list[torch.Generator]:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """bf16 autocast for ``bf16``, nothing for the others. Parameters stay fp32 in every case."""
+    """bf16 autocast for ``bf16``, nothing for the others. Parameters stay fp32 in every case. On a GPU :func:`set_products`, too, from
+    here on: for the backward pass that follows, and whatever another network has set in between."""
+    if device.type == "cuda":
+        set_products(precision)
     if precision == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()

@@ -182,7 +182,9 @@ def finetune(
             "network": network, "classes": list(pool.domains), "epochs": epochs, "batch_size": batch_size, "lr": lr,
             "momentum": momentum, "size": side, "seed": seed, "data": pool.fingerprint, "origin": origin,
         }  # fmt: skip
-        run = _Run(model.to(devices.choose_device(device)), pool, config, settings, out.with_suffix(".state"), steps)
+        place = devices.choose_device(device)
+        devices.set_for_training("fp32", place)
+        run = _Run(model.to(place), pool, config, settings, out.with_suffix(".state"), steps)
         with Reporter(steps, 0, quiet=quiet) as reporter, signals.deferred():
             run.go(reporter)
         accuracy, n = None, 0
@@ -228,7 +230,8 @@ class _Run:
                 self.settings["seed"] * 1_000_003 + self.step
             )  # dropout: a step follows from (seed, step)
             batch = self.sampler.batch(self.step, self.settings["batch_size"]).to(self.device)
-            loss = F.cross_entropy(self.model(batch.source), batch.source_domain)
+            with devices.autocast("fp32", self.device):
+                loss = F.cross_entropy(self.model(batch.source), batch.source_domain)
             if not bool(torch.isfinite(loss)):
                 raise NonFiniteError(
                     f"non-finite loss at step {self.step} of the fine-tuning; try a lower --lr. The same command goes on from "

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unpaired import checkpoint
 from unpaired.data.images import show
-from unpaired.devices import autocast, choose_device, choose_precision, set_products
+from unpaired.devices import autocast, choose_device, choose_precision
 from unpaired.engines import ENGINES, OpenVINO
 from unpaired.errors import ConfigError, DataError, nearest
 from unpaired.methods.base import Method, Pair
@@ -352,8 +352,6 @@ class Translator:
 
     @torch.inference_mode()
     def _run(self, network: Any, images: Tensor, max_pixels: int) -> Tensor:
-        if self.device.type == "cuda":
-            set_products(self.precision)
         images = images.to(self.device, torch.float32).clamp(-1, 1)
         with autocast(self.precision, self.device):
             result = at_any_size(
