@@ -145,7 +145,7 @@ def test_the_command_line_and_its_refusals(
     (tmp_path / "bad.json").write_text("{")
     (tmp_path / "other.json").write_text("[1]")
     for arguments, text in (
-        ((a,), "at least two"), ((a, tmp_path / "none.json"), "cannot be read"), ((a, tmp_path / "bad.json"), "no JSON"),
+        ((a,), "at least two"), ((a, tmp_path / "none.json"), "cannot be read"), ((a, tmp_path / "bad.json"), "not a JSON file"),
         ((a, tmp_path / "other.json"), "no results of"),
     ):  # fmt: skip
         assert run("compare", *arguments) == 2 and text in capsys.readouterr().err

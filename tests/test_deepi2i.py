@@ -493,7 +493,9 @@ def test_the_command_after_training_is_one_that_works(translator: Translator, tm
     """What makes images of noise alone is offered ``synthesize``, what translates ``translate``, however many domains there are."""
     single = Translator(make(("fox",), adaptor_steps=0), {"method": "deepi2i", "step": 0})
     for model in (translator, single):
-        assert next_command(model, tmp_path) == f"unpaired translate {tmp_path} PICTURES --to DOMAIN --out DIR"
+        first, report = next_command(model, tmp_path).split("; ")
+        assert first == f"unpaired translate {tmp_path} PICTURES --to DOMAIN --out DIR"
+        assert report.startswith(f"unpaired report {tmp_path} ")
     for domains, to in ((("fox",), ""), (("fox", "owl"), " --to DOMAIN")):
         one = Translator(BigGAN(BigGAN.Config(**SMALL), domains, image_size=32), {"method": "biggan", "step": 0})
         assert next_command(one, tmp_path) == f"unpaired synthesize {tmp_path} --n 64{to} --out DIR"
