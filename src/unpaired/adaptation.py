@@ -345,9 +345,8 @@ class _Job:
     ) -> Fitted:
         """A ConvNet on the labelled images of ``pool`` (and of ``extra``, half of each batch), as they were read or cropped already."""
         images, labels = pool.images["source"], np.asarray(pool.labels["source"])
-        cropped = (
-            images.shape[1] == self.config.data.size
-        )  # translations are made of crops: those are not cropped again
+        # translations are made of crops: those are not cropped again
+        cropped = images.shape[1] == self.config.data.size
         read = self.config.data.model_copy(update={"resize": None}) if cropped else self.config.data
         more = None if extra is None else np.asarray(extra.labels["source"])
         size, o = self.config.data.size, self.options

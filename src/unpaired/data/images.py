@@ -40,24 +40,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 """Endings (lower case) of files that are taken for images. The content decides how they are read."""
 OTHER_IMAGE_SUFFIXES = frozenset(
-    f".{ending}"
-    for ending in [
-        "heic",
-        "heif",
-        "avif",
-        "jxl",
-        "jp2",
-        "svg",
-        "psd",
-        "dng",
-        "cr2",
-        "cr3",
-        "nef",
-        "arw",
-        "raf",
-        "orf",
-        "rw2",
-    ]
+    f".{ending}" for ending in "heic heif avif jxl jp2 svg psd dng cr2 cr3 nef arw raf orf rw2".split()
 )
 """Endings (lower case) of pictures in formats that are not read: a user is told to convert them."""
 MAX_PIXELS = 50_000_000

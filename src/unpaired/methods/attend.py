@@ -399,10 +399,8 @@ class Attend(Method):
         """Eq. 1: l_adv + λ l_reg."""
         c: AttendConfig = self.config
         x = batch.source
-        output = (
-            self._output(x, phase) if self._ahead is None or self._ahead[0] is not batch else self._ahead[1]
-        )  # G(x)
-        self._ahead = None
+        ahead, self._ahead = self._ahead, None
+        output = ahead[1] if ahead is not None and ahead[0] is batch else self._output(x, phase)  # G(x)
         judged = self.discriminator(output)
         if c.gan == "wgan-gp":
             adversarial = -torch.stack([logits.float().mean() for logits in judged]).sum()

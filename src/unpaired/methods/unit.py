@@ -384,8 +384,8 @@ class UNIT(Method):
         c: UNITConfig = self.config
         x_a, x_b = batch.source, batch.target
         terms: dict[str, Tensor] = {}
-        made = self._translated(batch) if self._ahead is None or self._ahead[0] is not batch else self._ahead[1]
-        self._ahead = None
+        ahead, self._ahead = self._ahead, None
+        made = ahead[1] if ahead is not None and ahead[0] is batch else self._translated(batch)
         if made.x_aa is not None and made.x_bb is not None:
             error = losses.mean_l1(made.x_aa, x_a) + losses.mean_l1(made.x_bb, x_b)
             terms["reconstruction"] = c.reconstruction_weight * error  # -λ2 E[log p_G(x|z)], Eq. 3, 4

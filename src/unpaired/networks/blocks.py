@@ -75,9 +75,8 @@ class SampleNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         values = x.float()
         mean = values.mean((1, 2, 3), keepdim=True)  # [N, 1, 1, 1]
-        if (
-            x.device.type == "cpu"
-        ):  # of all numbers of a tensor: that and the mean take a third of what var_mean over dimensions takes
+        if x.device.type == "cpu":
+            # of all numbers of a tensor: that and the mean take a third of what var_mean over dimensions takes
             variance = torch.stack([sample.var() for sample in values.unbind()]).view_as(mean)
         else:  # one kernel, not one a sample
             variance = values.var((1, 2, 3), keepdim=True)
