@@ -39,9 +39,9 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif"}
 )
 """Endings (lower case) of files that are taken for images. The content decides how they are read."""
-OTHER_IMAGE_SUFFIXES = frozenset(
-    f".{ending}" for ending in "heic heif avif jxl jp2 svg psd dng cr2 cr3 nef arw raf orf rw2".split()
-)
+OTHER_IMAGE_SUFFIXES = frozenset((
+    ".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2",
+))  # fmt: skip
 """Endings (lower case) of pictures in formats that are not read: a user is told to convert them."""
 MAX_PIXELS = 50_000_000
 """Largest width × height, read from the header before decoding; 50 megapixels take about 300 MB while decoding, and
