@@ -238,5 +238,5 @@ def test_a_paper_s_table_explains_itself(results: tuple[dict[str, Any], dict[str
     other["provenance"]["split"] = "train"
     latex = compare([results[0], other], names=["ours_1", "theirs"]).text("latex")
     table = latex[latex.index(r"\begin{tabular}") :]
-    assert r"95 \% bootstrap interval" in table and "split: test and train" in table and "Bold: its interval" in table
+    assert r"95 \% interval" in table and "split: test and train" in table and "Bold: its interval" in table
     assert table.count("below 2,000") == 1 and r"ours\_1, theirs: only 24 images" in table

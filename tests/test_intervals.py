@@ -10,7 +10,15 @@ from torch import Tensor
 from unpaired.errors import NotComparableError
 from unpaired.metrics import intervals
 from unpaired.metrics.distances import Statistics, gaussian_distance, kernel_distance
-from unpaired.metrics.intervals import Products, centred, distance_interval, frechet_limit, mean_interval, resamples_for
+from unpaired.metrics.intervals import (
+    Products,
+    centred,
+    distance_interval,
+    frechet_limit,
+    mean_interval,
+    resamples_for,
+    share_interval,
+)
 
 
 def normal(n: int, d: int, seed: int, scale: float = 1.0, shift: float = 0.0) -> Tensor:
@@ -37,7 +45,14 @@ def test_an_interval_of_a_mean_holds_the_truth_about_95_times_in_100() -> None:
         held += low <= 0 <= high
     assert 178 <= held <= 198
     ones = mean_interval([1.0] * 9 + [0.0])
-    assert 0 <= ones[0] < 0.9 < ones[1] <= 1  # a share never leaves [0, 1]
+    assert 0 <= ones[0] < 0.9 < ones[1] <= 1  # a mean never leaves the range of its values
+
+
+def test_the_interval_of_a_share_matches_its_published_example_and_has_a_width_at_its_ends() -> None:
+    """81 of 263 has 95 % from 0.2553 to 0.3662 (Newcombe 1998, Table I); all of ten right, 0.7225 to 1, and none of ten, 0 to 0.2775."""
+    assert share_interval(81 / 263, 263) == (pytest.approx(0.2553, abs=5e-5), pytest.approx(0.3662, abs=5e-5))
+    assert share_interval(1.0, 10) == (pytest.approx(0.7225, abs=5e-5), 1.0)
+    assert share_interval(0.0, 10) == (0.0, pytest.approx(0.2775, abs=5e-5))
 
 
 @pytest.mark.parametrize(("n", "m", "d"), [(50, 60, 200), (60, 50, 8), (30, 30, 30)])

@@ -143,7 +143,7 @@ def evaluate(
     with joined(translator.device) as ranks:
         check_model(translator, options)
         adaptation = (  # first, so that a wrong file costs no translations; the same for each checkpoint
-            adaptation_figures(classifier, labelled, device=translator.device, seed=seed)
+            adaptation_figures(classifier, labelled, device=translator.device)
             if classifier is not None and labelled is not None
             else {}
         )

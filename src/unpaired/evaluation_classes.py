@@ -122,7 +122,7 @@ def class_figures(
     }
     sizes["ceiling"] = (0, len(test_real.labels))
     found: dict[str, Any] = {
-        name: _figure(right[name], *sizes[name], seed=held_out.seed) | {"confusion": confusion[name]}
+        name: _figure(right[name], *sizes[name]) | {"confusion": confusion[name]}
         if name in right
         else nothing(why[name], *sizes[name], pair=True)
         for name in jobs
@@ -175,9 +175,9 @@ def _translations(
     return made
 
 
-def _figure(right: Sequence[Tensor], generated: int, real: int, *, seed: int) -> Figure:
+def _figure(right: Sequence[Tensor], generated: int, real: int) -> Figure:
     runs = [float(r.mean()) for r in right]
-    figure = mean_figure(torch.stack(list(right)).mean(dim=0).numpy(), seed=seed)
+    figure = mean_figure(torch.stack(list(right)).mean(dim=0).numpy(), share=True)
     figure |= {"n": [generated, real], "n_generated": generated, "n_real": real, "runs": runs}
     figure["std"] = float(np.std(runs, ddof=1)) if len(runs) > 1 else None
     return figure
@@ -236,9 +236,7 @@ def _predict(network: nn.Module, pictures: Tensor, device: torch.device) -> Tens
     return torch.cat([network(part.to(device)).argmax(1).cpu() for part in parts(pictures, 256)])
 
 
-def adaptation_figures(
-    classifier: Path | str, labelled: Path | str, *, device: torch.device, seed: int
-) -> dict[str, Any]:
+def adaptation_figures(classifier: Path | str, labelled: Path | str, *, device: torch.device) -> dict[str, Any]:
     """Accuracy of a classifier (``unpaired adapt``) on labelled target images, with its interval and confusion table.
 
     Raises DataError, CheckpointError, ConfigError (classes that the classifier does not know).
@@ -263,7 +261,7 @@ def adaptation_figures(
     right = (guess == truth).double().numpy()
     path = Path(classifier)
     return {
-        "accuracy": mean_figure(right, seed=seed) | {"n_generated": 0},
+        "accuracy": mean_figure(right, share=True) | {"n_generated": 0},
         "confusion": confusion_counts(truth, guess, len(model.classes)),
         "classes": list(model.classes),
         "classifier": str(classifier),

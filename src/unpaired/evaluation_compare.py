@@ -122,7 +122,7 @@ class Comparison:
             else f"({mark}) not comparable with the first number of its row: {reason}"
             for reason, mark in self._notes().items()
         ]
-        lines.append("[low, high]: 95 % bootstrap interval. Best: its interval overlaps with no other of its row.")
+        lines.append("[low, high]: 95 % interval. Best: its interval overlaps with no other of its row.")
         return [*lines, *self.warnings]
 
     def _plain(self) -> str:

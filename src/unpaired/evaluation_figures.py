@@ -27,6 +27,7 @@ from unpaired.metrics.intervals import (
     frechet_limit,
     mean_interval,
     resamples_for,
+    share_interval,
 )
 
 Figure = dict[str, Any]
@@ -89,9 +90,14 @@ def nothing(reason: str, generated: int = 0, real: int = 0, *, pair: bool = Fals
 
 
 def mean_figure(
-    values: Tensor | NDArray[np.float64] | Sequence[float], *, real: int | None = None, seed: int = 0
+    values: Tensor | NDArray[np.float64] | Sequence[float],
+    *,
+    real: int | None = None,
+    seed: int = 0,
+    share: bool = False,
 ) -> Figure:
-    """The mean of one number an image, with its bootstrap interval where there are at least two."""
+    """The mean of one number an image, with its interval where there are at least two: of a ``share`` of right ones Wilson's,
+    else by bootstrap."""
     x = np.asarray(values, dtype=np.float64)
     n = len(x)
     real = n if real is None else real
@@ -102,7 +108,7 @@ def mean_figure(
         return nothing(f"{bad} outputs are not finite", n, real)
     figure: Figure = {"value": float(x.mean()), "n": n, "n_generated": n, "n_real": real}
     if n > 1:
-        figure["interval"] = list(mean_interval(x, seed=seed))
+        figure["interval"] = list(share_interval(figure["value"], n) if share else mean_interval(x, seed=seed))
     return figure
 
 
@@ -214,7 +220,8 @@ def _coverage(x: Tensor, y: Tensor, backbone: str, *, seed: int) -> dict[str, Fi
     for name in names:
         values = getattr(found, name).numpy()
         figures[f"{name}-{backbone}"] = {
-            "value": float(values.mean()), **_counts(len(x), len(y)), "interval": list(mean_interval(values, seed=seed)),
+            "value": float(values.mean()), **_counts(len(x), len(y)),
+            "interval": list(mean_interval(values, seed=seed) if name == "density" else share_interval(float(values.mean()), len(values))),
             "k": K_PRECISION if name in ("precision", "recall") else K_COVERAGE,
         }  # fmt: skip
     return figures

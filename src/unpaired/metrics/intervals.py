@@ -73,6 +73,16 @@ def mean_interval(values: Sequence[float] | NDArray[np.float64], *, resamples: i
     return max(low, float(x.min())), min(high, float(x.max()))
 
 
+def share_interval(share: float, n: int) -> Interval:
+    """Of a share of ``n`` (Wilson 1927, the score interval). Unlike a bootstrap it has a width where all of them are right: 10 of 10
+    are no less than 0.72. For means of values in [0, 1] it is on the wide side."""
+    z = NORMAL_QUANTILE
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
+    # at an end it is the end, up to rounding
+    return max(0.0, middle - half) if share > 0 else 0.0, min(1.0, middle + half) if share < 1 else 1.0
+
+
 class Products:
     """The products of two sets of features, from which distances of any resample follow."""
 

@@ -373,14 +373,6 @@ def _plain(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """95 % interval of a share of n (Wilson, 1927)."""
-    z = 1.959964
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    width = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return middle - width, middle + width
-
-
 def won(log: Sequence[Entry]) -> list[str]:
     """Discriminators that were right nearly always over the last quarter of the log."""
     from unpaired.watch import WON_ACCURACY

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from unpaired.metrics.intervals import share_interval
 from unpaired.report import figures, words
 from unpaired.report.charts import Dot
 from unpaired.report.job import Job
@@ -85,7 +86,7 @@ def adaptation(job: Job) -> None:
     rows: list[list[Cell]] = []
     dots = []
     for colour, (name, score) in enumerate(scores.items()):
-        low, high = figures.wilson(score["accuracy"], score["n"])
+        low, high = share_interval(score["accuracy"], score["n"])
         rows.append([name, f"{score['accuracy']:.4f} [{low:.4f}, {high:.4f}]", score["n"]])
         dots.append(Dot(name.split(" (")[0], score["accuracy"], (low, high), colour))
     panels = [interval_panel("accuracy", dots)]

@@ -15,6 +15,7 @@ from unpaired._version import __version__
 from unpaired.config import DataConfig, TrainingConfig, differences
 from unpaired.data.check import CheckReport
 from unpaired.evaluation_classes import ClassifierConfig
+from unpaired.metrics.intervals import share_interval
 from unpaired.report import figures
 from unpaired.report.gather import Pictures, Subject
 from unpaired.report.looks import NETWORK, Measured
@@ -183,7 +184,7 @@ def _adapted(found: Mapping[str, Any]) -> list[str]:
     plain, last = found.get("source_only"), found.get("last")
     if not (isinstance(plain, Mapping) and isinstance(last, Mapping)):
         return []
-    a, b = figures.wilson(plain["accuracy"], plain["n"]), figures.wilson(last["accuracy"], last["n"])
+    a, b = share_interval(plain["accuracy"], plain["n"]), share_interval(last["accuracy"], last["n"])
     verdict = (
         "more often right than"
         if b[0] > a[1]
