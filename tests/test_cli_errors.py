@@ -82,6 +82,33 @@ def test_a_run_never_lies_among_its_images(place: str, said: Said, tmp_path: Pat
     assert snapshot(data) == before
 
 
+def test_a_wrong_device_or_precision_is_refused_before_any_image_is_read(said: Said, tmp_path: Path) -> None:
+    """train and adapt say so at once, of folders that they would refuse otherwise, and make no folder."""
+    (tmp_path / "empty").mkdir()
+    wrong = (
+        (["--device", "cuda:99"], "cuda:99"),
+        (["--set", "training.precision=tf32", "--device", "cpu"], "needs a GPU"),
+    )
+    for options, text in wrong:
+        assert text in said(2, "train", tmp_path / "empty", "--out", tmp_path / "r", *options)
+        sets = [tmp_path / "empty", "--target", tmp_path / "empty"]
+        assert text in said(2, "adapt", "--source", *sets, "--out", tmp_path / "a", *options)
+    assert not (tmp_path / "r").exists() and not (tmp_path / "a").exists()
+
+
+def test_fewer_steps_than_a_run_has_are_said_to_be_done(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No "resuming from step 4 of 2"; the run stays as it is."""
+    place = copy_of_run(home, tmp_path)
+    steps = checkpoint.latest(place / "checkpoints")[0].step  # type: ignore[union-attr]
+    assert run("train", home / "data", "--out", place, "--steps", 1, "--allow-change", "model.steps") == 0
+    told = capsys.readouterr()
+    assert f"{steps} steps, more than the 1 asked for. Nothing to do" in told.out + told.err
+    assert "resuming" not in told.out + told.err
+    assert checkpoint.latest(place / "checkpoints")[0].step == steps  # type: ignore[union-attr]
+
+
 # ---- data -----------------------------------------------------------------------------------------------------------------
 
 

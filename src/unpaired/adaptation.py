@@ -167,6 +167,7 @@ def adapt(
     started = time.monotonic()
     check_run_apart(out, source, target, *([test] if test is not None else []))
     config, options, recipe = _settle(method, recipe, preset, settings, seed)
+    devices.choose(config.training)
     if select_on_test and test is None:
         raise ConfigError("--select-on-test needs --test LABELLED_TARGET")
     data = _read(Path(source), Path(target), Path(test) if test is not None else None, config, options, seed)

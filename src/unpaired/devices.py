@@ -6,12 +6,15 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
 from unpaired.errors import ConfigError
+
+if TYPE_CHECKING:
+    from unpaired.config import TrainingConfig
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -49,6 +52,12 @@ def choose_precision(name: str, device: torch.device) -> str:
     if name == "tf32" and device.type != "cuda":
         raise ConfigError("training.precision = 'tf32' needs a GPU; this runs on the CPU. Use fp32, bf16 or auto")
     return name
+
+
+def choose(settings: TrainingConfig) -> tuple[torch.device, str]:
+    """Device and precision of a training. Raises ConfigError; called early, too, so that a wrong one is refused before images are read."""
+    device = choose_device(settings.device)
+    return device, choose_precision(settings.precision, device)
 
 
 def set_products(precision: str) -> None:

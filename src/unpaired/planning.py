@@ -174,8 +174,7 @@ def plan(
     from unpaired import devices
 
     run = config if isinstance(config, RunConfig) else runs.resolve(preset=config, settings=settings, steps=steps)
-    device = devices.choose_device(run.training.device)
-    precision = devices.choose_precision(run.training.precision, device)
+    device, precision = devices.choose(run.training)
     if memory is not None and memory <= 0:
         raise ConfigError(f"memory = {memory}: GiB that the run may use, above 0")
     there = _memory_there(device.type, device.index or 0) if memory is None else round(memory * GIB)

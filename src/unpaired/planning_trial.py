@@ -46,8 +46,7 @@ def measure(run: RunConfig, data: Path | str, *, clock: Clock = time.perf_counte
 
     Raises as training would be refused.
     """
-    device = devices.choose_device(run.training.device)
-    precision = devices.choose_precision(run.training.precision, device)
+    device, precision = devices.choose(run.training)
     run = run.model_copy(update={"training": run.training.model_copy(update={"precision": precision})})
     devices.set_for_training(precision, device)
     tree = find(data, least=min(2, method_class(run.method).min_domains))

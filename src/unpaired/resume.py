@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -100,7 +100,7 @@ def compare_settings(run_dir: Path, config: RunConfig, allow_change: Sequence[st
         )
 
 
-def restore_newest(trainer: Trainer, root: Path, say: Callable[[str], None], allow_change: Sequence[str]) -> None:
+def restore_newest(trainer: Trainer, root: Path, allow_change: Sequence[str]) -> None:
     """Restore the newest checkpoint that verifies, and say which ones were passed over; prepare a fresh run."""
     saved, rejected = checkpoint.latest(root)
     for line in rejected if trainer.ranks.main else ():
@@ -127,4 +127,3 @@ def restore_newest(trainer: Trainer, root: Path, say: Callable[[str], None], all
         )
     trainer.restore(*checkpoint.read_state(saved))
     trainer.header_extra = {**trainer.header_extra, **header["extra"]}  # a resumed run keeps its own origin
-    say(f"resuming {root.parent} from step {trainer.step:,} of {trainer.plan.total:,}")

@@ -146,7 +146,7 @@ def train(
         NonFiniteError, StoppedError: stopped by itself, state saved.
         Interrupted: a signal came; state saved.
     """
-    from unpaired import checkpoint, training
+    from unpaired import checkpoint, devices, training
     from unpaired.data.folders import find
     from unpaired.methods import method_class
     from unpaired.transfer import TRANSLATOR
@@ -180,6 +180,7 @@ def train(
             start_from=start_from,
             run_dir=out,
         )
+        devices.choose(run.training)
         tree = find(data, least=min(2, method_class(run.method).min_domains))
         if tree.layout != "lists":  # there nothing is read but what the lists name
             check_run_apart(out, data)

@@ -505,8 +505,7 @@ def fit(
         raise ConfigError(
             "training.validate_every: only `unpaired train` holds out images to look at; leave it out here"
         )
-    device = devices.choose_device(config.training.device)
-    precision = devices.choose_precision(config.training.precision, device)
+    device, precision = devices.choose(config.training)
     config = config.model_copy(update={"training": config.training.model_copy(update={"precision": precision})})
     devices.set_for_training(precision, device)
     root = run_dir / "checkpoints"
@@ -526,7 +525,7 @@ def fit(
             method, pool, config, run_dir, held_out=held_out, header_extra=header_extra or {}, on_step=on_step,
             device=device, ranks=ranks, reporter=None, validator=validator,
         )  # fmt: skip
-        restore_newest(trainer, root, say, allow_change)
+        restore_newest(trainer, root, allow_change)
         trainer.owed = trainer.owed_look()
         done = trainer.step - (trainer.owed is not None)  # the last step whose look and log line are whole
         if validator is not None:
@@ -536,8 +535,11 @@ def fit(
             if origin is not None:
                 origins.write(run_dir, origin)
         if done >= trainer.plan.total:
-            say(f"{run_dir} is complete: {trainer.step:,} steps. Nothing to do")
+            asked = f", more than the {trainer.plan.total:,} asked for" if trainer.step > trainer.plan.total else ""
+            say(f"{run_dir} is complete: {trainer.step:,} steps{asked}. Nothing to do")
             return checkpoint.folder_of(root, trainer.step) / checkpoint.MODEL
+        if trainer.step:
+            say(f"resuming {run_dir} from step {trainer.step:,} of {trainer.plan.total:,}")
         say(f"sample sheets go to {run_dir / 'samples'}; Ctrl-C saves and stops, the same command goes on")
         folder = run_dir / "tensorboard" if config.training.tensorboard and ranks.main else None
         log = RunLog(run_dir / ("log.jsonl" if ranks.main else f"log-rank{ranks.rank}.jsonl"), done, tensorboard=folder)

@@ -235,6 +235,7 @@ def adapt(
     set_: Settings = [],  # noqa: B006
     seed: Seed = 0,
     select_on_test: bool = False,
+    device: Device | None = None,
     quiet: Quiet = False,
 ) -> None:
     """Make a classifier for unlabelled target images from labelled source images.
@@ -259,7 +260,7 @@ def adapt(
     from unpaired.adaptation import adapt as run
 
     result = run(
-        source, target, test, out=out, method=method, recipe=recipe, preset=preset, settings=settings_of(set_), seed=seed,
+        source, target, test, out=out, method=method, recipe=recipe, preset=preset, settings=settings_of(set_, device=device), seed=seed,
         select_on_test=select_on_test, quiet=quiet,
     )  # fmt: skip
     print(result.text())
