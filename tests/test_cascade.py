@@ -337,12 +337,17 @@ def test_parts_that_only_another_model_can_bring() -> None:
 
 
 def test_translation_goes_as_far_as_training_has_come() -> None:
-    """Without translators the map passes in the other domain's units; then each level that is begun is added; the picture comes
-    from the last of them."""
+    """Without translators the map passes in the other domain's units, through the inversion network that training has come to (a later
+    one is still random); then each level that is begun is added; the picture comes from the last of them."""
     method = cascade(invert_all=True)
     x = batch().source
     maps = method.pyramid(x, 0)
     assert torch.equal(method.translate(x, *DOMAINS), method.picture(3, maps[3], 1))
+    for index, level in enumerate((5, 4, 3)):
+        method._start_inversion(index)
+        assert torch.equal(method.translate(x, *DOMAINS), method.picture(level, maps[level], 1))
+        (own,) = method.views(x, *DOMAINS)
+        assert torch.equal(own, method.picture(level, maps[level], 0))
     assert method.levels(x, *DOMAINS) == []  # what untrained translators make is nothing to look at
     for index, level in enumerate((5, 4, 3)):
         method.start_level(index)

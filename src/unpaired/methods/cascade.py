@@ -121,8 +121,8 @@ class Cascade(LevelMethod):
         """image -> features -> 5 -> 4 -> 3 -> inversion -> image (Fig. 3)."""
         s, t = self._way(source, target)
         begun, shown = int(self.reached), self.shown  # read first: later a GPU's work would be waited for
+        last = self.config.levels[shown - 1] if begun else self.last_pictured
         maps: Maps = self.pyramid(images, s)
-        last = self.config.levels[shown - 1]
         if not begun:  # no translator yet: the map in the other domain's units
             return self.picture(last, maps[last], t)
         return self.picture(last, self.cascade(maps, t, shown)[-1], t)
@@ -134,8 +134,9 @@ class Cascade(LevelMethod):
         return "not trained yet: every level. Outputs are inversions of the input's own features; the training command goes on with the levels"
 
     def reconstruct(self, images: Tensor, domain: str) -> Tensor | None:
-        """The inversion of the last level's map of ``images``: what the way through features costs, without translation."""
-        number, last = self.domains.index(domain), self.config.levels[-1]
+        """The inversion of the last level's map of ``images``: what the way through features costs, without translation. While the
+        inversion networks are in training, of the level that it has come to."""
+        number, last = self.domains.index(domain), self.last_pictured
         return self.picture(last, self.pyramid(images, number, (last,))[last], number)
 
     def levels(self, images: Tensor, source: str, target: str) -> list[tuple[str, Tensor, Tensor]]:

@@ -284,6 +284,13 @@ class LevelMethod(Method):
         return image
 
     @property
+    def last_pictured(self) -> int:
+        """The shallowest level whose inversion network training has come to; before the first of them the last level."""
+        levels = self.config.levels
+        begun = [level for level, on in zip(levels, self.inverted_on, strict=True) if on.any()]
+        return begun[-1] if begun else levels[-1]
+
+    @property
     def shown(self) -> int:
         """How many levels an output goes through: those begun, or all where the last of them has no inversion network."""
         count = int(self.reached)
