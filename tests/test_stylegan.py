@@ -27,7 +27,7 @@ from unpaired.methods.hierarchical import Adaptors
 from unpaired.methods.stylegan import StyleGAN
 from unpaired.networks.stylegan import Discriminator, Generator, Shape, draw_noise
 from unpaired.planning import flop_counter
-from unpaired.synthesis import synthesize
+from unpaired.synthesis import draw, synthesize
 from unpaired.translation import Translator, load
 
 SMALL: dict[str, Any] = {"width": 2, "latent": 4, "mapping": 2, "batch_size": 2}
@@ -484,3 +484,28 @@ def test_a_gan_ignores_its_input(tmp_path: Path) -> None:
     drawn = Translator(method, {"method": "stylegan", "step": 0})
     assert len(synthesize(drawn, tmp_path / "out", count=2, domain="dog", device="cpu")) == 2
     assert isinstance(make().adaptors, Adaptors)
+
+
+def loud(method: Any) -> Any:
+    """``method`` with noise maps that count, as after any training; they begin at weight 0."""
+    with torch.no_grad():
+        for name, weight in method.generator.named_parameters():
+            if "noise" in name:
+                weight.fill_(1.0)
+    return method.eval()
+
+
+def test_noise_maps_follow_from_the_seed(tmp_path: Path) -> None:
+    """A picture that is synthesised depends on its number and the seed, whatever else is drawn; along a walk the maps stay as they are;
+    ``translate`` with latents and a seed gives the same twice, with another seed another."""
+    torch.manual_seed(0)
+    drawn = Translator(loud(StyleGAN(StyleGAN.Config(**SMALL), ("cat",), image_size=32)), {"method": "stylegan"})
+    few, more = (synthesize(drawn, tmp_path / str(n), count=n, seed=5, device="cpu") for n in (2, 3))
+    assert [p.read_bytes() for p in few] == [p.read_bytes() for p in more[:2]]
+    same = torch.randn(1, 4).expand(4, 4)
+    a, b, c, d = draw(drawn, same, "cat", seed=5, walk=2)
+    assert torch.equal(a, b) and torch.equal(c, d) and not torch.allclose(a, c)
+    method, x, z = Translator(loud(make()), {"method": "deepi2i-stylegan"}), batch(2).source, torch.randn(2, 4)
+    one = method.translate(x, "cat", "dog", seed=3, latents=z)
+    assert torch.equal(one, method.translate(x, "cat", "dog", seed=3, latents=z))
+    assert not torch.allclose(one, method.translate(x, "cat", "dog", seed=4, latents=z))

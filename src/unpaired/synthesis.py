@@ -37,9 +37,14 @@ def latents(translator: Translator, count: int, seed: int, *, first: int = 0) ->
         raise ConfigError(f"this model ({translator.header.get('method')}) has no latents")
     rows = []
     for number in range(first, first + count):
-        generator = torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**63)
+        generator = torch.Generator().manual_seed(_seed_of(seed, number))
         rows.append(torch.randn(size, generator=generator))
     return torch.stack(rows) if rows else torch.zeros(0, size)
+
+
+def _seed_of(seed: int, number: int) -> int:
+    """Of image ``number`` alone."""
+    return (seed * 1_000_003 + number) % 2**63
 
 
 def between(a: Tensor, b: Tensor, steps: int) -> Tensor:
@@ -60,14 +65,21 @@ def between(a: Tensor, b: Tensor, steps: int) -> Tensor:
     return way
 
 
-def draw(translator: Translator, noise: Tensor, domain: str) -> Tensor:
-    """Images of ``domain`` from latents [N, Z]: [N, 3, S, S] on the CPU."""
-    side = translator.method.fixed_size or translator.method.image_size
-    source = None if translator.method.any_source else domain
+def draw(translator: Translator, noise: Tensor, domain: str, *, seed: int = 0, walk: int = 1) -> Tensor:
+    """Images of ``domain`` from latents [N, Z]: [N, 3, S, S] on the CPU.
+
+    Where a network draws more noise (StyleGAN's maps), that of image i follows from (``seed``, i // ``walk``) alone: along a walk of so many
+    images it stays the same.
+    """
+    method = translator.method
+    side = method.fixed_size or method.image_size
+    source = None if method.any_source else domain
     parts = []
-    for part in torch.split(noise, BATCH):
+    for number, part in enumerate(torch.split(noise, 1 if method.more_noise else BATCH)):
         blank = torch.zeros(len(part), 3, side, side)  # only its number counts
-        parts.append(translator.translate(blank, source, domain, latents=part).cpu())
+        # -1: not the seed of the latents, which would begin with the same numbers
+        own = _seed_of(-1 - seed, number // walk) if method.more_noise else None
+        parts.append(translator.translate(blank, source, domain, latents=part, seed=own).cpu())
     return torch.cat(parts)
 
 
@@ -121,7 +133,7 @@ def synthesize(
         raise RefusedError(
             f"{show(out)}: {len(taken)} of these files are there already, such as {taken[0]}. Use another --out, or --overwrite"
         )
-    images = draw(translator, noise, domain)
+    images = draw(translator, noise, domain, seed=seed, walk=max(1, interpolate))
     if not bool(images.isfinite().all()):
         raise UnpairedError("the model's images are not finite (NaN or infinity); nothing was written")
     columns = interpolate or COLUMNS

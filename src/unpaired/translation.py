@@ -209,7 +209,8 @@ class Translator:
             images: float [N, 3, H, W] in [-1, 1], any H and W from 1 on.
             source: None where only one domain leads to ``target``, and for images of no trained domain (see :meth:`direction`).
             seed: of the noise, for methods with random outputs; None draws anew each time.
-            latents: float [N, ``method.latent_size``], the noise itself, for methods that have a latent.
+            latents: float [N, ``method.latent_size``], the noise itself, for methods that have a latent; noise that a network draws
+                beside it (StyleGAN's maps) still follows from ``seed``.
             max_pixels: larger pictures go through in overlapping tiles of at most this many pixels.
 
         Returns:
@@ -239,7 +240,7 @@ class Translator:
                 return self.method.translate(part, source, target, generator=generator)  # type: ignore[arg-type]
             used += len(part)  # methods with latents have a fixed size, so the parts come in order
             own = latents[used - len(part) : used].to(self.device)
-            return self.method.translate(part, source, target, latents=own)  # type: ignore[arg-type, call-arg]
+            return self.method.translate(part, source, target, latents=own, generator=generator)  # type: ignore[arg-type, call-arg]
 
         return self._run(network, images, max_pixels)
 

@@ -183,6 +183,8 @@ class Method(nn.Module):
     """``translate`` accepts heights and widths divisible by this; callers pad to it and crop back."""
     stochastic: ClassVar[bool] = False
     """``translate`` draws noise. Files are then translated one by one, each seeded from its own bytes."""
+    more_noise: ClassVar[bool] = False
+    """Outputs depend on noise beside the latents, which ``generator`` draws where latents are given, too."""
     from_noise: ClassVar[bool] = False
     """``translate`` makes images of noise alone: of its input only the number counts. Needs ``latent_size``."""
     any_source: ClassVar[bool] = False

@@ -213,6 +213,7 @@ class OnBigGAN(OnGAN):
 class OnStyleGAN(OnGAN):
     """Base of methods with StyleGAN's networks."""
 
+    more_noise: ClassVar[bool] = True  # the noise maps
     sizes: ClassVar[tuple[int, ...]] = stylegan.SIZES
     family: ClassVar[str] = "StyleGAN"
     discriminator: stylegan.Discriminator
