@@ -340,6 +340,32 @@ def test_the_same_classes_in_another_order_keep_their_rows(tmp_path: Path) -> No
         assert found.came_from["classes"] == "4 -> 4, by name"
 
 
+def test_classes_that_the_gan_knows_keep_their_rows_beside_new_ones(tmp_path: Path) -> None:
+    """Of dog, newt and owl the GAN knows two: the rule is for the newt alone, and only its images are looked at."""
+    file, names = gan(tmp_path), ("dog", "newt", "owl")
+    old = checkpoint.load_method(file)[0].state_dict()["generator.shared.weight"]
+    asked: list[str] = []
+
+    def examples(domain: str, count: int) -> Tensor:
+        asked.append(domain)
+        return torch.rand(count, 3, 32, 32) * 2 - 1
+
+    for rule, row in (("index", 1), ("mean", None)):
+        found = transfer.read(file, Shape(32, 2, 3, 4, 8), names, rule, None)  # type: ignore[arg-type]
+        assert found.rows == [1, row, 3] and found.came_from["classes"] == f"4 -> 3, 2 by name, {rule}"
+        wanted = torch.stack([old[1], old.mean(0) if row is None else old[row], old[3]])
+        assert torch.allclose(found.generator["shared.weight"], wanted)
+    nearest = transfer.read(file, Shape(32, 2, 3, 4, 8), names, "nearest", examples)
+    assert (nearest.rows[0], nearest.rows[2]) == (1, 3) and nearest.rows[1] is not None
+    assert set(asked[1:]) == {"newt"}
+    assert transfer.read(file, Shape(32, 2, 2, 4, 8), ("fox", "cat"), "nearest", None).rows == [
+        2,
+        0,
+    ]  # a part, and no new one
+    with pytest.raises(ConfigError, match="has 4 classes, the data 5"):
+        transfer.read(file, Shape(32, 2, 5, 4, 8), ("a", "b", "c", "dog", "e"), "index", None)
+
+
 def test_a_gan_of_another_kind_than_the_method_is_refused_by_name(tmp_path: Path) -> None:
     """--pretrained with a method, or the preset of one, that cannot start from it: both are named, and what does."""
     data, file = tiny.folder(tmp_path / "data", count=4, side=32), gan(tmp_path)

@@ -313,6 +313,12 @@ def start_from(method: Method, name: str, path: Path | str) -> dict[str, Any]:
     file = model_file(path)
     data = _read_bytes(file, MAX_FILE_BYTES)
     tensors, header = unpack(file, data)
+    there, here = header.get("domains", ()), method.domains
+    if header.get("method") == name and len(there) != len(here):
+        raise CheckpointError(
+            f"{file}: a model of {len(there)} domains ({', '.join(there)}); the data has {len(here)}: {', '.join(here)}. --start-from needs as many. "
+            "Other classes come in where a DeepI2I or BigGAN begins with a GAN: --pretrained"
+        )
     own = method.state_dict()
     wrong = sorted(k for k, v in tensors.items() if k not in own or own[k].shape != v.shape)
     missing = [k for k in method.shared_state() if k not in tensors]

@@ -82,7 +82,9 @@ def import_deepi2i(
     given = {name: cleaned(read_torch_file(path)) for name, path in paths.items()}
     shape = _biggan_shape(paths["generator"], given["generator"])
     if not domains or len(domains) > shape.classes:
-        raise ConfigError(f"{paths['generator']} has {shape.classes} classes, --domains names {len(domains)}")
+        raise ConfigError(
+            f"{paths['generator']} has {shape.classes} classes, --domains names {len(domains)}; name 1 to {shape.classes}"
+        )
     needed(paths["discriminator"], given["discriminator"], "embed.weight", "a DeepI2I discriminator")
     needed(paths["encoder"], given["encoder"], "blocks.0.0.conv1.weight", "a DeepI2I encoder")
     needed(paths["adaptors"], given["adaptors"], "blocks.0.0.conv1.weight", "DeepI2I adaptors")

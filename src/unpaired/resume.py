@@ -121,9 +121,11 @@ def restore_newest(trainer: Trainer, root: Path, allow_change: Sequence[str]) ->
     header = checkpoint.read_header(saved)
     # names are what translate is asked for: never renamed on the way
     if tuple(header["domains"]) != trainer.method.domains:
+        as_many = len(header["domains"]) == len(trainer.method.domains)
         raise ConfigError(
             f"{root.parent}: the run translates between {', '.join(header['domains'])}; the data has the domains "
-            f"{', '.join(trainer.method.domains)}. Name them as before, or use another --out (and --start-from {root.parent})"
+            f"{', '.join(trainer.method.domains)}. Name them as before, or use another --out"
+            + (f" (and --start-from {root.parent})" if as_many else "")
         )
     trainer.restore(*checkpoint.read_state(saved))
     trainer.header_extra = {**trainer.header_extra, **header["extra"]}  # a resumed run keeps its own origin

@@ -98,7 +98,8 @@ def build(config: RunConfig, domains: tuple[str, ...], classes: tuple[str, ...] 
 
 
 def _order(domains: tuple[str, ...], run_dir: Path, start_from: Path | str | None) -> tuple[str, ...]:
-    """The order of the data's domains in the model: that of the run or model it goes on from where the names are the same."""
+    """The order of the data's domains in the model: one that the run or model it goes on from knows has its place there, the others
+    fill the places that are left."""
     from unpaired import checkpoint
 
     saved, _ = checkpoint.latest(run_dir / "checkpoints")
@@ -107,7 +108,10 @@ def _order(domains: tuple[str, ...], run_dir: Path, start_from: Path | str | Non
         known = tuple(checkpoint.read_header(saved)["domains"])
     elif start_from is not None:
         known = tuple(checkpoint.load_method(start_from)[1]["domains"])
-    return known if set(known) == set(domains) else domains
+    if len(known) != len(domains):
+        return domains
+    new = (d for d in domains if d not in known)
+    return tuple(d if d in domains else next(new) for d in known)
 
 
 def train(

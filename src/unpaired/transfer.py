@@ -48,8 +48,8 @@ class Pretrained:
     discriminator: dict[str, Tensor]
     came_from: dict[str, str]
     """For the header's ``pretrained``."""
-    rows: list[int] | None
-    """The old class that each new one started from; None for the mean."""
+    rows: list[int | None]
+    """The old class that each new one started from; None for the mean of all."""
     moments: Mapping[str, Tensor] = field(default_factory=dict)
     """Adam's state of both networks as ``optimizer/<network>/<parameter>/<what>``, where it was asked for."""
 
@@ -103,7 +103,7 @@ def read_stylegan(path: Path | str, shape: stylegan.Shape) -> Pretrained:
     file, method, header = _open(path, "stylegan", shape)
     generator, discriminator = method.get_submodule("generator"), method.get_submodule("discriminator")
     return Pretrained(
-        dict(generator.state_dict()), dict(discriminator.state_dict()), _source("stylegan", file, header), None
+        dict(generator.state_dict()), dict(discriminator.state_dict()), _source("stylegan", file, header), []
     )
 
 
@@ -118,9 +118,9 @@ def read(
 ) -> Pretrained:
     """Both networks' tensors of a ``biggan`` model with their classes replaced by ``domains``; with ``carry`` Adam's moments too.
 
-    With the very same names each class keeps its own row. Otherwise ``rule`` says where a new class starts:
-    ``nearest``, the old class as which the discriminator takes ``examples`` of it for most real; ``mean`` of all old
-    classes; ``index``, the old class of the same number, as the official code does.
+    A class that the model knows by name keeps its row. For the others ``rule`` says where they start: ``nearest``, the old class
+    as which the discriminator takes ``examples`` of it for most real; ``mean`` of all old classes; ``index``, the old class of
+    the same number, as the official code does.
 
     Raises:
         CheckpointError: missing, damaged, or no pretrained GAN.
@@ -131,17 +131,15 @@ def read(
     generator_state = dict(method.generator.state_dict())  # type: ignore[union-attr]
     discriminator_state = dict(discriminator.state_dict())
     moments = _moments(path) if carry else {}
-    rows: list[int] | None = list(range(len(domains)))
+    rows = _rows(rule, file, discriminator, method.domains, domains, examples)
     how = ""
     if method.domains != domains:
-        if set(method.domains) == set(domains):
-            how, rows = ", by name", [method.domains.index(domain) for domain in domains]
-        else:
-            how, rows = f", {rule}", _rows(rule, file, discriminator, method.domains, domains, examples)
-        follow = len(domains) if rows is None else rows
-        generator_state = with_classes(generator_state, follow)
-        discriminator_state = settled(with_classes(discriminator_state, follow))
-        moments = with_classes(moments, follow)
+        known = len(set(domains) & set(method.domains))
+        ways = [f"{known} by name"] * (0 < known < len(domains)) + [rule if known < len(domains) else "by name"]
+        how = f", {', '.join(ways)}"
+        generator_state = with_classes(generator_state, rows)
+        discriminator_state = settled(with_classes(discriminator_state, rows))
+        moments = with_classes(moments, rows)
     about = _source("biggan", file, header)
     about["classes"] = f"{len(method.domains)} -> {len(domains)}{how}"
     return Pretrained(generator_state, discriminator_state, about, rows, moments)
@@ -166,19 +164,25 @@ def _rows(
     old: tuple[str, ...],
     new: tuple[str, ...],
     examples: Callable[[str, int], Tensor] | None,
-) -> list[int] | None:
-    if rule == "mean":
-        return None
+) -> list[int | None]:
+    """The old class that each new one starts from, None for the mean of all: its own where there is one, else by ``rule``."""
+    rows: list[int | None] = [old.index(name) if name in old else None for name in new]
+    unknown = [number for number, row in enumerate(rows) if row is None]
+    if not unknown or rule == "mean":
+        return rows
     if rule == "index":
-        if len(new) > len(old):
+        if unknown[-1] >= len(old):
             raise ConfigError(
                 f"{file}: has {len(old)} classes, the data {len(new)}: class_rows = index needs as many. "
                 "Use --set model.class_rows=nearest or =mean"
             )
-        return list(range(len(new)))
-    if examples is None:
+        found = unknown
+    elif examples is None:
         raise ConfigError("class_rows = nearest looks at training images; outside a training use mean or index")
-    discriminator.to(examples(new[0], 1).device)
-    found = nearest_classes(discriminator, (examples(domain, EXAMPLES) for domain in new))
-    discriminator.cpu()
-    return found
+    else:
+        discriminator.to(examples(new[0], 1).device)
+        found = nearest_classes(discriminator, (examples(new[number], EXAMPLES) for number in unknown))
+        discriminator.cpu()
+    for number, row in zip(unknown, found, strict=True):
+        rows[number] = row
+    return rows

@@ -426,21 +426,19 @@ def nearest_classes(discriminator: Discriminator, images: Iterable[Tensor]) -> l
         return [int(i) for i in (means @ table.T).argmax(1)]
 
 
-def with_classes(state: Mapping[str, Tensor], rows: Sequence[int] | int) -> dict[str, Tensor]:
+def with_classes(state: Mapping[str, Tensor], rows: Sequence[int | None]) -> dict[str, Tensor]:
     """``state`` with another set of classes: what is per class is gathered, everything else is kept.
 
     Works on a network's state dictionary and on optimiser state alike: any key with a class table's name in it, such as
     ``optimizer/d/embed.weight/exp_avg``, follows; scalars such as Adam's step stay.
 
     Args:
-        rows: the old class whose row each new class starts from; or a number of classes, each of which then starts from
-            the mean over the old ones.
+        rows: for each new class the old one whose row it starts from; None: from the mean over the old ones.
     """
 
     def gathered(old: Tensor, dim: int) -> Tensor:
-        if isinstance(rows, int):
-            return old.mean(dim, keepdim=True).expand(*(rows if i == dim else -1 for i in range(old.ndim))).clone()
-        return old.index_select(dim, torch.tensor(rows, device=old.device))
+        mean = old.mean(dim, keepdim=True)
+        return torch.cat([mean if row is None else old.narrow(dim, row, 1) for row in rows], dim)
 
     changed = dict(state)
     for name, tensor in state.items():
