@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import tiny
 import unpaired
 from test_cli import run as command
-from unpaired import checkpoint, losses, runs, training
+from unpaired import checkpoint, devices, losses, runs, training
 from unpaired.config import RunConfig
 from unpaired.data import feature_cache
 from unpaired.errors import CheckpointError, ConfigError, PartialError, RefusedError
@@ -508,6 +508,65 @@ def test_a_run_that_keeps_nothing_has_the_statistics_of_its_own_images(trained: 
         again(tmp_path / "mixed", trained, ("green", "pink"), kept_levels=[5])
 
 
+def test_statistics_of_another_kind_come_with_a_model_of_which_nothing_is_kept(trained: Path, tmp_path: Path) -> None:
+    """--start-from with another k: all is trained again on maps clamped there. What the model was made from stays in the header; other
+    weights of the classifier are refused, since it comes with the model."""
+    new = again(tmp_path / "k", trained, clamp_at=2.0)
+    assert new.pyramid.clamp_at == 2.0 and int(new.reached) == 3
+    with pytest.raises(CheckpointError, match="level 5 was trained on other parts"):
+        again(tmp_path / "kept", trained, clamp_at=2.0, kept_levels=[5])
+    with pytest.raises(ConfigError, match="brings the classifier"):
+        again(tmp_path / "w", trained, weights=str(tmp_path / "tuned.safetensors"))
+    method, header = checkpoint.load_method(trained)
+    header["pretrained"] = [{"name": "a classifier", "sha256": "12"}]
+    from_somewhere = checkpoint.write_model(tmp_path / "from.safetensors", method, header)
+    again(tmp_path / "p", from_somewhere)
+    assert load(tmp_path / "p").header["pretrained"] == header["pretrained"]
+    with pytest.raises(ConfigError, match="nothing left to train"):
+        settings(kept_levels=[5, 4, 3], inversion_steps=0).model.with_steps(10)
+
+
+def test_a_stage_that_was_passed_keeps_its_length(tmp_path: Path) -> None:
+    """Longer levels would put the step reached into an earlier level, whose start is over: refused, and nothing is lost."""
+    config = settings(level_steps=2, inversion_steps=1)
+    train(tmp_path / "run", config)
+    steps = checkpoint.latest(tmp_path / "run/checkpoints")[0].step  # type: ignore[union-attr]
+
+    def resume(level_steps: int) -> None:
+        longer = settings(level_steps=level_steps, inversion_steps=1)
+        allow = ("model.level_steps",)
+        training.fit(
+            cases.method("cascade", longer),
+            cases.pool("cascade"),
+            longer,
+            tmp_path / "run",
+            quiet=True,
+            allow_change=allow,
+        )
+
+    with pytest.raises(
+        ConfigError,
+        match=f"step {steps} was in stage 'level-3', and with these numbers of steps it would be in 'level-4'",
+    ):
+        resume(4)
+    load(tmp_path / "run")
+    resume(2)
+
+
+def test_outputs_near_their_ends_have_gradients_in_bf16() -> None:
+    """tanh of 4 is 0.9993 with a gradient, and in bf16 exactly 1 without any: networks take it in float32."""
+    translator = cascade().makers["5"][0]
+    with torch.no_grad():
+        translator.last.bias.fill_(4.0)
+        translator.last.weight.zero_()
+    x = torch.zeros(1, translator.first.weight.shape[1], 2, 2)
+    bias = translator.last.bias.requires_grad_(True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = translator(x)
+    out.sum().backward()
+    assert out.dtype == torch.float32 and float(out.max()) < 1 and float(bias.grad.abs().min()) > 0
+
+
 def test_averages_never_replace_what_levels_were_trained_on() -> None:
     """With EMA on, the shared file has averaged inversion networks, raw translators and a raw pyramid with its statistics."""
     config = settings()
@@ -525,8 +584,34 @@ def test_averages_never_replace_what_levels_were_trained_on() -> None:
 # -- features on disk
 
 
-def kept(method: Cascade, crops: int, kind: str = "uint8", limit: float = 1.0) -> MapCache:
-    return MapCache(method.pyramid, kind, crops, limit)
+def kept(method: Cascade, crops: int, kind: str = "uint8", limit: float = 1.0, precision: str = "fp32") -> MapCache:
+    return MapCache(method.pyramid, kind, crops, limit, precision)
+
+
+def test_runs_of_different_precision_share_no_features() -> None:
+    """What a bf16 run has written is off by more than the rounding that fp32 runs expect: they do not read it. In a training the loop's
+    autocast decides."""
+    method = cascade(feature_cache="uint8")
+    images = batch().source
+    names = []
+    for precision in ("fp32", "bf16"):
+        method.view_counts, method._maps_kept, method._last_maps = {"red": 2, "blue": 2}, None, {}
+        with devices.autocast(precision, torch.device("cpu")):
+            method.maps(images, 0, 2)
+        assert method._maps_kept is not None and method._maps_kept.store is not None and method._maps_kept.misses == 2
+        names.append(method._maps_kept.store.path)
+    assert len(set(names)) == 2
+
+
+def test_a_store_that_is_forgotten_frees_its_file(tmp_path: Path) -> None:
+    """A second run of one process, as in a notebook, is not told that another process has the file."""
+    store = feature_cache.FeatureStore(tmp_path / "f", 8, 2)
+    with pytest.raises(BlockingIOError):
+        feature_cache.FeatureStore(tmp_path / "f", 8, 2)
+    del store
+    again = feature_cache.FeatureStore(tmp_path / "f", 8, 2)
+    again.close()
+    again.close()
 
 
 @pytest.mark.parametrize("kind", ["uint8", "bf16"])
@@ -648,9 +733,18 @@ def test_with_a_limit_of_views_crops_repeat(tmp_path: Path) -> None:
     assert len(seen[2]) <= 2 * pool.count("red") < len(seen[0])
 
 
-def test_training_with_features_on_disk_equals_training_without(tmp_path: Path) -> None:
+def test_training_with_features_on_disk_equals_training_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rounded maps that were read and rounded maps that were computed give the same weights, bit for bit."""
-    weights = []
+    weights, caches = [], []
+    real = MapCache.__init__
+
+    def noted(cache: MapCache, *given: Any) -> None:
+        real(cache, *given)
+        caches.append(cache)
+
+    monkeypatch.setattr(MapCache, "__init__", noted)
     for name, views, limit in (("disk", 2, 1.0), ("full", 2, 1e-9)):
         config = cases.config(
             "cascade",
@@ -660,6 +754,7 @@ def test_training_with_features_on_disk_equals_training_without(tmp_path: Path) 
         path = train(tmp_path / name, config)
         weights.append(checkpoint.unpack(path, path.read_bytes())[0])
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    assert [c.hits > 0 for c in caches] == [True, False]
 
 
 # -- sheets of levels

@@ -37,7 +37,7 @@ from unpaired.config import RunConfig, from_dict
 from unpaired.devices import shapes_only
 from unpaired.errors import CheckpointError, ConfigError, StoppedError
 from unpaired.methods import method_class
-from unpaired.methods.base import Method
+from unpaired.methods.base import Beginning, Method
 
 FORMAT = 1
 """Format number in every header and manifest; a reader refuses a higher one."""
@@ -333,8 +333,12 @@ def start_from(method: Method, name: str, path: Path | str) -> dict[str, Any]:
             f"tensors differ.{lines}\nUse its settings: unpaired info {file} shows them"
         )
     method.load_state_dict(tensors, strict=False)
-    method.check_parts()
-    method.weights_of = tuple(header["domains"])
+    method.begun_with = Beginning(
+        tuple(there),
+        frozenset(k.split(".")[0] for k in tensors),
+        header["config"]["model"],
+        tuple(header.get("pretrained", ())),
+    )
     return {
         "source": str(file.name),
         "sha256": hashlib.sha256(data).hexdigest(),

@@ -33,16 +33,17 @@ class MapCache:
         kind: ``uint8`` or ``bf16``.
         crops: how many different images there are in all; 0 keeps nothing on disk.
         limit_gib: largest file.
+        precision: what maps are computed in; runs of different ones share no file.
     """
 
-    def __init__(self, pyramid: Pyramid, kind: str, crops: int, limit_gib: float) -> None:
+    def __init__(self, pyramid: Pyramid, kind: str, crops: int, limit_gib: float, precision: str = "fp32") -> None:
         self.pyramid, self.kind = pyramid, kind
         self.shapes = {level: (pyramid.channels[level], pyramid.sides[level]) for level in pyramid.levels}
         self.dtype = torch.uint8 if kind == "uint8" else torch.bfloat16
         self.sizes = [c * h * h * self.dtype.itemsize for c, h in self.shapes.values()]  # in the order of levels
         self.store: feature_cache.FeatureStore | None = None
         if crops:
-            side = f"{pyramid.levels}-{tuple(self.shapes.values())}-{kind}-{crops}"
+            side = f"{pyramid.levels}-{tuple(self.shapes.values())}-{kind}-{crops}-{precision}"
             name = feature_cache.digest(
                 np.frombuffer(side.encode() + pyramid.digest(pyramid.levels), np.uint8), 0
             ).hex()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from unpaired import checkpoint
 from unpaired.config import RunConfig, differences, from_dict, read_toml, setting_names
@@ -127,5 +127,21 @@ def restore_newest(trainer: Trainer, root: Path, allow_change: Sequence[str]) ->
             f"{', '.join(trainer.method.domains)}. Name them as before, or use another --out"
             + (f" (and --start-from {root.parent})" if as_many else "")
         )
-    trainer.restore(*checkpoint.read_state(saved))
+    tensors, values = checkpoint.read_state(saved)
+    _check_stage(root.parent, trainer, header)
+    trainer.restore(tensors, values)
     trainer.header_extra = {**trainer.header_extra, **header["extra"]}  # a resumed run keeps its own origin
+
+
+def _check_stage(run_dir: Path, trainer: Trainer, header: Mapping[str, Any]) -> None:
+    """Refuse changed numbers of steps that put the step reached into another stage: what belongs to that stage's start would be left
+    out, and what was trained since would not fit to it. Raises ConfigError."""
+    step, stage = header["step"], header["stage"]
+    if not 0 < step <= trainer.plan.total:
+        return
+    now = trainer.plan.at(step)[0].name
+    if now != stage:
+        raise ConfigError(
+            f"{run_dir}: step {step:,} was in stage '{stage}', and with these numbers of steps it would be in '{now}'. Only the stage that a run is in "
+            f"and later ones can be made longer or shorter; for the others use another --out, with --start-from {run_dir}"
+        )

@@ -14,6 +14,7 @@ from unpaired.errors import ConfigError, DataError
 from unpaired.outputs import check_run_apart
 
 if TYPE_CHECKING:
+    from unpaired.checkpoint import Saved
     from unpaired.data.folders import DataTree
     from unpaired.data.sampling import Pool
     from unpaired.methods.base import Method
@@ -97,12 +98,11 @@ def build(config: RunConfig, domains: tuple[str, ...], classes: tuple[str, ...] 
     return method
 
 
-def _order(domains: tuple[str, ...], run_dir: Path, start_from: Path | str | None) -> tuple[str, ...]:
+def _order(domains: tuple[str, ...], saved: Saved | None, start_from: Path | str | None) -> tuple[str, ...]:
     """The order of the data's domains in the model: one that the run or model it goes on from knows has its place there, the others
     fill the places that are left."""
     from unpaired import checkpoint
 
-    saved, _ = checkpoint.latest(run_dir / "checkpoints")
     known: tuple[str, ...] = ()
     if saved is not None:
         known = tuple(checkpoint.read_header(saved)["domains"])
@@ -188,8 +188,10 @@ def train(
         tree = find(data, least=min(2, method_class(run.method).min_domains))
         if tree.layout != "lists":  # there nothing is read but what the lists name
             check_run_apart(out, data)
-        domains = _order(tree.domains, out, start_from)
-        model = build(run, domains)
+        saved, _ = checkpoint.latest(out / "checkpoints")
+        model = build(run, _order(tree.domains, saved, start_from))
+        if saved is None and start_from is None:
+            model.check_start()
         opened = open_data(tree, run)
         extra = {}
         if start_from is not None:

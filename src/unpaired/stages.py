@@ -14,7 +14,9 @@ class Plan:
     def __init__(self, stages: Sequence[Stage]) -> None:
         self.stages = tuple(s for s in stages if s.steps > 0)
         if not self.stages:
-            raise ConfigError("the method's settings ask for no training steps; set model.steps above 0")
+            raise ConfigError(
+                "the method's settings ask for no training steps; set a number of steps above 0 (or keep fewer parts as they are)"
+            )
         self.ends: list[int] = []
         for stage in self.stages:
             self.ends.append((self.ends[-1] if self.ends else 0) + stage.steps)

@@ -37,6 +37,7 @@ from unpaired.errors import (
 from unpaired.methods.base import Batch, Method, Stage, Update
 from unpaired.resume import compare_settings, lock, restore_newest
 from unpaired.runlog import Reporter, RunLog, warn
+from unpaired.stages import Plan
 from unpaired.training_state import TrainingState
 
 if TYPE_CHECKING:
@@ -104,7 +105,9 @@ class Trainer(TrainingState):
         # a run that starts from another model has its weights already: those stay, and only the rest is prepared
         kept = dict(self.method.shared_state()) if "started_from" in self.header_extra else {}
         kept = {n: value.clone() for n, value in kept.items() if not n.startswith(self.method.measured)}
-        self.pretrained = self.method.prepare()
+        found = self.method.prepare()
+        earlier = self.method.begun_with.pretrained if self.method.begun_with else ()
+        self.pretrained = [*(dict(p) for p in earlier if p not in found), *found]
         self.method.load_state_dict(kept, strict=False)
         self.method.examples = None
         self.take_optimizers(self.method.carried)
@@ -470,6 +473,16 @@ def _row(images: Tensor, columns: int) -> np.ndarray[Any, Any]:
     return np.concatenate([*pixels, *blank], axis=1)
 
 
+def _check_shares(plan: Plan, ranks: Ranks) -> None:
+    """Refuse a batch that the processes cannot share evenly: their gradients count alike. Raises ConfigError."""
+    uneven = [f"{s.batch_size} in stage '{s.name}'" for s in plan.stages if s.batch_size % ranks.world]
+    if uneven:
+        raise ConfigError(
+            f"a batch of {', '.join(uneven)} cannot be shared evenly by {ranks.world} processes: use a multiple of {ranks.world} "
+            f"(--set model.batch_size={ranks.world}), or another number of processes"
+        )
+
+
 def fit(
     method: Method,
     pool: Pool,
@@ -525,6 +538,7 @@ def fit(
             method, pool, config, run_dir, held_out=held_out, header_extra=header_extra or {}, on_step=on_step,
             device=device, ranks=ranks, reporter=None, validator=validator,
         )  # fmt: skip
+        _check_shares(trainer.plan, ranks)
         restore_newest(trainer, root, allow_change)
         trainer.owed = trainer.owed_look()
         done = trainer.step - (trainer.owed is not None)  # the last step whose look and log line are whole

@@ -16,6 +16,7 @@ import logging
 import os
 import shutil
 import struct
+import weakref
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,6 +65,9 @@ class FeatureStore:
         except BaseException:
             os.close(self._file)
             raise
+        self._close = weakref.finalize(
+            self, os.close, self._file
+        )  # also when the last user forgets it, or it stays locked
         slots = np.frombuffer(there, _SLOT, count=len(there) // _SLOT.itemsize)
         used = np.flatnonzero(slots["key"].any(axis=1))
         self._place = {slots["key"][i].tobytes(): int(i) for i in used}
@@ -112,7 +116,7 @@ class FeatureStore:
 
     def close(self) -> None:
         """Free the file for others."""
-        os.close(self._file)
+        self._close()
 
 
 def _write(file: int, content: bytes, offset: int) -> None:

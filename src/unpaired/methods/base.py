@@ -21,6 +21,19 @@ from unpaired.errors import ConfigError, nearest
 
 
 @dataclass(frozen=True)
+class Beginning:
+    """The model whose weights a run begins with (``--start-from``)."""
+
+    domains: tuple[str, ...]
+    parts: frozenset[str]
+    """Its networks by name; most models hold no discriminators."""
+    settings: Mapping[str, Any]
+    """Its method's settings."""
+    pretrained: tuple[Mapping[str, str], ...]
+    """Where its own pretrained weights came from, as in its header."""
+
+
+@dataclass(frozen=True)
 class Batch:
     """Unpaired images: ``source[i]`` and ``target[i]`` are unrelated. All tensors have the same first dimension N. A side that the
     method does not read has images of no pixel, [N, 3, 0, 0]."""
@@ -207,9 +220,9 @@ class Method(nn.Module):
         ``first`` on, centre crops [n, 3, S, S]; none after the last."""
         self.view_counts: dict[str, int] | None = None
         """In a training whose images have a limited number of crops (``data.views``): how many there are of each domain."""
-        self.weights_of: tuple[str, ...] = ()
-        """Domains of the model whose weights a run begins with (``--start-from``); empty where there is none. :meth:`prepare` must
-        leave those weights alone, but for what ``measured`` names."""
+        self.begun_with: Beginning | None = None
+        """The model whose weights a run begins with (``--start-from``). :meth:`prepare` must leave those weights alone, but for what
+        ``measured`` names."""
         self.carried: dict[str, Tensor] = {}
         """Set by :meth:`prepare`: optimiser state that the first stage begins with, as ``optimizer/<update>/<parameter>/<what>``."""
         self.monitor: dict[str, Tensor] = {}
@@ -255,6 +268,11 @@ class Method(nn.Module):
         WeightsError, which refuses the run. What is loaded must be parameters or buffers, so that it is saved with the run.
         """
         return []
+
+    def check_start(self) -> None:
+        """Called before a fresh run reads any image, where no other model's weights are begun with. Raises ConfigError for settings
+        with which :meth:`prepare` could not begin."""
+        return
 
     def check_parts(self) -> None:
         """Called when saved weights have been taken in, all of them. Raises CheckpointError where parts do not belong together:

@@ -175,7 +175,7 @@ class GAN(OnGAN):
         return tuple((d, d) for d in self.domains)
 
     def prepare(self) -> list[dict[str, str]]:
-        if not self.config.pretrained or self.weights_of:
+        if not self.config.pretrained or self.begun_with:
             return []
         found = self.read_pretrained()
         self.generator.load_state_dict(found.generator)

@@ -18,11 +18,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from unpaired import losses
+from unpaired import devices, losses
 from unpaired.config import MethodConfig
 from unpaired.errors import CheckpointError, ConfigError
 from unpaired.map_cache import MapCache
-from unpaired.methods.base import Adam, Batch, Method, Stage, Update
+from unpaired.methods.base import Adam, Batch, Beginning, Method, Stage, Update
 from unpaired.networks.feature_maps import Inverter, Narrowing
 from unpaired.networks.patchgan import StridedPatches
 from unpaired.networks.pyramid import LEVELS, Pyramid, Tap, hash_tensor
@@ -131,6 +131,8 @@ class LevelConfig(MethodConfig):
         """About ``total`` steps in all stages together, in the proportion of now."""
         trained = len(self.levels) - len(self.kept_levels)
         now = self.level_steps * trained + self.inversion_steps * len(self.inverted)
+        if not now:
+            raise ConfigError("kept_levels keeps all levels and inversion_steps = 0: there is nothing left to train")
         change = {"level_steps": max(1, round(self.level_steps * total / now))}
         if self.inversion_steps:
             change["inversion_steps"] = max(1, round(self.inversion_steps * total / now))
@@ -202,8 +204,8 @@ class LevelMethod(Method):
     def prepare(self) -> list[dict[str, str]]:
         """The pyramid's weights and statistics. Raises WeightsError, or ConfigError for parts that nothing would train."""
         c: LevelConfig = self.config
-        if self.weights_of:
-            self._begin_with_model()
+        if self.begun_with is not None:
+            self._continue(self.begun_with)
             return []
         if c.kept_levels:
             raise ConfigError(
@@ -215,10 +217,16 @@ class LevelMethod(Method):
             )
         return self.pyramid.prepare(c.weights, self.domains, self.examples, c.statistics_images)
 
-    def _begin_with_model(self) -> None:
-        """After another model's weights have been taken in: what is kept must have been trained, on these domains; where nothing is,
-        all is trained again, on statistics of the new images. Raises ConfigError."""
+    def _continue(self, model: Beginning) -> None:
+        """After another model's weights have been taken in: what is kept must have been trained, on these domains and on what it is
+        together with here; where nothing is kept, all is trained again, on statistics of the new images. Raises ConfigError,
+        CheckpointError."""
         c: LevelConfig = self.config
+        if c.weights not in ("pretrained", model.settings["weights"]):
+            raise ConfigError(
+                f"model.weights = {c.weights}: the model of --start-from brings the classifier that its levels were trained on, of "
+                f"{model.settings['weights']}; leave the weights out, or begin without --start-from"
+            )
         kept = {f"kept_levels keeps level {level}": self.made_on[c.levels.index(level)] for level in c.kept_levels} | {
             f"inversion_steps = 0 keeps the inversion of level {level}": self.inverted_on[c.levels.index(level)]
             for level in ([] if c.inversion_steps else c.inverted)
@@ -230,11 +238,12 @@ class LevelMethod(Method):
             self.pyramid.take_statistics(self.domains, self.examples, c.statistics_images)
             for buffer in (self.made_on, self.inverted_on, self.reached):
                 buffer.zero_()
-        elif set(self.weights_of) != set(self.domains):
+        elif set(model.domains) != set(self.domains):
             raise ConfigError(
-                f"the model of --start-from was trained on {', '.join(self.weights_of)}, the data has {', '.join(self.domains)}: "
+                f"the model of --start-from was trained on {', '.join(model.domains)}, the data has {', '.join(self.domains)}: "
                 "nothing of it can be kept for other domains; leave out model.kept_levels and model.inversion_steps=0"
             )
+        self.check_parts()
 
     def stages(self) -> tuple[Stage, ...]:
         """The inversion networks, then the levels from the deepest on, but for those that are kept."""
@@ -274,7 +283,8 @@ class LevelMethod(Method):
         if self._maps_kept is None:
             c: LevelConfig = self.config
             crops = sum(self.view_counts.values()) if self.view_counts else 0
-            self._maps_kept = MapCache(self.pyramid, c.feature_cache, crops, c.feature_cache_gib)
+            precision = devices.precision_around(self.inverted_on.device)
+            self._maps_kept = MapCache(self.pyramid, c.feature_cache, crops, c.feature_cache_gib, precision)
         return self._maps_kept
 
     def picture(self, level: int, maps: Tensor, domain: int) -> Tensor:
@@ -286,7 +296,7 @@ class LevelMethod(Method):
     @property
     def last_pictured(self) -> int:
         """The shallowest level whose inversion network training has come to; before the first of them the last level."""
-        levels = self.config.levels
+        levels: tuple[int, ...] = self.config.levels
         begun = [level for level, on in zip(levels, self.inverted_on, strict=True) if on.any()]
         return begun[-1] if begun else levels[-1]
 
@@ -419,12 +429,18 @@ class LevelMethod(Method):
                 hash_tensor(sha, f"{level}.{name}", tensor)
         return sha.digest()
 
+    def _forget(self) -> None:
+        """Let go of what players of a step share: activations of the last batch of a stage would stay through all later ones."""
+        self._last_maps, self._last_real = {}, {}
+
     def _start_inversion(self, index: int) -> None:
+        self._forget()
         level = self.config.levels[index]
         self.inverted_on[index].copy_(_bytes(self.pyramid.digest((level,))))
 
     def start_level(self, index: int) -> None:
         """Start of a level's stage: it is in use from now on, and what was trained on its former state is not any more."""
+        self._forget()
         self.reached.fill_(index + 1)
         self.made_on[index].copy_(_bytes(self._trained_on(index)))
         self.made_on[index + 1 :].zero_()
