@@ -27,6 +27,7 @@ from unpaired.methods.base import Adam, Batch, Method, Pair, Stage, Update, asks
 from unpaired.networks.blocks import (
     ResidualBlock,
     SampleNorm,
+    Tanh,
     kaiming_convolutions,
     normal_convolutions,
 )
@@ -209,7 +210,7 @@ def build_generator(c: UNITConfig) -> nn.Sequential:
         last = nn.Conv2d(channels, 3, 7, padding=3, padding_mode="reflect")
     else:
         last = nn.ConvTranspose2d(channels, 3, 1)
-    return nn.Sequential(*layers, nn.Sequential(last, nn.Tanh()))
+    return nn.Sequential(*layers, nn.Sequential(last, Tanh()))
 
 
 def build_discriminators(c: UNITConfig) -> SeparateDiscriminators | SharedDiscriminators:

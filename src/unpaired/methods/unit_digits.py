@@ -24,6 +24,7 @@ from unpaired.classifier import jitter
 from unpaired.config import MethodConfig
 from unpaired.errors import ConfigError
 from unpaired.methods.base import Adam, Batch, Method, Pair, Stage, Update
+from unpaired.networks.blocks import Tanh
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -137,7 +138,7 @@ class Decoder(nn.Module):
         )
         self.private = nn.ModuleList(
             [
-                nn.Sequential(Block(nn.ConvTranspose2d(2 * g, g, 4, 2, 1)), nn.ConvTranspose2d(g, c, 1), nn.Tanh())
+                nn.Sequential(Block(nn.ConvTranspose2d(2 * g, g, 4, 2, 1)), nn.ConvTranspose2d(g, c, 1), Tanh())
                 for c in channels
             ]
         )

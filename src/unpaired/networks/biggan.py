@@ -325,7 +325,7 @@ class Generator(nn.Module):
                 h = layer(h)
             if resolution in add:
                 h = h + add[resolution]
-        return torch.tanh(self.output_layer(h))
+        return torch.tanh(self.output_layer(h).float())
 
 
 class Features(nn.Module):
@@ -390,7 +390,8 @@ def orthogonal_weights(network: nn.Module) -> None:
     """Orthogonal initial weights for all convolutions, linear layers and embeddings (BigGAN, section 3)."""
     for layer in network.modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear, nn.Embedding)) and not layer.weight.is_meta:
-            nn.init.orthogonal_(layer.weight)
+            with torch.no_grad():  # drawn aside: PyTorch's takes no weights that lie channels_last
+                layer.weight.copy_(nn.init.orthogonal_(torch.empty(layer.weight.shape, device=layer.weight.device)))
 
 
 def orthogonal_penalty(network: nn.Module) -> Tensor:

@@ -121,3 +121,10 @@ def draw_latents(size: int, images: Tensor, generator: torch.Generator | None, l
     if latents.shape != (len(images), size):
         raise DataError(f"latents have shape {list(latents.shape)}; wanted {[len(images), size]}")
     return latents.to(images.device, torch.float32)
+
+
+class Tanh(nn.Tanh):
+    """In float32 under autocast, too: in bf16 everything from 3.5 on is exactly 1, where no gradient leads back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float())

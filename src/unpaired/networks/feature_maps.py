@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unpaired.networks.blocks import kaiming_convolutions, normal_convolutions
+from unpaired.networks.blocks import Tanh, kaiming_convolutions, normal_convolutions
 from unpaired.networks.convolution import Convolution
 from unpaired.networks.instance_norm import instance_norm
 
@@ -102,7 +102,7 @@ class DeepTranslator(nn.Module):
         for layer, norm in zip(self.up, self.norms[2:], strict=False):
             x = torch.relu(norm(grow(layer, x, sides.pop())))  # type: ignore[arg-type]
         x = torch.relu(self.norms[4](self.wide(x)))
-        return torch.tanh(self.last(x)).float()
+        return torch.tanh(self.last(x).float())
 
 
 def adaptive_norm(x: Tensor, style: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ class ContentTrunk(nn.Module):
         x = F.leaky_relu(adaptive_norm(self.second(x), s2), SLOPE)
         x = grow(self.up, x, self.side) if isinstance(self.up, nn.ConvTranspose2d) else self.up(x)
         x = F.leaky_relu(adaptive_norm(x, s3), SLOPE)
-        return torch.tanh(self.last(x)).float()
+        return torch.tanh(self.last(x).float())
 
 
 def _style_head(inputs: int, widths: Sequence[int], width: float) -> nn.Sequential:
@@ -280,7 +280,7 @@ class Inverter(nn.Module):
             x = F.leaky_relu(grow(layer, x, side), SLOPE)  # type: ignore[arg-type]
         if x.shape[-1] != self.image_side:
             x = F.interpolate(x, size=(self.image_side, self.image_side), mode="bilinear", align_corners=False)
-        return torch.tanh(self.last(x)).float()
+        return torch.tanh(self.last(x).float())
 
 
 # ---------------------------------------------------------------------------------------------- DeepVAE
@@ -320,7 +320,7 @@ class MapDecoder(nn.Module):
             outputs = channels if i == 4 else c
             layer = nn.Sequential(Convolution(c, outputs, 3, 1, 1))
             if i == 4 and last == "tanh":
-                layer.append(nn.Tanh())
+                layer.append(Tanh())
             else:
                 layer.append(group_norm(outputs)).append(nn.LeakyReLU(SLOPE))
             self.convolutions.append(layer)

@@ -50,4 +50,4 @@ class ResnetGenerator(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         out: Tensor = self.head(self.back(self.blocks(self.front(images))))
-        return out.tanh()
+        return out.float().tanh()
