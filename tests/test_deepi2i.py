@@ -366,6 +366,74 @@ def test_classes_that_the_gan_knows_keep_their_rows_beside_new_ones(tmp_path: Pa
         transfer.read(file, Shape(32, 2, 5, 4, 8), ("a", "b", "c", "dog", "e"), "index", None)
 
 
+def test_a_run_that_cannot_begin_is_refused_before_images_are_read(tmp_path: Path) -> None:
+    """No GAN, a missing file, and a GAN that training from scratch would not use: said of a folder whose pictures are all broken."""
+    for domain in ("a", "b"):
+        (tmp_path / "data" / domain).mkdir(parents=True)
+        (tmp_path / "data" / domain / "x.png").write_bytes(b"no picture")
+    quick = {"data.size": 32, "data.cache": False}
+    for more, text in (
+        ({"method": "deepi2i", "settings": quick}, "starts from a pretrained GAN: --pretrained FILE. Make one with"),
+        ({"pretrained": tmp_path / "none"}, "none: no such file or folder; --pretrained wants a GAN. Make one with"),
+        ({"pretrained": gan(tmp_path), "settings": {**quick, "model.mode": "scratch"}}, "would use nothing of"),
+    ):
+        with pytest.raises((ConfigError, CheckpointError), match=text):
+            unpaired.train(tmp_path / "data", tmp_path / "run", quiet=True, **more)  # type: ignore[arg-type]
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_translator_to_begin_with_brings_no_discriminator(
+    there: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--start-from a shared file: the discriminator comes from the pretrained GAN; where that is gone it is orthogonal as BigGAN begins,
+    and a warning says so."""
+    file = gan(tmp_path)
+    data = tiny.folder(tmp_path / "data", count=4, side=32)
+    quick = {
+        "data.cache": False,
+        "training.tensorboard": False,
+        "model.adaptor_steps": 1,
+        "model.finetune_steps": 1,
+        "model.batch_size": 2,
+    }
+    unpaired.train(data, tmp_path / "one", pretrained=file, settings=quick, quiet=True)
+    theirs = checkpoint.load_method(file)[0].state_dict()["discriminator.linear.weight"]
+    if not there:
+        file.unlink()
+    again = {**quick, "model.lr_discriminator": 1e-12}
+    unpaired.train(data, tmp_path / "two", start_from=tmp_path / "one", settings=again, quiet=True)
+    saved, _ = checkpoint.latest(tmp_path / "two/checkpoints")
+    assert saved is not None
+    tensors = checkpoint.read_state(saved)[0]
+    assert torch.allclose(tensors["method/discriminator.linear.weight"], theirs, atol=1e-6) == there
+    weight = tensors["method/discriminator.blocks.0.0.conv2.weight"].flatten(1)
+    assert torch.allclose(weight @ weight.T, torch.eye(len(weight)), atol=1e-4)  # as the GAN's are, untrained
+    said = caplog.text + capsys.readouterr().err
+    assert ("holds no discriminator" in said) != there
+
+
+def test_a_model_to_begin_with_keeps_its_domains_in_their_places(tmp_path: Path) -> None:
+    """Of (blue, green, red) two come again beside a new one: each keeps its row, the new one takes the place left. Another number of
+    domains is refused in words."""
+    names = ("blue", "green", "red")
+    model = make(names)
+    header = checkpoint.make_header(
+        model, from_dict({"method": "deepi2i", "data": {"size": 32}, "model": model.config.model_dump()})
+    )
+    file = checkpoint.write_model(tmp_path / "m.safetensors", model, header)
+    for i, name in enumerate(("green", "pink", "red")):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for j, image in enumerate(tiny.pictures(4, 32, seed=i)):
+            Image.fromarray(image).save(tmp_path / "data" / name / f"{j}.png")
+    quick = {"data.cache": False, "training.tensorboard": False}
+    found = unpaired.train(tmp_path / "data", tmp_path / "run", start_from=file, settings=quick, steps=2, quiet=True)
+    assert found.domains == ("pink", "green", "red")
+    shutil.rmtree(tmp_path / "data/pink")
+    with pytest.raises(CheckpointError, match=r"of 3 domains \(blue, green, red\); the data has 2: green, red"):
+        unpaired.train(tmp_path / "data", tmp_path / "less", start_from=file, settings=quick, steps=2, quiet=True)
+
+
 def test_a_gan_of_another_kind_than_the_method_is_refused_by_name(tmp_path: Path) -> None:
     """--pretrained with a method, or the preset of one, that cannot start from it: both are named, and what does."""
     data, file = tiny.folder(tmp_path / "data", count=4, side=32), gan(tmp_path)

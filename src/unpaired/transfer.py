@@ -60,7 +60,7 @@ def settings_from(path: Path | str) -> tuple[str, dict[str, Any]]:
 
     Raises CheckpointError: missing, damaged, or no pretrained GAN.
     """
-    file = checkpoint.model_file(path)
+    file = _file(path, "biggan")
     _, header = checkpoint.load_method(file)
     kind = header["method"]
     if kind not in ARCHITECTURE:
@@ -69,11 +69,15 @@ def settings_from(path: Path | str) -> tuple[str, dict[str, Any]]:
     return kind, {"model.pretrained": str(path), "data.size": header["image_size"], **found}
 
 
+def _file(path: Path | str, kind: str) -> Path:
+    if not Path(path).exists():
+        raise CheckpointError(f"{path}: no such file or folder; --pretrained wants a GAN. {get(kind)}")
+    return checkpoint.model_file(path)
+
+
 def _open(path: Path | str, kind: str, shape: object) -> tuple[Path, Method, dict[str, Any]]:
     """File, method and header of a pretrained GAN whose networks are ``shape`` but for the classes."""
-    if not str(path):
-        raise ConfigError(f"transfer needs a pretrained GAN: --pretrained FILE. {get(kind)}")
-    file = checkpoint.model_file(path)
+    file = _file(path, kind)
     method, header = checkpoint.load_method(file)
     if header["method"] != kind:
         what = "a GAN of another kind" if header["method"] in ARCHITECTURE else "not a pretrained GAN"

@@ -61,6 +61,10 @@ class DeepI2I(OnBigGAN, Hierarchical):
         if config.mode == "scratch":
             orthogonal_weights(self.adaptors)  # with transfer they have PyTorch's initial weights, as released
 
+    def draw_discriminator(self) -> None:
+        """Orthogonal, as BigGAN begins."""
+        orthogonal_weights(self.discriminator)
+
     def decode(self, taps: Mapping[int, Tensor], z: Tensor, c: Tensor) -> Tensor:
         """Φ(Λ(Υ(t)), z, c), [N, 3, S, S] in [-1, 1]."""
         images: Tensor = self.generator(z, c, self.added(taps))

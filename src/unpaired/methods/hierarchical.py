@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from unpaired import losses, transfer
 from unpaired.config import MethodConfig
-from unpaired.errors import ConfigError
+from unpaired.errors import CheckpointError, ConfigError
 from unpaired.methods.base import Adam, Batch, Stage, Update
 from unpaired.methods.gans import Betas, Count, DiscriminatorRate, Epsilon, GeneratorRate, OnGAN, Rate, Weight
 from unpaired.networks.blocks import steady
+from unpaired.runlog import warn
 
 Part = Literal["encoder", "generator", "discriminator"]
 AdaptorRate = Annotated[Rate, Field(description="Adam's learning rate for the adaptors.")]
@@ -183,15 +184,26 @@ class Hierarchical(OnGAN):
             self.adaptors = Repeat({r: maps[r] // taps[r] for r in self.resolutions})
         self._seen: dict[Any, tuple[Tensor, dict[int, Tensor]]] = {}
 
-    def prepare(self) -> list[dict[str, str]]:
+    def check_start(self) -> None:
+        """A transfer wants a pretrained GAN, and training from scratch wants none."""
         c: HierarchicalConfig = self.config
-        if not c.transfer or self.weights_of:
-            return []
-        if not self.config.pretrained:
+        if c.mode == "scratch" and self.config.pretrained:
+            raise ConfigError(
+                f'model.mode = "scratch" would use nothing of {self.config.pretrained}: leave out --pretrained, or the mode'
+            )
+        if c.transfer and not self.config.pretrained:
             raise ConfigError(
                 f"DeepI2I starts from a pretrained GAN: --pretrained FILE. {transfer.get(self.gan)}. "
                 "Without any: --set model.mode=scratch"
             )
+
+    def prepare(self) -> list[dict[str, str]]:
+        c: HierarchicalConfig = self.config
+        if self.begun_with is not None:
+            return [] if "discriminator" in self.begun_with.parts else self._find_discriminator()
+        self.check_start()
+        if not c.transfer:
+            return []
         found = self.read_pretrained()
         if "encoder" in c.transfer:
             own = self.encoder.state_dict()
@@ -202,6 +214,28 @@ class Hierarchical(OnGAN):
         if "generator" in c.transfer:
             self.generator.load_state_dict(found.generator)
         return [found.came_from]
+
+    def _find_discriminator(self) -> list[dict[str, str]]:
+        """For a run that begins with a translator's shared file, which has none: that of the pretrained GAN, or random weights where
+        its file is gone."""
+        if "discriminator" in self.config.transfer and self.config.pretrained:
+            try:
+                found = self.read_pretrained()
+            except (CheckpointError, ConfigError) as error:
+                warn(
+                    f"the model of --start-from holds no discriminator, and that of the pretrained GAN cannot be had ({error}): it begins "
+                    "with random weights, and so do the features that translations are compared in. --pretrained GAN names another file"
+                )
+            else:
+                self.discriminator.load_state_dict(found.discriminator)
+                self.carried = {k: v for k, v in found.moments.items() if k.startswith("optimizer/discriminator/")}
+                return [found.came_from]
+        self.draw_discriminator()
+        return []
+
+    def draw_discriminator(self) -> None:
+        """Give the discriminator the random weights of a network that starts from none, where those are not the ones it is built with."""
+        return
 
     def generator_parts(self) -> list[tuple[nn.Module, float]]:
         """What trains in the generator, with its learning rate."""
