@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,12 @@ from PIL import Image
 
 import tiny
 from test_evaluation import Colours
-from unpaired import plan, training
+from unpaired import checkpoint, plan, training
 from unpaired.cli import main
+from unpaired.config import from_dict
 from unpaired.data.sampling import hold_out
 from unpaired.errors import ConfigError
-from unpaired.planning import Cost, RunPlan, StageCost, duration
+from unpaired.planning import Cost, RunPlan, StageCost, _smaller, duration
 from unpaired.planning_trial import _Trial, measure
 from unpaired.runs import OpenData, build, resolve
 from unpaired.validation import Validator
@@ -110,6 +112,47 @@ def test_a_trial_counts_what_the_run_does(tmp_path: Path) -> None:
     assert [(s.name, s.steps) for s in cost.stages] == [("first", 6), ("second", 7)]
     for seconds in (cost.save_seconds, cost.sheet_seconds, cost.look_seconds, cost.start_seconds):
         assert seconds > 0
+
+
+def test_crops_that_come_again_are_timed_apart(tmp_path: Path) -> None:
+    """With data.views a stage draws new crops first and known ones then: of 40 images in steps of 2 x 4, with 40 crops in all, the
+    first stage of 4 steps sees new ones alone, the second of 4 a quarter of them, the third none."""
+    trial = _Trial(resolve(preset="unit-small"), tmp_path, torch.device("cpu"), time.perf_counter)
+    method = build(resolve(preset="unit-small"), ("a", "b"))
+    trainer = SimpleNamespace(method=method)
+    stage = SimpleNamespace(steps=4, batch_size=4)
+    assert trial._new_crops(trainer, stage) == 1  # type: ignore[arg-type]
+    method.view_counts = {"a": 20, "b": 20}
+    assert [trial._new_crops(trainer, stage) for _ in range(3)] == [1, 0.25, 0]  # type: ignore[arg-type]
+
+
+def test_what_is_tried_where_memory_is_short(data: Path) -> None:
+    """Parts of a batch from twice as many as asked for, then bf16 where the machine has it, then smaller crops; no other crop for a run
+    that starts from a GAN."""
+    run = resolve(
+        preset="unit-small",
+        settings={**SMALL, "data.size": 64, "data.resize": 72, "model.batch_size": 8, "training.accumulate": 2},
+    )
+    tried = list(_smaller(run, data, bf16=True))
+    assert [t.get("training.accumulate") for t in tried] == [4, 8, 8, 8]
+    assert [t.get("training.precision") for t in tried] == [None, None, "bf16", "bf16"]
+    assert [t.get("data.size") for t in tried] == [None, None, None, 32]
+    transfer = resolve(preset="deepi2i-small", settings={"model.batch_size": 2, "model.pretrained": "gan.safetensors"})
+    assert list(_smaller(transfer, data, bf16=False)) == [{"training.accumulate": 2}]
+
+
+def test_a_transfer_is_planned_with_its_gan(data: Path, tmp_path: Path) -> None:
+    """--pretrained takes the GAN's sizes over the preset's, as training does; without it plan asks for it by that name."""
+    torch.manual_seed(0)
+    small = {"width": 2, "shared_dim": 4, "z_dim": 8, "attention": 0}
+    gan = from_dict({"method": "biggan", "data": {"size": 32}, "model": small})
+    method = build(gan, ("cat",))
+    file = checkpoint.write_model(tmp_path / "gan.safetensors", method, checkpoint.make_header(method, gan))
+    settings = {"training.device": "cpu", "training.tensorboard": False, "model.batch_size": 2}
+    found = plan("deepi2i-small", data, settings=settings, steps=2, pretrained=file)
+    assert found.fits and found.asked is not None and [s.name for s in found.asked.stages] == ["adaptor", "finetune"]
+    with pytest.raises(ConfigError, match="--pretrained FILE"):
+        plan("deepi2i-small", data, settings=settings, steps=2)
 
 
 def test_a_bad_picture_is_told_once(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -107,7 +107,10 @@ class RunPlan:
         if self.proposal is None:
             return "\n".join([*lines, "no smaller batch part or crop was found that does; use a smaller network"])
         change = " ".join(f"--set {key}={value}" for key, value in self.proposal.settings.items())
-        return "\n".join([*lines, f"this would fit: {change}", *_described(self.proposal)])
+        lines.append(f"this would fit: {change}")
+        if "training.accumulate" in self.proposal.settings:
+            lines.append("(batches are then computed in parts; a smaller batch would fit as well, and learn otherwise)")
+        return "\n".join([*lines, *_described(self.proposal)])
 
 
 def _described(cost: Cost) -> list[str]:
@@ -159,21 +162,25 @@ def plan(
     *,
     settings: Mapping[str, Any] | None = None,
     steps: int | None = None,
+    pretrained: Path | str | None = None,
     memory: float | None = None,
 ) -> RunPlan:
     """Time a few steps of every stage on ``data`` and predict the whole run.
 
     Args:
         config: a run's settings, or the name of a preset or a TOML file.
-        settings, steps: as for :func:`unpaired.train`.
+        settings, steps, pretrained: as for :func:`unpaired.train`.
         memory: GiB that the run may use; what the machine (or its GPU) has free when None.
 
     Raises:
         ConfigError, DataError, WeightsError: as training would be refused.
     """
-    from unpaired import devices
+    from unpaired import devices, transfer
 
     run = config if isinstance(config, RunConfig) else runs.resolve(preset=config, settings=settings, steps=steps)
+    if pretrained is not None:
+        fixed = transfer.settings_from(pretrained)[1]
+        run = _changed(run, {k: v for k, v in fixed.items() if k not in (settings or {})})
     device, precision = devices.choose(run.training)
     if memory is not None and memory <= 0:
         raise ConfigError(f"memory = {memory}: GiB that the run may use, above 0")
@@ -182,25 +189,31 @@ def plan(
     found = RunPlan(str(device), precision, there, asked)
     if found.fits:
         return found
-    for change in _smaller(run, data):
+    for change in _smaller(run, data, bf16=precision == "fp32" and devices.has_bf16(device)):
         cost = _tried(run, data, change, there)
         if cost is not None and cost.peak <= there:
             return replace(found, proposal=cost)
     return found
 
 
-def _smaller(run: RunConfig, data: Path | str) -> Iterator[dict[str, Any]]:
-    """Changes to try, the least harmful first: parts of a batch, then smaller crops with the smallest parts."""
+def _smaller(run: RunConfig, data: Path | str, *, bf16: bool) -> Iterator[dict[str, Any]]:
+    """Changes to try, the least harmful first: parts of a batch, then ``bf16``, then smaller crops, each with all before it. A smaller
+    batch would take no less memory than a batch in parts."""
     from unpaired.data.folders import find
     from unpaired.methods import method_class
 
     tree = find(data, least=min(2, method_class(run.method).min_domains))
     largest = max(stage.batch_size for stage in runs.build(run, tree.domains).stages())
-    parts, change = 2, {}
+    parts, change = 2 * run.training.accumulate, dict[str, Any]()
     while parts <= largest:
         change = {"training.accumulate": parts}
         yield change
         parts *= 2
+    if bf16:
+        change = {**change, "training.precision": "bf16"}
+        yield change
+    if getattr(run.model, "pretrained", ""):
+        return  # the GAN has one size
     ratio = (run.data.resize or run.data.size) / run.data.size
     size = run.data.size // 2
     while size >= SMALLEST:

@@ -148,6 +148,7 @@ def plan(
     *,
     set_: Settings = [],  # noqa: B006
     steps: Steps | None = None,
+    pretrained: Path | None = None,
     memory: float | None = None,
     json: Json = False,
 ) -> None:
@@ -157,6 +158,8 @@ def plan(
     ----------
     config
         Name of a shipped preset, or a TOML file (a run's config.toml too).
+    pretrained
+        Pretrained GAN that the run will start from, as for train.
     memory
         GiB that the run may use; what is free here when not given.
     """
@@ -167,7 +170,7 @@ def plan(
     if str(data) in presets() and Path(config).is_dir():
         typed = shlex.join(["unpaired", "plan", str(data), config])
         raise ConfigError(f"the preset comes first: {typed}")
-    found = run(config, data, settings=settings_of(set_), steps=steps, memory=memory)
+    found = run(config, data, settings=settings_of(set_), steps=steps, pretrained=pretrained, memory=memory)
     if json:
         print_json(found.to_dict())
     else:
