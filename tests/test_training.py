@@ -714,3 +714,32 @@ def test_a_group_described_by_half_is_refused(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="torchrun"):
         fit(tmp_path)
+
+
+def test_gradients_averaged_over_ranks_stay_in_the_memory_format_of_their_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a CPU weights lie channels_last, and Adam's fused kernel walks weight and gradient as they lie: two ranks with the same
+    gradients take the step of one."""
+    after = []
+    for world in (1, 2):
+        torch.manual_seed(0)
+        layer = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        adam = torch.optim.Adam(layer.parameters(), lr=1.0, fused=True)
+        layer(torch.randn(2, 3, 8, 8)).square().sum().backward()
+        if world == 2:
+            monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat: flat.mul_(2))
+            training.Ranks(0, 2).average_gradients(list(layer.parameters()))
+        adam.step()
+        after.append(layer.weight.detach().clone())
+    assert torch.equal(*after)
+
+
+def test_a_batch_that_ranks_cannot_share_evenly_is_refused() -> None:
+    """Each rank's gradient counts the same, and each needs a part: 3 images for 2 processes are refused with what would do."""
+    stage = Stage("train", 5, (), 3)
+    training._check_shares(Plan([stage]), training.Ranks(0, 3))
+    with pytest.raises(
+        ConfigError, match="3 in stage 'train' cannot be shared evenly by 2 processes: use a multiple of 2"
+    ):
+        training._check_shares(Plan([stage]), training.Ranks(0, 2))

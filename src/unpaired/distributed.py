@@ -63,7 +63,8 @@ class Ranks:
             dist.all_reduce(flat)
         flat /= self.world
         for p, mean in zip(trained, torch.split(flat, [p.numel() for p in trained]), strict=True):
-            p.grad = mean.view_as(p).clone()
+            assert p.grad is not None
+            p.grad.copy_(mean.view_as(p))  # in its own memory format: Adam's fused kernel walks both as they lie
 
     def share_buffers(self, buffers: Iterable[Tensor]) -> None:
         """Give every rank the buffers of rank 0, after each step: a restart then finds what the run would have had."""
