@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
-from harness import CEILING, Turns, cost_of, product
+from harness import CEILING, Turns, cost_of, product, synchronise
 
 from unpaired.planning import flop_counter
 
@@ -30,19 +30,23 @@ def interleave_apart(
     precision: Mapping[str, str] | str = "fp32",
     threads: int = 1,
     count: bool = True,
+    device: str = "cpu",
 ) -> Turns:
-    """As `harness.interleave`, on a CPU: CPU time with one thread, else wall time."""
+    """As `harness.interleave`: CPU time with one thread on a CPU, else wall time."""
     kinds = dict.fromkeys(makers, precision) if isinstance(precision, str) else dict(precision)
     torch.set_num_threads(threads)
-    clock = "cpu" if threads == 1 else "wall"
+    place = torch.device(device)
+    clock = "cpu" if threads == 1 and place.type == "cpu" else "wall"
     now = time.process_time if clock == "cpu" else time.perf_counter
-    ceilings = {f"{CEILING} {kind}": product(kind, torch.device("cpu")) for kind in dict.fromkeys(kinds.values())}
+    ceilings = {f"{CEILING} {kind}": product(kind, place) for kind in dict.fromkeys(kinds.values())}
     turns = Turns({name: [] for name in (*makers, *ceilings)}, clock, precision=kinds)
     context = get_context("spawn")
     workers = {}
     for name, (maker, arguments) in makers.items():
         mine, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, maker, arguments, threads, warmup, count), daemon=True)
+        process = context.Process(
+            target=_serve, args=(theirs, maker, arguments, threads, warmup, count, device), daemon=True
+        )
         process.start()
         theirs.close()
         workers[name] = (process, mine)
@@ -59,8 +63,10 @@ def interleave_apart(
             mine.send(True)
             turns.seconds[name].append(mine.recv())
         for name, way in ceilings.items():
+            synchronise(place)
             start = now()
             way()
+            synchronise(place)
             turns.seconds[name].append(now() - start)
     for process, mine in workers.values():
         mine.send(False)
@@ -68,14 +74,19 @@ def interleave_apart(
     return turns
 
 
-def _serve(pipe: Connection, maker: Maker, arguments: tuple[Any, ...], threads: int, warmup: int, count: bool) -> None:
+def _serve(
+    pipe: Connection, maker: Maker, arguments: tuple[Any, ...], threads: int, warmup: int, count: bool, device: str
+) -> None:
     torch.set_num_threads(threads)
-    now = time.process_time if threads == 1 else time.perf_counter
+    place = torch.device(device)
+    now = time.process_time if threads == 1 and place.type == "cpu" else time.perf_counter
     way = maker(*arguments)
     for _ in range(warmup):
         way()
-    pipe.send(cost_of(way, torch.device("cpu")) if count else (0.0, 0.0))
+    pipe.send(cost_of(way, place) if count else (0.0, 0.0))
     while pipe.recv():
+        synchronise(place)
         start = now()
         way()
+        synchronise(place)
         pipe.send(now() - start)

@@ -82,10 +82,11 @@ def inputs_of(name: str, count: int) -> torch.Tensor:
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def reference(name: str, count: int, precision: str) -> Callable[[], torch.Tensor]:
+def reference(name: str, count: int, device: str, precision: str) -> Callable[[], torch.Tensor]:
     """The network as it is built."""
     torch.manual_seed(0)
-    network, images = BACKBONES[name].build(random_state(name)).eval(), inputs_of(name, count)
+    network = BACKBONES[name].build(random_state(name)).eval().to(device)
+    images = inputs_of(name, count).to(device)
 
     def way() -> torch.Tensor:
         with torch.no_grad(), autocast(precision, images.device):
@@ -94,30 +95,31 @@ def reference(name: str, count: int, precision: str) -> Callable[[], torch.Tenso
     return way
 
 
-def ours(name: str, count: int, precision: str) -> Callable[[], torch.Tensor]:
+def ours(name: str, count: int, device: str, precision: str) -> Callable[[], torch.Tensor]:
     """The backbone."""
     torch.manual_seed(0)
-    backbone = backbone_from_state(name, random_state(name), choose_device("cpu"), precision)
-    images = inputs_of(name, count)
+    backbone = backbone_from_state(name, random_state(name), choose_device(device), precision)
+    images = inputs_of(name, count).to(device)
     return lambda: backbone(images)
 
 
 def speed(args: argparse.Namespace) -> None:
     """The row of the table."""
     rows: list[Row] = []
+    device = str(choose_device(args.device))
     for name in args.backbone.split(","):
-        makers = {"reference": (reference, (name, args.images, "fp32"))}
+        makers = {"reference": (reference, (name, args.images, device, "fp32"))}
         if args.precision == "bf16":
-            makers["reference, autocast"] = (reference, (name, args.images, "bf16"))
-        makers["ours"] = (ours, (name, args.images, args.precision))
-        x, y = (maker(*given)().double() for maker, given in (makers["reference"], makers["ours"]))
+            makers["reference, autocast"] = (reference, (name, args.images, device, "bf16"))
+        makers["ours"] = (ours, (name, args.images, device, args.precision))
+        x, y = (maker(*given)().double().cpu() for maker, given in (makers["reference"], makers["ours"]))
         kinds = {k: "fp32" if k == "reference" else args.precision for k in makers}
-        turns = interleave_apart(makers, rounds=args.rounds, precision=kinds, threads=args.threads or 1)
+        turns = interleave_apart(makers, rounds=args.rounds, precision=kinds, threads=args.threads or 1, device=device)
         row = compare(
             f"{name}, {args.images} images", turns, ways=list(makers), goal=4.0 if args.precision == "bf16" else 1.2
         )
         rows.append(replace(row, note=f"relative difference {float((x - y).norm() / x.norm()):.1e}"))
-    write(rows, args.out)
+    write(rows, args.out, device=device)
 
 
 def main() -> None:

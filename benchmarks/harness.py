@@ -33,7 +33,7 @@ import torch
 
 from unpaired.config import RunConfig
 from unpaired.data.sampling import ArrayPool
-from unpaired.devices import autocast, has_bf16
+from unpaired.devices import has_bf16, products
 from unpaired.methods.base import Batch
 from unpaired.planning import flop_counter
 
@@ -146,10 +146,11 @@ def fresh(batch: Batch) -> Batch:
 def product(precision: str, device: torch.device) -> Callable[[], object]:
     """A square matrix product in ``precision``: the ceiling."""
     side = SIDE[device.type]
-    a, b = torch.randn(2, side, side, device=device).unbind(0)
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32  # of that type before, so that no cast is timed
+    a, b = torch.randn(2, side, side, device=device).to(kind).unbind(0)
 
     def way() -> object:
-        with torch.no_grad(), autocast(precision, device):
+        with torch.no_grad(), products(precision):
             return a @ b
 
     return way

@@ -46,14 +46,15 @@ def count_flop(config: RunConfig, args: argparse.Namespace) -> None:
             total = 0.0
             n = torch.zeros(stage.batch_size, dtype=torch.int64)
             images = [torch.zeros(stage.batch_size, 3, side, side) for _ in range(2)]
+            batch = Batch(images[0], n, images[1], n)  # one for all players, who share what they make of it
             for update in stage.updates:
                 method.eval().requires_grad_(False)
                 for module in (*(m for u in stage.updates for m in u.modules), *stage.train_mode):
                     module.train()
-                for module in update.modules:
+                for module in (*update.modules, *update.ahead):
                     module.requires_grad_(True)
                 with flop_counter() as counter:
-                    torch.stack(list(update.loss(Batch(images[0], n, images[1], n)).values())).sum().backward()
+                    torch.stack(list(update.loss(batch).values())).sum().backward()
                 total += counter.get_total_flops() / update.every
             print(
                 json.dumps(

@@ -36,15 +36,16 @@ def method_of(preset: str) -> tuple[Method, str, str]:
     return method, *method.directions[0]
 
 
-def images_of(batch: int, side: int) -> torch.Tensor:
+def images_of(batch: int, side: int, device: str) -> torch.Tensor:
     """[batch, 3, side, side] in [-1, 1]."""
-    return torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return (torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1).to(device)
 
 
-def reference(preset: str, batch: int, side: int, precision: str) -> Callable[[], torch.Tensor]:
+def reference(preset: str, batch: int, side: int, device: str, precision: str) -> Callable[[], torch.Tensor]:
     """The method itself under no_grad, its parameters asking for gradients as in training, with PyTorch's instance norm."""
     method, source, target = method_of(preset)
-    images = images_of(batch, side)
+    method.to(device)
+    images = images_of(batch, side, device)
 
     def way() -> torch.Tensor:
         with torch.no_grad(), plain(), autocast(precision, images.device):
@@ -53,12 +54,12 @@ def reference(preset: str, batch: int, side: int, precision: str) -> Callable[[]
     return way
 
 
-def ours(preset: str, batch: int, side: int, precision: str, engine: str) -> Callable[[], torch.Tensor]:
+def ours(preset: str, batch: int, side: int, device: str, precision: str, engine: str) -> Callable[[], torch.Tensor]:
     """`Translator.translate`, in a process that keeps the memory it has freed, as the command line's does."""
     keep_memory()
     method, source, target = method_of(preset)
-    translator = Translator(method, {}, precision=precision, engine=engine)
-    images = images_of(batch, side)
+    translator = Translator(method, {}, device=device, precision=precision, engine=engine)
+    images = images_of(batch, side, device)
     return lambda: translator.translate(images, source, target)
 
 
@@ -71,24 +72,29 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     bf16 = options.precision == "bf16"
-    if bf16 and not has_bf16(torch.device("cpu")):
-        print("this CPU has no bf16 units: PyTorch emulates them, and the bf16 goals cannot be reached here")
+    if bf16 and not has_bf16(torch.device(options.device)):
+        print("this device has no bf16 units: PyTorch emulates them, and the bf16 goals cannot be reached here")
     rows = []
     for preset in options.preset:
         for shape in options.shape:
             batch, side = map(int, shape.split("x"))
-            own = (preset, batch, side)
+            own = (preset, batch, side, options.device)
             makers = {"reference": (reference, (*own, "fp32"))}
             if bf16:
                 makers["reference, autocast"] = (reference, (*own, "bf16"))
-            if not bf16 and importlib.util.find_spec("openvino"):
+            if not bf16 and options.device == "cpu" and importlib.util.find_spec("openvino"):
                 makers["ours, openvino"] = (ours, (*own, "fp32", "openvino"))
             makers["ours"] = (ours, (*own, options.precision, "torch"))  # the last: the goal is for PyTorch alone
-            first, *others = (maker(*given)().float() for maker, given in makers.values())
+            first, *others = (maker(*given)().float().cpu() for maker, given in makers.values())
             worst = [float((first - other).abs().max()) for other in others]
             kinds = {name: "bf16" if bf16 and name != "reference" else "fp32" for name in makers}
             turns = interleave_apart(
-                makers, rounds=options.rounds, warmup=options.warmup, precision=kinds, threads=options.threads
+                makers,
+                rounds=options.rounds,
+                warmup=options.warmup,
+                precision=kinds,
+                threads=options.threads,
+                device=options.device,
             )
             row = compare(f"{preset}, {batch} × {side} px", turns, ways=list(makers), goal=GOALS[options.precision])
             differ = ", ".join(f"{name} {x:.1e}" for name, x in zip(list(makers)[1:], worst, strict=True))
@@ -96,7 +102,7 @@ def main() -> None:
             if bf16:
                 between = compare(f"{row.work}", turns, ways=("reference, autocast", "ours"), goal=AUTOCAST_GOAL)
                 rows.append(between)
-    write(rows, options.out)
+    write(rows, options.out, device=options.device)
 
 
 if __name__ == "__main__":

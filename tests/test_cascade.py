@@ -688,13 +688,15 @@ def test_size_is_said_before_it_is_written_and_bounded(caplog: pytest.LogCapture
     cache.store.close()
 
 
-def test_a_full_file_stays_as_it_is(tmp_path: Path) -> None:
+def test_a_full_file_stays_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Records beyond the capacity are not kept; the others stay readable; another kind of file is refused."""
     store = feature_cache.FeatureStore(tmp_path / "f", 8, 2)
     keys = [bytes([i + 1] * 16) for i in range(3)]
     for i, key in enumerate(keys):
         store.put(key, np.full(8, i, np.uint8))
     assert len(store) == 2 and store.get(keys[2], 8) is None
+    store.put(bytes([9] * 16), np.zeros(8, np.uint8))
+    assert caplog.text.count("is full of other crops") == 1  # said once
     found = store.get(keys[1], 3)
     assert found is not None and found.tolist() == [1, 1, 1]
     store.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import pickle
@@ -239,6 +240,17 @@ def test_the_cache_changes_nothing_but_speed(tmp_path: Path, own_cache: Path) ->
     assert snapshot(root) == before
     assert len(list(own_cache.glob("*.images"))) == 1
     assert not list(own_cache.glob(".*")), "no half-written file is left"
+
+
+def test_what_a_killed_build_left_is_removed_and_a_living_one_is_not(tmp_path: Path, own_cache: Path) -> None:
+    """Half-written caches may be as large as whole ones; the next build frees their room. One that is being written is locked."""
+    own_cache.mkdir()
+    for name in (".building-dead", ".building-alive"):
+        (own_cache / name).write_bytes(b"half")
+    with (own_cache / ".building-alive").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        open_pool(mixed(tmp_path / "d"), CONFIG)
+    assert [p.name for p in own_cache.glob(".*")] == [".building-alive"]
 
 
 def test_the_cache_follows_settings_and_files(tmp_path: Path, own_cache: Path) -> None:

@@ -183,7 +183,11 @@ class Trainer(TrainingState):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for parameter in parameters:
             parameter.requires_grad_(True)
-        if len(parts) == 1 and not self.settings.compile:
+        as_written = not self.settings.compile or all(
+            self.losses.get((stage.name, u.name)) == u.loss
+            for u in stage.updates  # compiling failed
+        )
+        if len(parts) == 1 and as_written:
             for module in update.ahead:
                 module.requires_grad_(True)  # until that player's own update is done
         optimizer.zero_grad(set_to_none=True)

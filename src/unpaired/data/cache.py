@@ -15,6 +15,8 @@ The header stands last because it is known last. Writing is atomic: temporary fi
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import logging
@@ -216,10 +218,15 @@ def _cached_bytes(entry: Entry, side: int) -> int:
 
 
 def _build(path: Path, entries: Sequence[Entry], config: DataConfig) -> None:
-    """Decode every file once, write the cache, rename it into place."""
+    """Decode every file once, write the cache, rename it into place. What killed builds have left is removed."""
+    for left in path.parent.glob(".building-*"):
+        with contextlib.suppress(OSError), left.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its builder, if there is one, holds it
+            left.unlink()
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".building-")
     try:
         with os.fdopen(handle, "wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             _write(file, entries, config)
             file.flush()
             os.fsync(file.fileno())

@@ -73,6 +73,8 @@ class FeatureStore:
         self._place = {slots["key"][i].tobytes(): int(i) for i in used}
         self._crc = {int(i): int(slots["crc"][i]) for i in used}
         self._next = int(used[-1]) + 1 if len(used) else 0
+        self._full = False
+        """Whether it has been said that no more fits."""
         self._sound: set[int] = set()
         """Slots whose checksum has been compared since the file was opened."""
 
@@ -96,9 +98,14 @@ class FeatureStore:
         return np.frombuffer(found, np.uint8, count=length)
 
     def put(self, key: bytes, record: NDArray[np.uint8]) -> None:
-        """Keep a record of ``record`` bytes; nothing where the file is full or has it. Where the disk is full or fails, that is
-        logged, and nothing more is kept; what is there stays readable."""
-        if key in self._place or self._next >= self.capacity:
+        """Keep a record of ``record`` bytes; nothing where the file is full or has it. Where the file is full of other crops, and where
+        the disk is full or fails, that is logged, and nothing more is kept; what is there stays readable."""
+        if key in self._place:
+            return
+        if self._next >= self.capacity:
+            if not self._full:
+                log.warning("%s is full of other crops; to keep these, remove it or set UNPAIRED_CACHE", self.path)
+            self._full = True
             return
         place, self._next = self._next, self._next + 1
         content = record.tobytes()
@@ -108,7 +115,7 @@ class FeatureStore:
             _write(self._file, content, self._start + place * self.record)
             _write(self._file, slot.tobytes(), _HEAD.size + place * _SLOT.itemsize)
         except OSError as error:
-            self._next = self.capacity
+            self._next, self._full = self.capacity, True
             log.warning("%s: %s; no more features are kept, those are computed each time", self.path, error.strerror)
             return
         self._place[key] = place

@@ -147,7 +147,8 @@ class Update:
     ahead: tuple[nn.Module, ...] = ()
     """Modules of a later player of the same step that ask for gradients during this loss already, so that what it computes with
     them can serve that player, graph and all. Not where a batch has several parts, whose graphs would be kept side by side, and
-    not where losses are compiled, each by itself: there the later player computes it anew."""
+    not where losses are compiled, each by itself: there the later player computes it anew. That player must be due in every step
+    (``every = 1``): else what is kept would wait for it, with its graph."""
 
 
 def asks_gradients(*modules: nn.Module) -> bool:
