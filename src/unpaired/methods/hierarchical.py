@@ -9,6 +9,7 @@ subscript r is a resolution: the paper's layers l = 3, 4, 5, 6 are r = 32, 16, 8
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -23,8 +24,8 @@ from unpaired.errors import CheckpointError, ConfigError
 from unpaired.methods.base import Adam, Batch, Stage, Update
 from unpaired.methods.gans import Betas, Count, DiscriminatorRate, Epsilon, GeneratorRate, OnGAN, Rate, Weight
 from unpaired.networks.blocks import steady
-from unpaired.runlog import warn
 
+log = logging.getLogger("unpaired")
 Part = Literal["encoder", "generator", "discriminator"]
 AdaptorRate = Annotated[Rate, Field(description="Adam's learning rate for the adaptors.")]
 EncoderRate = Annotated[Rate, Field(description="Adam's learning rate for the encoder where it is trained.")]
@@ -222,9 +223,10 @@ class Hierarchical(OnGAN):
             try:
                 found = self.read_pretrained()
             except (CheckpointError, ConfigError) as error:
-                warn(
-                    f"the model of --start-from holds no discriminator, and that of the pretrained GAN cannot be had ({error}): it begins "
-                    "with random weights, and so do the features that translations are compared in. --pretrained GAN names another file"
+                log.warning(
+                    "the model of --start-from holds no discriminator, and that of the pretrained GAN cannot be had (%s): it begins with "
+                    "random weights, and so do the features that translations are compared in. --pretrained GAN names another file",
+                    error,
                 )
             else:
                 self.discriminator.load_state_dict(found.discriminator)
