@@ -65,7 +65,7 @@ class Pyramid(nn.Module):
     """Levels of a frozen classifier in the units of each domain.
 
     Made with random weights and statistics 0 and 1; :meth:`prepare` fills both. Weights and statistics are in its state.
-    Maps are float32 whatever the precision around, and nothing is ever turned back into raw features.
+    Maps are of type float32, computed in the precision around, and nothing is ever turned back into raw features.
 
     Args:
         network: a name of ``NETWORKS`` with a pyramid.
