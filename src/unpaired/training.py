@@ -168,7 +168,9 @@ class Trainer(TrainingState):
         seed_everything(self.config.seed, self.step, self.ranks.rank)
         self.method.monitor.clear()
         terms: dict[str, Tensor] = {}
-        accumulate = min(self.settings.accumulate, len(batch))
+        accumulate = min(
+            self.settings.accumulate, stage.batch_size // self.ranks.world
+        )  # the same on all ranks: they meet in each part
         # cut once: a method that keeps what players share (features, translations) knows images again by being the same object
         parts = [batch.part(i, accumulate) for i in range(accumulate)]
         for update in stage.updates:
@@ -212,12 +214,12 @@ class Trainer(TrainingState):
         fresh = key not in self.losses
         loss = self._loss(update, stage)
         if loss is update.loss:
-            return self._differentiated(update, loss, parts)
+            return self._differentiated(update, stage, loss, parts)
         # compiling fails at the first use: what the loss moved until then is put back, so that all is as without compiling
         before = [b.detach().clone() for b in self.method.buffers()] if fresh else []
         drawn = [(g, g.get_state()) for g in devices.generators(self.device)] if fresh else []
         try:
-            return self._differentiated(update, loss, parts)
+            return self._differentiated(update, stage, loss, parts)
         except UnpairedError:
             raise
         except Exception as error:  # the compiler raises many kinds; if the loss is at fault, it raises again below
@@ -228,15 +230,19 @@ class Trainer(TrainingState):
         for buffer, value in zip(self.method.buffers(), before, strict=False):  # none after the first use
             buffer.copy_(value)
         self.method.zero_grad(set_to_none=True)
-        return self._differentiated(update, update.loss, parts)
+        return self._differentiated(update, stage, update.loss, parts)
 
     def _differentiated(
-        self, update: Update, loss: Callable[[Batch], dict[str, Tensor]], parts: Sequence[Batch]
+        self, update: Update, stage: Stage, loss: Callable[[Batch], dict[str, Tensor]], parts: Sequence[Batch]
     ) -> dict[str, Tensor]:
         """Forward and backward of each part through ``loss``; the terms of all by ``update/term``, detached."""
         sums: dict[str, Tensor] = {}
+        mine = sum(map(len, parts))
+        weight = (
+            mine * self.ranks.world / stage.batch_size
+        )  # 1 where all ranks have as many images: their gradients are averaged
         for piece in parts:
-            share = len(piece) / sum(map(len, parts))
+            share = len(piece) / mine
             with devices.autocast(self.settings.precision, self.device):
                 terms = loss(piece)
             total = torch.stack([t.float() for t in terms.values()]).sum()
@@ -245,7 +251,7 @@ class Trainer(TrainingState):
                     self.stop_non_finite(update.name, terms)
             else:  # no waiting for the GPU here: looked at before each log line and each save
                 self.finite &= torch.isfinite(total.detach())
-            (total * share).backward()  # type: ignore[no-untyped-call]
+            (total * (share * weight)).backward()  # type: ignore[no-untyped-call]
             for key, value in terms.items():
                 sums[f"{update.name}/{key}"] = sums.get(f"{update.name}/{key}", 0) + value.detach().float() * share
         return sums
@@ -478,12 +484,12 @@ def _row(images: Tensor, columns: int) -> np.ndarray[Any, Any]:
 
 
 def _check_shares(plan: Plan, ranks: Ranks) -> None:
-    """Refuse a batch that the processes cannot share evenly: their gradients count alike. Raises ConfigError."""
-    uneven = [f"{s.batch_size} in stage '{s.name}'" for s in plan.stages if s.batch_size % ranks.world]
-    if uneven:
+    """Refuse a batch of which some process would have no image. Raises ConfigError."""
+    small = [f"{s.batch_size} in stage '{s.name}'" for s in plan.stages if s.batch_size < ranks.world]
+    if small:
         raise ConfigError(
-            f"a batch of {', '.join(uneven)} cannot be shared evenly by {ranks.world} processes: use a multiple of {ranks.world} "
-            f"(--set model.batch_size={ranks.world}), or another number of processes"
+            f"a batch of {', '.join(small)} cannot be shared by {ranks.world} processes: --set model.batch_size={ranks.world} or more, or "
+            "fewer processes"
         )
 
 

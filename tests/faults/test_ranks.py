@@ -15,8 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cases
 import kit
 import pytest
+import torch
 from figures import Figure
 
 import tiny
@@ -35,7 +37,14 @@ class Job:
     """Two ranks of one job, as torchrun would start them; each is a child of this process."""
 
     def __init__(
-        self, run: Path, on_step: OnStep = lambda *_: None, *, steps: int = 6, data: Path | None = None, **settings: Any
+        self,
+        run: Path,
+        on_step: OnStep = lambda *_: None,
+        *,
+        steps: int = 6,
+        data: Path | None = None,
+        work: Callable[[Path], None] | None = None,
+        **settings: Any,
     ) -> None:
         self.run = run
         run.mkdir(exist_ok=True)
@@ -43,9 +52,12 @@ class Job:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
 
-        def work(rank: int) -> None:
+        def on_rank(rank: int) -> None:
             os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            if work is not None:
+                work(run)
+                return
             first = {"model__batch_size": 4, "model__first_steps": steps, "training__checkpoint_every": 1000}
             config = tiny.config(**{**first, "training__sample_every": 1000, **settings})
             pool = tiny.pool() if data is None else open_pool(data, config.data)
@@ -54,7 +66,7 @@ class Job:
                     build(config, pool.domains), pool, config, run, quiet=True, on_step=lambda s, m: on_step(rank, s, m)  # type: ignore[func-returns-value]
                 )  # fmt: skip
 
-        self.ranks = [kit.Child(lambda r=rank: work(r)) for rank in range(2)]  # type: ignore[misc]
+        self.ranks = [kit.Child(lambda r=rank: on_rank(r)) for rank in range(2)]  # type: ignore[misc]
 
     def wait_for_step(self, step: int) -> None:
         """Until rank 0 has logged that step."""
@@ -280,3 +292,21 @@ def test_torchrun_starts_and_ends_a_job(tmp_path: Path) -> None:
         assert done.returncode == 0 and "terminate called" not in done.stderr, done.stderr
         saved, rejected = checkpoint.latest(tmp_path / "run" / "checkpoints")
         assert saved is not None and saved.step == steps and not rejected
+
+
+def test_ranks_with_shares_of_different_size_take_the_step_of_one(tmp_path: Path) -> None:
+    """Three images for two ranks, in parts where that is asked for: after a step of UNIT without noise the gradients that Adam has seen are
+    those of one process with all three, up to rounding."""
+    config = cases.config("unit", model={"batch_size": 3, "noise": "none", "steps": 1}, training={"accumulate": 2})
+
+    def work(run: Path) -> None:
+        training.fit(cases.method("unit", config), cases.pool("unit"), config, run, quiet=True)
+
+    seen = []
+    work(tmp_path / "1")
+    assert [r.code for r in Job(tmp_path / "2", work=work).finish()] == [0, 0]
+    for world in (1, 2):
+        saved, _ = checkpoint.latest(tmp_path / str(world) / "checkpoints")
+        assert saved is not None and saved.step == 1
+        seen.append({k: v for k, v in checkpoint.read_state(saved)[0].items() if k.endswith("/exp_avg")})
+    assert seen[0] and all(torch.allclose(v, seen[1][k], rtol=1e-3, atol=1e-7) for k, v in seen[0].items())
