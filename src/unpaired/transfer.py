@@ -70,8 +70,8 @@ def settings_from(path: Path | str) -> tuple[str, dict[str, Any]]:
 
 
 def _file(path: Path | str, kind: str) -> Path:
-    if not Path(path).exists():
-        raise CheckpointError(f"{path}: no such file or folder; --pretrained wants a GAN. {get(kind)}")
+    if not str(path) or not Path(path).exists():
+        raise CheckpointError(f"{path or 'no name'}: no such file or folder; --pretrained wants a GAN. {get(kind)}")
     return checkpoint.model_file(path)
 
 

@@ -65,9 +65,8 @@ class FeatureStore:
         except BaseException:
             os.close(self._file)
             raise
-        self._close = weakref.finalize(
-            self, os.close, self._file
-        )  # also when the last user forgets it, or it stays locked
+        # also when its last user forgets it: a run after that, in the same process, would find it locked
+        self._close = weakref.finalize(self, os.close, self._file)
         slots = np.frombuffer(there, _SLOT, count=len(there) // _SLOT.itemsize)
         used = np.flatnonzero(slots["key"].any(axis=1))
         self._place = {slots["key"][i].tobytes(): int(i) for i in used}
