@@ -92,7 +92,9 @@ def main() -> None:
     device = devices.choose_device(args.device)
     devices.set_for_training(args.precision, device)
     source = getattr(config.model, "source", "") or "a"
-    names = tuple(sorted((source, "b" if source != "b" else "c")))
+    names = tuple(sorted((source, "b" if source != "b" else "c")))[
+        : 1 if method_class(config.method).max_domains == 1 else 2
+    ]
     pool = noise_pool(config, names)
     method = runs.build(config, names)
     trainer = training.Trainer(method, pool, config, Path("unused"), device=device)
