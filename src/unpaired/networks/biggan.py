@@ -45,7 +45,9 @@ class _Spectral(nn.Module):
     def normalised(self) -> Tensor:
         """W / σ(W), float32, also under autocast; the shape of the weight."""
         with torch.autocast(self.weight.device.type, enabled=False):
-            w = self.weight.flatten(1)  # [rows, columns]
+            # columns as they lie in memory, since any order will do: channels_last weights would be copied otherwise
+            last = self.weight.ndim == 4 and self.weight.is_contiguous(memory_format=torch.channels_last)
+            w = (self.weight.permute(0, 2, 3, 1) if last else self.weight).flatten(1)  # [rows, columns]
             with torch.no_grad():
                 v = F.normalize(self.u0 @ w, eps=SN_EPS)  # [1, columns]
                 u = F.normalize(v @ w.T, eps=SN_EPS)  # [1, rows]
