@@ -23,6 +23,7 @@ from unpaired import runs
 from unpaired._memory import keep_memory
 from unpaired.devices import autocast, has_bf16
 from unpaired.methods.base import Method
+from unpaired.methods.levels import LevelMethod
 from unpaired.translation import Translator
 
 GOALS = {"fp32": 1.25, "bf16": 6.0}
@@ -33,6 +34,8 @@ def method_of(preset: str) -> tuple[Method, str, str]:
     """A method with random weights from seed 0, and its first direction."""
     torch.manual_seed(0)
     method = runs.build(runs.resolve(preset=preset, settings={"seed": 0}), ("a", "b")).eval()
+    if isinstance(method, LevelMethod):
+        method.reached.fill_(len(method.config.levels))  # all of them are in use
     return method, *method.directions[0]
 
 
@@ -82,7 +85,8 @@ def main() -> None:
             makers = {"reference": (reference, (*own, "fp32"))}
             if bf16:
                 makers["reference, autocast"] = (reference, (*own, "bf16"))
-            if not bf16 and options.device == "cpu" and importlib.util.find_spec("openvino"):
+            alike = not method_of(preset)[0].stochastic  # the engine runs no others
+            if alike and not bf16 and options.device == "cpu" and importlib.util.find_spec("openvino"):
                 makers["ours, openvino"] = (ours, (*own, "fp32", "openvino"))
             makers["ours"] = (ours, (*own, options.precision, "torch"))  # the last: the goal is for PyTorch alone
             first, *others = (maker(*given)().float().cpu() for maker, given in makers.values())
