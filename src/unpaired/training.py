@@ -168,9 +168,8 @@ class Trainer(TrainingState):
         seed_everything(self.config.seed, self.step, self.ranks.rank)
         self.method.monitor.clear()
         terms: dict[str, Tensor] = {}
-        accumulate = min(
-            self.settings.accumulate, stage.batch_size // self.ranks.world
-        )  # the same on all ranks: they meet in each part
+        # the same number of parts on all ranks: they meet in each
+        accumulate = min(self.settings.accumulate, stage.batch_size // self.ranks.world)
         # cut once: a method that keeps what players share (features, translations) knows images again by being the same object
         parts = [batch.part(i, accumulate) for i in range(accumulate)]
         for update in stage.updates:
@@ -185,9 +184,9 @@ class Trainer(TrainingState):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for parameter in parameters:
             parameter.requires_grad_(True)
+        # also where compiling was asked for and has failed for all of them
         as_written = not self.settings.compile or all(
-            self.losses.get((stage.name, u.name)) == u.loss
-            for u in stage.updates  # compiling failed
+            self.losses.get((stage.name, u.name)) == u.loss for u in stage.updates
         )
         if len(parts) == 1 and as_written:
             for module in update.ahead:
@@ -238,9 +237,8 @@ class Trainer(TrainingState):
         """Forward and backward of each part through ``loss``; the terms of all by ``update/term``, detached."""
         sums: dict[str, Tensor] = {}
         mine = sum(map(len, parts))
-        weight = (
-            mine * self.ranks.world / stage.batch_size
-        )  # 1 where all ranks have as many images: their gradients are averaged
+        # gradients are averaged over ranks: 1 where all have as many images
+        weight = mine * self.ranks.world / stage.batch_size
         for piece in parts:
             share = len(piece) / mine
             with devices.autocast(self.settings.precision, self.device):
