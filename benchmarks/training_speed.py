@@ -52,6 +52,7 @@ from unpaired.methods.cascade import Cascade
 from unpaired.methods.levels import LevelMethod
 from unpaired.methods.unit import UNIT, sum_of
 from unpaired.networks import convolution, feature_maps, instance_norm, pyramid, stylegan
+from unpaired.networks.spectral_norm import SN_EPS, Spectral
 
 ROWS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("unit-horse2zebra-128", "train", ()),
@@ -106,6 +107,21 @@ def plain_maps(self: pyramid.Pyramid, images: Tensor, levels: Any) -> list[Tenso
     return self.features(images, [self.layer[level] for level in levels])
 
 
+def plain_spectral(self: Spectral) -> Tensor:
+    """Spectral norm as released: σ differentiated by PyTorch, in each pass anew."""
+    with torch.autocast(self.weight.device.type, enabled=False):
+        w = self.weight.flatten(1)
+        with torch.no_grad():
+            v = F.normalize(self.u0 @ w, eps=SN_EPS)
+            u = F.normalize(v @ w.T, eps=SN_EPS)
+        sigma = (v @ w.T @ u.T).view(())
+        if self.training:
+            with torch.no_grad():
+                self.u0.copy_(u)
+                self.sv0.fill_(sigma)
+        return self.weight / sigma
+
+
 @contextlib.contextmanager
 def plain() -> Iterator[None]:
     """Inside, networks and losses are PyTorch's own and as the public code has them."""
@@ -116,6 +132,7 @@ def plain() -> Iterator[None]:
         stack.enter_context(patch.object(LevelMethod, "critic_terms", plain_terms))
         stack.enter_context(patch.object(Cascade, "forth_and_same", plain_translations))
         stack.enter_context(patch.object(pyramid.Pyramid, "raw", plain_maps))
+        stack.enter_context(patch.object(Spectral, "normalised", plain_spectral))
         yield
 
 

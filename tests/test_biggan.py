@@ -19,8 +19,6 @@ from unpaired.networks.biggan import (
     Features,
     Generator,
     Shape,
-    SNConv2d,
-    SNLinear,
     nearest_classes,
     orthogonal_penalty,
     orthogonal_weights,
@@ -59,36 +57,6 @@ def test_sizes(size: int) -> None:
         taps = discriminator.taps(images)
     assert {r: t.shape[1] for r, t in taps.items()} == shape.tap_channels
     assert shape.latent <= 20 and shape.latent % (len(shape.generator) + 1) == 0
-
-
-def test_power_iteration() -> None:
-    """In train mode each pass does one power iteration and stores it; many make the largest singular value 1. In eval mode
-    nothing is stored."""
-    torch.manual_seed(0)
-    layer = SNLinear(6, 9).eval()
-    before = layer.u0.clone()
-    layer(torch.randn(2, 6))
-    assert torch.equal(layer.u0, before)
-    layer.train()
-    v = torch.nn.functional.normalize(before @ layer.weight, eps=1e-6)
-    u = torch.nn.functional.normalize(v @ layer.weight.T, eps=1e-6)
-    layer(torch.randn(2, 6))
-    assert torch.allclose(layer.u0, u) and torch.allclose(layer.sv0, (v @ layer.weight.T @ u.T).view(1))
-    for _ in range(200):
-        layer(torch.randn(2, 6))
-    assert torch.linalg.matrix_norm(layer.normalised(), 2).item() == pytest.approx(1, abs=1e-4)
-
-
-def test_spectral_norm_has_its_part_in_the_gradient() -> None:
-    """W / σ does not change with the length of W, so the gradient has no part along W."""
-    torch.manual_seed(0)
-    layer = SNConv2d(3, 4, 3)
-    for _ in range(100):
-        layer.normalised()
-    layer(torch.randn(2, 3, 5, 5)).square().sum().backward()
-    assert layer.weight.grad is not None
-    along = (layer.weight.grad * layer.weight).sum() / layer.weight.grad.norm() / layer.weight.norm()
-    assert abs(along.item()) < 1e-4
 
 
 def test_steady_keeps_the_weights_that_are_used() -> None:

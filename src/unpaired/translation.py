@@ -19,9 +19,10 @@ from torch import Tensor
 from unpaired import checkpoint
 from unpaired.data.images import show
 from unpaired.devices import autocast, choose_device, choose_precision
-from unpaired.engines import ENGINES, OpenVINO
+from unpaired.engines import ENGINES, Engine, engine_of
 from unpaired.errors import ConfigError, DataError, nearest
 from unpaired.methods.base import Method, Pair
+from unpaired.networks.spectral_norm import Held
 from unpaired.tiling import MAX_PIXELS, MIN_STRIDES, at_any_size
 from unpaired.translation_files import (
     IncompleteTranslation,
@@ -65,7 +66,8 @@ class Translator:
         """
         Args:
             precision: ``fp32``, ``tf32`` (GPU), ``bf16`` (autocast) or ``auto``.
-            engine: ``torch``, or ``openvino`` for a faster :meth:`translate` in fp32 on a CPU (the extra ``openvino``).
+            engine: what runs :meth:`translate`: ``torch``, ``compile`` (``torch.compile``: half a minute to some minutes for each shape, once,
+                then faster), or ``openvino`` in fp32 on a CPU (the extra ``openvino``). The other methods run in ``torch``.
             path, sha256: where the model came from and its file's hash, for records.
         """
         self.method = method.eval().requires_grad_(False)
@@ -73,7 +75,7 @@ class Translator:
         self.path, self.sha256 = path, sha256
         self._asked_precision = precision
         self.engine = engine
-        self._openvino: OpenVINO | None = None
+        self._engine: Engine | None = None
         self.to(device)
 
     def to(self, device: str | torch.device) -> Self:
@@ -90,9 +92,11 @@ class Translator:
                     f"engine 'openvino' runs in fp32 on a CPU, not in {self.precision} on {self.device}: "
                     "add --device cpu --precision fp32, or use --engine torch"
                 )
-            self._openvino = OpenVINO(self.method.to(self.device))
+            self.method.to(self.device)
         else:
             self.method.place(self.device)
+        self._engine = engine_of(self.engine, self.method)
+        self._held = Held(self.method)
         return self
 
     @property
@@ -234,13 +238,13 @@ class Translator:
 
         def network(part: Tensor) -> Tensor:
             nonlocal used
-            if self._openvino is not None and latents is None:
-                return self._openvino(part, source, target)
-            if latents is None:
-                return self.method.translate(part, source, target, generator=generator)  # type: ignore[arg-type]
-            used += len(part)  # methods with latents have a fixed size, so the parts come in order
-            own = latents[used - len(part) : used].to(self.device)
-            return self.method.translate(part, source, target, latents=own, generator=generator)  # type: ignore[arg-type, call-arg]
+            own: dict[str, Tensor] = {}
+            if latents is not None:
+                used += len(part)  # methods with latents have a fixed size, so the parts come in order
+                own["latents"] = latents[used - len(part) : used].to(self.device)
+            if self._engine is not None:
+                return self._engine(part, source, target, self.method.inputs(part, target, generator, **own))
+            return self.method.translate(part, source, target, generator=generator, **own)  # type: ignore[arg-type]
 
         return self._run(network, images, max_pixels)
 
@@ -354,7 +358,7 @@ class Translator:
     @torch.inference_mode()
     def _run(self, network: Any, images: Tensor, max_pixels: int) -> Tensor:
         images = images.to(self.device, torch.float32).clamp(-1, 1)
-        with autocast(self.precision, self.device):
+        with autocast(self.precision, self.device), self._held():
             result = at_any_size(
                 network, images, stride=self.method.stride, fixed=self.method.fixed_size, max_pixels=max_pixels
             )

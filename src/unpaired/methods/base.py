@@ -295,6 +295,17 @@ class Method(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} must define translate()")
 
+    def inputs(
+        self, images: Tensor, target: str, generator: torch.Generator | None = None, latents: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """The tensors beside ``images`` that :meth:`translate` would make a translation of: all that it draws with ``generator`` (or
+        ``latents``), the number of a class. None for methods that draw nothing."""
+        return ()
+
+    def render(self, images: Tensor, source: str | None, target: str, *inputs: Tensor) -> Tensor:
+        """What :meth:`translate` makes of ``images`` with :meth:`inputs`: nothing is drawn here, so that other engines can run it."""
+        return self.translate(images, source, target)  # type: ignore[arg-type]  # None only where any_source is set
+
     def reconstruct(self, images: Tensor, domain: str) -> Tensor | None:
         """The method's own reconstruction within a domain (for the identity error), or None if it has none."""
         return None

@@ -79,11 +79,9 @@ class BigGAN(OnBigGAN, GAN):
         y = batch.target_domain
         return {"gan": losses.hinge_fooling(self.discriminator(self._draw(y), y))} | self.orthogonal()
 
-    def render(
-        self, images: Tensor, source: str | None, target: str, z: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
-        """Images of class ``target`` from noise; of ``images`` only the number counts."""
-        return self.generator(z, self.class_of(target, images)).to(images.dtype)  # type: ignore[no-any-return]
+    def render(self, images: Tensor, source: str | None, target: str, *inputs: Tensor) -> Tensor:
+        """Images of a class from noise; of ``images`` only the number counts."""
+        return self.generator(*inputs).to(images.dtype)  # type: ignore[no-any-return]
 
     def standing_statistics(self, passes: int = 16, batch_size: int = 32, seed: int = 0) -> None:
         """Replace the batch norms' running statistics by the mean over ``passes`` batches of latents and classes."""

@@ -70,11 +70,9 @@ class DeepI2I(OnBigGAN, Hierarchical):
         images: Tensor = self.generator(z, c, self.added(taps))
         return images
 
-    def render(
-        self, images: Tensor, source: str | None, target: str, z: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
+    def render(self, images: Tensor, source: str | None, target: str, *inputs: Tensor) -> Tensor:
         """Φ(Λ(Υ(t)), z, c); ``source`` does not matter and may be None."""
-        return self.decode(self.encode(images), z, self.class_of(target, images))
+        return self.decode(self.encode(images), *inputs)
 
     def translated(self, batch: Batch) -> Tensor:
         """Φ(Λ(Υ(t)), z, c) with z from N(0, I) and c the classes of the real images beside."""

@@ -105,14 +105,12 @@ class DeepI2IStyleGAN(OnStyleGAN, Hierarchical):
         images: Tensor = self.generator(z, noise, self.added(taps), mix)
         return images
 
-    def render(
-        self, images: Tensor, source: str | None, target: str, z: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
+    def render(self, images: Tensor, source: str | None, target: str, *inputs: Tensor) -> Tensor:
         """Φ(Λ(Υ(t)), z); the generator's noise maps are always drawn."""
         if (source or self.direction[0], target) != self.direction:
             raise ConfigError(f"this model translates {' to '.join(self.direction)} alone, not {source} to {target}")
-        out = self.decode(self.encode(images), z, draw_noise(self.shape, z, generator))
-        return out.clamp(-1, 1).to(images.dtype)
+        z, *noise = inputs
+        return self.decode(self.encode(images), z, noise).clamp(-1, 1).to(images.dtype)
 
     def translated(self, batch: Batch) -> Tensor:
         """Φ(Λ(Υ(t)), z) with style mixing."""

@@ -139,7 +139,17 @@ class DeepVAE(LevelMethod):
         latents: Tensor | None = None,
     ) -> Tensor:
         """Images from noise; of ``images`` only the number counts."""
-        z = draw_latents(self.latent_size, images, generator, latents)
+        return self.render(images, source, target, *self.inputs(images, target, generator, latents))
+
+    def inputs(
+        self, images: Tensor, target: str, generator: torch.Generator | None = None, latents: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """The latents [N, Z] of all levels."""
+        return (draw_latents(self.latent_size, images, generator, latents),)
+
+    def render(self, images: Tensor, source: str | None, target: str, *inputs: Tensor) -> Tensor:
+        """The image that the latents' maps become."""
+        (z,) = inputs
         return self.pictures(self.synthesise(z, self.shown))[-1].to(images.dtype)
 
     def views(self, images: Tensor, source: str, target: str) -> list[Tensor]:

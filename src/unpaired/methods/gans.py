@@ -137,15 +137,19 @@ class OnGAN(Method):
         generator: torch.Generator | None = None,
         latents: Tensor | None = None,
     ) -> Tensor:
-        """As :meth:`render`, with the latents ``latents`` [N, Z] or drawn with ``generator``. Raises DataError, ConfigError."""
-        z = draw_latents(self.shape.latent, images, generator, latents)
-        return self.render(images, source, target, z, generator)
+        """With the latents ``latents`` [N, Z] or drawn with ``generator``. Raises DataError, ConfigError."""
+        return self.render(images, source, target, *self.inputs(images, target, generator, latents))
+
+    def inputs(
+        self, images: Tensor, target: str, generator: torch.Generator | None = None, latents: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """The latents [N, Z] and the number of class ``target`` [N]."""
+        y = self.class_of(target, images)
+        return draw_latents(self.shape.latent, images, generator, latents), y
 
     @abstractmethod
-    def render(
-        self, images: Tensor, source: str | None, target: str, z: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
-        """What ``translate`` gives for the latents ``z`` [N, Z]; ``generator`` is for other noise, where a network has some."""
+    def render(self, images: Tensor, source: str | None, target: str, *inputs: Tensor) -> Tensor:
+        """Images for :meth:`inputs`, which alone say of which class."""
 
     def class_of(self, target: str, images: Tensor) -> Tensor:
         """[N] int64: the number of class ``target`` for each image. Raises ConfigError for an unknown one."""
@@ -221,6 +225,13 @@ class OnStyleGAN(OnGAN):
 
     def read_pretrained(self) -> transfer.Pretrained:
         return transfer.read_stylegan(self.config.pretrained, self.shape)
+
+    def inputs(
+        self, images: Tensor, target: str, generator: torch.Generator | None = None, latents: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """The latents [N, Z] and a noise map [N, 1, r, r] for each block; there is one class."""
+        z, _ = super().inputs(images, target, generator, latents)
+        return z, *stylegan.draw_noise(self.shape, z, generator)
 
     def generator_parts(self) -> list[tuple[nn.Module, float]]:
         """What trains in the generator, with its learning rate: the mapping network is slower (paper, appendix C)."""

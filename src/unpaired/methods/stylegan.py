@@ -86,10 +86,8 @@ class StyleGAN(OnStyleGAN, GAN):
         """The generator's side of the same game."""
         return {"gan": self.fooled(self.discriminator(self._draw(batch.target)))}
 
-    def render(
-        self, images: Tensor, source: str | None, target: str, z: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
-        """Images from noise; of ``images`` only the number counts. The noise maps are drawn with ``generator`` too."""
-        self.class_of(target, images)
-        out: Tensor = self.generator(z, draw_noise(self.shape, z, generator))
+    def render(self, images: Tensor, source: str | None, target: str, *inputs: Tensor) -> Tensor:
+        """Images from noise; of ``images`` only the number counts."""
+        z, *noise = inputs
+        out: Tensor = self.generator(z, noise)
         return out.clamp(-1, 1).to(images.dtype)

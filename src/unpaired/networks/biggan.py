@@ -19,77 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unpaired.networks.blocks import steady
+from unpaired.networks.spectral_norm import SN_EPS, SNConv2d, SNEmbedding, SNLinear
 
-SN_EPS = 1e-6
-"""Smallest norm in the power iteration; the official setting."""
 BN_EPS = 1e-5
 BN_MOMENTUM = 0.1
 Rule = Literal["nearest", "mean", "index"]
-
-
-# ------------------------------------------------------------------------------------------ spectral norm
-
-
-class _Spectral(nn.Module):
-    """Adds ``u0`` [1, rows] and ``sv0`` [1] to a layer: its weight is divided by an estimate of its largest
-    singular value (Miyato et al. 2018, Algorithm 1: one power iteration a pass, stored in train mode alone)."""
-
-    weight: Tensor
-    u0: Tensor
-    sv0: Tensor
-
-    def _spectral(self) -> None:
-        self.register_buffer("u0", torch.randn(1, len(self.weight)))
-        self.register_buffer("sv0", torch.ones(1))
-
-    def normalised(self) -> Tensor:
-        """W / σ(W), float32, also under autocast; the shape of the weight."""
-        with torch.autocast(self.weight.device.type, enabled=False):
-            # columns as they lie in memory, since any order will do: channels_last weights would be copied otherwise
-            last = self.weight.ndim == 4 and self.weight.is_contiguous(memory_format=torch.channels_last)
-            w = (self.weight.permute(0, 2, 3, 1) if last else self.weight).flatten(1)  # [rows, columns]
-            with torch.no_grad():
-                v = F.normalize(self.u0 @ w, eps=SN_EPS)  # [1, columns]
-                u = F.normalize(v @ w.T, eps=SN_EPS)  # [1, rows]
-            sigma = (v @ w.T @ u.T).view(())  # u and v are constants, W is not
-            if self.training:
-                with torch.no_grad():
-                    self.u0.copy_(u)
-                    self.sv0.fill_(sigma)
-            return self.weight / sigma
-
-
-class SNConv2d(nn.Conv2d, _Spectral):
-    """Convolution of stride 1 with "same" padding and spectral norm."""
-
-    def __init__(self, channels_in: int, channels_out: int, kernel: int, *, bias: bool = True) -> None:
-        super().__init__(channels_in, channels_out, kernel, padding=kernel // 2, bias=bias)
-        self._spectral()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.normalised(), self.bias, padding=self.padding)
-
-
-class SNLinear(nn.Linear, _Spectral):
-    """Linear layer with spectral norm."""
-
-    def __init__(self, inputs: int, outputs: int, *, bias: bool = True) -> None:
-        super().__init__(inputs, outputs, bias=bias)
-        self._spectral()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.normalised(), self.bias)
-
-
-class SNEmbedding(nn.Embedding, _Spectral):
-    """Embedding with spectral norm of the whole table."""
-
-    def __init__(self, count: int, size: int) -> None:
-        super().__init__(count, size)
-        self._spectral()
-
-    def forward(self, index: Tensor) -> Tensor:
-        return F.embedding(index, self.normalised())
 
 
 # ------------------------------------------------------------------------------------------ batch norm
@@ -357,8 +291,8 @@ class Features(nn.Module):
         for block in self.blocks:
             for layer in block:  # type: ignore[attr-defined]
                 x = layer(x)
-            found[x.shape[-1]] = x
-        found[x.shape[-1]] = F.relu(x)
+            found[int(x.shape[-1])] = x
+        found[int(x.shape[-1])] = F.relu(x)
         return found
 
     def forward(self, x: Tensor) -> dict[int, Tensor]:

@@ -279,7 +279,7 @@ class Features(nn.Module):
         found = {}
         for block in self.blocks:
             x = block(x)
-            found[x.shape[-1]] = x
+            found[int(x.shape[-1])] = x
         return found
 
     def forward(self, x: Tensor) -> dict[int, Tensor]:
