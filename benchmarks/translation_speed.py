@@ -3,7 +3,7 @@
     python benchmarks/translation_speed.py [--preset unit-horse2zebra-128 …] [--shape 1x256 16x128] [--precision fp32] [--out translation.json]
 
 Random weights: they cost what trained ones do. Ways: ``reference``; ``ours, openvino`` is `Translator.translate` as `unpaired translate
---engine openvino` calls it, left out where that is not installed; ``ours`` is the same with PyTorch alone. With ``--precision bf16`` the reference also runs under plain
+--engine openvino` calls it, left out where that is not installed; ``ours, compile`` (with ``--compile``) as `--engine compile` does; ``ours`` is the same with PyTorch alone. With ``--precision bf16`` the reference also runs under plain
 autocast, and ours is ``precision="bf16"``. Each way has a process of its own, as memory kept by one would help the others. One
 thread unless ``--threads`` says otherwise. The results are compared once, before the timing.
 """
@@ -51,8 +51,9 @@ def reference(preset: str, batch: int, side: int, device: str, precision: str) -
     images = images_of(batch, side, device)
 
     def way() -> torch.Tensor:
+        noise = torch.Generator(device).manual_seed(0)
         with torch.no_grad(), plain(), autocast(precision, images.device):
-            return method.translate(images, source, target)
+            return method.translate(images, source, target, generator=noise)
 
     return way
 
@@ -64,8 +65,8 @@ def ours(preset: str, batch: int, side: int, device: str, precision: str, engine
     translator = Translator(method, {}, device=device, precision=precision, engine=engine)
     images = images_of(batch, side, device)
     if engine != "torch":
-        translator.translate(images, source, target)  # builds the engine, which no counter may watch
-    return lambda: translator.translate(images, source, target)
+        translator.translate(images, source, target, seed=0)  # builds the engine, which no counter may watch
+    return lambda: translator.translate(images, source, target, seed=0)
 
 
 def main() -> None:
@@ -75,6 +76,7 @@ def main() -> None:
     parser.add_argument("--shape", nargs="*", default=["1x256", "16x128"], metavar="BATCHxSIDE")
     parser.add_argument("--precision", default="fp32", choices=tuple(GOALS))
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="also with engine='compile'")
     options = parser.parse_args()
     bf16 = options.precision == "bf16"
     if bf16 and not has_bf16(torch.device(options.device)):
@@ -87,8 +89,9 @@ def main() -> None:
             makers = {"reference": (reference, (*own, "fp32"))}
             if bf16:
                 makers["reference, autocast"] = (reference, (*own, "bf16"))
-            alike = not method_of(preset)[0].stochastic  # the engine runs no others
-            if alike and not bf16 and options.device == "cpu" and importlib.util.find_spec("openvino"):
+            if options.compile:
+                makers["ours, compile"] = (ours, (*own, options.precision, "compile"))
+            if not bf16 and options.device == "cpu" and importlib.util.find_spec("openvino"):
                 makers["ours, openvino"] = (ours, (*own, "fp32", "openvino"))
             makers["ours"] = (ours, (*own, options.precision, "torch"))  # the last: the goal is for PyTorch alone
             first, *others = (maker(*given)().float().cpu() for maker, given in makers.values())

@@ -23,7 +23,7 @@ def translate(
     samples: int = 1,
     device: Device = "auto",
     precision: OutputPrecision = "fp32",
-    engine: Literal["torch", "openvino"] = "torch",
+    engine: Literal["torch", "compile", "openvino"] = "torch",
     max_pixels: int | None = None,
     format: Literal["png", "jpg", "webp"] = "png",
     report: Path | None = None,
@@ -52,7 +52,7 @@ def translate(
     samples
         Results for each input, in OUT/sample-1 and so on (methods with random outputs).
     engine
-        torch, or openvino for more pictures a second on a CPU in fp32 (extra openvino).
+        torch; compile for many pictures of few sizes (each size takes up to some minutes once); openvino on a CPU in fp32 (extra openvino).
     max_pixels
         Larger pictures are translated in overlapping tiles of this many pixels.
     format
