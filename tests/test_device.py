@@ -15,6 +15,7 @@ import pretend_gpu
 import unpaired
 from unpaired import devices, training
 from unpaired.methods import METHODS
+from unpaired.translation import Translator
 
 READ_FIRST = {
     "attend": ["waits: aten._local_scalar_dense.default at attend.py in translate"],
@@ -113,3 +114,21 @@ def test_a_run_on_a_gpu(name: str, compiled: bool, tmp_path: Path, capsys: pytes
     side = run.data.size
     result = model.translate(torch.zeros(2, 3, side, side), *model.method.directions[0], seed=0)
     assert result.is_cuda and bool(result.isfinite().all())
+
+
+@gpu
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_the_compiled_engine_on_a_gpu(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """CUDA graphs give what PyTorch gives, call after call, and results of earlier calls stay as they are."""
+    torch._dynamo.reset()
+    models = []
+    for engine in ("torch", "compile"):
+        torch.manual_seed(0)
+        models.append(Translator(cases.method(name), {}, device="cuda", engine=engine))
+    source, target = models[0].directions[0]
+    side = models[0].method.image_size
+    images = [torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(i)) * 2 - 1 for i in range(4)]
+    plain, other = ([m.translate(x, source, target, seed=i) for i, x in enumerate(images)] for m in models)
+    for a, b in zip(plain, other, strict=True):
+        torch.testing.assert_close(b, a, rtol=0, atol=1e-3)
+    assert "torch.compile failed" not in caplog.text

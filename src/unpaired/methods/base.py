@@ -186,8 +186,6 @@ class Method(nn.Module):
     """Names of child modules (or buffers) that ``translate()`` never needs; they stay out of the shared file."""
     never_averaged: ClassVar[tuple[str, ...]] = ()
     """Names of children in the shared file whose raw weights and buffers stay there also where ``training.ema`` is on."""
-    channels_last: ClassVar[bool] = True
-    """Run in this memory format on a CPU; False where it was measured to be slower (docs/results/speed.md)."""
     measured: ClassVar[tuple[str, ...]] = ()
     """Starts of the names of what :meth:`prepare` may take from the training images where a run begins with another model's weights."""
     reads: ClassVar[tuple[Side, ...]] = ("source", "target")
@@ -229,6 +227,11 @@ class Method(nn.Module):
         self.monitor: dict[str, Tensor] = {}
         """Detached scalars from the last losses, logged beside the terms. ``<player>/sign_accuracy`` (the share of real
         and fake samples that a discriminator judges rightly, in [0, 1]) feeds the GAN watch."""
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether to run in this memory format on a CPU: not where it was measured to be slower (docs/results/speed.md)."""
+        return True
 
     def place(self, device: torch.device) -> Self:
         """Move to ``device``, the convolutions' weights in the memory format that is faster there; itself."""

@@ -31,6 +31,10 @@ Betas = Annotated[tuple[float, float], Field(description="Adam's momentums.")]
 Epsilon = Annotated[Rate, Field(description="Adam's ε.")]
 
 
+WIDEST_CHANNELS_LAST = 48
+"""Up to this width BigGAN's networks run in channels_last on a CPU: docs/results/speed.md."""
+
+
 class BigGANSettings(MethodConfig):
     """Networks of BigGAN, and where they start."""
 
@@ -193,6 +197,12 @@ class OnBigGAN(OnGAN):
 
     discriminator: biggan.Discriminator
     generator: biggan.Generator
+
+    @property
+    def channels_last(self) -> bool:
+        """A step of narrow networks takes 0.8 of the time there, one of wide ones, whose maps of 4 and 8 pixels have over a thousand channels, 1.1
+        to 1.2 times."""
+        return bool(self.config.width <= WIDEST_CHANNELS_LAST)
 
     def read_pretrained(self) -> transfer.Pretrained:
         c = self.config
