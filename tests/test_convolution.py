@@ -6,10 +6,11 @@ from unittest.mock import patch
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unpaired.networks import convolution
-from unpaired.networks.convolution import POSITIONS, Convolution, weight_gradient
+from unpaired.networks.convolution import FEW_PATCHES, POSITIONS, Convolution, weight_gradient
 
 SHAPES = [(3, 1, 1, 4, 4), (3, 2, 1, 7, 5), (3, 2, 1, 1, 2), (4, 2, 1, 9, 8), (3, 1, 1, 12, 3), (1, 1, 0, 5, 5)]
 """Kernel, stride, padding, height, width."""
@@ -60,6 +61,22 @@ def test_small_maps_alone_take_the_product(h: int, w: int, product: bool) -> Non
         found = weight_gradient(x, g, weight, 1, 1)
     assert (not asked) == product
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("outputs", [4, FEW_PATCHES * 24 - 1, FEW_PATCHES * 24])
+@pytest.mark.parametrize(("kernel", "stride", "padding", "h", "w"), [(3, 1, 1, 4, 3), (4, 2, 1, 8, 6), (1, 1, 0, 4, 3)])
+def test_both_orders_of_patches_give_the_gradient(
+    outputs: int, kernel: int, stride: int, padding: int, h: int, w: int
+) -> None:
+    """Few channels out or many for the 24 positions of a batch: the gradient is PyTorch's in float64 to 1e-12."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 3, h, w).double(), torch.randn(outputs, 3, kernel, kernel).double()
+    g = torch.randn_like(F.conv2d(x, weight, None, stride, padding))
+    assert g[:, 0].numel() == 24
+    wanted = convolution._parts(g, x, weight, stride, padding, [False, True, False])[1]
+    found = weight_gradient(x, g, weight, stride, padding)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    assert found.is_contiguous()
 
 
 def test_a_gradient_can_be_differentiated() -> None:

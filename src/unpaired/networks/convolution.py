@@ -25,6 +25,9 @@ POSITIONS = 49
 """Outputs of at most this many positions a map take the matrix product: twice as fast at 4 x 4, 1.0 to 1.4 times at 7 x 7,
 slower from 8 x 8 on."""
 
+FEW_PATCHES = 4
+"""Channels out for each position of the whole batch, from which on patches are gathered in the order of the weight."""
+
 
 def _parts(g: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, wanted: list[bool]) -> Any:
     """Gradients by [input, weight, bias] for the gradient ``g`` of the output, PyTorch's own."""
@@ -39,11 +42,17 @@ def weight_gradient(x: Tensor, g: Tensor, weight: Tensor, stride: int, padding: 
     if h * w > POSITIONS:
         return _parts(g, x, weight, stride, padding, [False, True, False])[1]  # type: ignore[no-any-return]
     c, k = weight.shape[1:3]
+    by_channel = g.transpose(0, 1).reshape(o, -1)  # [O, N · H' · W']
+    if (
+        o >= FEW_PATCHES * n * h * w
+    ):  # patches in the weight's order are slow to gather, but a large product slow to reorder
+        patches = F.unfold(x, k, padding=padding, stride=stride).transpose(0, 1).reshape(c * k * k, -1)
+        return (by_channel @ patches.T).view(o, c, k, k)
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, *(padding,) * 4)).contiguous()  # [N, H, W, C]
     by_n, by_h, by_w, _ = padded.stride()
     # each output's patch: K rows of K · C numbers that lie side by side
     patches = padded.as_strided((n, h, w, k, k * c), (by_n, stride * by_h, stride * by_w, by_h, 1))
-    product = g.permute(0, 2, 3, 1).reshape(-1, o).T @ patches.reshape(n * h * w, k * k * c)
+    product = by_channel @ patches.reshape(n * h * w, k * k * c)
     return product.view(o, k, k, c).permute(0, 3, 1, 2).contiguous()
 
 
