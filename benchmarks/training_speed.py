@@ -280,6 +280,9 @@ def measure(case: Case, args: Any) -> list[harness.Row]:
         ways["ours"], _ = case.way("ours", args.precision)
         precision["ours"] = args.precision
         if args.compile:
+            from torch._inductor import config as inductor
+
+            inductor.fallback_random = True  # draws PyTorch's own numbers, so that losses can be compared
             ways["ours, compiled"], _ = case.way("ours", args.precision, "training.compile=true")
             precision["ours, compiled"] = args.precision
     first = {name: way() | {f"{k}, second": v for k, v in way().items()} for name, way in ways.items()}
