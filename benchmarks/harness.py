@@ -22,6 +22,7 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -129,6 +130,9 @@ def cost_of(way: Callable[[], object], device: torch.device) -> tuple[float, flo
     """GFLOP of a call, and MiB at the peak of another."""
     with flop_counter() as counter:
         way()
+    if "torch._dynamo" in sys.modules:  # under a counter compiled code runs as it is written, and would go on so
+        torch._dynamo.reset()
+    way()
     return counter.get_total_flops() / 1e9, peak_mib(way, device)
 
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import harness
 import pytest
@@ -47,7 +48,7 @@ def test_ways_take_turns_and_are_counted(tmp_path: Path, capsys: pytest.CaptureF
 
     ways = {"a": lambda: product("a", 2), "b": lambda: product("b", 1)}
     turns = harness.interleave(ways, rounds=2, warmup=1, clock="wall")
-    assert calls == ["a"] * 3 + ["b"] * 3 + ["a", "b"] * 2
+    assert calls == ["a"] * 4 + ["b"] * 4 + ["a", "b"] * 2
     assert (turns.gflop["a"], turns.gflop["b"]) == (2 * 2 * 8**3 / 1e9, 2 * 8**3 / 1e9)
     assert all(len(values) == 2 for values in turns.seconds.values()), "the ceiling takes its turn, too"
     row = harness.compare("work", turns, ways=("a", "b"), goal=1e9)
@@ -66,3 +67,24 @@ def test_every_benchmark_can_be_imported() -> None:
         [sys.executable, "-c", "import " + ", ".join(names)], cwd=BENCHMARKS, capture_output=True, text=True
     )
     assert found.returncode == 0, found.stderr
+
+
+def test_what_is_compiled_is_timed_compiled() -> None:
+    """Counting FLOP and memory does not leave compiled code running as it is written."""
+    torch._dynamo.reset()
+    ran = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        def run(*given: Any) -> Any:
+            ran.append(True)
+            return graph.forward(*given)
+
+        return run
+
+    a = torch.ones(4, 4)
+    way = torch.compile(lambda: a @ a, backend=backend)
+    way()
+    harness.cost_of(way, torch.device("cpu"))
+    before = len(ran)
+    way()
+    assert len(ran) == before + 1
