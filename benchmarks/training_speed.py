@@ -51,7 +51,7 @@ from unpaired.methods.base import Batch, Method, Stage, Update
 from unpaired.methods.cascade import Cascade
 from unpaired.methods.levels import LevelMethod
 from unpaired.methods.unit import UNIT, sum_of
-from unpaired.networks import convolution, feature_maps, instance_norm, pyramid, stylegan
+from unpaired.networks import convolution, feature_maps, instance_norm, mobilenet, pyramid, stylegan
 from unpaired.networks.spectral_norm import SN_EPS, Spectral
 
 ROWS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -107,6 +107,15 @@ def plain_maps(self: pyramid.Pyramid, images: Tensor, levels: Any) -> list[Tenso
     return self.features(images, [self.layer[level] for level in levels])
 
 
+def plain_linear(self: mobilenet.ConvBN, x: Tensor) -> Tensor:
+    """MobileNet's convolution and batch norm, one after the other."""
+    left, right, above, below = mobilenet._same_padding(x, self.kernel_size[0], self.stride[0])
+    if (left, above) == (right, below):
+        return self.bn(F.conv2d(x, self.weight, None, self.stride, (above, left), groups=self.groups))  # type: ignore[no-any-return]
+    padded = F.pad(x, (left, right, above, below))
+    return self.bn(F.conv2d(padded, self.weight, None, self.stride, groups=self.groups))  # type: ignore[no-any-return]
+
+
 def plain_spectral(self: Spectral) -> Tensor:
     """Spectral norm as released: σ differentiated by PyTorch, in each pass anew."""
     with torch.autocast(self.weight.device.type, enabled=False):
@@ -132,6 +141,7 @@ def plain() -> Iterator[None]:
         stack.enter_context(patch.object(LevelMethod, "critic_terms", plain_terms))
         stack.enter_context(patch.object(Cascade, "forth_and_same", plain_translations))
         stack.enter_context(patch.object(pyramid.Pyramid, "raw", plain_maps))
+        stack.enter_context(patch.object(mobilenet.ConvBN, "linear", plain_linear))
         stack.enter_context(patch.object(Spectral, "normalised", plain_spectral))
         yield
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from unpaired import weights
 from unpaired.errors import ConfigError, WeightsError
@@ -105,3 +106,24 @@ def test_files_that_do_not_fit(shared: Path, tmp_path: Path) -> None:
         load_pretrained(Features("alexnet", ("relu1",)), shared / "weights")
     with pytest.raises(WeightsError, match="no such file or folder"):
         load_pretrained(Features("alexnet", ("relu1",)), tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(("kernel", "stride", "groups"), [(3, 1, 4), (3, 2, 4), (1, 1, 1)])
+def test_a_fixed_norm_is_part_of_its_convolution(kernel: int, stride: int, groups: int) -> None:
+    """MobileNet's layers in eval mode give what convolution and batch norm give one after the other, with the same gradients, in float64 to
+    1e-12; in train mode statistics move as ever."""
+    torch.manual_seed(0)
+    layer = mobilenet.ConvBN(4, 8, kernel, stride=stride, groups=groups).double()
+    x = torch.randn(2, 4, 7, 6, dtype=torch.float64, requires_grad=True)
+    for _ in range(3):
+        layer.train()(x)
+    assert layer.bn.running_mean.abs().min() > 0  # type: ignore[union-attr]
+    norm, convolution = nn.BatchNorm2d(8, eps=1e-3).double(), nn.Conv2d(4, 8, kernel, stride, groups=groups, bias=False)
+    norm.load_state_dict(layer.bn.state_dict())
+    convolution.double().weight.data = layer.weight.data.clone()
+    left, right, above, below = mobilenet._same_padding(x, kernel, stride)
+    results = []
+    for made in (layer.eval().linear(x), norm.eval()(convolution(F.pad(x, (left, right, above, below))))):
+        results.append((made, *torch.autograd.grad(made.pow(3).sum(), x)))
+    for ours, plain in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
