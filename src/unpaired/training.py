@@ -258,6 +258,9 @@ class Trainer(TrainingState):
         key = (stage.name, update.name)
         if key not in self.losses:
             compiled = self.settings.compile and not update.second_order
+            for name in self.method.uncompiled if compiled else ():
+                if name not in vars(self.method):
+                    setattr(self.method, name, torch.compiler.disable(getattr(self.method, name)))  # type: ignore[no-untyped-call]
             self.losses[key] = torch.compile(update.loss) if compiled else update.loss
         return self.losses[key]
 

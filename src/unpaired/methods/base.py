@@ -188,6 +188,8 @@ class Method(nn.Module):
     """Names of children in the shared file whose raw weights and buffers stay there also where ``training.ema`` is on."""
     measured: ClassVar[tuple[str, ...]] = ()
     """Starts of the names of what :meth:`prepare` may take from the training images where a run begins with another model's weights."""
+    uncompiled: ClassVar[tuple[str, ...]] = ()
+    """Names of functions that compiled losses call as they are written: what reads files, or keeps things from player to player."""
     reads: ClassVar[tuple[Side, ...]] = ("source", "target")
     """Sides of a batch whose images the losses look at. Those of the other are neither opened nor decoded: it has its domains, and
     images of no pixel."""

@@ -148,6 +148,7 @@ class LevelMethod(Method):
 
     # a run that keeps nothing of the model that it begins with has the statistics of its own images
     measured: ClassVar[tuple[str, ...]] = ("pyramid.mean", "pyramid.std", "made_on", "inverted_on", "reached")
+    uncompiled: ClassVar[tuple[str, ...]] = ("_cached_maps",)
     made_from_deeper: ClassVar[bool] = True
     """A level is trained on what the networks of the deeper ones give, and not on real maps alone."""
 
@@ -278,9 +279,12 @@ class LevelMethod(Method):
         if self.config.feature_cache == "off":
             found: Maps = self.pyramid(images, domain, self.config.levels[: index + 1])
         else:
-            found = self._cache().maps(images, domain, index + 1)
+            found = self._cached_maps(images, domain, index)
         self._last_maps[domain] = (images, found)
         return found
+
+    def _cached_maps(self, images: Tensor, domain: int, index: int) -> Maps:
+        return self._cache().maps(images, domain, index + 1)
 
     def _cache(self) -> MapCache:
         if self._maps_kept is None:
