@@ -108,13 +108,14 @@ def test_files_that_do_not_fit(shared: Path, tmp_path: Path) -> None:
         load_pretrained(Features("alexnet", ("relu1",)), tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize(("kernel", "stride", "groups"), [(3, 1, 4), (3, 2, 4), (1, 1, 1)])
-def test_a_fixed_norm_is_part_of_its_convolution(kernel: int, stride: int, groups: int) -> None:
+@pytest.mark.parametrize("side", [7, 1])
+@pytest.mark.parametrize(("kernel", "stride", "groups"), [(3, 1, 4), (3, 2, 4), (1, 1, 1), (3, 1, 1)])
+def test_a_fixed_norm_is_part_of_its_convolution(kernel: int, stride: int, groups: int, side: int) -> None:
     """MobileNet's layers in eval mode give what convolution and batch norm give one after the other, with the same gradients, in float64 to
     1e-12; in train mode statistics move as ever."""
     torch.manual_seed(0)
     layer = mobilenet.ConvBN(4, 8, kernel, stride=stride, groups=groups).double()
-    x = torch.randn(2, 4, 7, 6, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, 4, side, side, dtype=torch.float64, requires_grad=True)
     for _ in range(3):
         layer.train()(x)
     assert layer.bn.running_mean.abs().min() > 0  # type: ignore[union-attr]

@@ -24,6 +24,8 @@ BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *(((512, 1)
 TAPS = {"stride2": 1, "stride4": 3, "stride8": 5, "stride16": 11, "stride32": 12}
 """Name of a tap -> the block after which it is taken: the last one at each stride."""
 CHANNELS = {"stride2": 64, "stride4": 128, "stride8": 256, "stride16": 512, "stride32": 1024}
+FEW_WEIGHTS = 4
+"""Up to so many weights for each number of the maps, multiplying the weights is cheaper than normalising the maps."""
 INPUT_SIDE = 224
 """Side in pixels at which the network was trained; other sizes work."""
 
@@ -46,9 +48,9 @@ class ConvBN(nn.Conv2d):
 
     def linear(self, x: Tensor) -> Tensor:
         """What comes out before the ReLU6. With fixed statistics and a bias of its own the convolution is the norm, too: forward and backward
-        then go through the maps twice less."""
+        then go through the maps twice less, for one time through the weights. One small map is less than the weights."""
         weight, bias, norm = self.weight, self.bias, self.bn
-        fixed = isinstance(norm, nn.BatchNorm2d) and not norm.training
+        fixed = isinstance(norm, nn.BatchNorm2d) and not norm.training and weight.numel() <= FEW_WEIGHTS * x.numel()
         if fixed:
             scale = norm.weight * torch.rsqrt(norm.get_buffer("running_var") + norm.eps)
             weight, bias = weight * scale[:, None, None, None], norm.bias - norm.get_buffer("running_mean") * scale
