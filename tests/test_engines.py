@@ -13,6 +13,7 @@ import torch
 
 from unpaired.errors import ConfigError
 from unpaired.methods import METHODS
+from unpaired.methods.unit import UNIT
 from unpaired.translation import Translator
 
 IMAGES = torch.rand(2, 3, 40, 52, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -103,3 +104,34 @@ def test_a_compiler_that_fails_is_told_once(monkeypatch: pytest.MonkeyPatch, cap
     monkeypatch.setattr(torch, "compile", broken)
     check_equal("unit", "compile", 1e-6)
     assert caplog.text.count("torch.compile failed (RuntimeError); going on without it") == 1
+
+
+class Signs(UNIT):
+    """Written with translate() alone."""
+
+    any_source = True
+
+    def translate(self, images: Any, source: Any, target: str, *, generator: Any = None) -> Any:
+        return torch.full_like(images, 0.5 if target == self.domains[0] else -0.5)
+
+
+class Noise(Signs):
+    """Draws noise, and does not say so in inputs()."""
+
+    stochastic = True
+
+
+def test_a_method_with_translate_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without inputs() each target has a network of its own, and a method that draws noise is refused: its seeds would do nothing."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", UNCOMPILED)
+    known = cases.method("unit")
+
+    def made(kind: type) -> Any:
+        return kind(known.config, known.domains, image_size=known.image_size)
+
+    model = Translator(made(Signs), {}, engine="compile")
+    found = [float(model.translate(IMAGES[:1], None, target).mean()) for target in known.domains]
+    assert found == [0.5, -0.5]
+    with pytest.raises(ConfigError, match=r"must define inputs\(\) and render\(\)"):
+        Translator(made(Noise), {}, engine="compile")

@@ -48,14 +48,19 @@ class Engine:
     """Base: ``render`` of a method for each direction and shape that is asked for, by something else than PyTorch as it stands."""
 
     def __init__(self, method: Method) -> None:
+        self.says_all = type(method).inputs is not Method.inputs
+        if method.stochastic and not self.says_all:
+            raise ConfigError(
+                f"method '{type(method).__name__}' draws noise and does not say which: it must define inputs() and render(), or use engine torch"
+            )
         self.method = method
         self.ready: OrderedDict[Any, Callable[[Sequence[Tensor]], Tensor]] = OrderedDict()
 
     def __call__(self, images: Tensor, source: str | None, target: str, inputs: Sequence[Tensor]) -> Tensor:
         """float32 [N, 3, H, W] and what ``method.inputs`` has for them -> the same shape. Raises ConfigError where the engine cannot run the
         method."""
-        # where the source does not matter the target's number is among the inputs, and one network serves all classes
-        names = None if self.method.any_source else (source, target)
+        # where the source does not matter and the target's number is among the inputs, one network serves all classes
+        names = None if self.method.any_source and self.says_all else (source, target)
         key = (names, tuple(images.shape))
         if key not in self.ready:
             direction = _Direction(self.method, source, target).eval()
@@ -95,7 +100,7 @@ class Compiled(Engine):
                 return direction(*tensors)  # type: ignore[no-any-return]
             try:
                 return compiled(*tensors).clone()  # type: ignore[no-any-return]  # the next call of a CUDA graph writes there
-            except UnpairedError:
+            except (UnpairedError, torch.OutOfMemoryError):
                 raise
             except Exception as error:  # of many kinds; if the model is at fault, it raises again below
                 log.warning("torch.compile failed (%s); going on without it", type(error).__name__)

@@ -64,8 +64,9 @@ class TrainingState:
         live = self._averageable()
         put = self.average if back is None else back
         before = {n: live[n].detach().clone() for n in put}
-        for name, value in put.items():
-            live[name].data.copy_(value)
+        with torch.no_grad():  # and not through .data: what is kept of the weights must see that they changed
+            for name, value in put.items():
+                live[name].copy_(value)
         return before
 
     def shared_tensors(self) -> dict[str, Tensor]:

@@ -96,7 +96,9 @@ class Translator:
         else:
             self.method.place(self.device)
         self._engine = engine_of(self.engine, self.method)
-        self._held = Held(self.method)
+        self._held = Held(
+            *(part for name, part in self.method.named_children() if name != "discriminator")
+        )  # never run
         return self
 
     @property

@@ -48,8 +48,9 @@ class Spectral(nn.Module):
 
     def normalised(self) -> Tensor:
         """W / σ(W), float32, also under autocast; the shape of the weight, and as it lies in memory."""
-        if self.held is not None:
-            return self.held
+        held = self.held  # looked at once: another thread may end its use in between
+        if held is not None:
+            return held
         with torch.autocast(self.weight.device.type, enabled=False):
             # columns as they lie in memory, since any order will do: channels_last weights would be copied otherwise
             last = self.weight.ndim == 4 and self.weight.is_contiguous(memory_format=torch.channels_last)
@@ -66,11 +67,11 @@ class Spectral(nn.Module):
             divided: Tensor = _Divided.apply(w, u, v, sigma).view(ordered.shape)  # type: ignore[no-untyped-call]
             return divided.permute(0, 3, 1, 2) if last else divided
 
-    def state(self) -> tuple[Any, ...] | None:
-        """What :meth:`normalised` follows from in eval mode, as a key; None where PyTorch does not count changes."""
+    def state(self) -> list[tuple[Tensor, int]] | None:
+        """What :meth:`normalised` follows from in eval mode: tensors, and how often each was changed; None where PyTorch does not count that."""
         if self.weight.is_inference() or self.u0.is_inference():
             return None
-        return tuple((t.data_ptr(), t._version) for t in (self.weight, self.u0))
+        return [(t, t._version) for t in (self.weight, self.u0)]
 
 
 class SNConv2d(nn.Conv2d, Spectral):
@@ -107,12 +108,12 @@ class SNEmbedding(nn.Embedding, Spectral):
 
 
 class Held:
-    """Normalised weights of a network that is used and not trained: computed once, and again where a weight has changed. They take the
-    memory of the weights a second time."""
+    """Normalised weights of networks that are used and not trained: computed once, and again where a weight has changed, but for changes
+    through ``.data``, which PyTorch does not count. They take the memory of the weights a second time."""
 
-    def __init__(self, network: nn.Module) -> None:
-        self.layers = [m for m in network.modules() if isinstance(m, Spectral)]
-        self.kept: list[tuple[Any, Tensor] | None] = [None] * len(self.layers)
+    def __init__(self, *networks: nn.Module) -> None:
+        self.layers = [m for network in networks for m in network.modules() if isinstance(m, Spectral)]
+        self.kept: list[tuple[list[tuple[Tensor, int]] | None, Tensor] | None] = [None] * len(self.layers)
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
@@ -121,7 +122,7 @@ class Held:
             for i, layer in enumerate(self.layers):
                 state = layer.state()
                 last = self.kept[i]
-                if last is None or state is None or last[0] != state:
+                if last is None or not _same(last[0], state):
                     with torch.no_grad():
                         last = self.kept[i] = state, layer.normalised()
                 layer.held = last[1]
@@ -129,3 +130,9 @@ class Held:
         finally:
             for layer in self.layers:
                 layer.held = None
+
+
+def _same(a: list[tuple[Tensor, int]] | None, b: list[tuple[Tensor, int]] | None) -> bool:
+    if a is None or b is None:
+        return False
+    return all(x is y and m == n for (x, m), (y, n) in zip(a, b, strict=True))
