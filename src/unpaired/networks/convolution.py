@@ -43,9 +43,8 @@ def weight_gradient(x: Tensor, g: Tensor, weight: Tensor, stride: int, padding: 
         return _parts(g, x, weight, stride, padding, [False, True, False])[1]  # type: ignore[no-any-return]
     c, k = weight.shape[1:3]
     by_channel = g.transpose(0, 1).reshape(o, -1)  # [O, N · H' · W']
-    if (
-        o >= FEW_PATCHES * n * h * w
-    ):  # patches in the weight's order are slow to gather, but a large product slow to reorder
+    # patches in the weight's order are slow to gather, but a large product slow to reorder
+    if o >= FEW_PATCHES * n * h * w:
         patches = F.unfold(x, k, padding=padding, stride=stride).transpose(0, 1).reshape(c * k * k, -1)
         return (by_channel @ patches.T).view(o, c, k, k)
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, *(padding,) * 4)).contiguous()  # [N, H, W, C]
