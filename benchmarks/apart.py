@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from harness import CEILING, Turns, cost_of, product, synchronise
 
-from unpaired.planning import flop_counter
+from unpaired.training.planning import flop_counter
 
 Maker = Callable[..., Callable[[], object]]
 

@@ -21,10 +21,10 @@ from PIL import Image
 
 from unpaired import adapt
 from unpaired.adaptation import AdaptConfig
-from unpaired.classifier import score, train_classifier
 from unpaired.config import DataConfig, parse_assignments
 from unpaired.data.images import to_tensor
 from unpaired.data.labelled import open_labelled
+from unpaired.evaluate.classifier import score, train_classifier
 
 PAPER = {"mnist-usps": (0.9680, 0.9650), "mnist-mnistm": (0.9833, 0.9640)}
 """Adapted, target only."""

@@ -26,7 +26,7 @@ from unpaired.config import DataConfig
 from unpaired.data.images import IMAGE_SUFFIXES, open_image, resize, to_tensor, to_uint8
 from unpaired.methods.attend import Attend
 from unpaired.report import Report
-from unpaired.translation import Translator
+from unpaired.translate.translator import Translator
 
 
 def read(folder: Path, side: int) -> Tensor:

@@ -26,17 +26,18 @@ import torch
 from torch import Tensor
 
 import unpaired
-from unpaired import checkpoint, runs
+from unpaired import checkpoint
 from unpaired.config import DataConfig, RunConfig, parse_assignments
 from unpaired.data.folders import find
 from unpaired.data.images import to_tensor
 from unpaired.data.sampling import centre_crops, open_pool
-from unpaired.evaluation_figures import split_in_halves
-from unpaired.level_sheets import write_level_sheets
+from unpaired.evaluate.distances import Statistics, kernel_distance
+from unpaired.evaluate.features import Backbone, open_backbone
+from unpaired.evaluate.figures import split_in_halves
 from unpaired.methods.cascade import Cascade
-from unpaired.metrics import Backbone, Statistics, kernel_distance, open_backbone
-from unpaired.synthesis import draw, latents
-from unpaired.translation import Translator
+from unpaired.training import run as training_run
+from unpaired.translate.synthesis import draw, latents, write_level_sheets
+from unpaired.translate.translator import Translator
 
 BATCH = 16
 SHEETS = 12
@@ -73,7 +74,7 @@ def alone(level: int, whole: Cascade, config: RunConfig, out: Path) -> tuple[Pat
     """Settings and start of a run of one level with the pyramid and inversion networks of ``whole``."""
     steps = {"inversion_steps": 0, "kept_levels": (), "invert_all": False}
     one = config.model_copy(update={"model": config.model.model_copy(update={"levels": (level,), **steps})})
-    method = runs.build(one, whole.domains)
+    method = training_run.build(one, whole.domains)
     assert isinstance(method, Cascade)
     known = whole.state_dict()
     index = whole.config.levels.index(level)
@@ -112,7 +113,7 @@ def main() -> None:
     models = {"cascade": unpaired.load(run, device=args.device)}
     whole = models["cascade"].method
     assert isinstance(whole, Cascade)
-    config = runs.resolve(run_dir=run)
+    config = training_run.resolve(run_dir=run)
     if not args.no_alone:
         for level in whole.config.inverted:  # without an inversion network there is no picture of it
             settings_file, start = alone(level, whole.cpu(), config, args.out)

@@ -22,15 +22,16 @@ import numpy as np
 from harness import Spread, arguments, machine
 from PIL import Image
 
-from unpaired import checkpoint, runs
+from unpaired import checkpoint
+from unpaired.training import run as training_run
 
 HELP_GOAL, PICTURE_GOAL = 0.3, 1.5
 
 
 def write_model(preset: str, folder: Path) -> Path:
     """A shared model file with random weights."""
-    config = runs.resolve(preset=preset, settings={"seed": 0})
-    method = runs.build(config, ("a", "b"))
+    config = training_run.resolve(preset=preset, settings={"seed": 0})
+    method = training_run.build(config, ("a", "b"))
     return checkpoint.write_model(folder / "model.safetensors", method, checkpoint.make_header(method, config))
 
 

@@ -34,14 +34,12 @@ from unpaired.config import DataConfig
 from unpaired.data.folders import find
 from unpaired.data.images import to_tensor
 from unpaired.data.sampling import open_pool
-from unpaired.devices import autocast, choose_device, has_bf16
-from unpaired.distributed import Ranks
 from unpaired.errors import WeightsError
-from unpaired.evaluation_figures import Sets, feature_figures, split_in_halves
-from unpaired.evaluation_images import Images
-from unpaired.metrics.backbones import BACKBONES, NetworkBackbone, backbone_from_state, open_backbone
-from unpaired.metrics.store import BATCH
-from unpaired.networks import inception, mobilenet
+from unpaired.evaluate.features import BACKBONES, BATCH, NetworkBackbone, backbone_from_state, open_backbone
+from unpaired.evaluate.figures import Sets, feature_figures, split_in_halves
+from unpaired.evaluate.inputs import Images
+from unpaired.machine import Ranks, autocast, choose_device, has_bf16
+from unpaired.networks import classifiers, inception
 
 
 def random_state(name: str) -> dict[str, torch.Tensor]:
@@ -49,7 +47,7 @@ def random_state(name: str) -> dict[str, torch.Tensor]:
     if name.startswith("fid"):
         return inception.FIDInception().state_dict()
     if name == "mobilenet_v1":
-        return mobilenet.MobileNetV1().state_dict()
+        return classifiers.MobileNetV1().state_dict()
     models = files.import_torchvision().models
     return dict(models.get_model(name, weights=None).state_dict())
 

@@ -38,9 +38,10 @@ LINES: dict[str, tuple[str, str, list[int], str]] = {
 
 def point(preset: str, what: str, value: int, rounds: int) -> dict[str, float]:
     """One point: runs in a process of its own."""
-    from unpaired import runs, training
     from unpaired.data.sampling import ArrayPool, Sampler
-    from unpaired.planning import flop_counter
+    from unpaired.training import loop
+    from unpaired.training import run as training_run
+    from unpaired.training.planning import flop_counter
 
     settings: dict[str, Any] = dict(UNIT if preset.startswith("unit") else BIGGAN)
     settings |= {"training.precision": "fp32", "training.device": "cpu"}
@@ -48,12 +49,12 @@ def point(preset: str, what: str, value: int, rounds: int) -> dict[str, float]:
         settings |= {"data.size": value, "data.resize": value}
     elif what != "classes":
         settings |= {what: value}
-    config = runs.resolve(preset=preset, settings=settings)
+    config = training_run.resolve(preset=preset, settings=settings)
     names = tuple(f"class {i:04}" for i in range(value if what == "classes" else 2))
     shown = harness.noise_pool(config, names[:1], count=2).images[names[0]]
     pool = ArrayPool(dict.fromkeys(names, shown))  # the same two images: those of a data set would lie on disk
-    method = runs.build(config, names)
-    trainer = training.Trainer(method, pool, config, Path("unused"), device=torch.device("cpu"))
+    method = training_run.build(config, names)
+    trainer = loop.Trainer(method, pool, config, Path("unused"), device=torch.device("cpu"))
     stage = trainer.plan.stages[-1]
     trainer.modes(stage)
     batch = Sampler(pool, config.data, method.pairs, 0, domains=method.domains, reads=method.reads).batch(

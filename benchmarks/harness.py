@@ -34,9 +34,9 @@ import torch
 
 from unpaired.config import RunConfig
 from unpaired.data.sampling import ArrayPool
-from unpaired.devices import has_bf16, products
+from unpaired.machine import has_bf16, products
 from unpaired.methods.base import Batch
-from unpaired.planning import flop_counter
+from unpaired.training.planning import flop_counter
 
 CEILING = "ceiling"
 SIDE = {"cpu": 1024, "cuda": 8192}

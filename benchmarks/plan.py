@@ -28,7 +28,7 @@ WITHIN = 0.15
 TRAIN = """
 import sys, json, time
 from pathlib import Path
-import unpaired, unpaired.training
+import unpaired, unpaired.training.loop
 data, out, preset, settings, steps, clock = json.loads(sys.argv[1])
 now = time.process_time if clock == "cpu" else time.perf_counter
 began = now()
@@ -38,11 +38,11 @@ print(json.dumps([now() - began, peak]))
 """
 PLAN = """
 import sys, json, time, dataclasses
-import unpaired, unpaired.planning_trial
+import unpaired, unpaired.training.planning
 data, preset, settings, steps, clock = json.loads(sys.argv[1])
-run = unpaired.runs.resolve(preset=preset, settings=settings, steps=steps)
+run = unpaired.training.run.resolve(preset=preset, settings=settings, steps=steps)
 now = time.process_time if clock == "cpu" else time.perf_counter
-cost = unpaired.planning_trial.measure(run, data, clock=now)
+cost = unpaired.training.planning.measure(run, data, clock=now)
 print(json.dumps({**dataclasses.asdict(cost), "total_seconds": cost.total_seconds}))
 """
 

@@ -24,12 +24,14 @@ from pathlib import Path
 import torch
 from harness import fresh, noise_pool
 
-from unpaired import devices, runs, training
+from unpaired import machine
 from unpaired.config import RunConfig, parse_assignments
 from unpaired.data.sampling import Sampler
 from unpaired.methods import method_class
 from unpaired.methods.base import Batch
-from unpaired.planning import flop_counter
+from unpaired.training import loop
+from unpaired.training import run as training_run
+from unpaired.training.planning import flop_counter
 
 
 def count_flop(config: RunConfig, args: argparse.Namespace) -> None:
@@ -38,7 +40,7 @@ def count_flop(config: RunConfig, args: argparse.Namespace) -> None:
     torch.autocast = lambda kind, **options: plain("cpu" if kind == "meta" else kind, **options)  # type: ignore[misc, assignment]
     with torch.device("meta"):
         names = ("a", "b")[: 2 if method_class(config.method).max_domains != 1 else 1]
-        method = runs.build(config, names)
+        method = training_run.build(config, names)
         side = config.data.size
         for stage in method.stages():
             if not stage.name.startswith(args.stage):
@@ -85,19 +87,19 @@ def main() -> None:
     p.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     args = p.parse_args()
     settings = {"training.precision": args.precision, "training.device": args.device, **parse_assignments(args.set)}
-    config = runs.resolve(preset=args.preset, settings=settings)
+    config = training_run.resolve(preset=args.preset, settings=settings)
     if args.count:
         count_flop(config, args)
         return
-    device = devices.choose_device(args.device)
-    devices.set_for_training(args.precision, device)
+    device = machine.choose_device(args.device)
+    machine.set_for_training(args.precision, device)
     source = getattr(config.model, "source", "") or "a"
     names = tuple(sorted((source, "b" if source != "b" else "c")))[
         : 1 if method_class(config.method).max_domains == 1 else 2
     ]
     pool = noise_pool(config, names)
-    method = runs.build(config, names)
-    trainer = training.Trainer(method, pool, config, Path("unused"), device=device)
+    method = training_run.build(config, names)
+    trainer = loop.Trainer(method, pool, config, Path("unused"), device=device)
     if args.channels_last:
         method.to(memory_format=torch.channels_last)
     sampler = Sampler(pool, config.data, method.pairs, config.seed, reads=method.reads)
@@ -116,7 +118,7 @@ def main() -> None:
         batch = sampler.batch(1, stage.batch_size).to(device)
         period = math.lcm(*(update.every for update in stage.updates))
 
-        def step(stage: training.Stage = stage, batch: training.Batch = batch) -> None:
+        def step(stage: loop.Stage = stage, batch: loop.Batch = batch) -> None:
             trainer.step += 1
             trainer.run_step(stage, trainer.step - 1, fresh(batch))
 

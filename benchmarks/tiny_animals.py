@@ -34,12 +34,13 @@ import torch
 from torch import Tensor
 
 import unpaired
-from unpaired.classifier import ConvNet, train_classifier
 from unpaired.config import DataConfig
 from unpaired.data.images import load_resized, to_tensor, to_uint8
-from unpaired.metrics import Statistics, kernel_distance, open_backbone
+from unpaired.evaluate.classifier import ConvNet, train_classifier
+from unpaired.evaluate.distances import Statistics, kernel_distance
+from unpaired.evaluate.features import open_backbone
 from unpaired.report import Report
-from unpaired.translation import Translator
+from unpaired.translate.translator import Translator
 
 SPLIT_SEED = 16
 STUDENT_IMAGES = 500

@@ -43,7 +43,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unpaired import devices, losses, runs, training
+from unpaired import losses, machine
 from unpaired.config import parse_assignments
 from unpaired.data.sampling import Sampler
 from unpaired.methods import method_class
@@ -51,8 +51,11 @@ from unpaired.methods.base import Batch, Method, Stage, Update
 from unpaired.methods.cascade import Cascade
 from unpaired.methods.levels import LevelMethod
 from unpaired.methods.unit import UNIT, sum_of
-from unpaired.networks import convolution, feature_maps, instance_norm, mobilenet, pyramid, stylegan
-from unpaired.networks.spectral_norm import SN_EPS, Spectral
+from unpaired.networks import classifiers, kernels, pyramid, stylegan
+from unpaired.networks import pyramid as networks_pyramid
+from unpaired.networks.kernels import SN_EPS, Spectral
+from unpaired.training import loop
+from unpaired.training import run as training_run
 
 ROWS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("unit-horse2zebra-128", "train", ()),
@@ -107,9 +110,9 @@ def plain_maps(self: pyramid.Pyramid, images: Tensor, levels: Any) -> list[Tenso
     return self.features(images, [self.layer[level] for level in levels])
 
 
-def plain_linear(self: mobilenet.ConvBN, x: Tensor) -> Tensor:
+def plain_linear(self: classifiers.ConvBN, x: Tensor) -> Tensor:
     """MobileNet's convolution and batch norm, one after the other."""
-    left, right, above, below = mobilenet._same_padding(x, self.kernel_size[0], self.stride[0])
+    left, right, above, below = classifiers._same_padding(x, self.kernel_size[0], self.stride[0])
     if (left, above) == (right, below):
         return self.bn(F.conv2d(x, self.weight, None, self.stride, (above, left), groups=self.groups))  # type: ignore[no-any-return]
     padded = F.pad(x, (left, right, above, below))
@@ -135,13 +138,13 @@ def plain_spectral(self: Spectral) -> Tensor:
 def plain() -> Iterator[None]:
     """Inside, networks and losses are PyTorch's own and as the public code has them."""
     with contextlib.ExitStack() as stack:
-        for module in (instance_norm, feature_maps, stylegan):
+        for module in (kernels, networks_pyramid, stylegan):
             stack.enter_context(patch.object(module, "instance_norm", plain_norm))
-        stack.enter_context(patch.object(convolution.Convolution, "forward", torch.nn.Conv2d.forward))
+        stack.enter_context(patch.object(kernels.Convolution, "forward", torch.nn.Conv2d.forward))
         stack.enter_context(patch.object(LevelMethod, "critic_terms", plain_terms))
         stack.enter_context(patch.object(Cascade, "forth_and_same", plain_translations))
         stack.enter_context(patch.object(pyramid.Pyramid, "raw", plain_maps))
-        stack.enter_context(patch.object(mobilenet.ConvBN, "linear", plain_linear))
+        stack.enter_context(patch.object(classifiers.ConvBN, "linear", plain_linear))
         stack.enter_context(patch.object(Spectral, "normalised", plain_spectral))
         yield
 
@@ -162,7 +165,7 @@ def judged_apart(method: UNIT, batch: Batch) -> dict[str, Tensor]:
 class Reference:
     """A stage's steps, the other way."""
 
-    def __init__(self, trainer: training.Trainer, stage: Stage, precision: str) -> None:
+    def __init__(self, trainer: loop.Trainer, stage: Stage, precision: str) -> None:
         self.trainer, self.stage, self.precision = trainer, stage, precision
         self.method: Method = trainer.method.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.optimizers = {u.name: self._optimizer(u) for u in stage.updates}
@@ -180,7 +183,7 @@ class Reference:
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """One, as :meth:`training.Trainer.run_step`."""
-        training.seed_everything(self.trainer.config.seed, self.trainer.step)
+        loop.seed_everything(self.trainer.config.seed, self.trainer.step)
         found: dict[str, Tensor] = {}
         due = [u for u in self.stage.updates if self.trainer.step % u.every == 0]
         players = [p for u in self.stage.updates for m in u.modules for p in m.parameters()]
@@ -197,9 +200,9 @@ class Reference:
             if (
                 self.unfrozen
             ):  # UNIT's players draw samples of their own, as released; of one seed, so that losses can be compared
-                training.seed_everything(self.trainer.config.seed, self.trainer.step)
+                loop.seed_everything(self.trainer.config.seed, self.trainer.step)
             apart = update.name == "discriminator" and isinstance(self.method, UNIT)
-            with plain(), devices.autocast(self.precision, self.trainer.device):
+            with plain(), machine.autocast(self.precision, self.trainer.device):
                 terms = judged_apart(self.method, batch) if apart else update.loss(batch)  # type: ignore[arg-type]
             sum_of(t.float() for t in terms.values()).backward()
             self.optimizers[update.name].step()
@@ -221,15 +224,15 @@ class Case:
         it was: preset, stage, changes, batch."""
         settings = parse_assignments([*self.settings, *more])
         settings |= {"training.precision": precision, "training.device": self.device}
-        config = runs.resolve(preset=self.preset, settings=settings)
-        device = devices.choose_device(self.device)
-        devices.set_for_training(precision, device)
+        config = training_run.resolve(preset=self.preset, settings=settings)
+        device = machine.choose_device(self.device)
+        machine.set_for_training(precision, device)
         source = getattr(config.model, "source", "") or "a"
         names = (source, source + "2")[: 1 if method_class(config.method).max_domains == 1 else 2]
         pool = harness.noise_pool(config, names)
         torch.manual_seed(0)
-        method = runs.build(config, names)
-        trainer = training.Trainer(method, pool, config, Path("unused"), device=device)
+        method = training_run.build(config, names)
+        trainer = loop.Trainer(method, pool, config, Path("unused"), device=device)
         if kind != "ours":
             method.view_counts = None  # then nothing is kept
         stage = next(s for s in trainer.plan.stages if s.name.startswith(self.stage))
@@ -302,10 +305,10 @@ def measure(case: Case, args: Any) -> list[harness.Row]:
     allowed = 5e-2 if args.precision != "fp32" else 1e-6 if args.cached else within_fp32
     rtol = args.rtol if args.rtol is not None else allowed
     worst = max(agree(about, next(iter(first.values())), found, rtol) for found in first.values())
-    device = devices.choose_device(args.device)
+    device = machine.choose_device(args.device)
     turns = harness.interleave(ways, rounds=args.rounds, warmup=args.warmup, precision=precision, device=device)
     note = f"losses agree to {worst:.0e}"
-    if "bf16" in precision.values() and not devices.has_bf16(device):
+    if "bf16" in precision.values() and not machine.has_bf16(device):
         note += "; no bf16 units here: bf16 is emulated, its goals do not apply"
     rows = [harness.compare(about, turns, ways=list(ways), goal=goal, note=note)]
     if "reference, autocast" in ways:

@@ -19,12 +19,12 @@ from apart import interleave_apart
 from harness import arguments, compare, write
 from training_speed import plain
 
-from unpaired import runs
 from unpaired._memory import keep_memory
-from unpaired.devices import autocast, has_bf16
+from unpaired.machine import autocast, has_bf16
 from unpaired.methods.base import Method
 from unpaired.methods.levels import LevelMethod
-from unpaired.translation import Translator
+from unpaired.training import run as training_run
+from unpaired.translate.translator import Translator
 
 GOALS = {"fp32": 1.25, "bf16": 6.0}
 AUTOCAST_GOAL = 2.0
@@ -33,7 +33,7 @@ AUTOCAST_GOAL = 2.0
 def method_of(preset: str) -> tuple[Method, str, str]:
     """A method with random weights from seed 0, and its first direction."""
     torch.manual_seed(0)
-    method = runs.build(runs.resolve(preset=preset, settings={"seed": 0}), ("a", "b")).eval()
+    method = training_run.build(training_run.resolve(preset=preset, settings={"seed": 0}), ("a", "b")).eval()
     if isinstance(method, LevelMethod):
         method.reached.fill_(len(method.config.levels))  # all of them are in use
     return method, *method.directions[0]

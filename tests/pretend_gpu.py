@@ -215,11 +215,11 @@ def rounds(name: str, run: Any, place: Callable[[Any], Any], device: torch.devic
     on the CPU, and ``place`` brings the method there."""
     import cases
 
-    from unpaired import training
+    from unpaired.training import loop
 
     method = place(cases.method(name, run))
     supply = cases.trainer(name, run)
-    trainer = training.Trainer(method, cases.pool(name), run, Path("unused"), device=device)
+    trainer = loop.Trainer(method, cases.pool(name), run, Path("unused"), device=device)
     for stage in trainer.plan.stages:
         if stage.start is not None:
             stage.start()
@@ -246,7 +246,7 @@ def tiny_run(name: str, **training: Any) -> Any:
 
 def steps(name: str, precision: str) -> dict[str, list[str]]:
     """Of a method: one round of each stage's players, and a translation."""
-    from unpaired import devices
+    from unpaired import machine
 
     found: dict[str, list[str]] = {}
     device = torch.device(NAME, 0)
@@ -262,7 +262,7 @@ def steps(name: str, precision: str) -> dict[str, list[str]]:
             trainer.run_step(stage, 0, images)
     method = trainer.method.eval()
     source, target = method.directions[0]
-    with watched(found, "translate"), torch.no_grad(), devices.autocast(precision, device):
+    with watched(found, "translate"), torch.no_grad(), machine.autocast(precision, device):
         assert method.translate(images.source, source, target).device == device
     return found
 

@@ -14,15 +14,15 @@ from PIL import Image
 
 from unpaired import checkpoint
 from unpaired.adaptation import AdaptResult, _read, _settle, adapt, add_anchor
-from unpaired.classifier import ConvNet, jitter, load_classifier, recolour, score, train_classifier
 from unpaired.config import from_dict
 from unpaired.data.labelled import open_to_test
 from unpaired.errors import CheckpointError, ConfigError, DataError, ImageError, RefusedError
-from unpaired.evaluation_classes import adaptation_figures
+from unpaired.evaluate.classes import adaptation_figures
+from unpaired.evaluate.classifier import ConvNet, jitter, load_classifier, recolour, score, train_classifier
 from unpaired.methods.base import Batch
 from unpaired.report import write_report
-from unpaired.runs import build
-from unpaired.stages import Plan
+from unpaired.training.run import build
+from unpaired.training.state import Plan
 
 CLASSES = ("left", "right")
 JOINT: dict[str, Any] = {

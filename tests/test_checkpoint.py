@@ -14,9 +14,9 @@ import safetensors.torch
 import torch
 
 import tiny
-from unpaired import _files, checkpoint
+from unpaired import checkpoint, files
 from unpaired.errors import CheckpointError
-from unpaired.runs import build
+from unpaired.training.run import build
 
 
 def model(**settings: Any) -> tuple[Any, dict[str, Any]]:
@@ -163,7 +163,7 @@ def test_a_loaded_model_knows_its_file_and_its_hash(tmp_path: Path) -> None:
     alone.write_bytes((folder / checkpoint.MODEL).read_bytes())
     for given, file in ((run, folder / checkpoint.MODEL), (folder, folder / checkpoint.MODEL), (alone, alone)):
         model = checkpoint.load_model(given)
-        assert (model.path, model.sha256) == (file, _files.sha256_of(file))
+        assert (model.path, model.sha256) == (file, files.sha256_of(file))
 
 
 def test_prune_keeps_the_newest_and_only_after_a_commit(tmp_path: Path) -> None:
@@ -177,9 +177,9 @@ def test_prune_keeps_the_newest_and_only_after_a_commit(tmp_path: Path) -> None:
 def test_atomic_write_never_shows_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the write fails half-way, the old content stays and no temporary file is left."""
     path = tmp_path / "f"
-    _files.write_atomically(path, b"old")
+    files.write_atomically(path, b"old")
     real = os.write
-    monkeypatch.setattr(_files, "WRITE_CHUNK_BYTES", 4)
+    monkeypatch.setattr(files, "WRITE_CHUNK_BYTES", 4)
 
     def short(descriptor: int, data: Any) -> int:
         if bytes(data[:1]) == b"3":
@@ -188,7 +188,7 @@ def test_atomic_write_never_shows_a_part(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(os, "write", short)
     with pytest.raises(OSError, match="input/output"):
-        _files.write_atomically(path, b"0000111122223333")
+        files.write_atomically(path, b"0000111122223333")
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["f"]
 
 

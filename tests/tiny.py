@@ -16,14 +16,14 @@ from unpaired.config import MethodConfig, RunConfig, from_dict
 from unpaired.data.sampling import ArrayPool
 from unpaired.methods import METHODS
 from unpaired.methods.base import Adam, Batch, Method, Stage, Update
-from unpaired.networks import features
+from unpaired.networks import classifiers
 
 METHODS.setdefault("tiny", "tiny:Tiny")
 
 
-def _tiny_network() -> features.Layers:
+def _tiny_network() -> classifiers.Layers:
     """Five convolutions, each but the first after a pooling: a pyramid of strides 1, 2, 4, 8, 16 with 4 to 12 channels."""
-    layers: features.Layers = []
+    layers: classifiers.Layers = []
     for i, (inputs, outputs) in enumerate(itertools.pairwise((3, 4, 6, 8, 12, 12)), start=1):
         if i > 1:
             layers.append((f"pool{i}", lambda: nn.MaxPool2d(2), ""))
@@ -32,9 +32,9 @@ def _tiny_network() -> features.Layers:
     return layers
 
 
-features.NETWORKS.setdefault(
+classifiers.NETWORKS.setdefault(
     "tiny",
-    features.Kind(
+    classifiers.Kind(
         _tiny_network,
         ("relu1", "relu2", "relu3"),
         imagenet=False,

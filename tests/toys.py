@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unpaired.config import MethodConfig
 from unpaired.methods.base import Method
-from unpaired.translation import Translator
+from unpaired.translate.translator import Translator
 
 
 class Negative(Method):

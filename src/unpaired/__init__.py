@@ -19,29 +19,29 @@ if TYPE_CHECKING:
     from unpaired.adaptation import adapt
     from unpaired.data.check import check
     from unpaired.errors import UnpairedError
-    from unpaired.evaluation import evaluate
-    from unpaired.evaluation_compare import compare
+    from unpaired.evaluate.results import compare
+    from unpaired.evaluate.run import evaluate
     from unpaired.methods import METHODS
-    from unpaired.planning import plan
     from unpaired.report import write_report
-    from unpaired.runs import pretrain, train
-    from unpaired.synthesis import synthesize
-    from unpaired.translation import Translator, load, translate_files
+    from unpaired.training.planning import plan
+    from unpaired.training.run import pretrain, train
+    from unpaired.translate.synthesis import synthesize
+    from unpaired.translate.translator import Translator, load, translate_files
 
 _WHERE = {
     "METHODS": "unpaired.methods",
-    "Translator": "unpaired.translation",
+    "Translator": "unpaired.translate.translator",
     "UnpairedError": "unpaired.errors",
     "adapt": "unpaired.adaptation",
     "check": "unpaired.data.check",
-    "compare": "unpaired.evaluation_compare",
-    "evaluate": "unpaired.evaluation",
-    "load": "unpaired.translation",
-    "plan": "unpaired.planning",
-    "pretrain": "unpaired.runs",
-    "synthesize": "unpaired.synthesis",
-    "train": "unpaired.runs",
-    "translate_files": "unpaired.translation",
+    "compare": "unpaired.evaluate.results",
+    "evaluate": "unpaired.evaluate.run",
+    "load": "unpaired.translate.translator",
+    "plan": "unpaired.training.planning",
+    "pretrain": "unpaired.training.run",
+    "synthesize": "unpaired.translate.synthesis",
+    "train": "unpaired.training.run",
+    "translate_files": "unpaired.translate.translator",
     "write_report": "unpaired.report",
 }
 

@@ -21,19 +21,31 @@ import torch.nn.functional as F
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from unpaired import checkpoint, classifier, devices, origin, runs, training
+from unpaired import checkpoint, machine
 from unpaired._version import __version__
-from unpaired.classifier import Classifier, Fitted, Score, load_classifier, parts, save_classifier, train_classifier
 from unpaired.config import RunConfig, Settings, from_dict, merge, nested
 from unpaired.config import preset as read_preset
 from unpaired.data.images import to_tensor, to_uint8
 from unpaired.data.labelled import open_labelled, open_to_test, open_unlabelled
 from unpaired.data.sampling import ArrayPool, centre_crops
 from unpaired.errors import ConfigError, DataError, nearest
+from unpaired.evaluate import classifier
+from unpaired.evaluate.classifier import (
+    Classifier,
+    Fitted,
+    Score,
+    load_classifier,
+    parts,
+    save_classifier,
+    train_classifier,
+)
+from unpaired.files import check_run_apart
 from unpaired.methods.base import Batch, Method, Stage, Update
-from unpaired.outputs import check_run_apart
-from unpaired.runlog import Reporter
-from unpaired.stages import Plan
+from unpaired.training import log as training_log
+from unpaired.training import loop as training_loop
+from unpaired.training import run as training_run
+from unpaired.training.log import Reporter
+from unpaired.training.state import Plan
 
 Recipe = Literal["joint", "translate"]
 DOMAINS = ("source", "target")
@@ -162,23 +174,25 @@ def adapt(
         names: of the two domains inside the translator.
 
     Raises:
-        ConfigError, DataError: before any training. Others as :func:`unpaired.training.fit`.
+        ConfigError, DataError: before any training. Others as :func:`unpaired.training.loop.fit`.
     """
     started = time.monotonic()
     check_run_apart(out, source, target, *([test] if test is not None else []))
     config, options, recipe = _settle(method, recipe, preset, settings, seed)
-    devices.choose(config.training)
+    machine.choose(config.training)
     if select_on_test and test is None:
         raise ConfigError("--select-on-test needs --test LABELLED_TARGET")
     data = _read(Path(source), Path(target), Path(test) if test is not None else None, config, options, seed)
-    runs.build(config, names, data.classes)  # settings under which the translator cannot train refuse before any work
+    training_run.build(
+        config, names, data.classes
+    )  # settings under which the translator cannot train refuse before any work
     job = _Job(config, options, data, Path(out), quiet, names)
-    typed = origin.command(
+    typed = training_log.command(
         "adapt", source=source, target=target, test=test, out=out, method=config.method, recipe=recipe, preset=preset, seed=seed,
         select_on_test=select_on_test, settings=settings,
     )  # fmt: skip
     places = {names[0]: source, names[1]: target}
-    job.origin = origin.about(places, typed, {names[1]: test} if test is not None else None)
+    job.origin = training_log.about(places, typed, {names[1]: test} if test is not None else None)
     job.say("source-only classifier")
     plain = job.plain_classifier(data.labelled(), lambda net: job.accuracy(net, data.held, data.held_labels))
     source_only = job.network_score(plain.last)
@@ -318,7 +332,7 @@ class _Job:
     ) -> None:
         self.names = names
         self.config, self.options, self.data, self.out, self.quiet = config, options, data, out, quiet
-        self.device = devices.choose_device(config.training.device)
+        self.device = machine.choose_device(config.training.device)
         self.say: Callable[[str], None] = Reporter(1, 0, quiet=quiet).say
         self.origin: dict[str, Any] | None = None
         """Where the images are and the command, for reports."""
@@ -385,9 +399,9 @@ def _joint(job: _Job, plain: Fitted, select_on_test: bool) -> _Found:
     every = max(1, -(-job.config.model.steps // options.checkpoints))
     loop = job.config.training.model_copy(update={"checkpoint_every": every, "keep": options.checkpoints + 1})
     config = job.config.model_copy(update={"training": loop})
-    method = runs.build(config, job.names, data.classes)
+    method = training_run.build(config, job.names, data.classes)
     job.say(f"translator and class head: {config.model.steps:,} steps")
-    training.fit(
+    training_loop.fit(
         method,
         data.both(job.names),
         config,
@@ -430,13 +444,13 @@ def _class_head(method: Method) -> Callable[[Tensor], Tensor]:
 def _translate(job: _Job, plain: Fitted, select_on_test: bool) -> _Found:
     """Train a translator, translate the labelled images, train a classifier on them."""
     options, data, config = job.options, job.data, job.config
-    method = runs.build(config, job.names, data.classes)
+    method = training_run.build(config, job.names, data.classes)
     if options.anchor or options.anchor_cycle:
         frozen = plain.last.requires_grad_(False)
         add_anchor(method, frozen, options.anchor, options.anchor_cycle)
     plan = Plan(method.stages())
     job.say(f"translator: {plan.total:,} steps")
-    file = training.fit(method, data.both(job.names), config, job.out / "run", origin=job.origin, quiet=job.quiet)
+    file = training_loop.fit(method, data.both(job.names), config, job.out / "run", origin=job.origin, quiet=job.quiet)
     trained, _ = checkpoint.load_method(file, job.device)
     pool = data.labelled()
     crops = to_tensor(centre_crops(pool, "source", range(len(data.labels)), config.data))

@@ -31,11 +31,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from unpaired import _files
+from unpaired import files as _files
 from unpaired._version import __version__
 from unpaired.config import RunConfig, from_dict
-from unpaired.devices import shapes_only
 from unpaired.errors import CheckpointError, ConfigError, StoppedError
+from unpaired.machine import shapes_only
 from unpaired.methods import method_class
 from unpaired.methods.base import Beginning, Method
 

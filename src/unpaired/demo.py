@@ -17,16 +17,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from unpaired import checkpoint, classifier
+from unpaired import checkpoint
 from unpaired._version import __version__
 from unpaired.adaptation import AdaptResult, adapt
 from unpaired.config import DataConfig
 from unpaired.data.images import encode_image, to_tensor, to_uint8
 from unpaired.data.labelled import open_labelled
 from unpaired.errors import UnpairedError
+from unpaired.evaluate import classifier
 from unpaired.report import Report
-from unpaired.runlog import Reporter
-from unpaired.translation import load
+from unpaired.training.log import Reporter
+from unpaired.translate.translator import load
 
 Pixels = NDArray[np.uint8]
 SIDE = 16

@@ -20,8 +20,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from unpaired._files import sha256_of, sync_folder
 from unpaired.errors import Interrupted, UnpairedError, WeightsError, nearest
+from unpaired.files import sha256_of, sync_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,7 +95,7 @@ CATALOGUE: dict[str, Weights] = {
             None,
             "0e3b1584cf6c7d4ac789559485aaa5741ff9056757ca3275ccd17f0f1bbaa2d0",
             _UNCLEAR,
-            "MobileNet v1 1.0 up to conv12 (unpaired.networks.mobilenet)",
+            "MobileNet v1 1.0 up to conv12 (unpaired.networks.classifiers)",
         ),
         Weights(
             "squeezenet_v1.1_features",

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 import tiny
-from unpaired import training
 from unpaired.config import RunConfig, from_dict, merge
 from unpaired.data.sampling import ArrayPool
 from unpaired.methods.base import Method, Stage
-from unpaired.runs import build
+from unpaired.training import loop
+from unpaired.training.run import build
 
 BASE: dict[str, Any] = {
     "seed": 5,
@@ -171,13 +171,13 @@ def method(name: str, run: RunConfig | None = None) -> Method:
     return build(run or config(name), p.domains, p.classes)
 
 
-def trainer(name: str, run: RunConfig | None = None) -> training.Trainer:
+def trainer(name: str, run: RunConfig | None = None) -> loop.Trainer:
     """Of the method's tiny run, for steps without files."""
     run = run or config(name)
-    return training.Trainer(method(name, run), pool(name), run, Path("unused"), device=torch.device("cpu"))
+    return loop.Trainer(method(name, run), pool(name), run, Path("unused"), device=torch.device("cpu"))
 
 
-def steps(trainer: training.Trainer, stage: Stage, count: int, *, shared: bool = True) -> dict[str, float]:
+def steps(trainer: loop.Trainer, stage: Stage, count: int, *, shared: bool = True) -> dict[str, float]:
     """The terms of the last of ``count`` steps of a stage; without ``shared`` no player goes on with what another computed."""
     if not shared:
         stage = replace(stage, updates=tuple(replace(update, ahead=()) for update in stage.updates))

@@ -11,7 +11,7 @@ import cases
 import pytest
 import torch
 
-from unpaired import training
+from unpaired.training import loop
 
 NAMES = ("attend", "biggan", "deepvae", "unit-digits")
 """A history of images, classes, features on disk, labels; all methods passed at the commit that brought this file, which takes minutes."""
@@ -34,7 +34,7 @@ def test_every_loss_goes_through_the_compiler(
         config = cases.config(name, training={"compile": compiled})
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Dynamo does not know")
-            training.fit(cases.method(name, config), cases.pool(name), config, run, quiet=True)
+            loop.fit(cases.method(name, config), cases.pool(name), config, run, quiet=True)
         first[compiled] = json.loads((run / "log.jsonl").read_text().splitlines()[0])
     assert "torch.compile failed" not in capsys.readouterr().err
     for key, value in first[False].items():

@@ -12,11 +12,12 @@ import pytest
 import torch
 from figures import Figure
 
-from unpaired import checkpoint, signals, training
+from unpaired import checkpoint, signals
 from unpaired.errors import Interrupted
 from unpaired.methods import METHODS
-from unpaired.stages import Plan
-from unpaired.translation import Translator, load
+from unpaired.training import loop
+from unpaired.training.state import Plan
+from unpaired.translate.translator import Translator, load
 
 NAMES = sorted(METHODS)
 SECOND_ORDER: list[tuple[str, dict[str, Any]]] = [
@@ -47,7 +48,7 @@ def train(name: str, run: Path, stop_after: int | None = None, **changes: Any) -
             signals._state.requested = 15
 
     try:
-        training.fit(cases.method(name, config), cases.pool(name), config, run, on_step=stop, quiet=True)
+        loop.fit(cases.method(name, config), cases.pool(name), config, run, on_step=stop, quiet=True)
     except Interrupted as error:
         assert error.exit_code == 143
     finally:
@@ -137,17 +138,17 @@ def test_frozen_means_frozen(name: str) -> None:
         assert {n for n in moved if id(tensors[n]) not in trained | awake | own} == set()
 
 
-def trainer_batch(name: str, trainer: training.Trainer, size: int) -> Any:
+def trainer_batch(name: str, trainer: loop.Trainer, size: int) -> Any:
     """A batch of another size than the plan's at this step."""
     config = trainer.config
-    return training.Sampler(cases.pool(name), config.data, trainer.method.pairs, config.seed).batch(trainer.step, size)
+    return loop.Sampler(cases.pool(name), config.data, trainer.method.pairs, config.seed).batch(trainer.step, size)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_reloaded_model_gives_the_same_pixels(name: str, tmp_path: Path) -> None:
     """The shared file alone, moved elsewhere, translates as the trained method does, in every direction."""
     config = cases.config(name)
-    path = training.fit(cases.method(name, config), cases.pool(name), config, tmp_path / "run", quiet=True)
+    path = loop.fit(cases.method(name, config), cases.pool(name), config, tmp_path / "run", quiet=True)
     alone = tmp_path / "elsewhere.safetensors"
     alone.write_bytes(path.read_bytes())
     method, header = checkpoint.load_method(path)
@@ -206,7 +207,7 @@ def test_an_update_says_whether_it_differentiates_a_gradient(
     monkeypatch.setattr(torch.autograd, "grad", noted)
     config = cases.config(name, **changes)
     method = cases.method(name, config)
-    batch = training.Sampler(cases.pool(name), config.data, method.pairs, config.seed).batch(1, 4)
+    batch = loop.Sampler(cases.pool(name), config.data, method.pairs, config.seed).batch(1, 4)
     found = {}
     for stage in method.stages():
         for update in stage.updates:
@@ -222,7 +223,7 @@ def test_accumulation_keeps_the_objective(name: str) -> None:
     """A loss is a mean over the batch: its terms are finite scalars, weighted, and part of one graph."""
     config = cases.config(name)
     method = cases.method(name, config)
-    batch = training.Sampler(cases.pool(name), config.data, method.pairs, config.seed).batch(1, 4)
+    batch = loop.Sampler(cases.pool(name), config.data, method.pairs, config.seed).batch(1, 4)
     for stage in method.stages():
         for update in stage.updates:
             update_terms = update.loss(batch)

@@ -10,10 +10,13 @@ from typing import Any
 import kit
 
 import tiny
-from unpaired import _files, checkpoint, resume, training
+from unpaired import checkpoint
+from unpaired import files as _files
 from unpaired.config import RunConfig
 from unpaired.errors import CheckpointError
-from unpaired.runs import build
+from unpaired.training import loop
+from unpaired.training import state as training_state
+from unpaired.training.run import build
 
 
 def config(steps: int = 4, **settings: Any) -> RunConfig:
@@ -29,13 +32,13 @@ def train(run: Path, steps: int = 4, acknowledged: Path | None = None, **setting
     """Train; after each save that has returned, its step is appended to ``acknowledged``."""
     made = config(steps, **settings)
     with noted(acknowledged):
-        return training.fit(build(made, ("red", "blue")), tiny.pool(), made, run, quiet=True)
+        return loop.fit(build(made, ("red", "blue")), tiny.pool(), made, run, quiet=True)
 
 
 @contextmanager
 def noted(acknowledged: Path | None) -> Iterator[None]:
     """Write down which saves have returned."""
-    with kit.noting(training.Trainer, "save", acknowledged, lambda trainer: trainer.step):
+    with kit.noting(loop.Trainer, "save", acknowledged, lambda trainer: trainer.step):
         yield
 
 
@@ -84,16 +87,16 @@ def latest_in_place(root: Path, only: object = None) -> tuple[checkpoint.Saved |
 @contextmanager
 def unprotected() -> Iterator[None]:
     """Checkpoints written in place, in this process and its children."""
-    real = checkpoint.commit, checkpoint.latest, resume.restore_newest, training.restore_newest
+    real = checkpoint.commit, checkpoint.latest, training_state.restore_newest, loop.restore_newest
 
-    def restore(trainer: training.Trainer, root: Path, *_: object) -> None:
+    def restore(trainer: loop.Trainer, root: Path, *_: object) -> None:
         saved, _rejected = latest_in_place(root)
         if saved is not None:
             trainer.restore(*checkpoint.read_state(saved))
 
     checkpoint.commit, checkpoint.latest = commit_in_place, latest_in_place
-    training.restore_newest = restore  # type: ignore[assignment]
+    loop.restore_newest = restore  # type: ignore[assignment]
     try:
         yield
     finally:
-        checkpoint.commit, checkpoint.latest, resume.restore_newest, training.restore_newest = real
+        checkpoint.commit, checkpoint.latest, training_state.restore_newest, loop.restore_newest = real

@@ -19,10 +19,10 @@ from figures import Figure, pick
 from test_translation_files import digests, run, save, tree
 from tiny import pictures
 from toys import Negative, Noise, translator
-from unpaired import translation_files
-from unpaired._files import TEMPORARY_PREFIX, write_synced
 from unpaired.errors import PartialError, UnpairedError
-from unpaired.translation_journal import NAME
+from unpaired.files import TEMPORARY_PREFIX, write_synced
+from unpaired.translate import files as translate_files
+from unpaired.translate.files import NAME
 
 BATCH = 4
 FLAT_BYTES = 20 * 2**20
@@ -31,7 +31,7 @@ FLAT_BYTES = 20 * 2**20
 @contextmanager
 def counting(path: Path) -> Iterator[None]:
     """Append the number of pictures of each call of the model to ``path``, in this process and its children."""
-    with kit.noting(translation_files._Job, "_translate", path, lambda job, stack, batch: len(batch)):
+    with kit.noting(translate_files._Job, "_translate", path, lambda job, stack, batch: len(batch)):
         yield
 
 
@@ -98,7 +98,7 @@ def test_the_watch_for_partial_files_would_notice(tmp_path: Path, monkeypatch: p
 
     source, out = tree(tmp_path / "in", 60), tmp_path / "out"
     run(source, tmp_path / "clean", model=translator(Noise(pause_s=0)), batch_size=BATCH)
-    monkeypatch.setattr(translation_files, "write_atomically", in_place)
+    monkeypatch.setattr(translate_files, "write_atomically", in_place)
     assert storm(source, out, digests(tmp_path / "clean"), 3)[1] > 0
 
 
@@ -140,7 +140,7 @@ def test_the_crash_at_every_write_would_notice(tmp_path: Path, monkeypatch: pyte
     source, partial = tree(tmp_path / "in", 4), False
     run(source, tmp_path / "clean", batch_size=2)
     clean = digests(tmp_path / "clean")
-    monkeypatch.setattr(translation_files, "write_atomically", write_synced)
+    monkeypatch.setattr(translate_files, "write_atomically", write_synced)
     for n in range(1, 10):
         out = tmp_path / f"{n}"
 

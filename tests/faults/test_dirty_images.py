@@ -12,11 +12,12 @@ from figures import Figure
 
 import tiny
 from image_zoo import snapshot, write_tree, write_zoo, zoo
-from unpaired import cli, training
+from unpaired import cli
 from unpaired.data.images import open_image, show
 from unpaired.data.sampling import open_pool
 from unpaired.errors import ImageError
-from unpaired.runs import build
+from unpaired.training import loop
+from unpaired.training.run import build
 
 ZOO = zoo()
 
@@ -80,7 +81,7 @@ def test_the_opener_raises_one_kind_of_error(data: Path) -> None:
 def test_training_refuses_and_translating_goes_on(data: Path, tmp_path: Path) -> None:
     """Training on it exits 2; translating it exits 3 with each bad file in the report and each other one done; nothing is changed."""
     config = tiny.config()
-    model = training.fit(build(config, ("a", "b")), tiny_pool(), config, tmp_path / "run", quiet=True)
+    model = loop.fit(build(config, ("a", "b")), tiny_pool(), config, tmp_path / "run", quiet=True)
     before = snapshot(data)
     refused = command("train", data, "--out", tmp_path / "r", "--set", "data.size=16")
     assert refused.code == 2 and "more than 5%" in refused.said and "Traceback" not in refused.said
@@ -109,7 +110,7 @@ def test_near_constant_images_do_not_break_a_run(tmp_path: Path) -> None:
         write_zoo(tmp_path / "data" / "train" / domain, members)
     config = tiny.config()
     pool = open_pool(tmp_path / "data", config.data)
-    assert training.fit(build(config, pool.domains), pool, config, tmp_path / "run", quiet=True).exists()
+    assert loop.fit(build(config, pool.domains), pool, config, tmp_path / "run", quiet=True).exists()
 
 
 @pytest.mark.full

@@ -17,9 +17,10 @@ import runs
 from figures import Figure
 from numpy.typing import NDArray
 
-from unpaired import checkpoint, training
+from unpaired import checkpoint
 from unpaired.data.feature_cache import FeatureStore
 from unpaired.errors import CheckpointError, StoppedError, UnpairedError
+from unpaired.training import loop
 
 SIZES = 12
 CALLS = ("write", "open", "fsync", "rename", "replace", "unlink", "mkdir", "rmdir")
@@ -175,16 +176,14 @@ def test_the_last_checkpoint_goes_only_after_the_next_is_safe(tmp_path: Path) ->
     """With keep = 1 and a save that fails, the old checkpoint is still there."""
     runs.train(tmp_path / "run", 2, training__keep=1)
     with kit.failing("rename", 1, errno.EIO), pytest.raises(StoppedError):
-        training.fit(
-            *run_of(4, model__first_steps=1), tmp_path / "run", quiet=True, allow_change=("model.second_steps",)
-        )
+        loop.fit(*run_of(4, model__first_steps=1), tmp_path / "run", quiet=True, allow_change=("model.second_steps",))
     saved, _ = checkpoint.latest(tmp_path / "run" / "checkpoints")
     assert saved is not None and saved.step == 2
 
 
 def run_of(steps: int, **settings: int) -> tuple[object, object, object]:
     import tiny
-    from unpaired.runs import build
+    from unpaired.training.run import build
 
     made = runs.config(steps, training__keep=1, **settings)
     return build(made, ("red", "blue")), tiny.pool(), made
@@ -200,7 +199,7 @@ def test_a_folder_that_goes_or_cannot_be_written_is_told(tmp_path: Path) -> None
 
     method, pool, made = run_of(4)
     with pytest.raises(StoppedError, match=r"gone/checkpoints/step-000000001: could not be written: No such file"):
-        training.fit(method, pool, made, tmp_path / "gone", quiet=True, on_step=delete)  # type: ignore[arg-type]
+        loop.fit(method, pool, made, tmp_path / "gone", quiet=True, on_step=delete)  # type: ignore[arg-type]
     if os.getuid() != 0:
         return  # as somebody else already; what follows becomes one
     (tmp_path / "closed").mkdir(mode=0o555)

@@ -20,9 +20,9 @@ import torch
 from figures import Figure, pick
 
 from unpaired import checkpoint
-from unpaired.classifier import ConvNet, load_classifier, save_classifier
 from unpaired.errors import CheckpointError
-from unpaired.torchfile import read_torch_file
+from unpaired.evaluate.classifier import ConvNet, load_classifier, save_classifier
+from unpaired.interop.tensors import read_torch_file
 
 SECONDS = float(os.environ.get("UNPAIRED_FUZZ_SECONDS", pick(3.0, 60.0)))
 MEMORY = 2 * 2**30

@@ -16,7 +16,7 @@ from hostile_zoo import Payload, zoo
 
 from unpaired import checkpoint, cli
 from unpaired.errors import CheckpointError
-from unpaired.torchfile import read_torch_file
+from unpaired.interop.tensors import read_torch_file
 
 ZOO = zoo()
 SLACK = 64 * 2**20

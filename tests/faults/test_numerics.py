@@ -13,10 +13,11 @@ import torch
 from figures import Figure, pick
 
 import tiny
-from unpaired import checkpoint, training
+from unpaired import checkpoint
 from unpaired.errors import NonFiniteError
 from unpaired.methods import METHODS
-from unpaired.runs import build
+from unpaired.training import loop
+from unpaired.training.run import build
 
 STEP = 6
 """After which step something becomes non-finite; checkpoints lie at 4, 8 and 12."""
@@ -77,7 +78,7 @@ def poisoned(place: str, run: Path) -> NonFiniteError:
 
     config = tiny.config(training__ema=0.9)
     with pytest.raises(NonFiniteError) as caught:
-        training.fit(build(config, ("red", "blue")), tiny.pool(), config, run, on_step=poison, quiet=True)
+        loop.fit(build(config, ("red", "blue")), tiny.pool(), config, run, on_step=poison, quiet=True)
     return caught.value
 
 
@@ -105,10 +106,10 @@ def test_nothing_that_is_not_finite_is_saved(tmp_path: Path, figure: Figure) -> 
 def test_the_check_before_a_save_is_what_holds_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The twin: without the looks at losses and weights the same run saves tensors that are not finite."""
 
-    def nothing(self: training.Trainer, *_: object) -> None:
+    def nothing(self: loop.Trainer, *_: object) -> None:
         return None
 
-    monkeypatch.setattr(training.Trainer, "stop_non_finite", nothing)
+    monkeypatch.setattr(loop.Trainer, "stop_non_finite", nothing)
     config = tiny.config()
 
     def poison(step: int, method: Any) -> None:
@@ -116,7 +117,7 @@ def test_the_check_before_a_save_is_what_holds_it_back(tmp_path: Path, monkeypat
             weight(method)
 
     with suppress(ValueError):  # the last sample sheet
-        training.fit(build(config, ("red", "blue")), tiny.pool(), config, tmp_path / "run", on_step=poison, quiet=True)
+        loop.fit(build(config, ("red", "blue")), tiny.pool(), config, tmp_path / "run", on_step=poison, quiet=True)
     with pytest.raises(AssertionError):
         finite(tmp_path / "run")
 
@@ -135,7 +136,7 @@ def test_a_rate_that_explodes_stops_every_method(name: str, tmp_path: Path) -> N
             next(p for p in module.parameters() if p.ndim > 1).data.fill_(float("nan"))
 
     with pytest.raises(NonFiniteError):
-        training.fit(cases.method(name, config), cases.pool(name), config, tmp_path, on_step=poison, quiet=True)
+        loop.fit(cases.method(name, config), cases.pool(name), config, tmp_path, on_step=poison, quiet=True)
     assert finite(tmp_path) == 5
 
 
@@ -146,12 +147,12 @@ def test_a_sheet_that_is_not_finite_stops_in_words(tmp_path: Path) -> None:
     real = method.translate
     method.translate = lambda *a, **k: real(*a, **k) * float("nan")  # type: ignore[method-assign]
     with pytest.raises(NonFiniteError, match="the translation red → blue is not finite"):
-        training.fit(method, tiny.pool(), config, tmp_path, quiet=True)
+        loop.fit(method, tiny.pool(), config, tmp_path, quiet=True)
 
 
 def test_inverted_outputs_are_warned_about_once() -> None:
     """Outputs that are the negative of their inputs give one warning; a healthy translation, and a second sheet, none."""
-    from unpaired.watch import Watch
+    from unpaired.training.log import Watch
 
     watch = Watch()
     images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1

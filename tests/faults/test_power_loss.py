@@ -214,16 +214,16 @@ def test_power_loss_after_every_call_loses_nothing(tmp_path: Path, figure: Figur
 def test_the_power_cuts_would_notice(without: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the fsync of files, without that of folders, with the old checkpoint removed first, or with checkpoints written in place,
     the same cuts lose states."""
-    from unpaired import _files
+    from unpaired import files
 
     if without == "in place":
         with runs.unprotected():
             assert losses(tmp_path / "run", tmp_path / "after")[1] > 0
         return
     if without == "fsync of files":
-        monkeypatch.setattr(_files, "write_synced", lambda path, content: _unsynced(path, content))
+        monkeypatch.setattr(files, "write_synced", lambda path, content: _unsynced(path, content))
     elif without == "fsync of folders":
-        monkeypatch.setattr(_files, "sync_folder", lambda path: None)
+        monkeypatch.setattr(files, "sync_folder", lambda path: None)
     else:
         real = checkpoint.commit
 
@@ -231,7 +231,7 @@ def test_the_power_cuts_would_notice(without: str, tmp_path: Path, monkeypatch: 
             for folder in checkpoint.steps(root):
                 for file in folder.iterdir():
                     file.unlink()
-                _files.sync_folder(folder)
+                files.sync_folder(folder)
                 folder.rmdir()
             return real(root, step, **options)
 

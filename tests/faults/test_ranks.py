@@ -22,10 +22,11 @@ import torch
 from figures import Figure
 
 import tiny
-from unpaired import checkpoint, distributed, heartbeat, signals, training
+from unpaired import checkpoint, machine, signals
 from unpaired.data.sampling import FolderPool, open_pool
 from unpaired.errors import ImageError
-from unpaired.runs import build
+from unpaired.training import loop
+from unpaired.training.run import build
 
 OnStep = Callable[[int, int, Any], None]
 GENEROUS = 300.0
@@ -62,7 +63,7 @@ class Job:
             config = tiny.config(**{**first, "training__sample_every": 1000, **settings})
             pool = tiny.pool() if data is None else open_pool(data, config.data)
             with signals.handled():
-                training.fit(
+                loop.fit(
                     build(config, pool.domains), pool, config, run, quiet=True, on_step=lambda s, m: on_step(rank, s, m)  # type: ignore[func-returns-value]
                 )  # fmt: skip
 
@@ -208,8 +209,8 @@ def test_without_the_heartbeat_the_cause_stays_unknown(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The twin: with nobody to explain a broken collective, the other rank ends without naming rank and cause."""
-    monkeypatch.setattr(heartbeat.Heartbeat, "_judge", lambda self: None)
-    monkeypatch.setattr(heartbeat.Heartbeat, "meeting", lambda self: contextlib.nullcontext())
+    monkeypatch.setattr(machine.Heartbeat, "_judge", lambda self: None)
+    monkeypatch.setattr(machine.Heartbeat, "meeting", lambda self: contextlib.nullcontext())
     _, other = end_of_job(how, 1, tmp_path / "run", tmp_path / "at")
     assert other.code not in (0, 4) and not in_words(other, how, 1), other
 
@@ -220,10 +221,10 @@ def test_without_the_heartbeat_a_rank_that_hangs_is_waited_for(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The twin: with the judge removed, a frozen or stuck rank holds the job well beyond the time in which it is noticed with him."""
-    monkeypatch.setattr(heartbeat.Heartbeat, "_judge", lambda self: None)
-    monkeypatch.setattr(heartbeat, "SILENT_SECONDS", 3.0)
-    monkeypatch.setattr(heartbeat, "HUNG_SECONDS", 3.0)
-    monkeypatch.setattr(heartbeat, "HUNG_STEPS", 0)
+    monkeypatch.setattr(machine.Heartbeat, "_judge", lambda self: None)
+    monkeypatch.setattr(machine, "SILENT_SECONDS", 3.0)
+    monkeypatch.setattr(machine, "HUNG_SECONDS", 3.0)
+    monkeypatch.setattr(machine, "HUNG_STEPS", 0)
 
     def hang(rank: int, step: int, method: Any) -> None:
         if rank == 1 and step == 6:
@@ -241,8 +242,8 @@ def test_without_the_heartbeat_a_rank_that_hangs_is_waited_for(
 @pytest.mark.full
 def test_a_slow_rank_is_not_taken_for_a_stuck_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rank that pauses outside its steps (a slow save, a sample sheet) beyond the limit of a step is waited for."""
-    monkeypatch.setattr(heartbeat, "HUNG_SECONDS", 1.0)
-    monkeypatch.setattr(heartbeat, "HUNG_STEPS", 0)
+    monkeypatch.setattr(machine, "HUNG_SECONDS", 1.0)
+    monkeypatch.setattr(machine, "HUNG_STEPS", 0)
 
     def pause(rank: int, step: int, method: Any) -> None:
         if rank == 0 and step == 8:
@@ -256,7 +257,7 @@ def test_a_refusal_of_the_first_rank_reaches_the_others(tmp_path: Path, monkeypa
     assert [r.code for r in Job(tmp_path / "run").finish()] == [0, 0]
     found = Job(tmp_path / "run", seed=9).finish()
     assert [r.code for r in found] == [2, 4] and "rank 0 stopped: " in found[1].said, found
-    assert distributed.TIMEOUT.total_seconds() >= 60
+    assert machine.TIMEOUT.total_seconds() >= 60
 
 
 @pytest.mark.full
@@ -300,7 +301,7 @@ def test_ranks_with_shares_of_different_size_take_the_step_of_one(tmp_path: Path
     config = cases.config("unit", model={"batch_size": 3, "noise": "none", "steps": 1}, training={"accumulate": 2})
 
     def work(run: Path) -> None:
-        training.fit(cases.method("unit", config), cases.pool("unit"), config, run, quiet=True)
+        loop.fit(cases.method("unit", config), cases.pool("unit"), config, run, quiet=True)
 
     seen = []
     work(tmp_path / "1")

@@ -14,11 +14,12 @@ import torch
 from figures import Figure, pick
 from test_methods import NAMES, everything
 
-from unpaired import checkpoint, training
+from unpaired import checkpoint
 from unpaired.errors import CheckpointError
 from unpaired.methods.base import Method
-from unpaired.stages import Plan
-from unpaired.watch import Watch
+from unpaired.training import loop
+from unpaired.training.log import Watch
+from unpaired.training.state import Plan
 
 SOME = pick(["tiny"], NAMES)
 """All methods in `make faults`; the smallest in `make test`, where the contract tests cut all of them."""
@@ -49,12 +50,12 @@ def cutting(owner: Any, name: str, call: int, *, after: bool = False) -> Iterato
 
 def train(name: str, run: Path, workers: int = 0) -> None:
     config = cases.config(name, data={"workers": workers})
-    training.fit(cases.method(name, config), cases.pool(name), config, run, quiet=True)
+    loop.fit(cases.method(name, config), cases.pool(name), config, run, quiet=True)
 
 
 def cuts(plan: Plan, method: Method) -> list[tuple[str, Any, str, int, bool]]:
     """(where, owner, function, call, after it?): inside each stage, on both sides of each boundary, inside evaluation and save."""
-    T = training.Trainer
+    T = loop.Trainer
     found = [
         ("before the first step", T, "run_step", 1, False),
         ("inside the first sheet", type(method), "views", 1, False),
@@ -111,13 +112,13 @@ def test_a_run_cut_without_a_word_ends_with_the_same_bytes(name: str, tmp_path: 
 # ---- mutations ------------------------------------------------------------------------------------------------------------
 
 
-def go(trainer: training.Trainer, until: int) -> None:
+def go(trainer: loop.Trainer, until: int) -> None:
     """The loop's steps, without its files."""
     for batch in trainer.batches():
         stage, first = trainer.plan.at(trainer.step + 1)
         trainer.step += 1
         if trainer.step == first + 1 and stage.start is not None:
-            training.seed_everything(trainer.config.seed, trainer.step - 1)
+            loop.seed_everything(trainer.config.seed, trainer.step - 1)
             stage.start()
         trainer.modes(stage)
         trainer.run_step(stage, first, batch)
@@ -208,23 +209,21 @@ def test_any_item_missing_from_a_saved_state_is_refused(name: str) -> None:
 
 
 MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
-    "steps are not seeded": lambda patch: patch.setattr(training, "seed_everything", lambda *_: None),
-    "a stage starts again on resume": lambda patch: patch.setattr(
-        training.Trainer, "restore", _restoring_into_the_start
-    ),
-    "the log is not cut": lambda patch: patch.setattr(training.RunLog, "__init__", _log_uncut),
+    "steps are not seeded": lambda patch: patch.setattr(loop, "seed_everything", lambda *_: None),
+    "a stage starts again on resume": lambda patch: patch.setattr(loop.Trainer, "restore", _restoring_into_the_start),
+    "the log is not cut": lambda patch: patch.setattr(loop.RunLog, "__init__", _log_uncut),
     "the watch forgets": lambda patch: patch.setattr(Watch, "restore", lambda self, state: None),
 }
 
 
-def _restoring_into_the_start(self: training.Trainer, *arguments: Any) -> None:
+def _restoring_into_the_start(self: loop.Trainer, *arguments: Any) -> None:
     _restore(self, *arguments)
     stage, _ = self.plan.at(self.step + 1)
     if stage.start is not None:
         stage.start()
 
 
-_restore = training.Trainer.restore
+_restore = loop.Trainer.restore
 
 
 def _log_uncut(self: Any, path: Path, step: int, *, tensorboard: Path | None) -> None:
@@ -238,7 +237,7 @@ def test_a_resume_that_forgets_is_noticed(mutant: str, tmp_path: Path, monkeypat
     train("tiny", tmp_path / "whole")
     expected = everything(tmp_path / "whole")
     torch.manual_seed(1)
-    with cutting(training.Trainer, "run_step", 12), suppress(Cut):
+    with cutting(loop.Trainer, "run_step", 12), suppress(Cut):
         train("tiny", tmp_path / "run")
     MUTANTS[mutant](monkeypatch)
     torch.manual_seed(2)

@@ -19,10 +19,13 @@ import runs
 from figures import Figure, pick
 
 import tiny
-from unpaired import _files, checkpoint, cli, evaluation, signals, training, translation_files
-from unpaired import runs as package_runs
+from unpaired import checkpoint, cli, files, signals
 from unpaired.data import cache, check, feature_cache
+from unpaired.evaluate import run as evaluate_run
 from unpaired.networks.pyramid import Pyramid
+from unpaired.training import loop
+from unpaired.training import run as package_runs
+from unpaired.translate import files as translate_files
 
 NUMBERS = {"SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
 BEFORE = {
@@ -33,15 +36,15 @@ BEFORE = {
 }
 """Phase -> what to wrap; there is nothing to save yet."""
 DURING = {
-    "training": (training.Trainer, "run_step"),
+    "training": (loop.Trainer, "run_step"),
     "stage switch": (tiny.Tiny, "halve"),
-    "sample writing": (training.Trainer, "sample"),
-    "save": (_files, "write_synced"),
+    "sample writing": (loop.Trainer, "sample"),
+    "save": (files, "write_synced"),
     "feature cache": (feature_cache.FeatureStore, "put"),
 }
 CASCADE = ("statistics", "feature cache")
 """Phases that the method on a feature pyramid alone has; the others are those of the tiny method."""
-AFTER = {"evaluation": (evaluation, "_entry"), "translation": (translation_files._Job, "_translate")}
+AFTER = {"evaluation": (evaluate_run, "_entry"), "translation": (translate_files._Job, "_translate")}
 # the n-th call: in the midst of a phase, not at its edge
 CALL = {
     "check": 5,
@@ -206,7 +209,7 @@ def test_a_second_signal_leaves_at_once(name: str, home: Path, tmp_path: Path, f
 
     def work() -> None:
         asking(DURING["training"], 5, signum, tmp_path / "first")
-        write = _files.write_synced
+        write = files.write_synced
 
         def slow_disk(*args: Any, **kwargs: Any) -> Any:
             if (tmp_path / "first").exists():
@@ -215,7 +218,7 @@ def test_a_second_signal_leaves_at_once(name: str, home: Path, tmp_path: Path, f
                 time.sleep(600)
             return write(*args, **kwargs)
 
-        _files.write_synced = slow_disk  # in the child alone
+        files.write_synced = slow_disk  # in the child alone
         cli.main(command(home / "data", out))
 
     child = kit.Child(work)

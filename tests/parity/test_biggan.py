@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from closeness import TOLERANCE, error
 from unpaired.checkpoint import load_method, write_model
 from unpaired.interop import import_biggan, import_deepi2i
-from unpaired.torchfile import read_torch_file
-from unpaired.translation import load
+from unpaired.interop.tensors import read_torch_file
+from unpaired.translate.translator import load
 
 NAMES = tuple(f"animal {i}" for i in range(12))
 

@@ -14,8 +14,8 @@ from unpaired.cli import main
 from unpaired.config import from_dict
 from unpaired.errors import CheckpointError
 from unpaired.interop import import_cyclegan
-from unpaired.runs import build
-from unpaired.translation import load
+from unpaired.training.run import build
+from unpaired.translate.translator import load
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from cyclopts import App, CycloptsError, MissingArgumentError, UnusedCliTokensEr
 from unpaired import signals
 from unpaired._memory import keep_memory
 from unpaired._version import __version__
-from unpaired.cli import importing, judging, training, using
-from unpaired.cli.help import PlainColumns
+from unpaired.cli import imports, train
+from unpaired.cli import use as cli_use
+from unpaired.cli.options import PlainColumns
 from unpaired.errors import Interrupted, UnpairedError
 
 app = App(
@@ -26,11 +27,11 @@ app = App(
     help_epilogue="Exit codes: 0 ok, 1 failed, 2 refused before work, 3 finished with failed items, 4 stopped by itself (state saved), "
     "130 and 143 stopped by a signal (state saved).",
 )
-app.command(importing.app)
+app.command(imports.app)
 for command in (  # in the order in which a shell's completion offers them
-    *(training.train, training.pretrain, training.plan, training.finetune),
-    *(using.translate, using.synthesize, judging.evaluate, judging.compare, judging.report),
-    *(using.look, using.check, training.adapt, using.info, using.presets, training.demo),
+    *(train.train, train.pretrain, train.plan, train.finetune),
+    *(cli_use.translate, cli_use.synthesize, cli_use.evaluate, cli_use.compare, cli_use.report),
+    *(cli_use.look, cli_use.check, train.adapt, cli_use.info, cli_use.presets, train.demo),
 ):
     app.command(command)
 app.register_install_completion_command()

@@ -36,11 +36,11 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from unpaired._files import sync_folder, write_atomically
 from unpaired.config import DataConfig
 from unpaired.data.folders import DataTree, name_bytes
 from unpaired.data.images import Pixels, load_resized, open_regular, probe, short_side, show
 from unpaired.errors import ImageError
+from unpaired.files import sync_folder, write_atomically
 
 log = logging.getLogger("unpaired")
 MAGIC = b"UNPCACH2"

@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unpaired._files import write_atomically
 from unpaired.config import DataConfig
 from unpaired.data import cache
 from unpaired.data.folders import MAX_BAD_SHARE, DataTree, find, in_another_format
 from unpaired.data.images import open_image, show
 from unpaired.errors import DataError, ImageError
+from unpaired.files import write_atomically
 
 log = logging.getLogger("unpaired")
 FLAT_LEVELS = 2.0

@@ -2,7 +2,7 @@
 
 Whatever comes in (16-bit, CMYK, palette, alpha, rotated by EXIF, animated, truncated, a bomb) leaves as a fully
 decoded 8-bit RGB image or as an :class:`~unpaired.errors.ImageError` that names the path and the reason.
-docs/data.md has the table of conversions; tests/test_images.py holds every row of it against arithmetic.
+docs/data.md has the table of conversions; tests/data/test_images.py holds every row of it against arithmetic.
 
 Legend: N batch, H height, W width.
 """
@@ -384,7 +384,7 @@ def _resized(pixels: Pixels, side: int, filter_: str) -> Pixels:
     """uint8 [H, W, 3] as `resize` makes it, by PyTorch's version of Pillow's filters: three to five times faster.
 
     Both round weights and sums to integers, PyTorch to fewer bits: fewer than one value in a hundred differs, by 1 level
-    (2 at the most that was seen; tests/test_images.py).
+    (2 at the most that was seen; tests/data/test_images.py).
     """
     import torch
 

@@ -14,7 +14,7 @@ METHODS: dict[str, str] = {
     "attend": "unpaired.methods.attend:Attend",
     "unit": "unpaired.methods.unit:UNIT",
     "unit-digits": "unpaired.methods.unit_digits:UNITDigits",
-    "biggan": "unpaired.methods.biggan:BigGAN",
+    "biggan": "unpaired.methods.gans:BigGAN",
     "deepi2i": "unpaired.methods.deepi2i:DeepI2I",
     "cascade": "unpaired.methods.cascade:Cascade",
     "deepvae": "unpaired.methods.deepvae:DeepVAE",

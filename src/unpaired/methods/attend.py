@@ -22,13 +22,17 @@ from unpaired import losses
 from unpaired.config import MethodConfig
 from unpaired.errors import ConfigError
 from unpaired.methods.base import Adam, Batch, Method, Pair, Stage, Update, asks_gradients, one_way
-from unpaired.networks.attention_branch import AttentionBranch
-from unpaired.networks.blocks import Norm, kaiming_convolutions, normal_convolutions
-from unpaired.networks.features import NETWORKS, Features, load_pretrained
-from unpaired.networks.image_buffer import ImageBuffer
-from unpaired.networks.patchgan import OverlappingPatches
-from unpaired.networks.resnet import ResnetGenerator
-from unpaired.networks.weight_induction import WeightInduction
+from unpaired.networks.classifiers import NETWORKS, Features, load_pretrained
+from unpaired.networks.convnets import (
+    AttentionBranch,
+    ImageBuffer,
+    Norm,
+    ResnetGenerator,
+    WeightInduction,
+    kaiming_convolutions,
+    normal_convolutions,
+)
+from unpaired.networks.discriminators import OverlappingPatches
 
 Count = Annotated[int, Field(ge=1)]
 Steps = Annotated[int, Field(ge=0)]

@@ -1,7 +1,7 @@
 """What a method is: data passed to it (:class:`Batch`), what it trains (:class:`Stage`, :class:`Update`), what it gives.
 
 A method is one file in this folder with a subclass of :class:`Method`, one line in ``unpaired.methods.METHODS``, and presets.
-It writes two things, ``stages()`` and ``translate()``; the one loop (``unpaired.training``) does everything else: freezing,
+It writes two things, ``stages()`` and ``translate()``; the one loop (``unpaired.training.loop``) does everything else: freezing,
 train and eval modes, precision, accumulation, EMA, all-reduce, logging, checkpoints, resume.
 
 Legend: N batch, H height, W width; images are float tensors [N, 3, H, W] in [-1, 1].

@@ -21,7 +21,7 @@ from unpaired import losses
 from unpaired.errors import ConfigError
 from unpaired.methods.base import Adam, Batch, Pair, Update
 from unpaired.methods.levels import LevelConfig, LevelMethod, Maps, Weight, bind
-from unpaired.networks.feature_maps import Conditional, ContentTrunk, Critic, DeepTranslator, StyleFromMap
+from unpaired.networks.pyramid import Conditional, ContentTrunk, Critic, DeepTranslator, StyleFromMap
 
 
 class CascadeConfig(LevelConfig):

@@ -12,17 +12,376 @@ BigGAN stands in ``hierarchical.py``: phases, adaptors, reconstruction.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
-from torch import Tensor
+from pydantic import Field, model_validator
+from torch import Tensor, nn
 
 from unpaired import losses
-from unpaired.methods.base import Batch
-from unpaired.methods.gans import BigGANSettings, OnBigGAN
-from unpaired.methods.hierarchical import Hierarchical, HierarchicalConfig
+from unpaired.config import MethodConfig
+from unpaired.errors import CheckpointError, ConfigError
+from unpaired.methods.base import Adam, Batch, Stage, Update
+from unpaired.methods.gans import (
+    Betas,
+    BigGANSettings,
+    Count,
+    DiscriminatorRate,
+    Epsilon,
+    GeneratorRate,
+    OnBigGAN,
+    OnGAN,
+    Rate,
+    Weight,
+)
 from unpaired.networks.biggan import Discriminator, DiscriminatorBlock, Features, Generator, orthogonal_weights
+from unpaired.networks.convnets import steady
+from unpaired.training import pretrained
+
+# ----------------------------------------------------------------------------------------------------
+# What both variants of DeepI2I have in common: encoder, adaptors, two phases, reconstruction in the discriminator's features.
+#
+# Equation numbers are those of DeepI2I (Wang, Yu and van de Weijer, NeurIPS 2020). No method of its own: ``deepi2i`` puts it on
+# BigGAN, ``deepi2i-stylegan`` on StyleGAN.
+#
+# Legend: t [N, 3, S, S] in [-1, 1] is a source image. Υ is the encoder, Λ the adaptors, Φ the generator, Ψ the discriminator;
+# subscript r is a resolution: the paper's layers l = 3, 4, 5, 6 are r = 32, 16, 8, 4 (at 128 pixels).
+
+log = logging.getLogger("unpaired")
+Part = Literal["encoder", "generator", "discriminator"]
+AdaptorRate = Annotated[Rate, Field(description="Adam's learning rate for the adaptors.")]
+EncoderRate = Annotated[Rate, Field(description="Adam's learning rate for the encoder where it is trained.")]
+SCRATCH_DEFAULTS: dict[str, Any] = {
+    "transfer": (),
+    "freeze_encoder": False,
+    "w_4": 1.0,
+    "w_8": 1.0,
+    "w_16": 1.0,
+    "w_32": 0.1,
+}
+"""What ``mode = "scratch"`` changes in the defaults, as in the released code."""
+
+
+class HierarchicalConfig(MethodConfig):
+    """Every number of the paper that both variants have."""
+
+    mode: Literal["transfer", "scratch"] = "transfer"
+    """``transfer`` from a pretrained GAN in two phases, or all four networks from random weights in one phase."""
+    transfer: tuple[Part, ...] = ("encoder", "generator", "discriminator")
+    """Networks that start from ``pretrained`` (Fig. 6, left); the others start from random weights."""
+
+    adaptor: Literal["network", "none"] = "network"
+    """``none`` adds the encoder's maps as they are, repeated where the generator has more channels (†DeepI2I, Fig. 3)."""
+    w_4: Weight = 0.1
+    """w_l of Eq. 5 at 4 pixels (l = 6); 0 takes this adaptor out (Fig. 3)."""
+    w_8: Weight = 0.1
+    """The same at 8 pixels (l = 5)."""
+    w_16: Weight = 0.1
+    """The same at 16 pixels (l = 4)."""
+    w_32: Weight = 0.1
+    """The same at 32 pixels (l = 3)."""
+    downsampling: Annotated[int, Field(ge=1)] = 8
+    """Only maps that this many halvings or fewer lead to are used by adaptors and reconstruction (Fig. 6, middle); 5 is all at
+    128 pixels, 6 at 256, and more than an image allows means all."""
+    freeze_encoder: bool = True
+    """Keep the encoder as it is; the paper found that slightly better."""
+
+    reconstruction: Literal["l1", "mse"] = "l1"
+    """Distance of discriminator features: ``l1`` as in Eq. 3, or ``mse`` as released."""
+    alpha_4: Weight = 0.1
+    """α_l of Eq. 3 at 4 pixels."""
+    alpha_8: Weight = 0.1
+    """The same at 8 pixels."""
+    alpha_16: Weight = 0.1
+    """The same at 16 pixels."""
+    alpha_32: Weight = 0.01
+    """The same at 32 pixels."""
+    adversarial_weight: Weight = 1.0
+    """λ_adv of Eq. 4, for the generator."""
+    reconstruction_weight: Weight = 1.0
+    """λ_rec of Eq. 4."""
+
+    lr_generator: GeneratorRate = 1e-4
+    lr_adaptor: AdaptorRate = 4e-4
+    lr_encoder: EncoderRate = 4e-4
+    lr_discriminator: DiscriminatorRate = 4e-4
+    betas: Betas = (0.0, 0.999)
+    eps: Epsilon = 1e-6
+    batch_size: Count = 32
+    """Source images in a step, and as many real target images."""
+    adaptor_steps: Annotated[int, Field(ge=0)] = 500
+    """Steps of the first phase: adaptors and discriminator. Counted from the start of this run."""
+    finetune_steps: Count = 30_000
+    """Steps of the second phase, with the generator; not stated in the paper, the released tests look at up to 30,000."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mode_defaults(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("mode") == "scratch":
+            return {**SCRATCH_DEFAULTS, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.mode == "scratch" and (self.transfer or self.freeze_encoder):
+            raise ValueError('mode = "scratch" needs transfer = [] and freeze_encoder = false')
+        if not any(self.level_weights.values()):
+            raise ValueError(
+                f"{' and '.join(f'w_{r}' for r in self.level_weights)} are all 0: the translation would not see its input"
+            )
+        return self
+
+    @property
+    def level_weights(self) -> dict[int, float]:
+        """w by resolution, in the official order of the adaptors."""
+        return {32: self.w_32, 16: self.w_16, 8: self.w_8, 4: self.w_4}
+
+    @property
+    def feature_weights(self) -> dict[int, float]:
+        """α by resolution."""
+        return {32: self.alpha_32, 16: self.alpha_16, 8: self.alpha_8, 4: self.alpha_4}
+
+    def with_steps(self, total: int) -> Self:
+        """``total`` steps in all. The first phase keeps its length, which does not depend on that of the second, up to half."""
+        first = 0 if self.mode == "scratch" else min(self.adaptor_steps, total // 2)
+        return self.model_copy(update={"adaptor_steps": first, "finetune_steps": total - first})
+
+
+class Adaptors(nn.Module):
+    """Λ: for each resolution a block of its own, from the encoder's channels to the generator's."""
+
+    def __init__(self, resolutions: tuple[int, ...], block: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.resolutions = resolutions
+        self.blocks = nn.ModuleList(  # two levels of lists, as the official names have them
+            nn.ModuleList([block(r)]) for r in resolutions
+        )
+
+    def forward(self, taps: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        return {r: block[0](taps[r]) for r, block in zip(self.resolutions, self.blocks, strict=True)}  # type: ignore[index]
+
+
+class Repeat(nn.Module):
+    """In place of adaptors: the encoder's maps, their channels repeated up to the generator's number."""
+
+    def __init__(self, times: Mapping[int, int]) -> None:
+        super().__init__()
+        self.times = dict(times)
+
+    def forward(self, taps: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        return {r: taps[r].repeat(1, n, 1, 1) for r, n in self.times.items()}
+
+
+class Hierarchical(OnGAN):
+    """Base of both variants. Trains the adaptors and the discriminator first, then the generator too (section 3.2, last
+    paragraph). A step draws source images, and real images of what they are translated to."""
+
+    training_only: ClassVar[tuple[str, ...]] = ("discriminator",)
+    gan: ClassVar[str] = "biggan"
+    """Method key of what ``pretrained`` must hold."""
+    second_order: ClassVar[bool] = False
+    """The discriminator's loss differentiates a gradient."""
+    encoder: nn.Module
+    generator: nn.Module
+    discriminator: nn.Module
+
+    def connect(self, taps: Mapping[int, int], maps: Mapping[int, int], block: Callable[[int, int], nn.Module]) -> None:
+        """Make the adaptors. ``taps`` and ``maps``: channels of encoder and generator by resolution; ``block`` makes one
+        adaptor from both numbers. Raises ConfigError where the two never meet."""
+        c: HierarchicalConfig = self.config
+        least = self.image_size // 2**c.downsampling
+        usable = [r for r in c.level_weights if r in taps and r in maps and r >= least]
+        self.resolutions = tuple(r for r in usable if c.level_weights[r] > 0)
+        """Where the encoder feeds the generator."""
+        self.compared = tuple(r for r in usable if c.feature_weights[r] > 0)
+        """Where the reconstruction loss looks."""
+        if not self.resolutions:
+            raise ConfigError(
+                f"at {self.image_size} pixels and downsampling = {c.downsampling} encoder and generator meet at "
+                f"{', '.join(map(str, usable)) or 'no'} pixels, and no weight w_… is above 0 there"
+            )
+        self.adaptors: Adaptors | Repeat
+        if c.adaptor == "network":
+            self.adaptors = Adaptors(self.resolutions, lambda r: block(taps[r], maps[r]))
+        else:
+            self.adaptors = Repeat({r: maps[r] // taps[r] for r in self.resolutions})
+        self._seen: dict[Any, tuple[Tensor, dict[int, Tensor]]] = {}
+
+    def check_start(self) -> None:
+        """A transfer wants a pretrained GAN, and training from scratch wants none."""
+        c: HierarchicalConfig = self.config
+        if c.mode == "scratch" and self.config.pretrained:
+            raise ConfigError(
+                f'model.mode = "scratch" would use nothing of {self.config.pretrained}: leave out --pretrained, or the mode'
+            )
+        if c.transfer and not self.config.pretrained:
+            raise ConfigError(
+                f"DeepI2I starts from a pretrained GAN: --pretrained FILE. {pretrained.get(self.gan)}. "
+                "Without any: --set model.mode=scratch"
+            )
+
+    def prepare(self) -> list[dict[str, str]]:
+        c: HierarchicalConfig = self.config
+        if self.begun_with is not None:
+            return [] if "discriminator" in self.begun_with.parts else self._find_discriminator()
+        self.check_start()
+        if not c.transfer:
+            return []
+        found = self.read_pretrained()
+        if "encoder" in c.transfer:
+            own = self.encoder.state_dict()
+            self.encoder.load_state_dict({k: v for k, v in found.discriminator.items() if k in own})
+        if "discriminator" in c.transfer:
+            self.discriminator.load_state_dict(found.discriminator)
+            self.carried = {k: v for k, v in found.moments.items() if k.startswith("optimizer/discriminator/")}
+        if "generator" in c.transfer:
+            self.generator.load_state_dict(found.generator)
+        return [found.came_from]
+
+    def _find_discriminator(self) -> list[dict[str, str]]:
+        """For a run that begins with a translator's shared file, which has none: that of the pretrained GAN, or random weights where
+        its file is gone."""
+        if "discriminator" in self.config.transfer and self.config.pretrained:
+            try:
+                found = self.read_pretrained()
+            except (CheckpointError, ConfigError) as error:
+                log.warning(
+                    "the model of --start-from holds no discriminator, and that of the pretrained GAN cannot be had (%s): it begins with "
+                    "random weights, and so do the features that translations are compared in. --pretrained GAN names another file",
+                    error,
+                )
+            else:
+                self.discriminator.load_state_dict(found.discriminator)
+                self.carried = {k: v for k, v in found.moments.items() if k.startswith("optimizer/discriminator/")}
+                return [found.came_from]
+        self.draw_discriminator()
+        return []
+
+    def draw_discriminator(self) -> None:
+        """Give the discriminator the random weights of a network that starts from none, where those are not the ones it is built with."""
+        return
+
+    def generator_parts(self) -> list[tuple[nn.Module, float]]:
+        """What trains in the generator, with its learning rate."""
+        return [(self.generator, self.config.lr_generator)]
+
+    def stages(self) -> tuple[Stage, ...]:
+        c: HierarchicalConfig = self.config
+        judge = Update(
+            "discriminator", self.discriminator_loss, (self.discriminator,), Adam(c.lr_discriminator, c.betas, c.eps),
+            second_order=self.second_order,
+        )  # fmt: skip
+        players: list[tuple[nn.Module, float]] = [(self.adaptors, c.lr_adaptor)] if c.adaptor == "network" else []
+        everyone = [*players, *self.generator_parts()]
+        if not c.freeze_encoder:
+            everyone.append((self.encoder, c.lr_encoder))
+
+        def translators(trained: list[tuple[nn.Module, float]]) -> Update:
+            return Update(
+                "translator",
+                self.generator_loss,
+                tuple(module for module, _ in trained),
+                Adam(everyone[0][1], c.betas, c.eps),
+                rates=tuple(lr / everyone[0][1] for _, lr in trained),
+            )
+
+        first = (judge, translators(players)) if players else (judge,)
+        finetune = Stage("finetune", c.finetune_steps, (judge, translators(everyone)), c.batch_size)
+        if c.mode == "scratch":
+            return (finetune,)
+        # batch norms of the fixed generator see maps with something added to them: their statistics must follow
+        return (Stage("adaptor", c.adaptor_steps, first, c.batch_size, train_mode=(self.generator,)), finetune)
+
+    # -- translation
+
+    def encode(self, images: Tensor) -> dict[int, Tensor]:
+        """Υ_r(t) by resolution."""
+        taps: dict[int, Tensor] = self.encoder(images)
+        return {r: taps[r] for r in self.resolutions}
+
+    def added(self, taps: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """w_l Λ_l of Eq. 5."""
+        weights = self.config.level_weights
+        return {r: weights[r] * a for r, a in self.adaptors(taps).items()}
+
+    # -- training
+
+    def _taps(self, images: Tensor) -> dict[int, Tensor]:
+        """Υ_r(t); of a frozen encoder once for each batch, for all updates that see it, and without a graph.
+
+        Images are known by the batch that they are a part of, and their place in it. The store holds on to them, so that no other
+        batch takes that one's place.
+        """
+        if not self.config.freeze_encoder:
+            return self.encode(images)
+        if torch.compiler.is_compiling():  # a compiled loss can hold no such store
+            with torch.no_grad(), steady(self.encoder):
+                return self.encode(images)
+        weights = sum(p._version for p in self.encoder.parameters())
+        whole = _whole(images)
+        key = (id(whole), images.storage_offset(), tuple(images.shape), images._version, weights, _precision(images))
+        if key not in self._seen:
+            kept = self._seen.items()  # other parts of this batch; earlier batches go
+            self._seen = {k: v for k, v in kept if _whole(v[0]) is whole}
+            with torch.no_grad(), steady(self.encoder):
+                self._seen[key] = (images, self.encode(images))
+        return self._seen[key][1]
+
+    @abstractmethod
+    def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The discriminator's part of Eq. 1."""
+
+    @abstractmethod
+    def translated(self, batch: Batch) -> Tensor:
+        """Translations of the batch's sources, with latents drawn for training."""
+
+    @abstractmethod
+    def fooling(self, psi: Mapping[int, Tensor], batch: Batch) -> Tensor:
+        """The generator's part of Eq. 1 for translations whose discriminator features are ``psi``."""
+
+    def generator_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """λ_adv L_adv + λ_rec L_rec (Eq. 4) of adaptors and generator."""
+        c: HierarchicalConfig = self.config
+        fake = self.translated(batch)
+        with steady(self.discriminator):  # so that translation and source go through the very same weights
+            psi = self.discriminator.taps(fake)  # type: ignore[operator]
+            terms = {"gan": c.adversarial_weight * self.fooling(psi, batch)}
+            if self.compared and c.reconstruction_weight > 0:
+                with torch.no_grad():
+                    goal = self.discriminator.taps(batch.source)  # type: ignore[operator]
+                terms["reconstruction"] = c.reconstruction_weight * self.reconstruction(psi, goal)
+        return terms
+
+    def reconstruction(self, psi: Mapping[int, Tensor], goal: Mapping[int, Tensor]) -> Tensor:
+        """L_rec = Σ_l α_l ‖Ψ_l(t) - Ψ_l(translation of t)‖ (Eq. 3), the mean over the elements of each map.
+
+        Sample i of the translations is compared with sample i of the sources alone.
+        """
+        c: HierarchicalConfig = self.config
+        terms = []
+        for r in self.compared:
+            a, b = self.paired(psi[r], goal[r])
+            distance = losses.mean_l1(a, b) if c.reconstruction == "l1" else losses.mean_square(a.float() - b.float())
+            terms.append(c.feature_weights[r] * distance)
+        return torch.stack(terms).sum()
+
+    def paired(self, psi: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
+        """Which rows of translations and sources are compared: each with its own."""
+        return psi, goal
+
+
+def _whole(images: Tensor) -> Tensor:
+    """The batch that ``images`` are a part of, or they themselves."""
+    return images if images._base is None else images._base
+
+
+def _precision(images: Tensor) -> Any:
+    """What autocast would compute in, or None."""
+    kind = images.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
 class DeepI2IConfig(BigGANSettings, HierarchicalConfig):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from unpaired.errors import ConfigError
 from unpaired.methods.base import Batch, Pair, one_way
+from unpaired.methods.deepi2i import AdaptorRate, EncoderRate, Hierarchical, HierarchicalConfig
 from unpaired.methods.gans import (
     Betas,
     Count,
@@ -27,7 +28,6 @@ from unpaired.methods.gans import (
     StyleGANSettings,
     Weight,
 )
-from unpaired.methods.hierarchical import AdaptorRate, EncoderRate, Hierarchical, HierarchicalConfig
 from unpaired.networks.stylegan import AdaptorBlock, Discriminator, Features, Generator, draw_noise
 
 

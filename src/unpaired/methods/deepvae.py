@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from unpaired import losses
 from unpaired.methods.base import Adam, Batch, Pair, Side, Update
 from unpaired.methods.levels import Count, Judge, LevelConfig, LevelMethod, Maps, Slopes, Weight, bind
-from unpaired.networks.blocks import draw_latents
-from unpaired.networks.feature_maps import (
+from unpaired.networks.convnets import draw_latents
+from unpaired.networks.pyramid import (
     Conditional,
     ContentTrunk,
     Critic,

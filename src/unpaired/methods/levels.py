@@ -18,14 +18,13 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from unpaired import devices, losses
+from unpaired import losses, machine
 from unpaired.config import MethodConfig
 from unpaired.errors import CheckpointError, ConfigError
-from unpaired.map_cache import MapCache
 from unpaired.methods.base import Adam, Batch, Beginning, Method, Stage, Update
-from unpaired.networks.feature_maps import Inverter, Narrowing
-from unpaired.networks.patchgan import StridedPatches
-from unpaired.networks.pyramid import LEVELS, Pyramid, Tap, hash_tensor
+from unpaired.networks.discriminators import StridedPatches
+from unpaired.networks.map_cache import MapCache
+from unpaired.networks.pyramid import LEVELS, Inverter, Narrowing, Pyramid, Tap, hash_tensor
 
 Count = Annotated[int, Field(ge=1)]
 Steps = Annotated[int, Field(ge=0)]
@@ -290,7 +289,7 @@ class LevelMethod(Method):
         if self._maps_kept is None:
             c: LevelConfig = self.config
             crops = sum(self.view_counts.values()) if self.view_counts else 0
-            precision = devices.precision_around(self.inverted_on.device)
+            precision = machine.precision_around(self.inverted_on.device)
             self._maps_kept = MapCache(self.pyramid, c.feature_cache, crops, c.feature_cache_gib, precision)
         return self._maps_kept
 

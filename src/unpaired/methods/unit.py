@@ -24,21 +24,15 @@ from unpaired import losses
 from unpaired.config import MethodConfig
 from unpaired.errors import ConfigError
 from unpaired.methods.base import Adam, Batch, Method, Pair, Stage, Update, asks_gradients
-from unpaired.networks.blocks import (
-    ResidualBlock,
-    SampleNorm,
-    Tanh,
-    kaiming_convolutions,
-    normal_convolutions,
-)
-from unpaired.networks.instance_norm import InstanceNorm
-from unpaired.networks.patchgan import (
+from unpaired.networks.convnets import ResidualBlock, SampleNorm, Tanh, kaiming_convolutions, normal_convolutions
+from unpaired.networks.discriminators import (
     GaussianHalf,
     MultiScale,
     PatchDiscriminator,
     SeparateDiscriminators,
     SharedDiscriminators,
 )
+from unpaired.networks.kernels import InstanceNorm
 
 Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]

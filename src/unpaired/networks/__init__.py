@@ -1,0 +1,1 @@
+"""Pure networks; they open no file."""

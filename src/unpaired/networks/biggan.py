@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unpaired.networks.blocks import steady
-from unpaired.networks.spectral_norm import SN_EPS, SNConv2d, SNEmbedding, SNLinear
+from unpaired.networks.convnets import steady
+from unpaired.networks.kernels import SN_EPS, SNConv2d, SNEmbedding, SNLinear
 
 BN_EPS = 1e-5
 BN_MOMENTUM = 0.1

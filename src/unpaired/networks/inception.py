@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unpaired.devices import shapes_only
 from unpaired.errors import WeightsError
+from unpaired.machine import shapes_only
 
 INPUT_SIDE = 299
 """Side in pixels of the network's input."""

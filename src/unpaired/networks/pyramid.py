@@ -10,17 +10,19 @@ Legend: N batch, C channels, S side of the image in pixels, h side of a map; ima
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unpaired.errors import ConfigError, nearest
-from unpaired.networks.blocks import kaiming_convolutions
-from unpaired.networks.features import NETWORKS, Features, load_pretrained
-from unpaired.networks.mobilenet import ConvBN
+from unpaired.networks.classifiers import NETWORKS, ConvBN, Features, load_pretrained
+from unpaired.networks.convnets import Tanh, kaiming_convolutions, normal_convolutions
+from unpaired.networks.kernels import Convolution, instance_norm
 
 Tap = Literal["before", "after"]
 """Where a level is taken: before or after its ReLU."""
@@ -137,7 +139,7 @@ class Pyramid(nn.Module):
 
     def load(self, weights: str) -> dict[str, str]:
         """Fill the network from ``pretrained`` or a path; where it came from. Raises WeightsError."""
-        from unpaired import finetuning  # not at the top: it trains, and so imports what imports this
+        from unpaired.training import finetuning  # not at the top: it trains, and so imports what imports this
 
         path = None if weights == "pretrained" else Path(weights).expanduser()
         if path is not None and finetuning.is_finetuned(path):
@@ -257,3 +259,326 @@ def quantise(maps: Tensor, kind: str) -> Tensor:
 def restore(kept: Tensor) -> Tensor:
     """What :func:`quantise` gave, as float32 again."""
     return kept.float() / 127.5 - 1 if kept.dtype == torch.uint8 else kept.float()
+
+
+# ----------------------------------------------------------------------------------------------------
+# Networks on feature maps: translators deep and conditional, critics, inversion to images, and a VAE of the deepest map.
+#
+# Katzir et al., Cross-Domain Cascaded Deep Translation, appendix A.1.2 (Tables 3 to 5), and the supplement's section 6 (Tables 4
+# and 5). Channels and sizes come from the pyramid; ``width`` scales the channels within, 1 gives the paper's networks on VGG-19.
+# All convolutions are 3 x 3 with padding 1 but for those that double the size (4 x 4, as in Table 5).
+#
+# Legend: N batch, C channels of a level, D those of the next deeper one, h side of a map, S side of the image, Z of a latent;
+# maps [N, C, h, h] in [-1, 1], images [N, 3, S, S] in [-1, 1].
+
+SLOPE = 0.2
+"""Of every LeakyReLU here; the paper says so for the inversion networks."""
+HEAD_SIDE = 4
+"""Maps are halved until they have at most this side before a linear layer looks at them (Table 4: 4 x 4 x 512)."""
+HEAD_CHANNELS = 512
+"""Channels are doubled at each halving up to this many (Table 4); the widest level of VGG-19."""
+STYLE_HIDDEN = 1000
+"""Width between the two linear layers of Table 4."""
+
+
+def scaled(channels: int, width: float) -> int:
+    """``channels`` times ``width``: a multiple of 4, so that half of it can be normalised in groups of two."""
+    return max(4, 4 * round(channels * width / 4))
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """In 32 groups (Wu and He 2018), or fewer where there are few channels: two a group at least, so that a map of one position
+    has something to be normalised over."""
+    return nn.GroupNorm(math.gcd(32, channels // 2), channels)
+
+
+def grow(layer: nn.ConvTranspose2d, x: Tensor, side: int) -> Tensor:
+    """``layer``, which doubles the size, on ``x``, with an output of just ``side``: one more row and column by output
+    padding, fewer by cutting, and a resize where the sizes are not twice each other (AlexNet)."""
+    kernel, stride, padding = layer.kernel_size[0], layer.stride[0], layer.padding[0]
+    least = (x.shape[-1] - 1) * int(stride) - 2 * int(padding) + kernel
+    size = min(max(side, least), least + 1)
+    x = layer(x, output_size=[size, size])[..., :side, :side]
+    if x.shape[-1] != side:
+        x = F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False)
+    return x
+
+
+def halving_stack(inputs: int, channels: int, side: int, width: float) -> tuple[nn.Sequential, int, int]:
+    """Strided convolutions with LeakyReLU from ``inputs`` channels down to ``HEAD_SIDE``; also the last one's channels and side.
+
+    ``channels`` (those of the level, scaled) double at each up to ``HEAD_CHANNELS``; "we simply add more conv layers for each
+    shallower layer". At least one convolution, so that a map that is small already is looked at, too.
+    """
+    stack = nn.Sequential()
+    most = max(channels, scaled(HEAD_CHANNELS, width))
+    while side > HEAD_SIDE or not len(stack):
+        channels = min(2 * channels, most)
+        stride = 2 if side > HEAD_SIDE else 1
+        stack.append(Convolution(inputs, channels, 3, stride, 1)).append(nn.LeakyReLU(SLOPE))
+        inputs, side = channels, -(-side // stride)
+    return stack, channels, side
+
+
+# ---------------------------------------------------------------------------------------------- translators
+
+
+class DeepTranslator(nn.Module):
+    """Table 3: the translator of the deepest level, [N, C, h, h] -> the same.
+
+    h -> h/2 -> h/4 and back. The transposed convolutions of the paper (14 -> 7 -> 4 -> 7 -> 14) need output paddings 0 and 1;
+    here they are told the sizes met on the way down, so any size works. No activation between the first two rows, as printed.
+    """
+
+    def __init__(self, channels: int, width: float = 1.0) -> None:
+        super().__init__()
+        c = scaled(channels, width)
+        half = c // 2
+        self.first = Convolution(channels, c, 3, 1, 1)
+        self.down = nn.ModuleList([Convolution(c, half, 3, 2, 1), Convolution(half, c, 3, 2, 1)])
+        self.up = nn.ModuleList([nn.ConvTranspose2d(c, half, 3, 2, 1), nn.ConvTranspose2d(half, half, 3, 2, 1)])
+        self.wide = Convolution(half, c, 3, 1, 1)
+        self.last = Convolution(c, channels, 3, 1, 1)
+        self.norms = nn.ModuleList([group_norm(n) for n in (half, c, half, half, c)])
+        normal_convolutions(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        sides = []
+        for layer, norm in zip(self.down, self.norms, strict=False):
+            sides.append(x.shape[-1])
+            x = torch.relu(norm(layer(x)))
+        for layer, norm in zip(self.up, self.norms[2:], strict=False):
+            x = torch.relu(norm(grow(layer, x, sides.pop())))  # type: ignore[arg-type]
+        x = torch.relu(self.norms[4](self.wide(x)))
+        return torch.tanh(self.last(x).float())
+
+
+def adaptive_norm(x: Tensor, style: Tensor) -> Tensor:
+    """AdaIN (Huang and Belongie 2017): each channel of each sample to mean 0 and variance 1, times gamma, plus beta.
+
+    ``style`` [N, 2 C]: the betas, then the gammas. Passed as an argument and not kept anywhere, in float32.
+    """
+    beta, gamma = style.float()[:, :, None, None].chunk(2, dim=1)
+    return torch.addcmul(beta, instance_norm(x.float()), gamma).to(x.dtype)
+
+
+Narrowing = Literal["computed", "halved"]
+"""Channels that the upsampling of Table 5 leaves: those of the level, or half of its input's as printed. They differ at
+level 4 of VGG-19 alone, where conv_4_1 has as many channels as conv_5_1."""
+
+
+class ContentTrunk(nn.Module):
+    """Table 5: the next deeper map [N, D, h', h'] and a style [N, ``style_size``] -> the map of this level [N, C, h, h].
+
+    Two convolutions and one that doubles the size, each with AdaIN and LeakyReLU; a convolution and tanh. Where the deeper map
+    has this level's size already (AlexNet), the third convolution keeps it.
+    """
+
+    def __init__(
+        self,
+        deeper: int,
+        channels: int,
+        deeper_side: int,
+        side: int,
+        width: float = 1.0,
+        narrowing: Narrowing = "computed",
+    ) -> None:
+        super().__init__()
+        d = scaled(deeper, width)
+        c = scaled(channels, width) if narrowing == "computed" else d // 2
+        self.side = side
+        self.first, self.second = Convolution(deeper, d, 3, 1, 1), Convolution(d, d, 3, 1, 1)
+        self.up = Convolution(d, c, 3, 1, 1) if side == deeper_side else nn.ConvTranspose2d(d, c, 4, 2, 1)
+        self.last = Convolution(c, channels, 3, 1, 1)
+        self.widths = (d, d, c)
+        normal_convolutions(self)
+
+    @property
+    def style_size(self) -> int:
+        """How many numbers AdaIN takes: two for each channel that it normalises."""
+        return 2 * sum(self.widths)
+
+    def forward(self, deeper: Tensor, style: Tensor) -> Tensor:
+        s1, s2, s3 = torch.split(style, [2 * w for w in self.widths], dim=1)
+        x = F.leaky_relu(adaptive_norm(self.first(deeper), s1), SLOPE)
+        x = F.leaky_relu(adaptive_norm(self.second(x), s2), SLOPE)
+        x = grow(self.up, x, self.side) if isinstance(self.up, nn.ConvTranspose2d) else self.up(x)
+        x = F.leaky_relu(adaptive_norm(x, s3), SLOPE)
+        return torch.tanh(self.last(x).float())
+
+
+def _style_head(inputs: int, widths: Sequence[int], width: float) -> nn.Sequential:
+    """Two linear layers to the style of AdaIN layers with ``widths`` channels; starts near beta = 0, gamma = 1."""
+    hidden = max(16, round(STYLE_HIDDEN * width))
+    last = nn.Linear(hidden, 2 * sum(widths))
+    with torch.no_grad():
+        last.bias.copy_(torch.tensor([value for w in widths for value in [0.0] * w + [1.0] * w]))
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.LeakyReLU(SLOPE), last)
+
+
+class StyleFromMap(nn.Module):
+    """Table 4: the level's own map [N, C, h, h] -> the style [N, 2 Σ widths] of a trunk. No norm."""
+
+    def __init__(self, channels: int, side: int, widths: Sequence[int], width: float = 1.0) -> None:
+        super().__init__()
+        self.convolutions, c, h = halving_stack(channels, scaled(channels, width), side, width)
+        self.head = _style_head(c * h * h, widths, width)
+        kaiming_convolutions(self.convolutions)
+
+    def forward(self, own: Tensor) -> Tensor:
+        style: Tensor = self.head(self.convolutions(own).flatten(1))
+        return style
+
+
+class StyleFromNoise(nn.Module):
+    """DeepVAE's counterpart: noise [N, Z] -> the style of a trunk, through the same two linear layers."""
+
+    def __init__(self, latent: int, widths: Sequence[int], width: float = 1.0) -> None:
+        super().__init__()
+        self.head = _style_head(latent, widths, width)
+
+    def forward(self, noise: Tensor) -> Tensor:
+        style: Tensor = self.head(noise)
+        return style
+
+
+class Conditional(nn.Module):
+    """A trunk and where its style comes from: (own map or noise, deeper map) -> the map of this level."""
+
+    def __init__(self, trunk: ContentTrunk, style: StyleFromMap | StyleFromNoise) -> None:
+        super().__init__()
+        self.trunk, self.style = trunk, style
+
+    def forward(self, own: Tensor, deeper: Tensor) -> Tensor:
+        out: Tensor = self.trunk(deeper, self.style(own))
+        return out
+
+
+# ---------------------------------------------------------------------------------------------- critics
+
+
+class Critic(nn.Module):
+    """One number a sample, without any norm, so that a gradient penalty judges each alone. [N, C, h, h] -> one [N, 1] in a list.
+
+    The paper does not describe it: a convolution at full size, halvings to 4 x 4 as in Table 4, a linear layer.
+    """
+
+    def __init__(self, channels: int, side: int, width: float = 1.0) -> None:
+        super().__init__()
+        c = scaled(channels, width)
+        stack, outputs, h = halving_stack(c, c, side, width)
+        self.convolutions = nn.Sequential(Convolution(channels, c, 3, 1, 1), nn.LeakyReLU(SLOPE), *stack)
+        self.head = nn.Linear(outputs * h * h, 1)
+        kaiming_convolutions(self.convolutions)
+
+    def forward(self, maps: Tensor) -> list[Tensor]:
+        return [self.head(self.convolutions(maps).flatten(1))]
+
+    def slopes(self, maps: Tensor) -> Tensor:
+        """∇D at each of ``maps``, [N, C, h, h]; differentiable by the weights, and by ``maps`` not at all.
+
+        Written out, since a critic of convolutions and LeakyReLU is linear around each map: its gradient is the product of the
+        transposed layers, in which ``maps`` say no more than which slope each LeakyReLU has. Automatic differentiation gives the
+        same, but passes zeros back through the whole critic when it differentiates the gradient.
+        """
+        passed, x = [], maps
+        with torch.no_grad():
+            for layer in self.convolutions:
+                passed.append((layer, x))
+                x = layer(x)
+        slopes = self.head.weight.expand(len(maps), -1).view_as(x)
+        for layer, x in reversed(passed):
+            if isinstance(layer, Convolution):
+                slopes = layer.transpose(slopes, x)
+            else:
+                slopes = torch.ops.aten.leaky_relu_backward(slopes, x, SLOPE, False)
+        return slopes
+
+
+# ---------------------------------------------------------------------------------------------- inversion
+
+
+class Inverter(nn.Module):
+    """Feature inversion (Dosovitskiy and Brox 2016, as appendix A.1.2 has it): a map [N, C, h, h] -> the image [N, 3, S, S].
+
+    Three convolutions, transposed convolutions that halve the channels until the image's size is there, a convolution to three
+    channels, tanh; LeakyReLU and no norm. Maps of more than 512 channels (MobileNet's deepest) are narrowed to 512 at first.
+    """
+
+    def __init__(self, channels: int, side: int, image_side: int, width: float = 1.0) -> None:
+        super().__init__()
+        c = scaled(min(channels, HEAD_CHANNELS), width)
+        doublings = max(0, round(math.log2(image_side / side)))
+        self.sides = [-(-image_side // 2**k) for k in reversed(range(doublings))]
+        self.image_side = image_side
+        self.first = nn.ModuleList([Convolution(channels, c, 3, 1, 1), *(Convolution(c, c, 3, 1, 1) for _ in range(2))])
+        self.up = nn.ModuleList()
+        for _ in self.sides:
+            half = max(4, c // 2)
+            self.up.append(nn.ConvTranspose2d(c, half, 4, 2, 1))
+            c = half
+        self.last = Convolution(c, 3, 3, 1, 1)
+        kaiming_convolutions(self)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        x = maps
+        for layer in self.first:
+            x = F.leaky_relu(layer(x), SLOPE)
+        for layer, side in zip(self.up, self.sides, strict=True):
+            x = F.leaky_relu(grow(layer, x, side), SLOPE)  # type: ignore[arg-type]
+        if x.shape[-1] != self.image_side:
+            x = F.interpolate(x, size=(self.image_side, self.image_side), mode="bilinear", align_corners=False)
+        return torch.tanh(self.last(x).float())
+
+
+# ---------------------------------------------------------------------------------------------- DeepVAE
+
+
+class MapEncoder(nn.Module):
+    """Supplement, Table 4: E5, the deepest map [N, C, h, h] -> (mean, log variance) of its latent, each [N, Z]."""
+
+    def __init__(self, channels: int, side: int, latent: int, width: float = 1.0) -> None:
+        super().__init__()
+        c = scaled(channels, width)
+        self.convolutions = nn.Sequential()
+        for i in range(5):
+            self.convolutions.append(Convolution(channels if i == 0 else c, c, 3, 2 if i == 0 else 1, 1))
+            self.convolutions.append(group_norm(c)).append(nn.LeakyReLU(SLOPE))
+        self.head = nn.Linear(c * (-(-side // 2)) ** 2, 2 * latent)
+        normal_convolutions(self.convolutions)
+
+    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_variance = self.head(self.convolutions(maps).flatten(1)).float().chunk(2, dim=1)
+        return mean, log_variance
+
+
+LastLayer = Literal["tanh", "literal"]
+"""Of the VAE's decoder: tanh without norm, or GN and LeakyReLU as Table 5 lists it, which cannot give maps in [-1, 1]."""
+
+
+class MapDecoder(nn.Module):
+    """Supplement, Table 5: G5, a latent [N, Z] -> the deepest map [N, C, h, h]. The first convolution is after a doubling."""
+
+    def __init__(self, channels: int, side: int, latent: int, width: float = 1.0, last: LastLayer = "tanh") -> None:
+        super().__init__()
+        c, self.side, self.small = scaled(channels, width), side, -(-side // 2)
+        self.head = nn.Linear(latent, c * self.small**2)
+        self.convolutions = nn.ModuleList()
+        for i in range(5):
+            outputs = channels if i == 4 else c
+            layer = nn.Sequential(Convolution(c, outputs, 3, 1, 1))
+            if i == 4 and last == "tanh":
+                layer.append(Tanh())
+            else:
+                layer.append(group_norm(outputs)).append(nn.LeakyReLU(SLOPE))
+            self.convolutions.append(layer)
+        normal_convolutions(self.convolutions)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        x: Tensor = self.head(latent).unflatten(1, (-1, self.small, self.small))  # [N, C, h/2, h/2]
+        x = F.interpolate(x, size=(self.side, self.side), mode="nearest")
+        for layer in self.convolutions:
+            x = layer(x)
+        made: Tensor = x.float()
+        return made

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unpaired.networks.instance_norm import instance_norm
+from unpaired.networks.kernels import instance_norm
 
 Loss = Literal["r1", "wgan-gp"]
 SIZES = (32, 64, 128, 256, 512, 1024)

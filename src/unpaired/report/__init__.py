@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from unpaired.report.page import Card, Pair, Panel, Report
-from unpaired.report.pictures import ENLARGE_TO
+from unpaired.report.page import ENLARGE_TO, Card, Pair, Panel, Report
 
 __all__ = ["ENLARGE_TO", "Card", "Pair", "Panel", "Report", "write_report"]
 

@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any, TypeGuard
 
-from unpaired.evaluation_compare import not_comparable
-from unpaired.evaluation_table import makes_noise, places
+from unpaired.evaluate.results import makes_noise, not_comparable, places
 from unpaired.report.charts import COLOURS, Dot, Series, starts
 from unpaired.report.page import Cell, Panel, interval_panel, line_panel, number
 
@@ -375,7 +374,7 @@ def _plain(value: Any) -> str:
 
 def won(log: Sequence[Entry]) -> list[str]:
     """Discriminators that were right nearly always over the last quarter of the log."""
-    from unpaired.watch import WON_ACCURACY
+    from unpaired.training.log import WON_ACCURACY
 
     last = log[-max(1, len(log) // 4) :]
     said = []

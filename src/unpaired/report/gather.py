@@ -21,11 +21,11 @@ from unpaired.data.folders import DataTree, find
 from unpaired.data.images import Pixels, show
 from unpaired.data.labelled import open_unlabelled
 from unpaired.data.sampling import Pool, centre_crops, hold_out, open_pool
-from unpaired.devices import shapes_only
 from unpaired.errors import CheckpointError, ConfigError, DataError, ImageError, nearest
-from unpaired.evaluation_read import check_results, read_json
-from unpaired.origin import FILE as ORIGIN
-from unpaired.translation import Translator, load
+from unpaired.evaluate.results import check_results, read_json
+from unpaired.machine import shapes_only
+from unpaired.training.log import FILE as ORIGIN
+from unpaired.translate.translator import Translator, load
 
 BEST = "best/best.json"
 """Of a run that looked at held-out images while training: step and value of its best checkpoint, and of the last."""

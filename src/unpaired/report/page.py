@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,11 +29,11 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, features
 
-from unpaired.outputs import write_output
-from unpaired.report import charts, confusion
+from unpaired.files import write_output
+from unpaired.report import charts
 from unpaired.report.charts import Dot, Series
-from unpaired.report.pictures import Images, checked, encode, is_tiny, strip
 
 Cell = str | int | float | None
 _RIGHT = ' class="number"'
@@ -290,23 +291,25 @@ class Report:
         counts = np.asarray(counts)
         if counts.shape != (len(labels), len(labels)):
             raise ValueError(f"confusion table of shape {counts.shape} with {len(labels)} labels")
-        if len(labels) <= confusion.MOST_IN_TABLE:
-            kind, inner = confusion.cells(counts, labels)
+        if len(labels) <= MOST_IN_TABLE:
+            kind, inner = cells(counts, labels)
             return self._table(inner, caption, kind)
-        uri, width, height = encode(confusion.picture(counts))
-        inner = f'<img class="matrix" src="{uri}" alt="{escape(confusion.words(counts, labels))}" width="{width}" height="{height}">'
+        uri, width, height = encode(picture(counts))
+        inner = (
+            f'<img class="matrix" src="{uri}" alt="{escape(words(counts, labels))}" width="{width}" height="{height}">'
+        )
         self._figure(
             inner,
             f"{caption} A row for each true class, downwards, and a column for each predicted one, in the order of the list below; "
             "the stronger its colour, the larger a cell's share of its row.",
         )
-        rows = confusion.rows(counts, labels)
+        listed_rows = rows(counts, labels)
         header = ["class", "recall", "images", "most often wrongly taken for"]
         self.table(
-            header, [rows[i] for i in confusion.weakest(counts)], caption="The classes that are recognised least often."
+            header, [listed_rows[i] for i in weakest(counts)], caption="The classes that are recognised least often."
         )
         listed = "\n".join(
-            f"{a}: {b} of {n:,}" + (f", else mostly {other}" if other else "") for a, b, n, other in rows
+            f"{a}: {b} of {n:,}" + (f", else mostly {other}" if other else "") for a, b, n, other in listed_rows
         )
         return self.details(f"Recall of all {len(labels)} classes", listed)
 
@@ -460,3 +463,157 @@ def _cell(value: Cell, *, heading: bool, right: bool, note: str = "", head: str 
     label = f' data-head="{escape(head)}"' if head else ""
     empty = ' class="none"' if head and text == "–" else ""
     return f"<td{label}{empty}{_RIGHT if right else ''}>{escape(text)}</td>"
+
+
+# ----------------------------------------------------------------------------------------------------
+# Pictures as data URIs: small ones exact, large ones compressed.
+#
+# Legend: N images, H height, W width; uint8, 0 to 255.
+
+Images = NDArray[np.uint8]
+"""uint8 [N, H, W, 3] (or [N, H, W] grey), 0 to 255."""
+ENLARGE_TO = 96
+"""Pictures whose shorter side is below this many pixels are shown enlarged, nearest neighbour, and stored without loss."""
+MAX_SIDE = 512
+"""Longer pictures are reduced to this many pixels."""
+QUALITY = 90
+"""Of the WebP format, in which larger pictures are stored: a fifth of the bytes of PNG, no difference to be seen."""
+
+
+def checked(images: Images) -> Images:
+    """[N, H, W, 3]; grey ones get three channels. Raises ValueError for another type or shape."""
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
+        raise ValueError(f"expected uint8 [N, H, W, 3], got {images.dtype} {list(images.shape)}")
+    return images if images.ndim == 4 else np.repeat(images[..., None], 3, axis=3)
+
+
+def is_tiny(images: Images) -> bool:
+    """Whether they are shown enlarged."""
+    return int(min(images.shape[1:3])) < ENLARGE_TO
+
+
+def encode(pixels: NDArray[np.uint8]) -> tuple[str, int, int]:
+    """One picture [H, W, 3] or [H, W, 4] -> (data URI, width, height)."""
+    picture = Image.fromarray(np.ascontiguousarray(pixels), "RGBA" if pixels.shape[2] == 4 else "RGB")
+    if max(picture.size) > MAX_SIDE and pixels.shape[2] == 3:
+        factor = MAX_SIDE / max(picture.size)
+        size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    exact = min(pixels.shape[:2]) < ENLARGE_TO or pixels.shape[2] == 4 or not features.check("webp")
+    if exact:
+        picture.save(buffer, "PNG", optimize=True)
+    else:
+        picture.save(buffer, "WEBP", quality=QUALITY, method=4)
+    kind = "png" if exact else "webp"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}", *picture.size
+
+
+def strip(images: Images, columns: int) -> tuple[str, int]:
+    """Pictures side by side with transparent gaps: (PNG data URI, width in pixels of ``columns`` places)."""
+    images = checked(images)
+    n, h, w, _ = images.shape  # noqa: RUF059 - the shape is written out for the reader
+    factor = max(1, ENLARGE_TO // min(h, w))
+    images = images.repeat(factor, axis=1).repeat(factor, axis=2)
+    h, w = h * factor, w * factor
+    gap = max(2, w // 24)
+    sheet = np.zeros((h, columns * (w + gap) - gap, 4), dtype=np.uint8)
+    for index, image in enumerate(images):
+        left = index * (w + gap)
+        sheet[:, left : left + w, :3], sheet[:, left : left + w, 3] = image, 255
+    uri, width, _ = encode(sheet)
+    return uri, width
+
+
+# ----------------------------------------------------------------------------------------------------
+# Who is taken for whom: a table of counts with each class's recall, or a shaded picture where there are too many classes for one.
+#
+# Legend: K classes; counts [K, K], ``counts[true, predicted]``. A class's recall is the share of its images that are taken for it.
+
+MOST_IN_TABLE = 16
+"""Classes of a table; of more there is a picture, and the weakest ones by name."""
+WEAKEST = 8
+"""Classes that are named beside a picture."""
+WIDE_HEADS = 60
+"""Letters side by side above a table, from which on its column headings stand upright."""
+BLUE = (42, 122, 204)
+"""Of the picture's cells; it can be seen on light and on dark paper."""
+
+Counts = NDArray[Any]
+
+
+def recalls(counts: Counts) -> list[float | None]:
+    """Recall of each class; None for one without images."""
+    totals = counts.sum(axis=1)
+    return [float(counts[i, i]) / float(n) if n > 0 else None for i, n in enumerate(totals)]
+
+
+def percent(share: float | None) -> str:
+    """A share to be read; a dash for none. 100 % is all of them, 0 % none."""
+    if share is None:
+        return "–"
+    return "<1 %" if 0 < share < 0.01 else ">99 %" if 0.99 < share < 1 else f"{100 * share:.0f} %"
+
+
+def cells(counts: Counts, labels: Sequence[str]) -> tuple[str, str]:
+    """(kind, head and body) of the table: each cell is shaded by its share of the row, the last column is the recall."""
+    head = "".join(f'<th scope="col"><span>{escape(label)}</span></th>' for label in labels)
+    totals = np.maximum(counts.sum(axis=1), 1)
+    body = []
+    for row, (label, recall) in enumerate(zip(labels, recalls(counts), strict=True)):
+        parts = []
+        for column in range(len(labels)):
+            share = 100.0 * float(counts[row, column]) / float(totals[row])
+            kind = ' class="right"' if row == column else "" if share else ' class="zero"'
+            parts.append(f'<td{kind} style="--share:{share:.0f}%">{int(counts[row, column]):,}</td>')
+        parts.append(f'<td class="recall">{escape(percent(recall))}</td>')
+        body.append(f'<tr><th scope="row">{escape(label)}</th>{"".join(parts)}</tr>')
+    corner = '<th scope="col">true ↓ predicted →</th>'
+    upright = len(labels) * max(map(len, labels), default=0) > WIDE_HEADS
+    return "confusion upright" if upright else "confusion", (
+        f'<thead><tr>{corner}{head}<th scope="col" class="recall">recall</th></tr></thead><tbody>{"".join(body)}</tbody>'
+    )
+
+
+def picture(counts: Counts) -> NDArray[np.uint8]:
+    """uint8 [K, K, 4]: one pixel a cell, as opaque as the square root of its share of the row, so that small shares can be seen."""
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    pixels = np.empty((*counts.shape, 4), np.uint8)
+    pixels[..., :3] = BLUE
+    pixels[..., 3] = (255 * np.sqrt(np.clip(shares, 0, 1))).round()
+    return pixels
+
+
+def others(counts: Counts) -> list[tuple[int, int] | None]:
+    """For each class (the class that its images are most often wrongly taken for, how many); None where there are none."""
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    best = wrong.argmax(axis=1)
+    return [(int(k), int(wrong[i, k])) if wrong[i, k] > 0 else None for i, k in enumerate(best)]
+
+
+def rows(counts: Counts, labels: Sequence[str]) -> list[list[str | int | None]]:
+    """For each class its name, recall, number of images, and what it is most often wrongly taken for."""
+    found: list[list[str | int | None]] = []
+    for label, recall, n, other in zip(labels, recalls(counts), counts.sum(axis=1), others(counts), strict=True):
+        taken = None if other is None else f"{labels[other[0]]} ({other[1]:,})"
+        found.append([label, percent(recall), int(n), taken])
+    return found
+
+
+def weakest(counts: Counts) -> list[int]:
+    """The classes of the lowest recall, lowest first; none without images."""
+    known = [(recall, i) for i, recall in enumerate(recalls(counts)) if recall is not None]
+    return [i for _, i in sorted(known)[:WEAKEST]]
+
+
+def words(counts: Counts, labels: Sequence[str]) -> str:
+    """What the picture says, for who cannot see it."""
+    total, right = float(counts.sum()), float(counts.trace())
+    said = f"{len(labels)} × {len(labels)} confusion table: {percent(right / total if total else None)} of {int(total):,} images on the diagonal"
+    wrong = [(other[1], i, other[0]) for i, other in enumerate(others(counts)) if other is not None]
+    if wrong:
+        most, i, k = max(wrong, key=lambda w: w[0])
+        said += f"; most often, {labels[i]} is taken for {labels[k]} ({most:,} times)"
+    return said

@@ -6,21 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unpaired.classifier import Classifier, load_classifier
 from unpaired.data.check import check
 from unpaired.data.images import to_tensor
 from unpaired.errors import CheckpointError, ConfigError, DataError
-from unpaired.outputs import check_output
+from unpaired.evaluate.classifier import Classifier, load_classifier
+from unpaired.files import check_output
 from unpaired.report import looks, words
 from unpaired.report.gather import Subject, gather, open_pictures
-from unpaired.report.job import Job
-from unpaired.report.looks import Sight
+from unpaired.report.looks import Job, Sight
 from unpaired.report.page import Report
-from unpaired.report.section_features import EXTREMES
-from unpaired.report.sections import sections
-from unpaired.runlog import Reporter
-from unpaired.translation import Translator
-from unpaired.watch import Watch
+from unpaired.report.sections import EXTREMES, sections
+from unpaired.training.log import Reporter, Watch
+from unpaired.translate.translator import Translator
 
 MAX_DIRECTIONS = 6
 """Directions that are shown in full; a model of many classes has the grid of every class besides."""

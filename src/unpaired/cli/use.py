@@ -1,0 +1,464 @@
+"""Commands that use a model or look at one, at data and at the settings there are: translate, synthesize, look, info, presets, check."""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any, Literal
+
+from unpaired.cli.options import (
+    AnyPrecision,
+    Assignments,
+    Data,
+    Device,
+    Json,
+    Model,
+    Names,
+    OutputPrecision,
+    Quiet,
+    print_json,
+)
+
+
+def translate(
+    model: Model,
+    /,
+    *inputs: Path,
+    to: str,
+    out: Path,
+    source: str | None = None,
+    batch_size: int = 8,
+    seed: int = 0,
+    samples: int = 1,
+    device: Device = "auto",
+    precision: OutputPrecision = "fp32",
+    engine: Literal["torch", "compile", "openvino"] = "torch",
+    max_pixels: int | None = None,
+    format: Literal["png", "jpg", "webp"] = "png",
+    report: Path | None = None,
+    overwrite: bool = False,
+    mask: Path | None = None,
+    mask_threshold: float | None = None,
+    levels: Path | None = None,
+    quiet: Quiet = False,
+) -> None:
+    """Translate pictures or whole trees of them; the structure, sizes and inputs are kept.
+
+    Parameters
+    ----------
+    inputs
+        Pictures or folders.
+    to
+        Domain to translate to; all makes a grid of every domain for each input.
+    out
+        Folder for the results; run the same command again to go on after an interruption.
+    source
+        Domain of the inputs, where it does not follow from --to; none for pictures of no trained domain (deepi2i).
+    batch_size
+        Pictures of equal size at a time.
+    seed
+        For methods with random outputs.
+    samples
+        Results for each input, in OUT/sample-1 and so on (methods with random outputs).
+    engine
+        torch; compile for many pictures of few sizes (each size takes up to some minutes once); openvino on a CPU in fp32 (extra openvino).
+    max_pixels
+        Larger pictures are translated in overlapping tiles of this many pixels.
+    format
+        File format of the results.
+    report
+        Where to write the JSON report (always written into --out as well when something failed).
+    overwrite
+        Replace results of another model or other options.
+    mask
+        Folder for the attention maps (method attend): 8-bit grey, 0 where the result equals the input exactly.
+    mask_threshold
+        Make the maps black and white at this value, 0 to 1; what is black stays as it was in the input.
+    levels
+        Folder for sheets of every level (method cascade): the input and its translation, from the deepest level on.
+    """
+    from unpaired.errors import PartialError
+    from unpaired.translate.translator import load, translate_files
+
+    failed: list[PartialError] = []  # a bad picture stops neither the other sheets nor the translations
+    if levels is not None:
+        from unpaired.translate.synthesis import check_level_folder, write_level_sheets
+
+        check_level_folder(levels, out)
+    translator = load(model, device=device, precision=precision, engine=engine)
+    if levels is not None:
+        try:
+            write_level_sheets(translator, list(inputs), to=to, source=source, folder=levels)
+        except PartialError as error:
+            failed.append(error)
+    try:
+        done = translate_files(
+            translator, list(inputs), to=to, source=source, out=out, batch_size=batch_size, seed=seed, samples=samples,
+            max_pixels=max_pixels, format=format, report=report, overwrite=overwrite, mask=mask,
+            mask_threshold=mask_threshold, quiet=quiet,
+        )  # fmt: skip
+        if not quiet:
+            print(done.text())
+    except PartialError as error:
+        failed.insert(0, error)
+    if failed:
+        raise PartialError("\n".join(map(str, failed)))
+
+
+def synthesize(
+    model: Model,
+    /,
+    *,
+    out: Path,
+    n: int = 64,
+    seed: int = 0,
+    to: str | None = None,
+    interpolate: int = 0,
+    device: Device = "auto",
+    precision: OutputPrecision = "fp32",
+    overwrite: bool = False,
+) -> None:
+    """Draw pictures from noise (methods deepvae, biggan and stylegan): PNG files and a sheet of them.
+
+    Parameters
+    ----------
+    out
+        Folder for the pictures.
+    n
+        How many; with --interpolate, how many walks.
+    seed
+        Picture number i follows from the seed and i alone.
+    to
+        Domain, where the model knows several.
+    interpolate
+        Pictures on the way between two latents, one row of the sheet a walk.
+    overwrite
+        Replace pictures that are there.
+    """
+    from unpaired.translate.synthesis import synthesize as run
+
+    written = run(
+        model, out, count=n, seed=seed, domain=to, interpolate=interpolate, device=device, precision=precision, overwrite=overwrite
+    )  # fmt: skip
+    print(f"{len(written)} pictures: {out}; an overview: {out / 'sheet.png'}")
+
+
+def look(
+    model: Model,
+    data: Data,
+    /,
+    *,
+    to: str,
+    out: Path,
+    source: str | None = None,
+    network: Literal["mobilenet_v1", "alexnet", "vgg19", "squeezenet1_1"] = "mobilenet_v1",
+    features: str | None = None,
+    weights: Path | None = None,
+    limit: int = 200,
+    rows: int = 16,
+    nearest: int = 3,
+    seed: int = 0,
+    device: Device = "auto",
+) -> None:
+    """A map of deep features of source, target and translations (t-SNE), and the target images nearest to each translation.
+
+    Parameters
+    ----------
+    to
+        Domain to translate to.
+    out
+        Folder for map.png (source blue, target red, translations cyan), neighbours.png and look.json.
+    source
+        Domain of the inputs, where it does not follow from --to.
+    network
+        Feature network of the perceptual distance.
+    features
+        Feature network of the map: vgg19_fc7 as in the paper, or a backbone's name; that of --network when left out.
+    weights
+        File or folder with the weights of both.
+    limit
+        Images of each kind.
+    rows
+        Rows of neighbours.png.
+    nearest
+        Target images in each row.
+    seed
+        Of the map, and of random outputs.
+    """
+    from unpaired.report.look import look as run
+
+    done = run(
+        model, data, out, to=to, source=source, network=network, features=features, weights=weights, limit=limit, rows=rows,
+        nearest=nearest, seed=seed, device=device,
+    )  # fmt: skip
+    print(done.text())
+
+
+def info(model: Model, /, *, json: Json = False) -> None:
+    """What a model is: method, domains, directions, settings, training data, hash."""
+    from unpaired.translate.translator import load
+
+    about = load(model).info()
+    if json:
+        print_json(about)
+        return
+    settings = about.pop("config") or {}
+    for key, value in about.items():
+        if value not in (None, [], {}):
+            print(f"{key:21} {_plain(value)}")
+    print("settings")
+    for table, values in settings.items():
+        if isinstance(values, dict):  # as --set takes them
+            text = ", ".join(f"{k}={_json(v)}" for k, v in values.items() if v is not None)
+            print(
+                textwrap.fill(
+                    text, 110, initial_indent=f"  {table}: ", subsequent_indent="    ", break_on_hyphens=False
+                )
+            )
+
+
+def _json(value: Any) -> str:  # in `info` the name json is the option's
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _plain(value: Any) -> str:
+    """A value for a person: words without quotes, lists without brackets."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_plain(v) for v in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
+    return str(value)
+
+
+def presets(name: str | None = None, /) -> None:
+    """Ready settings, one for each published experiment and a few for small machines.
+
+    Parameters
+    ----------
+    name
+        Show this one: its command, cost and expected result, and every setting.
+    """
+    from unpaired.config import preset_text
+    from unpaired.config import presets as shipped
+
+    if name is not None:
+        print(preset_text(name), end="")
+        return
+    for name, title in shipped().items():
+        print(f"{name:24} {title}")
+
+
+def check(data: Path, /, *, json: Json = False) -> None:
+    """Look at a data folder: what is there, what is wrong, and how to train on it. Exit 2 when training would refuse.
+
+    Parameters
+    ----------
+    data
+        Folder of images.
+    """
+    from unpaired.data.check import check as run
+
+    report = run(data)
+    if json:
+        print_json(report.to_dict())
+    else:
+        print(report.text())
+    if not report.ok:
+        sys.exit(2)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Commands that judge models: evaluate, compare, report.
+
+
+def evaluate(
+    model: Model,
+    data: Data,
+    /,
+    *,
+    out: Path | None = None,
+    metrics: str = "distances,coverage,errors,content",
+    backbone: str | None = None,
+    weights: Path | None = None,
+    feature_precision: Literal["fp32", "bf16"] = "fp32",
+    lpips: str = "alex",
+    split: Literal["train", "test"] = "test",
+    limit: int | None = None,
+    batch_size: int = 16,
+    seed: int = 0,
+    bootstrap: int = 200,
+    by: Literal["auto", "direction", "target"] = "auto",
+    checkpoint: Literal["auto", "last", "best"] = "auto",
+    device: Device = "auto",
+    precision: AnyPrecision = "fp32",
+    pairs: Path | None = None,
+    threshold: str = "12,16",
+    left: str | None = None,
+    palette: str | None = None,
+    masks: Path | None = None,
+    mask_threshold: float = 0.5,
+    classifier: Path | None = None,
+    labelled: Path | None = None,
+    set_: Assignments = [],  # noqa: B006
+    keep_features: bool = False,
+    cache: bool = True,
+) -> None:
+    """Distances between translated and real images and more, each with its N, interval, floor and baseline (docs/evaluation.md).
+
+    Parameters
+    ----------
+    out
+        JSON file for the results.
+    metrics
+        Comma-separated: distances, coverage, errors, content, lpips, classifier (RC and FC), or all.
+    backbone
+        Feature networks, comma-separated: mobilenet_v1 (the default), fid (the Inception of FID and KID), or any classifier of torchvision. The name
+        stands in every figure.
+    weights
+        File or folder with the weights of those networks and of LPIPS.
+    feature_precision
+        bf16 is faster and moves the figures a little.
+    lpips
+        Networks of LPIPS: alex, vgg or both.
+    split
+        Which images to use.
+    limit
+        At most this many images a domain.
+    batch_size
+        Images at a time; does not change the result.
+    seed
+        For random halves, subsets, resamples and random outputs.
+    bootstrap
+        Resamples for the intervals of distances, at least 20; 0 for none.
+    by
+        direction: every pair of domains; target: each target from a mix of its sources; auto: the first up to 12 pairs.
+    checkpoint
+        Of a run with --during-training: auto reports both.
+    precision
+        Of the translations.
+    pairs
+        Folder of true pairs, for pixel accuracy: pictures of two halves, or two folders named like the domains.
+    threshold
+        Colour differences (0 to 255), comma-separated, up to which a pixel is right: of all three channels together, and of each.
+    left
+        Domain of the left halves; the model's first source if not given.
+    palette
+        facades, or a file with a name and a colour a line: mean IoU where the targets of the pairs are label maps.
+    masks
+        Folder with pictures (named like the source) and true masks (mask), for the overlap with the attention's masks.
+    mask_threshold
+        Where the attention's masks are cut.
+    classifier
+        Classifier of unpaired adapt, for its accuracy and confusion table on --labelled.
+    labelled
+        Labelled target images: a folder of class folders, or an npz file.
+    set_
+        KEY=VALUE, settings of RC and FC, as in --set classifier.steps=300; may be repeated.
+    keep_features
+        Write the features of every set beside the results.
+    cache
+        Keep features on disk, by the content of each picture.
+    """
+    from unpaired.config import parse_assignments
+    from unpaired.evaluate.classes import classifier_settings
+    from unpaired.evaluate.run import evaluate as run
+    from unpaired.evaluate.run import format_table, is_main_process
+
+    results = run(
+        model, data, out=out, metrics=_listed(metrics), backbone=_listed(backbone) if backbone is not None else None, weights=weights,
+        feature_precision=feature_precision, lpips=_listed(lpips), split=split, limit=limit, batch_size=batch_size, seed=seed,
+        bootstrap=bootstrap, by=by, checkpoint=checkpoint, device=device, precision=precision, pairs=pairs,
+        threshold=_numbers(threshold, "--threshold"), left=left, palette=palette, masks=masks, mask_threshold=mask_threshold,
+        classifier=classifier, labelled=labelled, classifier_config=classifier_settings(parse_assignments(set_)),
+        keep_features=keep_features, cache=cache,
+    )  # fmt: skip
+    if is_main_process():
+        print(format_table(results))
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _numbers(text: str, option: str) -> list[float]:
+    from unpaired.errors import ConfigError
+
+    try:
+        return [float(part) for part in _listed(text)]
+    except ValueError as error:
+        raise ConfigError(f"{option} {text!r}: numbers are wanted, as in {option} 12,16") from error
+
+
+def compare(
+    *results: Path, format: Literal["text", "markdown", "latex"] = "text", out: Path | None = None, digits: int = 3
+) -> None:
+    """Results of unpaired evaluate side by side, with intervals, and what cannot be compared and why.
+
+    Parameters
+    ----------
+    results
+        Two or more files of unpaired evaluate.
+    format
+        text for a terminal; markdown or latex for a paper.
+    out
+        File to write instead of printing.
+    digits
+        Significant digits.
+    """
+    from unpaired.evaluate.results import compare as run
+    from unpaired.files import check_output, write_output
+
+    if out is not None:
+        check_output(out, "table.txt")
+    text = run(list(results), digits=digits).text(format)
+    if out is None:
+        print(text)
+        return
+    write_output(out, (text + "\n").encode())
+
+
+def report(
+    *paths: Path,
+    out: Path = Path("report.html"),
+    data: Names = [],  # noqa: B006
+    images: int = 8,
+    limit: int = 120,
+    weights: Path | None = None,
+    classifier: Path | None = None,
+    seed: int = 0,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """One self-contained HTML page about a run (or a model, or an adaptation) and about results of evaluate.
+
+    Parameters
+    ----------
+    paths
+        A run folder or a model file, and any number of results.json; results alone are compared.
+    out
+        The page to write.
+    data
+        Folder of the images where the run does not know it, or DOMAIN=PATH, once for each domain.
+    images
+        Held-out images shown for each direction.
+    limit
+        Images of each domain for the map of features and the failure gallery.
+    weights
+        File or folder with the weights of the feature network, MobileNet v1.
+    classifier
+        Classifier (of adapt) that judges the translations; that of an adaptation is found by itself.
+    seed
+        For random outputs and the map.
+    """
+    from unpaired.report import write_report
+
+    path = write_report(
+        *paths, out=out, data=data, images=images, limit=limit, weights=weights, classifier=classifier, seed=seed, device=device,
+        quiet=quiet,
+    )  # fmt: skip
+    if not quiet:
+        print(f"open {path}")

@@ -1,0 +1,1 @@
+"""Honest figures of what a model makes."""

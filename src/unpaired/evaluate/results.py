@@ -1,0 +1,654 @@
+"""What results say about themselves: options, provenance, titles, warnings."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from unpaired._version import __version__
+from unpaired.data.images import show
+from unpaired.errors import ConfigError, DataError
+from unpaired.evaluate.classes import ClassifierConfig
+from unpaired.evaluate.features import Pass
+from unpaired.evaluate.figures import ENOUGH_IMAGES, describe
+from unpaired.evaluate.inputs import MIXED, By, Images
+
+
+@dataclass(frozen=True)
+class Options:
+    """What :func:`unpaired.evaluate` was asked for, checked."""
+
+    groups: tuple[str, ...]
+    batch_size: int
+    limit: int | None
+    seed: int
+    bootstrap: int
+    by: By
+    split: str
+    pairs: Path | str | None
+    thresholds: float | Sequence[float]
+    left: str | None
+    palette: Path | str | None
+    masks: Path | str | None
+    mask_threshold: float
+    classifier: Path | str | None
+    labelled: Path | str | None
+    classifier_config: ClassifierConfig
+    keep_features: bool
+
+
+def measures_of(results: Mapping[str, Any], backbones: Sequence[str]) -> dict[str, Any]:
+    groups = [
+        *results["directions"],
+        results["means"],
+        results.get("classification", {}),
+        results.get("adaptation", {}),
+    ]
+    keys = {k for group in groups for k, v in group.items() if isinstance(v, dict) and "value" in v}
+    keys |= {"reconstruction"} if results["reconstruction"] else set()
+    return {key: describe(key, backbones) for key in sorted(keys)}
+
+
+def provenance_of(run: Pass, name: str | None, by: str, options: Options, seconds: float) -> dict[str, Any]:
+    """What the figures were computed from."""
+    translator, images = run.translator, run.images
+    networks = {b: store.backbone for b, store in run.stores.items()}
+    first = next(iter(networks.values()), None)
+    return {
+        "version": __version__,
+        "model": str(translator.path) if translator.path else None,
+        "model_sha256": translator.sha256 or None,
+        "method": translator.header.get("method"),
+        "step": translator.header.get("step"),
+        "checkpoint": name,
+        "chosen_on": (translator.header.get("extra") or {}).get("validation"),
+        "data": images.pool.fingerprint,
+        "split": options.split,
+        "n": {domain: images.count(domain) for domain in translator.domains},
+        "by": by,
+        "limit": options.limit,
+        "seed": options.seed,
+        "size": images.size,
+        "backbone": first.name if first else None,
+        "backbone_sha256": first.sha256 if first else None,
+        "resize": first.resize if first else None,
+        "backbones": {
+            b: {
+                "sha256": n.sha256, "resize": n.resize, "dim": n.dim, "precision": getattr(n, "precision", "fp32"),
+                "passed": run.stores[b].computed,
+            }
+            for b, n in networks.items()
+        },
+        "lpips": {net: model.sha256 for net, model in run.lpips.items()},
+        "bootstrap": options.bootstrap,
+        "metrics": list(options.groups),
+        "pairs": _path(options.pairs),
+        "threshold": None if options.pairs is None else list(numbers(options.thresholds)),
+        "left": options.left,
+        "palette": _path(options.palette),
+        "masks": _path(options.masks),
+        "mask_threshold": None if options.masks is None else options.mask_threshold,
+        "classifier": _path(options.classifier),
+        "labelled": _path(options.labelled),
+        "device": str(translator.device),
+        "precision": translator.precision,
+        "processes": run.ranks.world,
+        "torch": torch.__version__,
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 1),
+    }  # fmt: skip
+
+
+def _path(given: Path | str | None) -> str | None:
+    return None if given is None else str(given)
+
+
+def numbers(given: float | Sequence[float]) -> tuple[float, ...]:
+    """One number or several, as several."""
+    return (float(given),) if isinstance(given, (int, float)) else tuple(map(float, given))
+
+
+def warnings_of(entries: Sequence[Mapping[str, Any]], images: Images) -> list[str]:
+    """Files that were left out, and the bias of distances from few images."""
+    warnings = [f"left out: {path}: {reason}" for path, reason in sorted(images.lost.items())]
+    least = min((min(d["n_source"], d["n_target"]) for d in entries), default=0)
+    if least < ENOUGH_IMAGES and any(key.startswith(("FD-", "FID")) for d in entries for key in d):
+        before = any("before" in v for d in entries for v in d.values() if isinstance(v, dict))
+        sides = ["of the untranslated input ('before')"] * before + ["of real images against real ones ('floor')"]
+        warnings.append(
+            f"only {least} images: below {ENOUGH_IMAGES:,} a Fréchet distance is mostly bias. Compare it only with those {' and '.join(sides)} "
+            "in the same table, and trust the kernel distance more"
+        )
+    return warnings
+
+
+# ----------------------------------------------------------------------------------------------------
+# Whether something that was read is the results of ``unpaired evaluate``: what the readers of such files rely on.
+#
+# Keys that are missing or unknown are no fault (older and newer versions write others); values of another kind are.
+
+BLOCKS = ("means", "reconstruction", "classification", "adaptation", "measures", "provenance")
+"""Parts of results that are tables by name."""
+
+
+MAX_RESULT_BYTES = 512 * 2**20
+"""A larger file is no result of this package."""
+
+
+def read_json(path: Path | str) -> Any:
+    """Any JSON value of bounded size. Raises DataError with the reason."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_RESULT_BYTES:
+            raise DataError(f"{show(path)}: larger than the {MAX_RESULT_BYTES:,} bytes that are read")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{show(path)}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{show(path)}: not a JSON file: {error}") from error
+
+
+def check_results(found: Any, where: str) -> None:
+    """Raises DataError with the first place where ``found`` is not as evaluate writes it; ``where`` is the file's name."""
+    if not isinstance(found, dict) or not isinstance(found.get("directions"), list):
+        raise DataError(f"{where}: no results of `unpaired evaluate … --out FILE`: it has no list 'directions'")
+    for block in BLOCKS:
+        if not isinstance(found.get(block) or {}, dict):
+            _refuse(where, block, "no table by name")
+    for number, entry in enumerate(found["directions"]):
+        place = f"directions[{number}]"
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(k), str) for k in ("source", "target")):
+            _refuse(where, place, "no table with 'source' and 'target'")
+        _figures(entry, where, place)
+    for block in BLOCKS[:4]:
+        _figures(found.get(block) or {}, where, block)
+    for name, about in (found.get("measures") or {}).items():
+        if not isinstance(about, dict) or about.get("better") not in ("lower", "higher", None):
+            _refuse(where, f"measures.{name}", "'better' must be lower, higher or null")
+    if not all(
+        isinstance(domain, dict) and "value" in domain for domain in (found.get("reconstruction") or {}).values()
+    ):
+        _refuse(where, "reconstruction", "a domain without a figure")
+    backbones = (found.get("provenance") or {}).get("backbones") or {}
+    if not isinstance(backbones, dict) or not all(isinstance(b, dict) for b in backbones.values()):
+        _refuse(where, "provenance.backbones", "no table of tables by name")
+    adaptation, classification = found.get("adaptation") or {}, found.get("classification") or {}
+    _confusion(adaptation.get("confusion"), adaptation.get("classes"), where, "adaptation")
+    for name, figure in classification.items():
+        if isinstance(figure, dict):
+            _confusion(figure.get("confusion"), classification.get("classes"), where, f"classification.{name}")
+    warnings = found.get("warnings") or []
+    if not isinstance(warnings, list) or not all(isinstance(w, str) for w in warnings):
+        _refuse(where, "warnings", "no list of texts")
+    if found.get("best") is not None:
+        check_results(found["best"], f"{where}, best")
+
+
+def _refuse(where: str, place: str, why: str) -> None:
+    raise DataError(f"{where}: {place}: {why}; write it again: unpaired evaluate MODEL DATA --out FILE")
+
+
+def _figures(entry: Mapping[str, Any], where: str, place: str) -> None:
+    for key, value in entry.items():
+        if isinstance(value, dict) and "value" in value:
+            _figure(value, where, f"{place}.{key}")
+            if not _is_count(value.get("n")):
+                _refuse(where, f"{place}.{key}", "a figure without its number of images 'n'")
+
+
+def _figure(figure: Mapping[str, Any], where: str, place: str) -> None:
+    """A figure and those inside it (``before``, ``floor``, ``infinity``)."""
+    for key in ("value", "std"):
+        if not (figure.get(key) is None or _is_number(figure[key])):
+            _refuse(where, f"{place}.{key}", "no number")
+    ends = figure.get("interval")
+    if ends is not None and not (isinstance(ends, list) and len(ends) == 2 and all(map(_is_number, ends))):
+        _refuse(where, f"{place}.interval", "no two numbers")
+    if not isinstance(figure.get("not_comparable", ""), str):
+        _refuse(where, f"{place}.not_comparable", "no text")
+    for key in ("before", "floor", "infinity"):
+        inner = figure.get(key)
+        if inner is None:
+            continue
+        if not isinstance(inner, dict) or "value" not in inner:
+            _refuse(where, f"{place}.{key}", "no figure")
+        _figure(inner, where, f"{place}.{key}")
+
+
+def _confusion(table: Any, classes: Any, where: str, place: str) -> None:
+    """A table as wide and as high as there are classes."""
+    if not table or not classes:
+        return
+    square = isinstance(table, list) and isinstance(classes, list) and len(table) == len(classes)
+    if not square or not all(
+        isinstance(r, list) and len(r) == len(classes) and all(map(_is_natural, r)) for r in table
+    ):
+        _refuse(where, f"{place}.confusion", "no square table of counts, one row for each class")
+
+
+def _is_natural(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    """A number of images, or [generated, real]."""
+    pair = isinstance(value, list) and len(value) == 2
+    return all(isinstance(v, int) and not isinstance(v, bool) for v in (value if pair else [value]))
+
+
+# ----------------------------------------------------------------------------------------------------
+# Results as a table for a terminal.
+
+Figure = Mapping[str, Any]
+NOISE = "made of noise alone"
+"""Start of the line that results of a model without inputs have among their warnings."""
+
+
+def cell(figure: Figure) -> str:
+    """Value, interval and deviation of a figure, or that there is none."""
+    if figure["value"] is None:
+        return "not comparable"
+    text = f"{figure['value']:.4g}"
+    if figure.get("interval") is not None:
+        low, high = figure["interval"]
+        text += f" [{low:.3g}, {high:.3g}]"
+    elif figure.get("std") is not None:
+        text += f" ± {figure['std']:.2g}"
+    return text
+
+
+def makes_noise(results: Mapping[str, Any]) -> bool:
+    """Whether results are those of a model that makes images of noise alone: nothing was translated."""
+    entries = results["directions"]
+    alone = all(entry["source"] == entry["target"] for entry in entries) and bool(entries)
+    return alone or any(str(line).startswith(NOISE) for line in results.get("warnings") or ())
+
+
+def places(results: Mapping[str, Any]) -> list[str]:
+    """What each entry of ``directions`` is about: "a → b", or the domain alone where it is made of noise."""
+    entries = results["directions"]
+    targets = [str(entry["target"]) for entry in entries]
+    if makes_noise(results) and len(set(targets)) == len(targets):
+        return targets
+    ways = ((str(entry["source"]), target) for entry, target in zip(entries, targets, strict=True))
+    return [b if a == b else f"{'all others' if a == MIXED else a} → {b}" for a, b in ways]
+
+
+def figures_of(results: Mapping[str, Any]) -> Iterator[tuple[str, str, Figure]]:
+    """(direction or domain, key, figure) of everything in the results, in order."""
+    for entry, name in zip(results["directions"], places(results), strict=True):
+        for key, figure in entry.items():
+            if isinstance(figure, dict) and "value" in figure:
+                yield name, key, figure
+    for key, figure in (results.get("means") or {}).items():
+        yield "mean", key, figure
+    for domain, figure in (results.get("reconstruction") or {}).items():
+        yield domain, "reconstruction error", figure
+    for block, name in (("classification", "classifier"), ("adaptation", "adaptation")):
+        for key, figure in (results.get(block) or {}).items():
+            if isinstance(figure, dict) and "value" in figure:
+                yield name, key, figure
+
+
+def count(figure: Figure) -> str:
+    """N, or N generated / N real."""
+    return " / ".join(map(str, figure["n"])) if isinstance(figure["n"], list) else str(figure["n"])
+
+
+def format_table(results: Mapping[str, Any], *, width: int = 130) -> str:
+    """The results for a terminal: plain text without colours. The best checkpoint of a run has a table of its own."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    about = results["provenance"]
+    which = f", {about['checkpoint']} checkpoint (step {about['step']})" if about.get("checkpoint") else ""
+    table = Table(title=f"{about['method']}{which}, split {about['split']}")
+    for column in ("direction", "measure", "value [95 %]", "before", "floor", "N"):
+        table.add_column(column, overflow="fold")
+    before = ""
+    for name, key, figure in figures_of(results):
+        context = [cell(figure[k]) if k in figure else "" for k in ("before", "floor")]
+        label = key.replace("_", " ") if key in ("cycle_error", "identity_error") else key
+        table.add_row(name if name != before else "", label, cell(figure), *context, count(figure))
+        limit = figure.get("infinity")
+        if limit is not None and limit["value"] is not None:
+            note = " (rough)" if "note" in limit else ""
+            table.add_row("", f"{label}∞", f"{limit['value']:.4g}{note}", "", "", "")
+        before = name
+    console.print(table)
+    reasons = {f["not_comparable"] for _, _, f in figures_of(results) if f["value"] is None}
+    for line in [*(f"not comparable: {r}" for r in sorted(reasons)), *results["warnings"]]:
+        console.print(line, markup=False, highlight=False)
+    for name, network in (about.get("backbones") or {}).items():
+        console.print(f"backbone {name}, {network['resize']}", markup=False, highlight=False)
+    text = str(console.file.getvalue()).rstrip()  # type: ignore[attr-defined]
+    if "best" in results:
+        text += "\n\n" + format_table(results["best"], width=width)
+    return text
+
+
+# ----------------------------------------------------------------------------------------------------
+# Results side by side: intervals, which figures can be compared and which cannot and why; as text, Markdown or LaTeX.
+
+Format = Literal["text", "markdown", "latex"]
+_MARKS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure of one file."""
+
+    figure: Mapping[str, Any] | None
+    reason: str = ""
+    """Why it cannot be compared with the row's first figure, or has no number; empty where it can."""
+    best: bool = False
+    """The best of its row, with an interval that overlaps with no other's."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measure of one direction over all files."""
+
+    direction: str
+    key: str
+    better: str | None
+    cells: tuple[Cell, ...]
+    before: Mapping[str, Any] | None
+    floor: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The table; :meth:`text` writes it."""
+
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    warnings: tuple[str, ...]
+    digits: int = 3
+
+    def text(self, format: Format = "text") -> str:
+        """The table in one of the three formats. Raises ConfigError for another."""
+        writers = {"text": self._plain, "markdown": self._markdown, "latex": self._latex}
+        if format not in writers:
+            raise ConfigError(f"format '{format}': there are {', '.join(writers)}")
+        return writers[format]()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "columns": list(self.columns),
+            "rows": [
+                {
+                    "direction": r.direction, "measure": r.key, "better": r.better, "before": r.before, "floor": r.floor,
+                    "cells": [{"figure": c.figure, "reason": c.reason, "best": c.best} for c in r.cells],
+                }
+                for r in self.rows
+            ],
+            "warnings": list(self.warnings),
+        }  # fmt: skip
+
+    # ---- writing -----------------------------------------------------------------------------------------
+
+    def _number(self, value: float) -> str:
+        return f"{value:#.{self.digits}g}".rstrip(".") if abs(value) < 10**self.digits else f"{value:.0f}"
+
+    def _cell(self, figure: Mapping[str, Any] | None, mark: str = "") -> str:
+        if figure is None:
+            return "–"
+        if figure.get("value") is None:
+            return f"n. c.{mark}"
+        text = self._number(figure["value"])
+        if figure.get("interval"):
+            text += " [" + ", ".join(self._number(v) for v in figure["interval"]) + "]"
+        elif figure.get("std") is not None:
+            text += f" ± {self._number(figure['std'])}"
+        return text + mark
+
+    def _notes(self) -> dict[str, str]:
+        """Reason -> its letter."""
+        reasons = dict.fromkeys(c.reason for r in self.rows for c in r.cells if c.reason)
+        return {reason: _letter(i) for i, reason in enumerate(reasons)}
+
+    def _lines(self) -> list[tuple[Row, list[str]]]:
+        """For each row the texts of direction, measure, files, input, floor and N."""
+        notes = self._notes()
+        lines = []
+        before = ""
+        for row in self.rows:
+            arrow = {"lower": " ↓", "higher": " ↑"}.get(row.better or "", "")
+            cells = [self._cell(c.figure, f" ({notes[c.reason]})" if c.reason else "") for c in row.cells]
+            n = next(
+                (count(c.figure) for c in row.cells if c.figure is not None and c.figure["value"] is not None), "–"
+            )
+            first = row.direction if row.direction != before else ""
+            before = row.direction
+            lines.append((row, [first, row.key + arrow, *cells, self._cell(row.before), self._cell(row.floor), n]))
+        return lines
+
+    @property
+    def _header(self) -> list[str]:
+        return ["direction", "measure", *self.columns, "input", "real against real", "N generated / real"]
+
+    def _legend(self) -> list[str]:
+        without = {c.reason for r in self.rows for c in r.cells if c.figure is not None and c.figure["value"] is None}
+        lines = [
+            f"({mark}) n. c., no number to compare: {reason}"
+            if reason in without
+            else f"({mark}) not comparable with the first number of its row: {reason}"
+            for reason, mark in self._notes().items()
+        ]
+        lines.append("[low, high]: 95 % interval. Best: its interval overlaps with no other of its row.")
+        return [*lines, *self.warnings]
+
+    def _plain(self) -> str:
+        from rich.console import Console
+        from rich.table import Table
+
+        console = Console(file=io.StringIO(), width=40 + 26 * (len(self.columns) + 3), color_system=None)
+        table = Table()
+        for text in self._header:
+            table.add_column(text, overflow="fold")
+        for row, texts in self._lines():
+            for i, cell in enumerate(row.cells):
+                texts[2 + i] += " *" if cell.best else ""
+            table.add_row(*texts)
+        console.print(table)
+        for line in self._legend():
+            console.print(line.replace("Best:", "*: best,"), markup=False, highlight=False, soft_wrap=True)
+        return "\n".join(s.rstrip() for s in str(console.file.getvalue()).splitlines())  # type: ignore[attr-defined]
+
+    def _markdown(self) -> str:
+        lines = [self._header, ["---"] * len(self._header)]
+        for row, texts in self._lines():
+            for i, cell in enumerate(row.cells):
+                if cell.best:
+                    texts[2 + i] = f"**{texts[2 + i]}**"
+            lines.append(texts)
+        table = ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines]
+        return "\n".join([*table, "", *(f"{line}  " for line in self._legend())]).rstrip()
+
+    def _latex(self) -> str:
+        lines = []
+        for row, texts in self._lines():
+            cells = [_escaped(t) for t in texts]
+            for i, cell in enumerate(row.cells):
+                if cell.best:
+                    cells[2 + i] = rf"\textbf{{{cells[2 + i]}}}"
+            lines.append("  " + " & ".join(cells) + r" \\")
+        header = "  " + " & ".join(_escaped(h) for h in self._header) + r" \\"
+        notes = r" \newline ".join(_escaped(line).replace("Best:", "Bold:") for line in self._legend())
+        below = rf"  \multicolumn{{{len(self._header)}}}{{p{{0.95\linewidth}}}}{{\footnotesize {notes}}}"
+        begin = rf"\begin{{tabular}}{{ll{'r' * (len(self.columns) + 2)}r}}"
+        body = [begin, r"  \toprule", header, r"  \midrule", *lines, r"  \bottomrule", below, r"\end{tabular}"]
+        return "\n".join(["% needs \\usepackage{booktabs}", *body])
+
+
+def _letter(index: int) -> str:
+    return _MARKS[index] if index < len(_MARKS) else f"{_MARKS[index // 26 - 1]}{_MARKS[index % 26]}"
+
+
+def _escaped(text: str) -> str:
+    """Text for LaTeX."""
+    table = {
+        "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "→": r"$\to$", "↓": r"$\downarrow$", "↑": r"$\uparrow$",
+        "±": r"$\pm$", "–": "--", "∞": r"$\infty$",
+    }  # fmt: skip
+    escaped = "".join(table.get(c, c) for c in text)
+    escaped = re.sub(r"(\d)e([+-])0*(\d+)", r"\1$\\cdot10^{\2\3}$", escaped).replace("10^{+", "10^{")
+    return re.sub(r"(?<![\w{])-(?=\d)", "$-$", escaped)  # a minus, not a hyphen
+
+
+def compare(
+    results: Sequence[Path | str | Mapping[str, Any]], *, names: Sequence[str] | None = None, digits: int = 3
+) -> Comparison:
+    """Put results side by side.
+
+    A figure counts as comparable with the first of its row when both have the same images (fingerprint, split, size, numbers on the
+    real side) and, for figures of features, the same backbone, weights, resize and precision.
+
+    Args:
+        results: files of ``unpaired evaluate``, or what ``evaluate`` returned.
+        names: of the columns; by default what tells the files apart.
+
+    Raises DataError, ConfigError.
+    """
+    if len(results) < 2:
+        raise ConfigError("compare needs at least two results, as in: unpaired compare a.json b.json")
+    if digits < 1:
+        raise ConfigError(f"digits = {digits}: must be at least 1")
+    loaded = [read_json(r) if isinstance(r, (str, Path)) else r for r in results]
+    for number, (given_as, found) in enumerate(zip(results, loaded, strict=True), start=1):
+        check_results(found, show(given_as) if isinstance(given_as, (str, Path)) else f"result {number}")
+    given = list(names) if names is not None else _names(results)
+    if len(given) != len(loaded):
+        raise ConfigError(f"{len(given)} names for {len(loaded)} results")
+    columns: list[tuple[str, Mapping[str, Any]]] = []
+    for name, found in zip(given, loaded, strict=True):
+        both = found.get("best") is not None
+        columns.append((f"{name} (last)" if both else name, found))
+        if both:
+            columns.append((f"{name} (best)", found["best"]))
+    rows = _rows([found for _, found in columns])
+    said: dict[str, list[str]] = {}
+    for name, found in columns:
+        for text in found.get("warnings") or ():
+            if "below" in text:
+                said.setdefault(text, []).append(name)
+    warnings = [f"{', '.join(which)}: {text}" for text, which in said.items()]
+    return Comparison(tuple(name for name, _ in columns), tuple(rows), tuple(warnings), digits)
+
+
+def not_comparable(results: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str], str]:
+    """(number of the result, key) -> why its figure, where it has a number, cannot be compared with the first of its row."""
+    found: dict[tuple[int, str], str] = {}
+    for row in _rows(results):
+        for number, cell in enumerate(row.cells):
+            if cell.figure is not None and cell.figure["value"] is not None and cell.reason:
+                found.setdefault((number, row.key.removesuffix(" error")), cell.reason)
+    return found
+
+
+def _names(results: Sequence[Path | str | Mapping[str, Any]]) -> list[str]:
+    """Stems, or folders where the stems are equal, or the last parts of the paths until they differ."""
+    paths = [Path(r) if isinstance(r, (str, Path)) else Path(f"result {i + 1}") for i, r in enumerate(results)]
+    most = max(len(p.parts) for p in paths)
+    for depth in range(1, most + 1):
+        names = ["/".join([*p.parts[-depth:-1], p.stem]) for p in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{p.stem} ({i + 1})" for i, p in enumerate(paths)]
+
+
+def _rows(columns: Sequence[Mapping[str, Any]]) -> list[Row]:
+    figures = [{(where, key): figure for where, key, figure in figures_of(found)} for found in columns]
+    backbones = {b for found in columns for b in ((found.get("provenance") or {}).get("backbones") or {})}
+    rows = []
+    for where, key in dict.fromkeys(place for found in figures for place in found):
+        about = describe(key.removesuffix(" error") if key.startswith("reconstruction") else key, sorted(backbones))
+        row = [found.get((where, key)) for found in figures]
+        contexts = [
+            _context(found, key, figure, about["backbone"]) if figure is not None else None
+            for found, figure in zip(columns, row, strict=True)
+        ]
+        there = [i for i, figure in enumerate(row) if figure is not None]
+        first = next((i for i in there if (row[i] or {})["value"] is not None), there[0])
+        cells = []
+        for figure, context in zip(row, contexts, strict=True):
+            reason = "" if figure is None else figure.get("not_comparable", "") if figure["value"] is None else ""
+            if figure is not None and context is not None and not reason:
+                reason = _differences(contexts[first] or {}, context)
+            cells.append(Cell(figure, reason))
+        chosen = _best(cells, about["better"])
+        cells = [Cell(c.figure, c.reason, i == chosen) for i, c in enumerate(cells)]
+        reference = row[first] or {}
+        rows.append(Row(where, key, about["better"], tuple(cells), reference.get("before"), reference.get("floor")))
+    return rows
+
+
+def _context(found: Mapping[str, Any], key: str, figure: Mapping[str, Any], backbone: str | None) -> dict[str, Any]:
+    """What two figures must share, in words -> value."""
+    about = found.get("provenance") or {}
+    context = {
+        "images": str(about.get("data"))[:12], "split": about.get("split"), "image size": about.get("size"),
+        "real images": figure.get("n_real", figure["n"][1] if isinstance(figure["n"], list) else figure["n"]),
+        "generated images": figure.get("n_generated", figure["n"][0] if isinstance(figure["n"], list) else figure["n"]),
+    }  # fmt: skip
+    if about.get("limit") is not None:
+        context["images drawn with seed"] = about.get("seed")
+    if key in ("rc", "fc", "ceiling"):
+        block = found.get("classification") or {}
+        context |= {f"classifier.{k}": v for k, v in (block.get("config") or {}).items() if k != "split"}
+        context["classes"] = ", ".join(map(str, block.get("classes") or ()))
+    if key == "accuracy":
+        context["labelled images"] = str((found.get("adaptation") or {}).get("labelled"))[:12]
+    if key.startswith("lpips_"):
+        hashes = (about.get("lpips") or {}).get(key.rpartition("_")[2]) or {}
+        context["weights of LPIPS"] = (
+            ", ".join(str(v)[:12] for v in hashes.values()) if isinstance(hashes, Mapping) else None
+        )
+    if backbone is not None:
+        known = (about.get("backbones") or {}).get(backbone) or {
+            "sha256": about.get("backbone_sha256"), "resize": about.get("resize"), "precision": "fp32",
+        }  # fmt: skip
+        context |= {
+            "weights of the backbone": str(known.get("sha256"))[:12], "resize": known.get("resize"),
+            "precision of the features": known.get("precision", "fp32"),
+        }  # fmt: skip
+    return context
+
+
+def _differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """What differs of all that both say."""
+    found = [
+        f"{what}: {first[what]} and {value}" for what, value in other.items() if what in first and first[what] != value
+    ]
+    return "; ".join(found)
+
+
+def _best(cells: Sequence[Cell], better: str | None) -> int | None:
+    """The best comparable cell, where its interval overlaps with no other's."""
+    able = [
+        (i, c.figure) for i, c in enumerate(cells) if c.figure is not None and not c.reason and c.figure.get("interval")
+    ]
+    if better is None or len(able) < 2:
+        return None
+    sign = 1 if better == "lower" else -1
+    order = sorted(able, key=lambda entry: sign * entry[1]["value"])
+    (place, winner), others = order[0], order[1:]
+    low, high = winner["interval"]
+    clear = all(f["interval"][0] > high if sign == 1 else f["interval"][1] < low for _, f in others)
+    return place if clear else None

@@ -1,0 +1,393 @@
+"""MobileNet v1 1.0 up to its 12th block: a small pretrained network whose features tell images apart.
+
+Howard et al., MobileNets (arXiv 1704.04861), Table 1, as TensorFlow's reference trained it: "same" padding (at stride 2
+the odd pixel is added right and below), ReLU6, BatchNorm with ε = 1e-3. The weights end with the 12th block (its 1,024
+channels at stride 32), so there is no classifier.
+
+Legend: N batch, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unpaired import weights
+from unpaired.errors import ConfigError, WeightsError, nearest
+
+BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *(((512, 1),) * 5), (1024, 2))
+"""(output channels, stride) of blocks 1 to 12."""
+TAPS = {"stride2": 1, "stride4": 3, "stride8": 5, "stride16": 11, "stride32": 12}
+"""Name of a tap -> the block after which it is taken: the last one at each stride."""
+CHANNELS = {"stride2": 64, "stride4": 128, "stride8": 256, "stride16": 512, "stride32": 1024}
+FEW_WEIGHTS = 4
+"""Up to so many weights for each number of the maps, multiplying the weights is cheaper than normalising the maps."""
+INPUT_SIDE = 224
+"""Side in pixels at which the network was trained; other sizes work."""
+
+
+def _same_padding(x: Tensor, kernel: int, stride: int) -> tuple[int, int, int, int]:
+    """Zeros left, right, above and below so that the output has ceil(side / stride) pixels; the odd one goes right and below."""
+    across, down = (max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in (x.shape[3], x.shape[2]))
+    return across // 2, across - across // 2, down // 2, down - down // 2
+
+
+class ConvBN(nn.Conv2d):
+    """Convolution with "same" padding, BatchNorm, ReLU6."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1) -> None:
+        super().__init__(inputs, outputs, kernel, stride=stride, groups=groups, bias=False)
+        self.bn = nn.BatchNorm2d(outputs, eps=1e-3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu6(self.linear(x))
+
+    def linear(self, x: Tensor) -> Tensor:
+        """What comes out before the ReLU6. With fixed statistics and a bias of its own the convolution is the norm, too: forward and backward
+        then go through the maps twice less, for one time through the weights. One small map is less than the weights."""
+        weight, bias, norm = self.weight, self.bias, self.bn
+        fixed = isinstance(norm, nn.BatchNorm2d) and not norm.training and weight.numel() <= FEW_WEIGHTS * x.numel()
+        if fixed:
+            scale = norm.weight * torch.rsqrt(norm.get_buffer("running_var") + norm.eps)
+            weight, bias = weight * scale[:, None, None, None], norm.bias - norm.get_buffer("running_mean") * scale
+        left, right, above, below = _same_padding(x, self.kernel_size[0], self.stride[0])
+        if left == right and above == below:  # the convolution pads without a copy
+            x = F.conv2d(x, weight, bias, self.stride, (above, left), groups=self.groups)
+        else:
+            x = F.conv2d(F.pad(x, (left, right, above, below)), weight, bias, self.stride, groups=self.groups)
+        return x if fixed else norm(x)
+
+
+class MobileNetV1(nn.Module):
+    """[N, 3, H, W] in [-1, 1] (which is the network's own preprocessing, x / 127.5 - 1) -> taps at five strides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv0 = ConvBN(3, 32, 3, stride=2)
+        inputs = 32
+        for number, (outputs, stride) in enumerate(BLOCKS, start=1):
+            self.add_module(f"dw{number}", ConvBN(inputs, inputs, 3, stride=stride, groups=inputs))
+            self.add_module(f"pw{number}", ConvBN(inputs, outputs, 1))
+            inputs = outputs
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Tap name -> [N, C, ceil(H / stride), ceil(W / stride)], C as in ``CHANNELS``."""
+        wanted = {block: name for name, block in TAPS.items()}
+        taps = {}
+        x = self.conv0(images)
+        for number in range(1, len(BLOCKS) + 1):
+            x = self.get_submodule(f"pw{number}")(self.get_submodule(f"dw{number}")(x))
+            if number in wanted:
+                taps[wanted[number]] = x
+        return taps
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """[N, 1024]: the last tap, averaged over space."""
+        last: Tensor = self(images)["stride32"]
+        return last.mean(dim=(2, 3))
+
+
+def from_state(state: Mapping[str, Tensor]) -> MobileNetV1:
+    """The network with the given weights, frozen and in eval mode. Raises WeightsError when they do not fit."""
+    network = MobileNetV1()
+    # Block 13 comes without its pointwise convolution, so the rest of it is of no use.
+    try:
+        network.load_state_dict({k: v for k, v in state.items() if not k.startswith(("dw13.", "pw13."))}, strict=True)
+    except RuntimeError as error:
+        raise WeightsError(f"these tensors are no MobileNet v1 1.0: {error}") from error
+    return network
+
+
+def mobilenet_v1(where: Path | str | None = None) -> MobileNetV1:
+    """The pretrained network; the weights are found by :func:`unpaired.weights.find`. Raises WeightsError."""
+    return from_state(weights.load("mobilenet_v1", where))
+
+
+# ----------------------------------------------------------------------------------------------------
+# Pretrained classifiers as sources of features: one small class, layers by name, any of which can be looked at.
+#
+# ``Features("vgg19", ("relu1_1", "relu2_1"))`` has the layers up to the last one asked for and no others. It is made with
+# random weights; :func:`load_pretrained` fills it from a file that :mod:`unpaired.weights` knows. Whether it is frozen or
+# trained is for its owner to say. Nothing works in place, so a layer before a ReLU stays what it was.
+#
+# =============  ==================================================================  ==========================
+# network        layers                                                              weights
+# =============  ==================================================================  ==========================
+# vgg19          conv1_1 relu1_1 conv1_2 relu1_2 pool1 ... relu5_4 pool5              torchvision's
+# squeezenet1_1  conv1 relu1 pool1 fire2 fire3 pool3 fire4 fire5 pool5 fire6 ... 9   torchvision's, or Caffe's
+# alexnet        conv1 relu1 pool1 conv2 ... relu5 pool5                             torchvision's
+# mobilenet_v1   conv0 stride2 block2 stride4 block4 stride8 ... stride32            TensorFlow's
+# =============  ==================================================================  ==========================
+#
+# In MobileNet a layer holds its ReLU6; ``stride2_linear`` is what stands before it, for every layer.
+#
+# Legend: N batch, C channels, H height, W width; images [N, 3, H, W] in [-1, 1].
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of RGB in [0, 1]: what torchvision's networks were trained on."""
+CAFFE_MEAN = (103.9, 116.8, 123.7)
+"""Of BGR in [0, 255]: what the Caffe weights of SqueezeNet were trained on."""
+LINEAR = "_linear"
+"""End of a tap's name that asks for what stands before the ReLU within a layer."""
+
+Layers = list[tuple[str, Callable[[], nn.Module], str]]
+"""Name, how it is made, and the start of its tensors' names in torchvision's file (empty for layers without weights)."""
+
+
+class Fire(nn.Module):
+    """SqueezeNet's module: 1 x 1 convolution to few channels, then 1 x 1 and 3 x 3 side by side, each with ReLU."""
+
+    def __init__(self, inputs: int, squeezed: int, half: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(inputs, squeezed, 1)
+        self.expand1x1 = nn.Conv2d(squeezed, half, 1)
+        self.expand3x3 = nn.Conv2d(squeezed, half, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.squeeze(x))
+        return torch.relu(torch.cat([self.expand1x1(x), self.expand3x3(x)], 1))
+
+
+def _make(module: Callable[..., nn.Module], *args: Any, **options: Any) -> Callable[[], nn.Module]:
+    return lambda: module(*args, **options)
+
+
+def _vgg19() -> Layers:
+    layers: Layers = []
+    inputs, index = 3, 0
+    for block, (channels, count) in enumerate(((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)), start=1):
+        for i in range(1, count + 1):
+            layers.append((f"conv{block}_{i}", _make(nn.Conv2d, inputs, channels, 3, padding=1), f"features.{index}"))
+            layers.append((f"relu{block}_{i}", nn.ReLU, ""))
+            inputs, index = channels, index + 2
+        layers.append((f"pool{block}", _make(nn.MaxPool2d, 2), ""))
+        index += 1
+    return layers
+
+
+def _squeezenet1_1() -> Layers:
+    def pool(name: str) -> tuple[str, Callable[[], nn.Module], str]:
+        return (name, _make(nn.MaxPool2d, 3, 2, ceil_mode=True), "")
+
+    layers: Layers = [("conv1", _make(nn.Conv2d, 3, 64, 3, 2), "features.0"), ("relu1", nn.ReLU, ""), pool("pool1")]
+    fires = [(64, 16, 64), (128, 16, 64), (128, 32, 128), (256, 32, 128)]
+    fires += [(256, 48, 192), (384, 48, 192), (384, 64, 256), (512, 64, 256)]
+    index = 3
+    for number, sizes in enumerate(fires, start=2):
+        layers.append((f"fire{number}", _make(Fire, *sizes), f"features.{index}"))
+        index += 1
+        if number in (3, 5):
+            layers.append(pool(f"pool{number}"))
+            index += 1
+    return layers
+
+
+def _alexnet() -> Layers:
+    shapes = ((3, 64, 11, 4, 2), (64, 192, 5, 1, 2), (192, 384, 3, 1, 1), (384, 256, 3, 1, 1), (256, 256, 3, 1, 1))
+    layers: Layers = []
+    for number, (shape, index) in enumerate(zip(shapes, (0, 3, 6, 8, 10), strict=True), start=1):
+        layers += [(f"conv{number}", _make(nn.Conv2d, *shape), f"features.{index}"), (f"relu{number}", nn.ReLU, "")]
+        if number in (1, 2, 5):
+            layers.append((f"pool{number}", _make(nn.MaxPool2d, 3, 2), ""))
+    return layers
+
+
+def _mobilenet_v1() -> Layers:
+    names = {block: name for name, block in TAPS.items()}
+    layers: Layers = [("conv0", _make(ConvBN, 3, 32, 3, stride=2), "conv0")]
+    inputs = 32
+    for number, (outputs, stride) in enumerate(BLOCKS, start=1):
+        layers.append((names.get(number, f"block{number}"), _make(Separable, inputs, outputs, stride), f"{number}"))
+        inputs = outputs
+    return layers
+
+
+class Separable(nn.Module):
+    """MobileNet's block: a 3 x 3 convolution of each channel alone, then a 1 x 1 one over channels."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.dw = ConvBN(inputs, inputs, 3, stride=stride, groups=inputs)
+        self.pw = ConvBN(inputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.pw(self.dw(x))
+        return out
+
+    def linear(self, x: Tensor) -> Tensor:
+        """What comes out before the last ReLU6."""
+        return self.pw.linear(self.dw(x))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One network."""
+
+    layers: Callable[[], Layers]
+    shallow: tuple[str, str, str]
+    """Three layers of low level: what "the first three layers of VGG" are for this network."""
+    stride4: str | None = None
+    """Layer at a quarter of the image's size that an attention branch can grow from; None has no fitting one."""
+    stride4_channels: int = 0
+    margin: int = 0
+    """Pixels by which an image must be padded on each side for that layer to have just a quarter of its size."""
+    weights: tuple[str, ...] = ()
+    """Names in ``weights.CATALOGUE`` that fit, in order of preference."""
+    imagenet: bool = True
+    """The input is normalised by ImageNet's statistics; else it stays in [-1, 1]."""
+    pyramid: tuple[tuple[str, str], ...] = ()
+    """Layers of a feature pyramid from level 1 on, each before and after its ReLU; empty for a network that makes none."""
+
+
+_VGG_PYRAMID = tuple((f"conv{i}_1", f"relu{i}_1") for i in range(1, 6))
+_ALEXNET_PYRAMID = tuple((f"conv{i}", f"relu{i}") for i in range(1, 6))
+_MOBILENET_PYRAMID = tuple((f"{name}{LINEAR}", name) for name in TAPS)
+
+NETWORKS: dict[str, Kind] = {
+    "vgg19": Kind(_vgg19, ("relu1_1", "relu2_1", "relu3_1"), "relu3_3", 256, weights=("vgg19",), pyramid=_VGG_PYRAMID),
+    "squeezenet1_1": Kind(
+        _squeezenet1_1, ("relu1", "fire3", "fire5"), "fire3", 128, 1, ("squeezenet1_1", "squeezenet_v1.1_features")
+    ),
+    "alexnet": Kind(_alexnet, ("relu1", "relu2", "relu3"), weights=("alexnet",), pyramid=_ALEXNET_PYRAMID),
+    "mobilenet_v1": Kind(
+        _mobilenet_v1,
+        ("stride2", "stride4", "stride8"),
+        weights=("mobilenet_v1",),
+        imagenet=False,
+        pyramid=_MOBILENET_PYRAMID,
+    ),
+}
+"""All networks by name."""
+
+
+class Features(nn.Module):
+    """The first layers of a classifier. [N, 3, H, W] in [-1, 1] -> the outputs of ``taps``, in their order.
+
+    Raises ConfigError for an unknown network or layer.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: str, taps: Sequence[str]) -> None:
+        super().__init__()
+        if network not in NETWORKS:
+            raise ConfigError(
+                f"unknown feature network '{network}'.{nearest(network, NETWORKS)} There are: {', '.join(NETWORKS)}."
+            )
+        self.network, self.taps = network, tuple(taps)
+        layers = NETWORKS[network].layers()
+        names = [name for name, _, _ in layers]
+        for tap in self.taps:
+            if tap.removesuffix(LINEAR) not in names:
+                raise ConfigError(
+                    f"{network} has no layer '{tap}'.{nearest(tap, names)} There are: {', '.join(names)}."
+                )
+        last = max(names.index(tap.removesuffix(LINEAR)) for tap in self.taps)
+        self.layers = nn.ModuleDict({name: make() for name, make, _ in layers[: last + 1]})
+        for tap in self.taps:
+            if tap.endswith(LINEAR) and not hasattr(self.layers[tap.removesuffix(LINEAR)], "linear"):
+                raise ConfigError(f"layer '{tap.removesuffix(LINEAR)}' of {network} holds no ReLU to look before")
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if NETWORKS[network].imagenet else ((0.5,) * 3, (0.5,) * 3)
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None])  # of RGB in [0, 1]
+        self.register_buffer("std", torch.tensor(std)[:, None, None])
+
+    def forward(self, images: Tensor, taps: Sequence[str] | None = None) -> list[Tensor]:
+        """The outputs of ``taps``: all those the network was made for, or some of them; nothing deeper is computed."""
+        wanted = self.taps if taps is None else tuple(taps)
+        x = ((images + 1) / 2 - self.mean) / self.std
+        found: dict[str, Tensor] = {}
+        for name, layer in self.layers.items():
+            if len(found) == len(set(wanted)):
+                break
+            if name + LINEAR in wanted:
+                found[name + LINEAR] = x = layer.linear(x)  # type: ignore[operator]  # __init__ looked
+                x = F.relu6(x)  # not in place: the tap stays what it was
+            else:
+                x = layer(x)
+            if name in wanted:
+                found[name] = x
+        return [found[tap] for tap in wanted]
+
+    def fill(self, name: str, state: Mapping[str, Tensor]) -> None:
+        """Take the weights of the file ``name`` of the catalogue. Raises WeightsError when they do not fit."""
+        if name == "squeezenet_v1.1_features":
+            state = _from_caffe(state)
+        elif name == "mobilenet_v1":
+            state = {_mobilenet_key(k): v for k, v in state.items()}
+        prefixes = {layer: prefix for layer, _, prefix in NETWORKS[self.network].layers() if prefix}
+        own = self.layers.state_dict()
+        taken: dict[str, Tensor] = {}
+        for key in own:
+            if key.endswith("num_batches_tracked"):  # a counter that nothing here depends on; many files lack it
+                taken[key] = own[key]
+                continue
+            layer, leaf = key.split(".", 1)
+            there = f"{prefixes[layer]}.{leaf}"
+            if there not in state or state[there].shape != own[key].shape:
+                found = list(state[there].shape) if there in state else "nothing"
+                raise WeightsError(
+                    f"the file '{name}' does not fit {self.network}: {there} should be {list(own[key].shape)}, found {found}"
+                )
+            taken[key] = state[there]
+        self.layers.load_state_dict(taken)
+
+
+def _mobilenet_key(key: str) -> str:
+    """``dw3.bn.weight`` -> ``3.dw.bn.weight``."""
+    part, rest = key.split(".", 1)
+    return f"{part[2:]}.{part[:2]}.{rest}" if part[:2] in ("dw", "pw") else key
+
+
+def _from_caffe(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Caffe's SqueezeNet 1.1 under torchvision's names and for its input.
+
+    With z = (p - mean) / std of RGB in [0, 1], Caffe's input is 255 p - m, channels reversed. The first convolution has
+    no padding, so this affine change of its input goes into its weights exactly.
+    """
+    try:
+        weight, bias = state["conv1.weight"].double().flip(1), state["conv1.bias"].double()
+        mean, std = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+        m = torch.tensor(CAFFE_MEAN, dtype=torch.float64).flip(0)[:, None, None]
+        ours = {
+            "features.0.weight": (weight * (255 * std)).float(),
+            "features.0.bias": (bias + (weight * (255 * mean - m)).sum(dim=(1, 2, 3))).float(),
+        }
+        for layer, _, prefix in _squeezenet1_1():
+            if layer.startswith("fire"):
+                for here, there in (("squeeze", "squeeze1x1"), ("expand1x1", "expand1x1"), ("expand3x3", "expand3x3")):
+                    for leaf in ("weight", "bias"):
+                        ours[f"{prefix}.{here}.{leaf}"] = state[f"{layer}.{there}.{leaf}"]
+    except (KeyError, RuntimeError) as error:
+        raise WeightsError(f"these tensors are no SqueezeNet 1.1 of Caffe: {error}") from error
+    return ours
+
+
+def load_pretrained(features: Features, where: Path | str | None = None) -> dict[str, str]:
+    """Fill ``features`` with pretrained weights; where they came from (name, file, SHA-256, licence, address).
+
+    Args:
+        where: the file, or a folder with it; None looks in the usual places and downloads (:func:`unpaired.weights.find`).
+
+    Raises:
+        WeightsError: not there or not the right file; the text has its name, its address and where to put it.
+    """
+    names = NETWORKS[features.network].weights
+    for name in names:
+        try:
+            path = weights.find(name, where, offline=True)
+        except WeightsError:
+            continue
+        break
+    else:
+        name = names[0]
+        path = weights.find(name, where)
+    features.fill(name, weights.load(name, path))
+    return weights.provenance(name, path)

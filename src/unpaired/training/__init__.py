@@ -1,0 +1,1 @@
+"""Training: settings, the one loop, its state, log and checks."""

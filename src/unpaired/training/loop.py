@@ -1,0 +1,576 @@
+"""The one loop. It knows no method: it runs the stages and updates that a method lists.
+
+Promises: a step is a function of (seed, step) and of the state before it, so that a resumed run equals an uninterrupted one bit
+for bit on a CPU; a killed run loses at most the steps since its last checkpoint; a non-finite loss stops the run and keeps the
+last good checkpoint; a signal saves and leaves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from unpaired import checkpoint, machine, signals
+from unpaired.config import RunConfig
+from unpaired.data.images import encode_image, to_tensor, to_uint8
+from unpaired.data.sampling import Pool, Sampler, StepDataset, centre_crops
+from unpaired.errors import (
+    ConfigError,
+    DataError,
+    Interrupted,
+    NonFiniteError,
+    RefusedError,
+    StoppedError,
+    UnpairedError,
+)
+from unpaired.machine import Ranks, joined
+from unpaired.methods.base import Batch, Method, Stage, Update
+from unpaired.training import log as origins
+from unpaired.training.log import Reporter, RunLog, warn
+from unpaired.training.state import Plan, TrainingState, compare_settings, lock, restore_newest
+
+if TYPE_CHECKING:
+    from unpaired.training.validation import Validator
+
+WATCH_FROM_STEP = 500
+"""Before this step (or a quarter of the run) the GAN watch does not judge sample sheets."""
+MAX_SHEET_DIRECTIONS = 6
+"""Directions on a sample sheet: with many domains there would be hundreds."""
+
+_NO_BATCH = 1000
+"""What a rank without a batch tells the others; above every signal number."""
+
+OnStep = Callable[[int, Method], Mapping[str, float] | None]
+
+
+def seed_everything(seed: int, step: int, rank: int = 0) -> None:
+    """Seed torch's generators from (seed, step, rank): noise, dropout and pools then need no saved state."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1))
+
+
+class Trainer(TrainingState):
+    """One run: builds optimisers, restores, steps, saves. Use :func:`fit`."""
+
+    def __init__(
+        self,
+        method: Method,
+        pool: Pool,
+        config: RunConfig,
+        run_dir: Path,
+        *,
+        device: torch.device,
+        held_out: Pool | None = None,
+        header_extra: Mapping[str, Any] | None = None,
+        on_step: OnStep | None = None,
+        ranks: Ranks | None = None,
+        reporter: Reporter | None = None,
+        validator: Validator | None = None,
+    ) -> None:
+        super().__init__(method.place(device), config.training.ema)
+        self.pool, self.held_out, self.config, self.run_dir = pool, held_out, config, run_dir
+        self.header_extra, self.on_step, self.validator = header_extra or {}, on_step, validator
+        self.settings, self.device, self.ranks, self.reporter = config.training, device, ranks or Ranks(), reporter
+        if config.data.views:
+            method.view_counts = {d: pool.count(d) * config.data.views for d in method.domains}
+        self.losses: dict[tuple[str, str], Callable[[Batch], dict[str, Tensor]]] = {}
+        pictures = held_out or pool
+        self.sheet = [d for d in method.directions if pictures.count(d[0])][:MAX_SHEET_DIRECTIONS]
+        # read once, before training: a file that vanishes later must not break a sheet
+        self.fixed = {
+            source: to_tensor(
+                centre_crops(pictures, source, range(min(self.settings.samples, pictures.count(source))), config.data)
+            )
+            for source, _ in self.sheet
+        }
+        self.owed: dict[str, float] | None = None
+        """What the log says of this step beside the look at held-out images, where that is still to be made."""
+        self.finite = torch.ones((), dtype=torch.bool, device=device)
+
+    # ---- state -------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Before the first step of a fresh run: let the method load pretrained weights. Raises WeightsError."""
+        self.method.examples = self._examples
+        # a run that starts from another model has its weights already: those stay, and only the rest is prepared
+        kept = dict(self.method.shared_state()) if "started_from" in self.header_extra else {}
+        kept = {n: value.clone() for n, value in kept.items() if not n.startswith(self.method.measured)}
+        found = self.method.prepare()
+        earlier = self.method.begun_with.pretrained if self.method.begun_with else ()
+        self.pretrained = [*(dict(p) for p in earlier if p not in found), *found]
+        self.method.load_state_dict(kept, strict=False)
+        self.method.examples = None
+        self.take_optimizers(self.method.carried)
+        self.method.carried = {}
+        self.begin_average()
+
+    def _examples(self, domain: str, count: int, first: int = 0) -> Tensor:
+        """[n, 3, S, S]: centre crops of ``count`` training images of a domain from ``first`` on, fewer where there are fewer."""
+        rows = range(first, min(first + count, self.pool.count(domain)))
+        return to_tensor(centre_crops(self.pool, domain, rows, self.config.data)).to(self.device)
+
+    def header(self) -> dict[str, Any]:
+        """The header of a model of this step."""
+        return checkpoint.make_header(
+            self.method,
+            self.config,
+            step=self.step,
+            stage=self.plan.at(max(self.step, 1))[0].name,
+            data_fingerprint=self.pool.fingerprint,
+            pretrained=self.pretrained,
+            extra=self.header_extra,
+        )
+
+    def save(self) -> Path:
+        """Commit a checkpoint of the current step. Raises NonFiniteError instead of saving NaN or infinity."""
+        self.check_finite()
+        tensors, values = self.state()
+        # the optimisers' too: a squared gradient that overflows leaves finite weights that never move again
+        bad = [n for n, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]
+        if self.ranks.largest(len(bad)):
+            names = ", ".join(n.removeprefix("method/") for n in bad[:4])
+            self.stop_non_finite("saving", {}, f"not finite: {names or 'tensors of another rank'}")
+        if self.ranks.main:
+            stage = self.plan.at(max(self.step, 1))[0].name
+            header = self.header()
+            checkpoint.commit(
+                self.run_dir / "checkpoints",
+                self.step,
+                model=checkpoint.pack(self.shared_tensors(), header),
+                state=checkpoint.pack(tensors, values),
+                about={"stage": stage, "method": self.config.method, "data_fingerprint": self.pool.fingerprint},
+                keep=self.settings.keep,
+            )
+        self.ranks.barrier()
+        return checkpoint.folder_of(self.run_dir / "checkpoints", self.step)
+
+    # ---- one step ----------------------------------------------------------------------------------------
+
+    def modes(self, stage: Stage) -> None:
+        """Freeze everything, then put the stage's players into train()."""
+        self.method.eval()
+        self.method.requires_grad_(False)
+        for module in (*(m for u in stage.updates for m in u.modules), *stage.train_mode):
+            module.train()
+
+    def run_step(self, stage: Stage, first: int, batch: Batch) -> dict[str, Tensor]:
+        """All updates of step ``self.step``; the terms by ``update/term``, detached."""
+        seed_everything(self.config.seed, self.step, self.ranks.rank)
+        self.method.monitor.clear()
+        terms: dict[str, Tensor] = {}
+        # the same number of parts on all ranks: they meet in each
+        accumulate = min(self.settings.accumulate, stage.batch_size // self.ranks.world)
+        # cut once: a method that keeps what players share (features, translations) knows images again by being the same object
+        parts = [batch.part(i, accumulate) for i in range(accumulate)]
+        for update in stage.updates:
+            if self.step % update.every == 0:
+                terms |= self._update(update, stage, first, parts)
+        self.ranks.share_buffers(self.method.buffers())
+        self.move_average()
+        return terms
+
+    def _update(self, update: Update, stage: Stage, first: int, parts: Sequence[Batch]) -> dict[str, Tensor]:
+        optimizer = self.optimizer(update)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        # also where compiling was asked for and has failed for all of them
+        as_written = not self.settings.compile or all(
+            self.losses.get((stage.name, u.name)) == u.loss for u in stage.updates
+        )
+        if len(parts) == 1 and as_written:
+            for module in update.ahead:
+                module.requires_grad_(True)  # until that player's own update is done
+        optimizer.zero_grad(set_to_none=True)
+        sums = self._gradients(update, stage, parts)
+        self.ranks.average_gradients(parameters)
+        if self.settings.clip is not None:
+            nn.utils.clip_grad_norm_(parameters, self.settings.clip)
+        spec = update.optimizer
+        factor = spec.schedule(self.step - first - 1, stage.steps) if spec.schedule else 1.0
+        for group in optimizer.param_groups:
+            group["lr"] = spec.lr * factor * group["rate"]
+        optimizer.step()
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        return sums
+
+    def _gradients(self, update: Update, stage: Stage, parts: Sequence[Batch]) -> dict[str, Tensor]:
+        """Leave the gradients of the batch's ``parts`` in the parameters that want one; the terms. A compiled loss that fails, forward or backward, is
+        done again as it is written, and stays that."""
+        key = (stage.name, update.name)
+        fresh = key not in self.losses
+        loss = self._loss(update, stage)
+        if loss is update.loss:
+            return self._differentiated(update, stage, loss, parts)
+        # compiling fails at the first use: what the loss moved until then is put back, so that all is as without compiling
+        before = [b.detach().clone() for b in self.method.buffers()] if fresh else []
+        drawn = [(g, g.get_state()) for g in machine.generators(self.device)] if fresh else []
+        try:
+            return self._differentiated(update, stage, loss, parts)
+        except UnpairedError:
+            raise
+        except Exception as error:  # the compiler raises many kinds; if the loss is at fault, it raises again below
+            warn(f"torch.compile failed ({type(error).__name__}); going on without it")
+        self.losses[key] = update.loss
+        for generator, state in drawn:
+            generator.set_state(state)
+        for buffer, value in zip(self.method.buffers(), before, strict=False):  # none after the first use
+            buffer.copy_(value)
+        self.method.zero_grad(set_to_none=True)
+        return self._differentiated(update, stage, update.loss, parts)
+
+    def _differentiated(
+        self, update: Update, stage: Stage, loss: Callable[[Batch], dict[str, Tensor]], parts: Sequence[Batch]
+    ) -> dict[str, Tensor]:
+        """Forward and backward of each part through ``loss``; the terms of all by ``update/term``, detached."""
+        sums: dict[str, Tensor] = {}
+        mine = sum(map(len, parts))
+        # gradients are averaged over ranks: 1 where all have as many images
+        weight = mine * self.ranks.world / stage.batch_size
+        for piece in parts:
+            share = len(piece) / mine
+            with machine.autocast(self.settings.precision, self.device):
+                terms = loss(piece)
+            total = torch.stack([t.float() for t in terms.values()]).sum()
+            if self.device.type == "cpu":
+                if self.ranks.largest(int(not torch.isfinite(total))):  # one rank's stops all at this step
+                    self.stop_non_finite(update.name, terms)
+            else:  # no waiting for the GPU here: looked at before each log line and each save
+                self.finite &= torch.isfinite(total.detach())
+            (total * (share * weight)).backward()  # type: ignore[no-untyped-call]
+            for key, value in terms.items():
+                sums[f"{update.name}/{key}"] = sums.get(f"{update.name}/{key}", 0) + value.detach().float() * share
+        return sums
+
+    def _loss(self, update: Update, stage: Stage) -> Callable[[Batch], dict[str, Tensor]]:
+        key = (stage.name, update.name)
+        if key not in self.losses:
+            compiled = self.settings.compile and not update.second_order
+            for name in self.method.uncompiled if compiled else ():
+                if name not in vars(self.method):
+                    setattr(self.method, name, torch.compiler.disable(getattr(self.method, name)))  # type: ignore[no-untyped-call]
+            self.losses[key] = torch.compile(update.loss) if compiled else update.loss
+        return self.losses[key]
+
+    def check_finite(self) -> None:
+        """Look at the flag that GPU steps leave behind. Raises NonFiniteError."""
+        if self.ranks.largest(int(not bool(self.finite))):
+            self.stop_non_finite("some update", {}, "a loss became non-finite since the last look")
+
+    def stop_non_finite(self, update: str, terms: Mapping[str, Tensor], why: str = "") -> None:
+        """Write ``crash-step-N.json`` and raise NonFiniteError that names stage, update, step and terms."""
+        stage = self.plan.at(max(self.step, 1))[0].name
+        values = {k: float(v.detach()) for k, v in terms.items()}
+        shown = ", ".join(f"{k} = {v:.4g}" for k, v in values.items()) or why
+        last, _ = checkpoint.latest(self.run_dir / "checkpoints")
+        kept = f"the last good state is {last.folder}" if last else "no checkpoint had been written yet"
+        note = {
+            "step": self.step, "stage": stage, "update": update, "terms": {k: str(v) for k, v in values.items()}, "why": why or "non-finite loss",
+            "seed": self.config.seed, "precision": self.settings.precision, "config": self.config.to_dict(), "last_good": str(last.folder) if last else None,
+        }  # fmt: skip
+        if self.ranks.main:
+            checkpoint.write_atomic(
+                self.run_dir / f"crash-step-{self.step:09d}.json", json.dumps(note, indent=1).encode()
+            )
+        raise NonFiniteError(
+            f"non-finite loss at step {self.step}, stage '{stage}', update '{update}': {shown}; {kept}. "
+            "Try training.precision=fp32, a lower rate, or training.clip=1.0 in a new --out"
+        )
+
+    # ---- pictures ----------------------------------------------------------------------------------------
+
+    def sample(self, log: RunLog) -> None:
+        """Write ``samples/step-N.png``: fixed held-out inputs above their translations (and the method's own views between
+        them), for each direction."""
+        self.method.eval()
+        swapped = self.swap_average()
+        rows, warnings = [], []
+        for source, target in self.sheet:
+            images = self.fixed[source].to(self.device)
+            with torch.inference_mode(), machine.autocast(self.settings.precision, self.device):
+                outputs = self.method.translate(
+                    images, source, target, generator=torch.Generator(self.device).manual_seed(0)
+                ).float()
+                between = self.method.views(images, source, target)
+            if not all(bool(torch.isfinite(pictures).all()) for pictures in (outputs, *between)):
+                self.stop_non_finite("samples", {}, f"the translation {source} → {target} is not finite")
+            rows += [_row(pictures, self.settings.samples) for pictures in (images, *between, outputs)]
+            if self.step >= max(WATCH_FROM_STEP, self.plan.total // 4):  # an untrained network may give one grey
+                warnings += self.watch.sampled(images, outputs, (source, target))
+        self.swap_average(swapped)
+        if rows:
+            sheet = np.concatenate(rows)
+            file = self.run_dir / "samples" / f"step-{self.step:09d}.png"
+            content = encode_image(sheet)
+            try:
+                file.parent.mkdir(exist_ok=True)
+            except OSError as error:
+                raise checkpoint.save_error(file.parent, error, len(content)) from error
+            checkpoint.write_atomic(file, content)
+            log.picture("samples", sheet, self.step)
+        for text in warnings:
+            warn(text)
+
+    def validate(self) -> dict[str, float]:
+        """Look at held-out images and keep the model if it is the best so far; the values for the log. Raises Interrupted."""
+        if self.validator is None or not self.ranks.main:
+            return {}
+        swapped = self.swap_average()
+        try:
+            values = self.validator.look(self.method, self.device, self.settings.precision)
+        finally:
+            self.swap_average(swapped)
+        model = {"tensors": self.shared_tensors(), "header": self.header()}
+        self.validator.note(self.run_dir, self.step, values, model)
+        return values
+
+    def owed_look(self) -> dict[str, float] | None:
+        """The values that were kept of a step whose look a signal cut short, where this is that step; else None."""
+        if self.validator is None or not self.step:
+            return None
+        return self.validator.owed(self.run_dir, self.step)
+
+    # ---- the loop ----------------------------------------------------------------------------------------
+
+    def batches(self) -> Iterator[Batch]:
+        """Batches of the steps still to come; the same whatever the number of workers."""
+        method = self.method
+        sampler = Sampler(
+            self.pool, self.config.data, method.pairs, self.config.seed, domains=method.domains, reads=method.reads
+        )
+        dataset = StepDataset(sampler, lambda step: self.plan.at(step)[0].batch_size, self.ranks.rank, self.ranks.world)
+        workers = self.config.data.workers
+        loader = DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=range(self.step + 1, self.plan.total + 1),
+            num_workers=workers,
+            worker_init_fn=signals.ignore_in_worker,
+            pin_memory=self.device.type == "cuda",
+            prefetch_factor=4 if workers else None,
+            multiprocessing_context="fork" if workers else None,
+        )
+        for batch in loader:
+            yield batch.to(self.device, non_blocking=True)
+
+    def _next(self, batches: Iterator[Batch]) -> tuple[Batch | None, str]:
+        """The next batch, or why there is none."""
+        try:
+            return next(batches), ""
+        except DataError as error:  # files vanished or broke during training, more than can be replaced
+            return None, f"{error}; saved as {{path}}. Mend the data, then the same command goes on"
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            return (
+                None,
+                f"a loader process died ({str(error).splitlines()[0]}): often too little memory; saved as {{path}}. Go on with --workers 0",
+            )
+
+    def run(self, log: RunLog) -> Path:
+        """Train to the end; the folder of the last checkpoint."""
+        total, settings, started = self.plan.total, self.settings, time.monotonic()
+        if self.step == 0:
+            self.save()  # also proves that the folder can be written
+            if self.ranks.main:
+                self.sample(log)
+        if self.owed is not None:
+            self._end_step(log, self.plan.at(self.step)[0], self.owed, started, looked=True)
+        current: Stage | None = None
+        batches, begun = self.batches(), self.step
+        while self.step < total:
+            self.ranks.enter("data")
+            batch, trouble = self._next(batches)
+            stage, first = self.plan.at(self.step + 1)
+            self._leave_if_asked(trouble)
+            assert batch is not None, "without a batch there is trouble, and this rank has left"
+            # the first step of a stage may compile, copy weights or fill caches
+            self.ranks.enter("start" if self.step in (begun, first) else "step")
+            self.step += 1
+            if stage is not current:
+                if self.step == first + 1 and stage.start is not None:
+                    seed_everything(self.config.seed, self.step - 1)  # the same on all ranks: it changes weights
+                    stage.start()
+                self.modes(stage)
+                current = stage
+            terms = self.run_step(stage, first, batch)
+            self.ranks.enter("look")
+            extra = self.on_step(self.step, self.method) if self.on_step else None
+            looked = self.validator is not None and self.validator.due(self.step, total)
+            values = None
+            if self.step % settings.log_every == 0 or self.step == total or extra or looked:
+                self.check_finite()
+                values = {k: float(v) for k, v in {**terms, **self.method.monitor}.items()} | dict(extra or {})
+            sampled = self._end_step(log, stage, values, started, looked=looked)
+            if sampled or looked or extra is not None:
+                current = None  # that may have left everything in eval(): set the modes again
+            if self.reporter is not None:
+                self.reporter.advance(self.step, stage.name)
+        return checkpoint.folder_of(self.run_dir / "checkpoints", self.step)
+
+    def _end_step(
+        self, log: RunLog, stage: Stage, values: dict[str, float] | None, started: float, *, looked: bool
+    ) -> bool:
+        """What follows a step where it is due: a look, the log (``values``), sample sheets, a checkpoint. Whether sheets were made."""
+        at_end = self.step == self.plan.total
+        if values is not None:
+            found = self._look(values) if looked else {}
+            self._log(log, stage, {**values, **found}, time.monotonic() - started)
+        sampled = self.step % self.settings.sample_every == 0 or at_end
+        if sampled and self.ranks.main:
+            self.sample(log)
+        if self.step % self.settings.checkpoint_every == 0 or at_end:
+            self.save()
+        if looked and self.validator is not None:
+            self.owed = None
+            if self.ranks.main:
+                self.validator.paid(self.run_dir)
+        return sampled
+
+    def _look(self, values: dict[str, float]) -> dict[str, float]:
+        """:meth:`validate`. On a signal all ranks save and leave, and the resumed run begins with this look. Raises Interrupted."""
+        asked, found = 0, {}
+        try:
+            found = self.validate()
+        except Interrupted as stop:
+            asked = stop.signum
+        if self.ranks.largest(asked):
+            if self.ranks.main:
+                assert self.validator is not None
+                self.validator.owe(self.run_dir, self.step, values)
+            self._leave_if_asked()
+        return found
+
+    def _log(self, log: RunLog, stage: Stage, values: dict[str, float], seconds: float) -> None:
+        warnings = self.watch.logged(values)
+        if self.ranks.main:
+            log.write({"step": self.step, "stage": stage.name, **values, "seconds": round(seconds, 3)})
+            for text in warnings:
+                warn(text)
+
+    def _leave_if_asked(self, trouble: str = "") -> None:
+        """Save and leave, all ranks after the same step, when any of them has got a signal or has no batch (``trouble``)."""
+        asked = self.ranks.largest(_NO_BATCH if trouble else signals.requested() or 0)
+        if not asked:
+            return
+        self.ranks.enter("save")
+        path = self.save()
+        if asked == _NO_BATCH:
+            where = f"rank {self.ranks.rank}: " if self.ranks.world > 1 else ""
+            mine = where + trouble.replace("{path}", str(path))
+            raise StoppedError(mine if trouble else f"another rank has no batch, see its message; saved as {path}")
+        raise Interrupted(
+            asked,
+            f"stopped by {signals.name(asked)} after step {self.step:,}; saved as {path}. The same command goes on from there",
+        )
+
+
+def _row(images: Tensor, columns: int) -> np.ndarray[Any, Any]:
+    """Images side by side as uint8 [H, columns · W, 3], white where there are fewer."""
+    pixels = to_uint8(images.float().cpu())
+    blank = np.full((columns - len(pixels), *pixels.shape[1:]), 255, np.uint8)
+    return np.concatenate([*pixels, *blank], axis=1)
+
+
+def _check_shares(plan: Plan, ranks: Ranks) -> None:
+    """Refuse a batch of which some process would have no image. Raises ConfigError."""
+    small = [f"{s.batch_size} in stage '{s.name}'" for s in plan.stages if s.batch_size < ranks.world]
+    if small:
+        raise ConfigError(
+            f"a batch of {', '.join(small)} cannot be shared by {ranks.world} processes: --set model.batch_size={ranks.world} or more, or "
+            "fewer processes"
+        )
+
+
+def fit(
+    method: Method,
+    pool: Pool,
+    config: RunConfig,
+    run_dir: Path | str,
+    *,
+    held_out: Pool | None = None,
+    header_extra: Mapping[str, Any] | None = None,
+    origin: Mapping[str, Any] | None = None,
+    on_step: OnStep | None = None,
+    allow_change: Sequence[str] = (),
+    quiet: bool = False,
+    validator: Validator | None = None,
+) -> Path:
+    """Train ``method`` on ``pool`` in ``run_dir``, resuming what is there; the last checkpoint's ``model.safetensors``.
+
+    Args:
+        method: built from ``config.model``; its weights before training are its initialisation.
+        held_out: images for the sample sheets; the training images when None.
+        header_extra: JSON-ready values for the model's header.
+        origin: where the images are and the command, a note for reports (:func:`unpaired.training.log.about`).
+        on_step: called after each step with (step, method); a returned mapping is logged. It must not change the method.
+        allow_change: settings that may differ from the run being resumed (``data`` allows other images).
+        validator: looks at images that are not in ``pool``, every ``config.training.validate_every`` steps.
+
+    Raises:
+        ConfigError, CheckpointError, WeightsError, RefusedError: before any work.
+        NonFiniteError, StoppedError: stopped by itself, the last good checkpoint is kept.
+        Interrupted: a signal came; saved.
+    """
+    run_dir = Path(run_dir)
+    if config.training.validate_every is not None and validator is None:
+        raise ConfigError(
+            "training.validate_every: only `unpaired train` holds out images to look at; leave it out here"
+        )
+    device, precision = machine.choose(config.training)
+    config = config.model_copy(update={"training": config.training.model_copy(update={"precision": precision})})
+    machine.set_for_training(precision, device)
+    root = run_dir / "checkpoints"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RefusedError(f"{root}: cannot be made: {error.strerror}; use another --out") from error
+    with contextlib.ExitStack() as stack:
+        ranks = stack.enter_context(joined(device))
+        if ranks.main:
+            stack.enter_context(lock(run_dir))
+            compare_settings(run_dir, config, allow_change)
+            checkpoint.remove_leftovers(root)
+        ranks.barrier()
+        say = Reporter(1, 0, quiet=quiet or not ranks.main).say
+        trainer = Trainer(
+            method, pool, config, run_dir, held_out=held_out, header_extra=header_extra or {}, on_step=on_step,
+            device=device, ranks=ranks, reporter=None, validator=validator,
+        )  # fmt: skip
+        _check_shares(trainer.plan, ranks)
+        restore_newest(trainer, root, allow_change)
+        trainer.owed = trainer.owed_look()
+        done = trainer.step - (trainer.owed is not None)  # the last step whose look and log line are whole
+        if validator is not None:
+            validator.restore(run_dir, done)
+        if ranks.main:
+            checkpoint.write_atomic(run_dir / "config.toml", config.to_toml().encode())
+            if origin is not None:
+                origins.write(run_dir, origin)
+        if done >= trainer.plan.total:
+            asked = f", more than the {trainer.plan.total:,} asked for" if trainer.step > trainer.plan.total else ""
+            say(f"{run_dir} is complete: {trainer.step:,} steps{asked}. Nothing to do")
+            return checkpoint.folder_of(root, trainer.step) / checkpoint.MODEL
+        if trainer.step:
+            say(f"resuming {run_dir} from step {trainer.step:,} of {trainer.plan.total:,}")
+        say(f"sample sheets go to {run_dir / 'samples'}; Ctrl-C saves and stops, the same command goes on")
+        folder = run_dir / "tensorboard" if config.training.tensorboard and ranks.main else None
+        log = RunLog(run_dir / ("log.jsonl" if ranks.main else f"log-rank{ranks.rank}.jsonl"), done, tensorboard=folder)
+        stack.callback(log.close)
+        trainer.reporter = stack.enter_context(
+            Reporter(trainer.plan.total, trainer.step, quiet=quiet or not ranks.main)
+        )
+        with signals.deferred():
+            path = trainer.run(log) / checkpoint.MODEL
+        signals.poll(f"stopped by a signal at the end of {run_dir}, which is complete")  # else a demo would go on
+        return path

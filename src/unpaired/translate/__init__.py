@@ -1,0 +1,1 @@
+"""Translating pictures and folders with a trained model."""

@@ -1,0 +1,151 @@
+"""Other engines for ``translate`` than PyTorch as it stands: its compiler, and OpenVINO on a CPU (an extra).
+
+Both run :meth:`unpaired.methods.base.Method.render` for images of one shape: everything random, and the number of a class, is drawn outside and
+comes in as a tensor, so that seeds and latents give what PyTorch gives with them, and one network serves all classes.
+
+- ``compile``: ``torch.compile``. Joins what lies between convolutions into single loops, and leaves out the calls of a hundred small
+  layers, on a GPU by CUDA graphs. Needs a C++ compiler (on a GPU Triton); without one it says so and goes on in plain PyTorch.
+- ``openvino``: the method is traced with PyTorch and read from memory by OpenVINO's own frontend: no file, no ONNX, and not its converter,
+  which reports usage home. What it computes stays float32 and equals PyTorch's result within 1e-3 (tests/translate/test_engines.py).
+
+Legend: N batch, H height, W width.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unpaired.errors import ConfigError, UnpairedError
+from unpaired.methods.base import Method
+
+log = logging.getLogger("unpaired")
+ENGINES = ("torch", "compile", "openvino")
+KEPT = 4
+"""Networks of OpenVINO kept ready, one for each direction and shape: each takes its weights' memory again, and seconds to make."""
+COMPILED = 1000
+"""Directions and shapes that are compiled, before PyTorch runs the rest uncompiled: none takes memory for weights, but each minutes."""
+
+
+class _Direction(nn.Module):
+    """One direction of a method as a module of tensors alone: what can be traced and compiled."""
+
+    def __init__(self, method: Method, source: str | None, target: str) -> None:
+        super().__init__()
+        self.method, self.names = method, (source, target)
+
+    def forward(self, images: Tensor, *inputs: Tensor) -> Tensor:
+        return self.method.render(images, *self.names, *inputs)
+
+
+class Engine:
+    """Base: ``render`` of a method for each direction and shape that is asked for, by something else than PyTorch as it stands."""
+
+    def __init__(self, method: Method) -> None:
+        self.says_all = type(method).inputs is not Method.inputs
+        if method.stochastic and not self.says_all:
+            raise ConfigError(
+                f"method '{type(method).__name__}' draws noise and does not say which: it must define inputs() and render(), or use engine torch"
+            )
+        self.method = method
+        self.ready: OrderedDict[Any, Callable[[Sequence[Tensor]], Tensor]] = OrderedDict()
+
+    def __call__(self, images: Tensor, source: str | None, target: str, inputs: Sequence[Tensor]) -> Tensor:
+        """float32 [N, 3, H, W] and what ``method.inputs`` has for them -> the same shape. Raises ConfigError where the engine cannot run the
+        method."""
+        # where the source does not matter and the target's number is among the inputs, one network serves all classes
+        names = None if self.method.any_source and self.says_all else (source, target)
+        key = (names, tuple(images.shape))
+        if key not in self.ready:
+            direction = _Direction(self.method, source, target).eval()
+            self.ready[key] = self.made(direction, (images, *inputs))
+            if len(self.ready) > self.kept:
+                self.ready.popitem(last=False)
+        self.ready.move_to_end(key)
+        return self.ready[key]((images, *inputs))
+
+    kept: int
+
+    def made(self, direction: _Direction, example: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], Tensor]:
+        """What runs ``direction`` for tensors of the shapes of ``example``."""
+        raise NotImplementedError
+
+
+class Compiled(Engine):
+    """``torch.compile``: each shape by itself, so that a picture's result does not depend on those that came before."""
+
+    kept = COMPILED
+
+    def __init__(self, method: Method) -> None:
+        super().__init__(method)
+        from torch._dynamo import config  # not before: it takes a second and a half
+
+        logging.getLogger("torch._dynamo").setLevel(logging.ERROR)  # it tells at length where a graph is cut in two
+        config.recompile_limit = max(config.recompile_limit, COMPILED)
+        config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, COMPILED)
+        self.failed = False
+
+    def made(self, direction: _Direction, example: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], Tensor]:
+        mode = "reduce-overhead" if example[0].is_cuda else None  # CUDA graphs
+        compiled = torch.compile(direction, dynamic=False, mode=mode)
+
+        def run(tensors: Sequence[Tensor]) -> Tensor:
+            if self.failed:
+                return direction(*tensors)  # type: ignore[no-any-return]
+            try:
+                return compiled(*tensors).clone()  # type: ignore[no-any-return]  # the next call of a CUDA graph writes there
+            except (UnpairedError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:  # of many kinds; if the model is at fault, it raises again below
+                log.warning("torch.compile failed (%s); going on without it", type(error).__name__)
+                self.failed = True
+                return direction(*tensors)  # type: ignore[no-any-return]
+
+        return run
+
+
+class OpenVINO(Engine):
+    """``render`` by OpenVINO. Raises ConfigError: not installed, or a network that OpenVINO has no operations for."""
+
+    kept = KEPT
+
+    def __init__(self, method: Method) -> None:
+        super().__init__(method)
+        try:
+            import openvino
+        except ImportError as error:
+            raise ConfigError("engine 'openvino' is not installed: pip install 'unpaired[openvino]'") from error
+        self.core = openvino.Core()
+
+    def made(self, direction: _Direction, example: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], Tensor]:
+        from openvino.frontend import FrontEndManager
+        from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+        given = tuple(torch.zeros_like(t, memory_format=torch.contiguous_format) for t in example)
+        try:
+            with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # shapes become constants: that is why each shape has its own
+                traced = torch.jit.trace(direction, given, check_trace=False)  # type: ignore[no-untyped-call]
+                decoder = TorchScriptPythonDecoder(traced, example_input=given)  # the C++ side holds no reference
+                frontend = FrontEndManager().load_by_framework("pytorch")
+                model = frontend.convert(frontend.load(decoder))
+            model.reshape({i: list(t.shape) for i, t in enumerate(given[: len(model.inputs)])})
+            threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+            network = self.core.compile_model(model, "CPU", threads)
+        except Exception as error:  # openvino's own kinds, and whatever tracing meets
+            reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+            raise ConfigError(f"engine 'openvino' cannot run this model ({reason}): use torch") from error
+        return lambda tensors: torch.from_numpy(network([t.contiguous().numpy() for t in tensors])[0].copy())
+
+
+def engine_of(name: str, method: Method) -> Engine | None:
+    """The engine of that name; None for ``torch``. Raises ConfigError: not installed."""
+    if name == "compile":
+        return Compiled(method)
+    return OpenVINO(method) if name == "openvino" else None

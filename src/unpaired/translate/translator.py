@@ -1,0 +1,447 @@
+"""Using a trained model: tensors, pictures, and (``translation_files``) whole trees of files, at any size.
+
+>>> model = unpaired.load("run")                                             # doctest: +SKIP
+>>> picture = model.translate_image(Image.open("horse.jpg"), target="zebra")  # doctest: +SKIP
+
+Legend: N batch, H height, W width; images are float tensors [N, 3, H, W] in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+
+from unpaired import checkpoint
+from unpaired.data.images import show
+from unpaired.errors import ConfigError, DataError, nearest
+from unpaired.machine import autocast, choose_device, choose_precision
+from unpaired.methods.base import Method, Pair
+from unpaired.networks.kernels import Held
+from unpaired.translate.engines import ENGINES, Engine, engine_of
+from unpaired.translate.files import IncompleteTranslation, Item, TranslationReport, translate_files
+from unpaired.translate.tiling import MAX_PIXELS, MIN_STRIDES, at_any_size
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = [
+    "MAX_PIXELS",
+    "IncompleteTranslation",
+    "Item",
+    "TranslationReport",
+    "Translator",
+    "load",
+    "translate_files",
+]
+
+log = logging.getLogger("unpaired")
+RANGE_TOLERANCE = 1e-3
+"""Images may leave [-1, 1] by this much (rounding of other code) before they are refused."""
+
+
+class Translator:
+    """A trained method, ready to use. Made by :func:`load`, or from any ``Method`` and a checkpoint header."""
+
+    def __init__(
+        self,
+        method: Method,
+        header: Mapping[str, Any],
+        *,
+        device: str | torch.device = "cpu",
+        precision: str = "fp32",
+        path: Path | None = None,
+        sha256: str = "",
+        engine: str = "torch",
+    ) -> None:
+        """
+        Args:
+            precision: ``fp32``, ``tf32`` (GPU), ``bf16`` (autocast) or ``auto``.
+            engine: what runs :meth:`translate`: ``torch``, ``compile`` (``torch.compile``: half a minute to some minutes for each shape, once,
+                then faster), or ``openvino`` in fp32 on a CPU (the extra ``openvino``). The other methods run in ``torch``.
+            path, sha256: where the model came from and its file's hash, for records.
+        """
+        self.method = method.eval().requires_grad_(False)
+        self.header = dict(header)
+        self.path, self.sha256 = path, sha256
+        self._asked_precision = precision
+        self.engine = engine
+        self._engine: Engine | None = None
+        self.to(device)
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the model to ``cpu``, ``cuda``, ``cuda:N`` or ``auto``. Raises ConfigError when it is not there."""
+        self.device = choose_device(str(device))
+        self.precision = choose_precision(self._asked_precision, self.device)
+        if self.engine not in ENGINES:
+            raise ConfigError(
+                f"no engine '{self.engine}'.{nearest(self.engine, ENGINES)} There are: {', '.join(ENGINES)}."
+            )
+        if self.engine == "openvino":
+            if self.device.type != "cpu" or self.precision != "fp32":
+                raise ConfigError(
+                    f"engine 'openvino' runs in fp32 on a CPU, not in {self.precision} on {self.device}: "
+                    "add --device cpu --precision fp32, or use --engine torch"
+                )
+            self.method.to(self.device)
+        else:
+            self.method.place(self.device)
+        self._engine = engine_of(self.engine, self.method)
+        self._held = Held(
+            *(part for name, part in self.method.named_children() if name != "discriminator")
+        )  # never run
+        return self
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Names of the domains."""
+        return self.method.domains
+
+    @property
+    def directions(self) -> Sequence[Pair]:
+        """(source, target) pairs that can be translated."""
+        return self.method.directions
+
+    @property
+    def untrained(self) -> str:
+        """A sentence on parts that have not been trained yet although outputs depend on them; empty where there are none."""
+        return self.method.untrained()
+
+    def info(self) -> dict[str, Any]:
+        """What the model is and what it can do; plain JSON values."""
+        header = self.header
+        wanted = f"{self.method.fixed_size} (others are resized there and back)" if self.method.fixed_size else "any"
+        return {
+            "method": header.get("method"),
+            "domains": list(self.domains),
+            "directions": f"none: makes images of {', '.join(self.domains)} from noise"
+            if self.method.from_noise
+            else [f"{a} -> {b}" for a, b in self.directions]
+            if len(self.directions) <= checkpoint.MAX_LISTED_DIRECTIONS
+            else f"all {len(self.directions)} of {len(self.domains)} domains",
+            "classes": list(self.method.classes),
+            "trained at": self.method.image_size,
+            "input size": wanted,
+            "stride": self.method.stride,
+            "random outputs": self.method.stochastic,
+            "inputs of any domain": self.method.any_source,
+            "latent size": self.method.latent_size,
+            "parameters": sum(p.numel() for p in self.method.parameters()),
+            "step": header.get("step"),
+            "stage": header.get("stage"),
+            "untrained": self.untrained or None,
+            "seed": header.get("seed"),
+            "version": header.get("version"),
+            "format": header.get("format"),
+            "data fingerprint": header.get("data_fingerprint"),
+            "pretrained": list(header.get("pretrained", ())),
+            "file": str(self.path) if self.path else None,
+            "sha256": self.sha256 or None,
+            "config": header.get("config"),
+            "extra": header.get("extra", {}),
+        }
+
+    def direction(self, source: str | None, target: str) -> tuple[str | None, str]:
+        """The (source, target) meant; ``source`` may be None when only one direction leads to ``target``.
+
+        Methods that do not ask where an image comes from take None for an image of any domain, known or not, and so does
+        the word "none"; then the source stays None.
+
+        Raises:
+            ConfigError: no such domain (with the nearest name), no such direction, or several sources fit.
+        """
+        if source == "none" and source not in self.domains:
+            if not self.method.any_source:
+                raise ConfigError("this model must know the domain of its inputs: name one of its own as source")
+            source = None
+        for name in (source, target):
+            if name is not None and name not in self.domains:
+                there = ", ".join(self.domains)
+                raise ConfigError(f"no domain '{name}'.{nearest(name, self.domains)} This model knows: {there}.")
+        if self.method.any_source:  # with hundreds of domains their pairs are too many to look through for each picture
+            return source, target
+        sources = [a for a, b in self.directions if b == target]
+        able = ", ".join(f"{a} -> {b}" for a, b in self.directions)
+        if source is None:
+            if len(sources) == 1:
+                return sources[0], target
+            if not sources:
+                raise ConfigError(f"this model does not translate to '{target}'. It can do: {able}.")
+            raise ConfigError(
+                f"several domains lead to '{target}': {', '.join(sources)}; say which one with source (--source)"
+            )
+        if source not in sources:
+            raise ConfigError(f"this model does not translate '{source}' to '{target}'. It can do: {able}.")
+        return source, target
+
+    def targets(self, source: str | None) -> tuple[str | None, tuple[str, ...]]:
+        """The source meant and every domain that it can be translated to, in the model's order.
+
+        Raises ConfigError: no such domain, or the source must be named.
+        """
+        if source is None and not self.method.any_source:
+            sources = sorted({a for a, _ in self.directions})
+            if len(sources) > 1:
+                raise ConfigError(
+                    f"the inputs can be of several domains: {', '.join(sources)}; say which one with source (--source)"
+                )
+            source = sources[0]
+        possible = tuple(b for a, b in self.directions if a == source)
+        source, _ = self.direction(source, possible[0] if possible else self.domains[-1])
+        return source, possible if source is not None else self.domains
+
+    def translate(
+        self,
+        images: Tensor,
+        source: str | None,
+        target: str,
+        *,
+        seed: int | None = None,
+        latents: Tensor | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> Tensor:
+        """Images of domain ``source`` as images of domain ``target``.
+
+        Args:
+            images: float [N, 3, H, W] in [-1, 1], any H and W from 1 on.
+            source: None where only one domain leads to ``target``, and for images of no trained domain (see :meth:`direction`).
+            seed: of the noise, for methods with random outputs; None draws anew each time.
+            latents: float [N, ``method.latent_size``], the noise itself, for methods that have a latent; noise that a network draws
+                beside it (StyleGAN's maps) still follows from ``seed``.
+            max_pixels: larger pictures go through in overlapping tiles of at most this many pixels.
+
+        Returns:
+            float32, the same shape, in [-1, 1], on the model's device.
+
+        Raises:
+            ConfigError: the direction or ``max_pixels`` is not possible.
+            DataError: shape, type or range of ``images``.
+        """
+        source, target = self.direction(source, target)
+        check_images(images)
+        if latents is not None:
+            self._check_latents(latents, len(images))
+        generator = None
+        if seed is not None:
+            generator = torch.Generator(self.device).manual_seed(seed)
+        if not len(images):
+            return images.to(self.device, torch.float32)
+
+        used = 0
+
+        def network(part: Tensor) -> Tensor:
+            nonlocal used
+            own: dict[str, Tensor] = {}
+            if latents is not None:
+                used += len(part)  # methods with latents have a fixed size, so the parts come in order
+                own["latents"] = latents[used - len(part) : used].to(self.device)
+            if self._engine is not None:
+                return self._engine(part, source, target, self.method.inputs(part, target, generator, **own))
+            return self.method.translate(part, source, target, generator=generator, **own)  # type: ignore[arg-type]
+
+        return self._run(network, images, max_pixels)
+
+    def _check_latents(self, latents: Tensor, count: int) -> None:
+        size = self.method.latent_size
+        if size is None:
+            raise ConfigError("this model has no latents: one input has one result")
+        if tuple(latents.shape) != (count, size) or not latents.is_floating_point():
+            raise DataError(f"latents are {latents.dtype} {list(latents.shape)}; wanted floats {[count, size]}")
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether the model says where it changes an image (:meth:`attention`)."""
+        side = self.method.fixed_size or MIN_STRIDES * self.method.stride
+        with torch.inference_mode():
+            return self.method.attention(torch.zeros(1, 3, side, side, device=self.device)) is not None
+
+    def attention(self, images: Tensor, *, threshold: float | None = None, max_pixels: int = MAX_PIXELS) -> Tensor:
+        """Where and how much ``translate`` changes each image: [N, 1, H, W] in [0, 1]; 0 where the image stays as it is.
+
+        Args:
+            threshold: 1 where the mask is at least this, else 0: an unsupervised segmentation.
+
+        Raises:
+            ConfigError: the method has no attention. DataError: as :meth:`translate`.
+        """
+        self._check_attention(threshold)
+        check_images(images)
+        if not len(images):
+            return images[:, :1].to(self.device, torch.float32)
+        return self._run(lambda part: self._mask(part, threshold), images, max_pixels)
+
+    def translate_with_attention(
+        self,
+        images: Tensor,
+        source: str | None,
+        target: str,
+        *,
+        threshold: float | None = None,
+        seed: int | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> tuple[Tensor, Tensor]:
+        """:meth:`translate` and :meth:`attention` in one: images [N, 3, H, W] and masks [N, 1, H, W].
+
+        With ``threshold``, pixels whose mask is below it keep the input's colour, so that the images fit the masks. Where a mask
+        is below 1/512, rounding to 8 bits gives the input's pixel exactly.
+        """
+        source, target = self.direction(source, target)
+        self._check_attention(threshold)
+        check_images(images)
+        if not len(images):
+            return images.to(self.device, torch.float32), images[:, :1].to(self.device, torch.float32)
+        generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
+
+        def network(part: Tensor) -> Tensor:
+            mask = self._mask(part, threshold)
+            result = self.method.translate(part, source, target, generator=generator).float()  # type: ignore[arg-type]  # None only where any_source is set
+            if threshold is not None:
+                result = torch.where(mask > 0, result, part)
+            return torch.cat([result, mask], dim=1)
+
+        both = self._run(network, images, max_pixels)
+        return both[:, :3], both[:, 3:].clamp(min=0)
+
+    def _check_attention(self, threshold: float | None) -> None:
+        if threshold is not None and not 0 < threshold <= 1:
+            raise ConfigError(f"mask threshold {threshold}: must be above 0 and at most 1")
+        if not self.has_attention:
+            raise ConfigError(
+                f"this model ({self.header.get('method')}) has no attention, so there are no masks; method 'attend' has, "
+                "unless it was trained with model.attention = false"
+            )
+
+    def _mask(self, part: Tensor, threshold: float | None) -> Tensor:
+        mask = self.method.attention(part)
+        assert mask is not None, "asked before"
+        return mask.float() if threshold is None else (mask >= threshold).float()
+
+    def reconstruct(self, images: Tensor, domain: str, *, max_pixels: int = MAX_PIXELS) -> Tensor | None:
+        """The method's own reconstruction within ``domain`` (shapes as :meth:`translate`); None if it has none."""
+        check_images(images)
+        if domain not in self.domains:
+            raise ConfigError(f"no domain '{domain}'.{nearest(domain, self.domains)}")
+        side = self.method.fixed_size or MIN_STRIDES * self.method.stride
+        with torch.inference_mode():
+            if self.method.reconstruct(torch.zeros(1, 3, side, side, device=self.device), domain) is None:
+                return None
+        if not len(images):
+            return images.to(self.device, torch.float32)
+
+        def network(part: Tensor) -> Tensor:
+            result = self.method.reconstruct(part, domain)
+            assert result is not None, "asked above"
+            return result
+
+        return self._run(network, images, max_pixels)
+
+    @torch.inference_mode()
+    def levels(self, images: Tensor, source: str | None, target: str) -> list[tuple[str, Tensor, Tensor]]:
+        """Level by level, deepest first: (its name, what the images look like there, what their translation looks like there).
+
+        Images and pictures float32 [N, 3, S, S] in [-1, 1], S the side at which the model was trained. Empty for methods without
+        levels. Raises ConfigError, DataError as :meth:`translate`.
+        """
+        source, target = self.direction(source, target)
+        check_images(images)
+        with autocast(self.precision, self.device):
+            found = self.method.levels(images.to(self.device, torch.float32), source, target)  # type: ignore[arg-type]
+        return [(name, own.float().clamp(-1, 1), made.float().clamp(-1, 1)) for name, own, made in found]
+
+    @torch.inference_mode()
+    def _run(self, network: Any, images: Tensor, max_pixels: int) -> Tensor:
+        images = images.to(self.device, torch.float32).clamp(-1, 1)
+        with autocast(self.precision, self.device), self._held():
+            result = at_any_size(
+                network, images, stride=self.method.stride, fixed=self.method.fixed_size, max_pixels=max_pixels
+            )
+        return result.float().clamp(-1, 1).contiguous()  # NaN stays NaN: callers must see it
+
+    def translate_image(
+        self,
+        image: Image.Image,
+        source: str | None = None,
+        *,
+        target: str,
+        seed: int | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> Image.Image:
+        """A picture of any size and mode -> an 8-bit RGB picture of the same size, EXIF orientation applied.
+
+        Raises:
+            ConfigError: the direction is not possible. DataError: no PIL image, or an output that is not finite.
+        """
+        from PIL import Image, ImageOps
+
+        from unpaired.data import images as opener
+
+        if not isinstance(image, Image.Image):
+            raise DataError(
+                f"translate_image wants a PIL image, not {type(image).__name__}: open it first, as in PIL.Image.open(PATH)"
+            )
+        upright = ImageOps.exif_transpose(image)
+        rgb = opener.to_rgb("<picture>", upright, (255, 255, 255))
+        tensor = opener.to_tensor(_pixels(rgb))[None]
+        result = self.translate(tensor, source, target, seed=seed, max_pixels=max_pixels)[0]
+        if not result.isfinite().all():
+            raise DataError("the model's output for this picture is not finite (NaN or infinity)")
+        return Image.fromarray(opener.to_uint8(result))
+
+
+def _pixels(rgb: Image.Image) -> Any:
+    import numpy as np
+
+    return np.asarray(rgb)
+
+
+def check_images(images: Tensor) -> None:
+    """Refuse with DataError what is no float tensor [N, 3, H, W] in [-1, 1]."""
+    if not isinstance(images, Tensor):
+        raise DataError(f"images must be a torch.Tensor [N, 3, H, W], not {type(images).__name__}")
+    shape = list(images.shape)
+    if images.ndim == 3:
+        raise DataError(f"images have shape {shape}; wanted [N, 3, H, W]: add the batch with images[None]")
+    if images.ndim == 4 and shape[1] != 3 and shape[3] == 3:
+        raise DataError(f"images have shape {shape}; wanted [N, 3, H, W]: use images.permute(0, 3, 1, 2)")
+    if images.ndim != 4 or shape[1] != 3 or 0 in shape[2:]:
+        raise DataError(f"images have shape {shape}; wanted [N, 3, H, W]")
+    if not images.is_floating_point():
+        raise DataError(f"images are {images.dtype}; wanted floats in [-1, 1]: use images / 127.5 - 1 for 0 to 255")
+    if not len(images):
+        return
+    low, high = float(images.min()), float(images.max())
+    if not (low >= -1 - RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
+        if low != low or high != high:
+            raise DataError("images hold NaN")
+        raise DataError(
+            f"images go from {low:.4g} to {high:.4g}; wanted [-1, 1]: use x / 127.5 - 1 for 0 to 255, x * 2 - 1 for 0 to 1"
+        )
+
+
+def load(
+    path: Path | str, *, device: str | torch.device = "cpu", precision: str = "fp32", engine: str = "torch"
+) -> Translator:
+    """A translator from a model file, a checkpoint folder or a run folder. Runs no code from it. One whose outputs depend on parts that
+    have not been trained yet is told with a warning of the logger ``unpaired``.
+
+    Raises:
+        CheckpointError: missing, damaged, foreign, or of another version; the text says which.
+        ConfigError: the device, precision or engine is not there.
+    """
+    model = checkpoint.load_model(path)
+    found = Translator(
+        model.method,
+        model.header,
+        device=device,
+        precision=precision,
+        path=model.path,
+        sha256=model.sha256,
+        engine=engine,
+    )
+    if found.untrained:
+        log.warning("%s: %s", show(model.path), found.untrained)
+    return found

@@ -1,0 +1,456 @@
+"""The opener: every mode against arithmetic, every kind of damage refused with its reason."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from image_zoo import bad_files, bomb, chunk, encoded, picture, png, png16, write_tree
+from unpaired import signals
+from unpaired.config import DataConfig
+from unpaired.data import images
+from unpaired.data.images import encode_image, load_resized, normalise, open_image, resize, show, to_tensor, to_uint8
+from unpaired.errors import ConfigError, ImageError, Interrupted
+
+RNG = np.random.default_rng(7)
+
+
+def opened(data: bytes, **options: object) -> np.ndarray:
+    return np.asarray(open_image(data, **options)).astype(int)  # type: ignore[arg-type]
+
+
+def over(colour: np.ndarray, alpha: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:
+    """colour·α + background·(1 − α), α in [0, 255]; [H, W, 3]."""
+    a = alpha[..., None] / 255
+    return colour * a + np.array(background) * (1 - a)
+
+
+@pytest.mark.parametrize("filter_", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("stored", "side"), [((97, 61), 32), ((64, 48), 60), ((40, 200), 24)])
+def test_files_are_resized_as_pillow_does_it(filter_: str, stored: tuple[int, int], side: int) -> None:
+    """Of what `load_resized` gives, under one value in fifty differs from Pillow's resize, by at most 2 levels."""
+    image = picture(0, *stored)
+    config = DataConfig(size=side, interpolation=filter_)
+    found = load_resized(encode_image(image), config)
+    wanted = np.asarray(resize(Image.fromarray(image), side, config))
+    difference = np.abs(found.astype(int) - wanted)
+    assert found.shape == wanted.shape
+    assert difference.max() <= 2
+    assert (difference > 0).mean() < 0.02
+
+
+def test_resizing_warns_of_nothing(tmp_path: Path) -> None:
+    """Pillow's pixels are read-only, which PyTorch would warn of on a user's screen; they are copied first."""
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(picture(40, 30), "PNG"))
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            load_resized(path, DataConfig(size=16, resize=20))
+    finally:
+        torch.set_warn_always(False)
+
+
+def test_draft_decides_how_far_a_jpeg_is_decoded() -> None:
+    """At 3 times the side wanted, only draft = 1 decodes at half size; in a PNG there is nothing to decode at another size."""
+    made = {d: load_resized(encoded(picture(0, 192, 192), "JPEG"), DataConfig(size=64, draft=d)) for d in (0, 1, 2)}
+    assert np.array_equal(made[0], made[2])
+    assert 0 < np.abs(made[1].astype(int) - made[0]).mean() < 3
+    png = encode_image(picture(0, 192, 192))
+    assert np.array_equal(*(load_resized(png, DataConfig(size=64, draft=d)) for d in (0, 1)))
+
+
+@pytest.mark.parametrize("width", [16, 19])
+@pytest.mark.parametrize("planar", [True, False])
+def test_normalise_takes_any_view(width: int, planar: bool) -> None:
+    """Crops of interleaved and of planar pixels, mirrored or not, become the same tensors as plain arithmetic gives."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    stored = np.moveaxis(np.ascontiguousarray(np.moveaxis(pixels, -1, 0)), 0, -1) if planar else pixels
+    crop, out = stored[2:18, 3 : 3 + width], np.empty((3, 16, width), np.float32)
+    for mirror in (False, True):
+        normalise(crop, out, mirror=mirror)
+        plain = pixels[2:18, 3 : 3 + width][:, ::-1] if mirror else pixels[2:18, 3 : 3 + width]
+        assert np.abs(out - (plain.transpose(2, 0, 1) / 127.5 - 1)).max() < 1e-7
+        assert np.array_equal(out, to_tensor(plain).numpy())
+
+
+@pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF"])
+def test_rgb_is_kept(format: str) -> None:
+    """Lossless RGB comes back unchanged."""
+    assert np.array_equal(opened(encoded(picture(), format)), picture())
+
+
+@pytest.mark.parametrize(("format", "options"), [("JPEG", {"quality": 95}), ("WEBP", {"quality": 95})])
+def test_lossy_formats_are_close(format: str, options: dict[str, int]) -> None:
+    """JPEG and WebP come back within their loss."""
+    assert np.abs(opened(encoded(picture(), format, **options)) - picture()).mean() < 3
+
+
+@pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "GIF"])
+def test_grey_spreads_over_three_channels(format: str) -> None:
+    """8-bit grey v becomes (v, v, v)."""
+    grey = picture()[..., 0]
+    assert np.array_equal(opened(encoded(grey, format)), np.stack([grey] * 3, -1))
+
+
+@pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF"])
+def test_one_bit_becomes_black_and_white(format: str) -> None:
+    """1-bit 0 and 1 become 0 and 255."""
+    bits = RNG.integers(0, 2, (16, 24)).astype(bool)
+    assert np.array_equal(opened(encoded(Image.fromarray(bits), format)), np.stack([bits * 255] * 3, -1))
+
+
+@pytest.mark.parametrize("depth", [2, 4])
+def test_two_and_four_bit_grey_is_scaled(depth: int) -> None:
+    """2-bit and 4-bit grey spans 0 to 255."""
+    row = bytes([0b00011011]) * (2 * depth)
+    levels = np.array([(0b00011011 >> shift) & (2**depth - 1) for shift in range(8 - depth, -1, -depth)])
+    expected = levels * 255 // (2**depth - 1)
+    assert np.array_equal(opened(png(16, 16, depth, 0, (b"\0" + row) * 16))[0, : len(levels), 0], expected)
+
+
+@pytest.mark.parametrize("form", ["png", "tiff", "tiff big-endian"])
+def test_16_bit_grey_is_scaled_not_clipped(form: str) -> None:
+    """16-bit grey v becomes round(v / 257): 65535 is white and 32768 is the middle."""
+    values = RNG.integers(0, 65536, (20, 24), dtype=np.uint16)
+    values[0, :3] = (0, 32768, 65535)
+    if form == "png":
+        data = png16(values)
+    elif form == "tiff":
+        data = encoded(values, "TIFF")
+    else:
+        data = encoded(Image.frombytes("I;16B", (24, 20), values.astype(">u2").tobytes()), "TIFF")
+    result = opened(data)
+    assert np.array_equal(result, np.stack([np.floor(values / 257 + 0.5)] * 3, -1))
+    assert result[0, :3, 0].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_16_bit_colour_and_alpha_keep_the_high_byte(channels: int) -> None:
+    """16-bit grey+alpha, RGB and RGBA are read to within one level of v / 257 (Pillow keeps the high byte)."""
+    values = RNG.integers(0, 65536, (16, 16, channels), dtype=np.uint16)
+    if channels != 3:
+        values[..., -1] = 65535
+    colour = values[..., :1].repeat(3, -1) if channels == 2 else values[..., :3]
+    result = opened(png16(values))
+    assert np.abs(result - colour / 257).max() <= 1
+    assert abs(result.mean() - (colour / 257).mean()) < 1
+
+
+def test_32_bit_integers_are_read_as_16_bit() -> None:
+    """A 32-bit integer TIFF with values of 0 to 65535 is scaled by 257."""
+    values = RNG.integers(0, 65536, (16, 16)).astype(np.int32)
+    assert np.array_equal(opened(encoded(values, "TIFF"))[..., 0], np.floor(values / 257 + 0.5))
+
+
+def test_float_tiff_is_scaled_from_0_to_1() -> None:
+    """A 32-bit float TIFF v in [0, 1] becomes round(255 v)."""
+    values = RNG.random((16, 16)).astype(np.float32)
+    assert np.array_equal(opened(encoded(values, "TIFF"))[..., 0], np.round(values * 255))
+
+
+@pytest.mark.parametrize("format", ["TIFF", "JPEG"])
+def test_cmyk_is_multiplied_out(format: str) -> None:
+    """CMYK becomes (255 − c)(255 − k) / 255; a JPEG stores it inverted, as Adobe does."""
+    cmyk = RNG.integers(0, 256, (8, 8, 4), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    options = {"quality": 100, "subsampling": 0} if format == "JPEG" else {}
+    result = opened(encoded(Image.fromarray(cmyk, "CMYK"), format, **options))
+    expected = (255 - cmyk[..., :3].astype(int)) * (255 - cmyk[..., 3:].astype(int)) / 255
+    assert np.abs(result - expected).max() <= (3 if format == "JPEG" else 1)
+
+
+def test_ycck_jpeg_is_understood() -> None:
+    """An Adobe YCCK JPEG (transform 2) is turned into CMYK by YCbCr arithmetic before it is multiplied out."""
+    stored = y, cb, cr, k = 75, 165, 95, 40
+    written = np.empty((16, 16, 4), np.uint8)
+    written[:] = 255 - np.array(stored)  # Pillow stores CMYK inverted, as Adobe does
+    data = bytearray(encoded(Image.fromarray(written, "CMYK"), "JPEG", quality=100, subsampling=0))
+    data[data.index(b"Adobe") + 11] = 2  # what was written as CMYK is now declared to be YCCK
+    rgb = np.array([y + 1.402 * (cr - 128), y - 0.344136 * (cb - 128) - 0.714136 * (cr - 128), y + 1.772 * (cb - 128)])
+    # YCCK decodes to inks 255 − rgb, which Adobe stores inverted: the true inks are rgb, and black is 255 − k
+    expected = (255 - rgb) * (255 - (255 - k)) / 255
+    assert np.abs(opened(bytes(data))[8, 8] - expected).max() <= 2
+
+
+def test_palette_is_looked_up() -> None:
+    """A palette image gives its palette's colours."""
+    image = Image.fromarray(picture()).quantize(16)
+    palette = np.array(image.getpalette(), int).reshape(-1, 3)
+    assert np.array_equal(opened(encoded(image)), palette[np.asarray(image)])
+
+
+@pytest.mark.parametrize("background", [(255, 255, 255), (10, 200, 30)])
+def test_palette_transparency_shows_the_background(background: tuple[int, int, int]) -> None:
+    """Palette entries with partial alpha are laid over the background."""
+    image = Image.fromarray(picture()).quantize(8)
+    alphas = [0, 50, 100, 150, 200, 255, 255, 255]
+    palette = np.array(image.getpalette(), int).reshape(-1, 3)
+    index = np.asarray(image)
+    result = opened(encoded(image, transparency=bytes(alphas)), background=background)
+    assert np.abs(result - over(palette[index], np.array(alphas)[index], background)).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP"])
+def test_alpha_is_laid_over_the_background(mode: str, format: str) -> None:
+    """colour·α + background·(1 − α); transparent red does not become red."""
+    colour = picture() if mode == "RGBA" else picture()[..., :1].repeat(3, -1)
+    alpha = RNG.integers(0, 256, colour.shape[:2], dtype=np.uint8)
+    alpha[0] = 0
+    channels = (colour if mode == "RGBA" else colour[..., :1], alpha[..., None])
+    image = Image.fromarray(np.concatenate(channels, -1), mode)
+    options = {"lossless": True, "exact": True} if format == "WEBP" else {}
+    result = opened(encoded(image, format, **options), background=(9, 8, 7))
+    assert np.abs(result - over(colour, alpha, (9, 8, 7))).max() <= 1
+    assert (result[0] == (9, 8, 7)).all()
+
+
+@pytest.mark.parametrize(("colour", "depth"), [(0, 8), (2, 8), (0, 16)])
+def test_transparent_colour_of_a_png_shows_the_background(colour: int, depth: int) -> None:
+    """The one colour that a PNG names transparent (tRNS) becomes the background, all others stay."""
+    channels = 3 if colour == 2 else 1
+    row = b"".join(struct_of(v, depth) * channels for v in ([5] * 8 + [77] * 8))
+    marked = chunk(b"tRNS", b"\0\5" * channels)
+    result = opened(png(16, 16, depth, colour, (b"\0" + row) * 16, marked), background=(1, 2, 3))
+    assert (result[:, :8] == (1, 2, 3)).all()
+    assert (result[:, 8:] == (77 if depth == 8 else 0)).all()
+
+
+def struct_of(value: int, depth: int) -> bytes:
+    return value.to_bytes(depth // 8, "big")
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_all_orientations_decode_to_the_same_pixels(orientation: int, format: str) -> None:
+    """A picture stored in any of the eight EXIF orientations comes out upright."""
+    upright = np.zeros((48, 64, 3), np.uint8)
+    upright[:24, :32], upright[:24, 32:], upright[24:, :32] = (250, 0, 0), (0, 250, 0), (0, 0, 250)
+    stored = {  # what a camera held that way writes
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.swapaxes(0, 1),
+        6: upright.swapaxes(0, 1)[::-1],
+        7: upright[::-1, ::-1].swapaxes(0, 1),
+        8: upright.swapaxes(0, 1)[:, ::-1],
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(format, {})
+    result = opened(encoded(np.ascontiguousarray(stored), format, exif=exif, **options))
+    assert result.shape == upright.shape
+    assert np.abs(result - upright).max() <= 4
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_first_frame_of_animations(format: str) -> None:
+    """Of an animation or a file with several pages the first is read, and the number of frames is told."""
+    first, second = Image.new("RGB", (16, 16), (200, 0, 0)), Image.new("RGB", (16, 16), (0, 0, 200))
+    options = {"lossless": True} if format == "WEBP" else {}
+    facts: dict[str, object] = {}
+    data = encoded(first, format, save_all=True, append_images=[second], **options)
+    result = np.asarray(open_image(data, facts=facts)).astype(int)
+    assert np.abs(result - (200, 0, 0)).max() <= 2
+    assert facts["frames"] == 2
+
+
+@pytest.mark.parametrize("name", bad_files())
+def test_bad_files_are_refused_with_path_and_reason(name: str, tmp_path: Path) -> None:
+    """Every damaged or foreign file is refused; the text has the path and what is wrong."""
+    content, part = bad_files()[name]
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ImageError) as caught:
+        open_image(path)
+    assert str(path) in str(caught.value)
+    assert part in caught.value.reason
+    assert caught.value.exit_code == 2
+
+
+def test_special_files_are_refused_at_once(tmp_path: Path) -> None:
+    """A FIFO without a writer, a device, a folder and a missing file are refused without waiting."""
+    os.mkfifo(tmp_path / "fifo.png")
+    (tmp_path / "folder.png").mkdir()
+    for path in (tmp_path / "fifo.png", tmp_path / "folder.png", Path("/dev/zero"), tmp_path / "missing.png"):
+        with pytest.raises(ImageError, match=r"FIFO|folder|No such file"):
+            open_image(path)
+
+
+def test_a_bomb_costs_no_memory() -> None:
+    """A PNG of 400 megapixels in a file of 50 KB is refused from its header, within 32 MB of memory."""
+    script = f"""
+        import resource, sys
+        sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+        from image_zoo import bomb, encoded, picture
+        from unpaired.data.images import open_image
+        from unpaired.errors import ImageError
+        open_image(encoded(picture()))
+        data = bomb(20_000, 20_000)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        try:
+            open_image(data)
+        except ImageError as error:
+            print(error.reason)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    """
+    run = [sys.executable, "-c", textwrap.dedent(script)]
+    reason, grown = subprocess.run(run, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert "20000×20000" in reason or "million pixels" in reason
+    assert int(grown) * (1 if sys.platform == "darwin" else 1024) < 32 * 2**20
+
+
+def test_limits_can_be_lowered() -> None:
+    """A caller with less memory sets a lower pixel cap; a larger minimum side works the same way."""
+    with pytest.raises(ImageError, match=r"40×32 is more than 0\.001 million"):
+        open_image(encoded(picture()), max_pixels=1000)
+    with pytest.raises(ImageError, match="too small"):
+        open_image(encoded(picture()), min_side=33)
+    with pytest.raises(ImageError, match="million pixels"):
+        images.probe(bomb(9000, 9000))
+
+
+def test_every_kind_of_source_gives_the_same(tmp_path: Path) -> None:
+    """A path, bytes and a stream that was read before give the same pixels."""
+    (tmp_path / "a.png").write_bytes(encoded(picture()))
+    with (tmp_path / "a.png").open("rb") as stream:
+        stream.read(5)
+        assert np.array_equal(open_image(stream), open_image(tmp_path / "a.png"))
+    assert images.probe(str(tmp_path / "a.png")) == (40, 32)
+
+
+def test_content_decides_not_the_name(tmp_path: Path) -> None:
+    """A PNG named .jpg is read as what it is."""
+    (tmp_path / "a.jpg").write_bytes(encoded(picture()))
+    assert np.array_equal(open_image(tmp_path / "a.jpg"), picture())
+
+
+def test_no_metadata_survives() -> None:
+    """Neither profile nor EXIF is left, so a translated picture does not carry the input's GPS or colour profile."""
+    from PIL import ImageCms
+
+    exif = Image.Exif()
+    exif[0x010F] = "a camera"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    facts: dict[str, object] = {}
+    image = open_image(encoded(picture(), "JPEG", exif=exif, icc_profile=profile), facts=facts)
+    assert facts["profile"] is True
+    assert not image.info
+    assert not image.getexif()
+
+
+def test_reduced_decoding_is_close_to_the_full_one() -> None:
+    """A JPEG decoded at a reduced scale keeps at least the side asked for, and resizes to nearly the same pixels."""
+    data = encoded(picture(width=1200, height=900), "JPEG", quality=95)
+    reduced = open_image(data, at_least=128)
+    assert reduced.size == (1200 // 4, 900 // 4)
+    config = DataConfig(size=64)
+    full = np.asarray(resize(open_image(data), 64, config)).astype(int)
+    assert np.abs(load_resized(data, config) - full).mean() < 1
+    assert open_image(data, at_least=2000).size == (1200, 900)
+
+
+@pytest.mark.parametrize("size", [(100, 60), (60, 100), (60, 60), (61, 97)])
+@pytest.mark.parametrize("antialias", [True, False])
+def test_resize_sets_the_shorter_side(size: tuple[int, int], antialias: bool) -> None:
+    """The shorter side becomes exactly the size asked for, the longer one follows the aspect."""
+    for interpolation in ("nearest", "bilinear", "bicubic"):
+        config = DataConfig(antialias=antialias, interpolation=interpolation)
+        for side in (24, 80):
+            width, height = resize(Image.new("RGB", size), side, config).size
+            assert min(width, height) == side
+            assert abs(max(width, height) - max(size) * side / min(size)) <= 0.5
+
+
+def test_antialiasing_averages_and_its_absence_samples() -> None:
+    """Shrinking a one-pixel chequerboard by four: antialiased it is grey, point-sampled it is not."""
+    board = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
+    image = Image.fromarray(np.stack([board] * 3, -1))
+    smooth = np.asarray(resize(image, 16, DataConfig(interpolation="bilinear"))).astype(int)
+    assert np.abs(smooth - 127.5).max() <= 3
+    stripes = Image.fromarray(np.stack([np.tile([0, 0, 255, 0, 0, 0], (66, 11)).astype(np.uint8)] * 3, -1))
+    sampled = np.asarray(resize(stripes, 22, DataConfig(interpolation="bilinear", antialias=False)))
+    assert set(np.unique(sampled)) == {0}, "pixels 1, 4, 7 …, the centres, are all black"
+    averaged = np.asarray(resize(stripes, 22, DataConfig(interpolation="bilinear")))
+    assert averaged.max() > 60
+
+
+def test_a_filter_without_a_point_sampled_form_is_refused() -> None:
+    """antialias = false with Lanczos has no meaning and says what to use."""
+    with pytest.raises(ConfigError, match="use bilinear, bicubic or nearest"):
+        resize(Image.new("RGB", (64, 64)), 16, DataConfig(interpolation="lanczos", antialias=False))
+
+
+def test_all_levels_survive_the_round_trip() -> None:
+    """uint8 -> [-1, 1] -> uint8 is exact for every level, for one image and for a batch, and spans the range."""
+    levels = np.arange(256, dtype=np.uint8).reshape(8, 32)
+    pixels = np.stack([levels, levels[::-1], levels[:, ::-1]], -1)
+    tensor = to_tensor(pixels)
+    assert tensor.shape == (3, 8, 32)
+    assert tensor.dtype == torch.float32
+    assert tensor.is_contiguous()
+    assert (tensor.min(), tensor.max()) == (-1, 1)
+    assert np.array_equal(to_uint8(tensor), pixels)
+    batch = np.stack([pixels, pixels[::-1]])
+    assert np.array_equal(to_uint8(to_tensor(batch)), batch)
+    assert torch.equal(to_tensor(batch)[0], tensor)
+
+
+def test_to_uint8_clamps_and_refuses_nan() -> None:
+    """Values outside [-1, 1] are clamped; NaN has no colour."""
+    assert to_uint8(torch.tensor([-9.0, 9.0, 0.0]).reshape(3, 1, 1)).tolist() == [[[0, 255, 128]]]
+    with pytest.raises(ValueError, match="NaN"):
+        to_uint8(torch.full((3, 1, 1), float("nan")))
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+def test_encode_image_is_lossless(format: str) -> None:
+    """PNG and WebP files written here read back as the same pixels."""
+    assert np.array_equal(opened(encode_image(picture(), format)), picture())
+
+
+def test_names_are_escaped_for_printing() -> None:
+    """Newlines, terminal escapes and bytes that are not UTF-8 are shown escaped, other scripts as they are."""
+    assert show(b"a\nb\x1b[31m\xff.png") == "a\\nb\\x1b[31m\\xff.png"
+    assert show("猫 é 🐈.png") == "猫 é 🐈.png"
+
+
+def test_the_opener_does_not_change_the_file(tmp_path: Path) -> None:
+    """Opening leaves content and modification time alone."""
+    path = write_tree(tmp_path, {"a": 1}) / "a" / "0.png"
+    before = (path.read_bytes(), path.stat().st_mtime_ns)
+    open_image(path)
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+
+
+def test_a_signal_while_decoding_is_not_a_damaged_file() -> None:
+    """Ctrl-C inside a parser leaves the command; it must not count as an unusable image."""
+
+    class Slow(io.BytesIO):
+        def __init__(self, data: bytes, at: int) -> None:
+            super().__init__(data)
+            self.reads, self.at = 0, at
+
+        def read(self, size: int | None = -1) -> bytes:
+            self.reads += 1
+            if self.reads == self.at:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().read(size)
+
+    data = encoded(picture(), "JPEG")
+    for at in (1, 2, 4):
+        with signals.handled(), pytest.raises(Interrupted):
+            open_image(Slow(data, at))

@@ -1,0 +1,433 @@
+"""evaluate on many classes, with classifiers, LPIPS, several processes, kept features, best and last; degenerate sets."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+from torch import Tensor
+
+import tiny
+from test_evaluation import Colours
+from toys import Negative, Noise, OneWay, translator
+from unpaired import weights
+from unpaired.data.images import to_tensor
+from unpaired.data.sampling import ArrayPool
+from unpaired.errors import ConfigError, DataError
+from unpaired.evaluate.classes import ClassifierConfig, classifier_settings
+from unpaired.evaluate.classifier import save_classifier, train_classifier
+from unpaired.evaluate.features import LPIPS, backbone_from_state, lpips_from_state
+from unpaired.evaluate.figures import Sets, feature_figures, split_in_halves
+from unpaired.evaluate.inputs import MIXED, Images, plan
+from unpaired.evaluate.run import evaluate, format_table
+from unpaired.machine import Ranks
+
+FAST: dict[str, Any] = {"backbone": Colours(), "bootstrap": 20}
+
+
+class Repaint(Negative):
+    """Gives a picture the colour of another domain: domain i has its light in channel i."""
+
+    def translate(
+        self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Channels moved in a circle from the source's place to the target's."""
+        return images.roll(self.domains.index(target) - self.domains.index(source), dims=1)
+
+
+class Lazy(Negative):
+    """Changes nothing."""
+
+    def translate(
+        self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """x."""
+        self.calls.append(tuple(images.shape))
+        return images * 1
+
+
+def colours(count: int, names: tuple[str, ...] = ("red", "green", "blue"), seed: int = 0) -> ArrayPool:
+    """Pure red, green and blue blobs on black: a domain's pictures are another's with the channels moved."""
+    found = {}
+    for i, name in enumerate(names):
+        grey = tiny.pictures(count, 16, seed + i).max(axis=3)
+        found[name] = np.zeros((count, 16, 16, 3), np.uint8)
+        found[name][..., i % 3] = grey
+    return ArrayPool(found)
+
+
+def test_a_distance_says_how_many_resamples_were_made() -> None:
+    """450 images and 30 asked for: 23 for the Fréchet distance, whose resamples cost much, 30 for the kernel distance, and 30 for both
+    of the floor, which has half the images; without intervals none is named."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(450, 4, generator=generator), torch.randn(450, 4, generator=generator) + 1
+    sets = Sets(x, x, y, split_in_halves(y, 0))
+    found = feature_figures(sets, "toy", ("distances",), resamples=30, seed=0)
+    assert (found["FD-toy"]["resamples"], found["KD-toy"]["resamples"]) == (23, 30)
+    assert all(found[key]["floor"]["resamples"] == 30 for key in found)
+    assert "resamples" not in feature_figures(sets, "toy", ("distances",), resamples=0, seed=0)["FD-toy"]
+
+
+def test_the_deviation_of_a_kernel_distance_says_what_it_is_of() -> None:
+    """100 images against 100 or 101: that of the bootstrap, which is nearly the same for both; none without
+    resamples."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(101, 4, generator=generator), torch.randn(101, 4, generator=generator) + 0.5
+
+    def kernel(n: int, m: int, resamples: int = 100) -> dict[str, Any]:
+        sets = Sets(x[:n], x[:n], y[:m], split_in_halves(y[:40], 0))
+        return feature_figures(sets, "toy", ("distances",), resamples=resamples, seed=0)["KD-toy"]
+
+    one, other = kernel(100, 100), kernel(100, 101)
+    assert one["std_of"] == other["std_of"] == "bootstrap"
+    assert other["std"] == pytest.approx(one["std"], rel=0.3)
+    low, high = one["interval"]
+    assert high - low == pytest.approx(2 * 1.96 * one["std"], rel=0.2)
+    none = kernel(100, 101, resamples=0)
+    assert none["std"] is None and "std_of" not in none
+
+
+def test_many_classes_cost_as_many_translations_as_there_are_images() -> None:
+    """Five domains have 20 directions: each target is measured once, from a mix of all others without itself, as many pictures as
+    there are real ones; --by direction has all 20; the mean over classes and its parts stand in the results."""
+    names = tuple("abcde")
+    pool = ArrayPool({n: tiny.pictures(6 + i, 16, i) for i, n in enumerate(names)})
+    model = Lazy(names)
+    results = evaluate(translator(model), pool, metrics=("distances",), **FAST)
+    assert [e["target"] for e in results["directions"]] == list(names) and results["provenance"]["by"] == "target"
+    for i, entry in enumerate(results["directions"]):
+        assert entry["source"] == MIXED and entry["FD-colours"]["n"] == [6 + i, 6 + i]
+        assert set(entry["per_image"]["source"]) == set(names) - {entry["target"]}
+    assert sum(shape[0] for shape in model.calls) == sum(6 + i for i in range(5))
+    mean = results["means"]["mFD-colours"]
+    assert mean["classes"] == 5 and mean["n_generated"] == mean["n_real"] == 40
+    assert mean["value"] == pytest.approx(np.mean([e["FD-colours"]["value"] for e in results["directions"]]))
+    assert mean["interval"][0] < mean["value"] < mean["interval"][1] and set(mean["per"]) == set(names)
+    tasks, by = plan(Images(pool, 16, 4, None, 0), model.directions, "direction")
+    assert len(tasks) == 20 and by == "direction"
+    again, _ = plan(Images(pool, 16, 4, None, 0), model.directions, "auto")
+    other, _ = plan(Images(pool, 16, 4, None, 1), model.directions, "auto")
+    assert [t.items for t in again] == [
+        t.items for t in plan(Images(pool, 16, 99, None, 0), model.directions, "target")[0]
+    ]
+    assert [t.items for t in again] != [t.items for t in other]
+
+
+def test_a_mean_with_a_class_that_cannot_be_compared_is_no_number() -> None:
+    """A class with one image takes the number of the mean and is named."""
+    pool = ArrayPool({"a": tiny.pictures(5, 16), "b": tiny.pictures(1, 16)})
+    mean = evaluate(translator(Lazy(("a", "b"))), pool, **FAST)["means"]["mFD-colours"]
+    assert mean["value"] is None and "classes have no figure" in mean["not_comparable"]
+
+
+def test_rc_and_fc_tell_a_translator_that_works_from_one_that_does_nothing() -> None:
+    """Domains that differ by colour: repainted pictures are of their new class for the classifier of real pictures and can teach one;
+    untouched pictures never are, so that RC is 0 and FC far below chance. Runs, seeds, schedule, split and ceiling are on record."""
+    settings = ClassifierConfig(steps=60, width=4, batch_size=12, runs=2, jitter=0, side=8)
+    train, test = colours(16), colours(9, seed=10)
+    names = test.domains
+    common: dict[str, Any] = {"train": train, "metrics": ["classifier"], "classifier_config": settings}
+    good, lazy = (evaluate(translator(kind(names)), test, **common)["classification"] for kind in (Repaint, Lazy))
+    assert good["rc"]["value"] > 0.9 and good["fc"]["value"] > 0.9 and good["ceiling"]["value"] > 0.9
+    assert lazy["rc"]["value"] < 0.1 and lazy["fc"]["value"] < 0.1 and lazy["chance"] == pytest.approx(1 / 3)
+    assert (
+        len(good["rc"]["runs"]) == 2 and good["config"]["steps"] == 60 and "real test images" in good["config"]["split"]
+    )
+    assert good["rc"]["n_generated"] == 6 * 9 and good["rc"]["n_real"] == 3 * 16
+    assert good["fc"]["n_generated"] == 6 * 16 and good["fc"]["n_real"] == 3 * 9
+    assert np.sum(good["rc"]["confusion"]) == 6 * 9 and np.trace(good["rc"]["confusion"]) > 48
+    again = evaluate(translator(Repaint(names)), test, **common)["classification"]
+    assert again["rc"]["runs"] == good["rc"]["runs"]
+
+
+def test_rc_and_fc_are_refused_where_they_would_cheat_or_cannot_be() -> None:
+    """On the training split, without training images, with one target domain, and with unknown settings."""
+    pool = colours(8)
+    with pytest.raises(ConfigError, match="leave out --split train"):
+        evaluate(translator(Repaint(pool.domains)), pool, metrics=["classifier"], split="train", train=pool)
+    with pytest.raises(ConfigError, match="need training images"):
+        evaluate(translator(Repaint(pool.domains)), pool, metrics=["classifier"])
+    with pytest.raises(ConfigError, match="two target domains"):
+        evaluate(translator(OneWay(("red", "blue"))), pool, metrics=["classifier"], train=pool)
+    with pytest.raises(ConfigError, match=r"Did you mean 'classifier\.steps'"):
+        classifier_settings({"classifier.step": 3})
+    with pytest.raises(ConfigError, match=r"classifier\.runs = 0"):
+        classifier_settings({"classifier.runs": 0})
+
+
+def test_accuracy_of_a_classifier_with_its_confusion_table(tmp_path: Path) -> None:
+    """A classifier of bright and dark pictures on labelled ones of which two have the wrong label: 10 of 12, both off the diagonal, with
+    interval, classes and hash; classes that it does not know and half of the options are refused."""
+    pixels = np.concatenate([np.full((6, 8, 8, 3), v, np.uint8) for v in (20, 230)])
+    labels = np.repeat([0, 1], 6)
+    images = to_tensor(pixels)
+    fitted = train_classifier(
+        lambda i: (images[i], torch.from_numpy(labels)[i]), 12, lambda _: 0.0, classes=2, side=8, width=4, steps=60, batch_size=12,
+        jitter_by=0, recoloured=False, seed=0,
+    )  # fmt: skip
+    file = save_classifier(
+        tmp_path / "c.safetensors", fitted.last, classes=("dark", "bright"), side=8, width=4, extra={}
+    )
+    for i, (picture, label) in enumerate(zip(pixels, labels, strict=True)):
+        place = tmp_path / "labelled" / ("dark", "bright")[label if i not in (0, 11) else 1 - label]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(place / f"{i}.png")
+    pool = ArrayPool({"day": tiny.pictures(2, 16), "night": tiny.pictures(2, 16)})
+    options: dict[str, Any] = {"metrics": ["errors"], "classifier": file, "labelled": tmp_path / "labelled"}
+    results = evaluate(translator(Negative()), pool, **options)
+    found = results["adaptation"]
+    assert found["accuracy"]["value"] == pytest.approx(10 / 12) and found["accuracy"]["n_real"] == 12
+    low, high = found["accuracy"]["interval"]
+    assert low < 10 / 12 < high and found["classes"] == ["dark", "bright"] and len(found["classifier_sha256"]) == 64
+    assert found["confusion"] == [[5, 1], [1, 5]]
+    assert "adaptation" in format_table(results)
+    (tmp_path / "labelled").rename(tmp_path / "train")
+    (tmp_path / "labelled").mkdir()
+    (tmp_path / "train").rename(tmp_path / "labelled" / "train")
+    with pytest.raises(DataError, match="no test folder"):  # its training images are not taken instead
+        evaluate(translator(Negative()), pool, **options)
+    (tmp_path / "labelled/train").rename(tmp_path / "labelled/test")
+    assert evaluate(translator(Negative()), pool, **options)["adaptation"]["accuracy"]["n_real"] == 12
+    (tmp_path / "labelled/test/dark").rename(tmp_path / "labelled/test/grey")
+    with pytest.raises(ConfigError, match="grey are none of the classifier's"):
+        evaluate(translator(Negative()), pool, **options)
+
+
+@pytest.fixture(scope="module")
+def alex() -> LPIPS:
+    """LPIPS over an AlexNet of random convolutions."""
+    models = weights.import_torchvision().models
+    with torch.device("meta"):
+        empty = models.alexnet(weights=None).features.state_dict()
+    g = torch.Generator().manual_seed(1)
+    state = {f"features.{k}": 0.05 * torch.randn(v.shape, generator=g) for k, v in empty.items()}
+    linear = {
+        f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1, generator=g) for i, c in enumerate((64, 192, 384, 256, 256))
+    }
+    return lpips_from_state("alex", state, linear)
+
+
+def test_lpips_to_the_input_and_diversity(alex: LPIPS) -> None:
+    """A translator that does nothing has distance 0 to the input; one with noise has diversity above 0; one without randomness
+    has no diversity, and the reason is said."""
+    pool = ArrayPool({"day": tiny.pictures(4, 16), "night": tiny.pictures(4, 16, 1)})
+    still, noisy = (
+        evaluate(translator(kind()), pool, metrics=["lpips"], lpips=[alex])["directions"][0] for kind in (Lazy, Noise)
+    )
+    assert still["lpips_to_input_alex"]["value"] == 0 and noisy["lpips_to_input_alex"]["value"] > 0
+    assert "one input has one result" in still["lpips_diversity_alex"]["not_comparable"]
+    assert noisy["lpips_diversity_alex"]["value"] > 0 and noisy["lpips_diversity_alex"]["samples"] == 5
+    assert len(noisy["per_image"]["lpips_to_input_alex"]) == 4
+
+
+def test_content_and_identity_of_a_translator_that_changes_nothing() -> None:
+    """Cosine and SSIM are 1, change and identity error 0; an exact negative has an identity error far above it."""
+    pool = ArrayPool({"day": tiny.pictures(6, 16), "night": tiny.pictures(6, 16, 1)})
+    still, negative = (evaluate(translator(kind()), pool, **FAST)["directions"][0] for kind in (Lazy, Negative))
+    assert still["feature_cosine-colours"]["value"] == pytest.approx(1) and still["ssim_to_input"][
+        "value"
+    ] == pytest.approx(1)
+    assert still["change"]["value"] == still["identity_error"]["value"] == 0
+    assert negative["identity_error"]["value"] > 0.5 and negative["ssim_to_input"]["value"] < 0.2
+    assert still["identity_error"]["n_real"] == 6
+
+
+def test_one_picture_many_times_over_is_flagged() -> None:
+    """A collapsed output has no distance, precision or density, but a reason; images of other sizes are brought to the square."""
+    grey = np.full((7, 16, 16, 3), 90, np.uint8)
+    results = evaluate(translator(Lazy()), ArrayPool({"day": grey, "night": tiny.pictures(7, 40)}), **FAST)
+    entry = results["directions"][0]
+    for key in ("FD-colours", "KD-colours", "precision-colours", "coverage-colours"):
+        assert entry[key]["value"] is None and "same features" in entry[key]["not_comparable"], key
+        assert entry[key]["n_generated"] == entry[key]["n_real"] == 7
+    assert entry["FD-colours"]["floor"]["value"] is not None
+    assert "same features" in format_table(results)
+
+
+def test_every_figure_has_both_numbers_and_a_value_or_a_reason() -> None:
+    """Walk through all figures of a result, those within figures too: n, n_generated, n_real; no NaN anywhere in the file."""
+    results = evaluate(
+        translator(OneWay()), ArrayPool({"day": tiny.pictures(7, 16), "night": tiny.pictures(30, 16)}), **FAST
+    )
+    text = json.dumps(results, allow_nan=False)
+    seen = 0
+
+    def walk(value: Any, inside: str) -> None:
+        nonlocal seen
+        if isinstance(value, list):
+            for item in value:
+                walk(item, inside)
+        if isinstance(value, dict):
+            if "value" in value and inside != "infinity":
+                seen += 1
+                number = value["value"]
+                assert {"n", "n_generated", "n_real"} <= set(value) and (number is None) == ("not_comparable" in value)
+                assert number is None or math.isfinite(number)
+            for key, item in value.items():
+                walk(item, key)
+
+    walk(json.loads(text), "")
+    assert seen > 15
+    assert set(results["measures"]) >= {"FD-colours", "recall-colours", "ssim_to_input"}
+    assert results["measures"]["FD-colours"] == {"title": "Fréchet distance", "better": "lower", "backbone": "colours"}
+
+
+def test_the_limit_is_given_or_says_why_not() -> None:
+    """FD∞ with 30 images a side; below 20 a reason."""
+    many, few = (
+        evaluate(
+            translator(Negative()),
+            ArrayPool({"day": tiny.pictures(n, 16), "night": 255 - tiny.pictures(n, 16, 1)}),
+            **FAST,
+        )
+        for n in (30, 12)
+    )
+    assert math.isfinite(many["directions"][0]["FD-colours"]["infinity"]["value"])
+    assert "at least 20" in few["directions"][0]["FD-colours"]["infinity"]["not_comparable"]
+
+
+def test_features_are_written_beside_the_results(tmp_path: Path) -> None:
+    """Real sets by domain and generated ones by direction, float32 [N, D]; the results name the file."""
+    pool = ArrayPool({"day": tiny.pictures(4, 16), "night": tiny.pictures(5, 16, 1)})
+    evaluate(translator(Negative()), pool, out=tmp_path / "r.json", keep_features=True, **FAST)
+    found = safetensors.torch.load_file(tmp_path / json.loads((tmp_path / "r.json").read_text())["features"])
+    assert {k: tuple(v.shape) for k, v in found.items()} == {
+        "real/day|colours": (4, 6), "real/night|colours": (5, 6), "generated/day->night|colours": (4, 6),
+        "generated/night->day|colours": (5, 6),
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="needs --out"):
+        evaluate(translator(Negative()), pool, keep_features=True)
+
+
+def test_several_backbones_stand_side_by_side_under_their_names() -> None:
+    """Two backbones: figures of each, with weights, resize and dimension on record."""
+
+    class Light(Colours):
+        name, dim = "light", 3
+
+        def __call__(self, images: Tensor) -> Tensor:
+            return super().__call__(images)[:, :3]
+
+    pool = ArrayPool({"day": tiny.pictures(7, 16), "night": tiny.pictures(7, 16, 1)})
+    results = evaluate(translator(Negative()), pool, backbone=[Colours(), Light()], bootstrap=0)
+    assert {"FD-colours", "FD-light", "density-light"} <= set(results["directions"][0])
+    assert "interval" not in results["directions"][0]["FD-light"]
+    assert results["provenance"]["backbones"]["light"]["dim"] == 3
+
+
+def test_bad_options_are_refused() -> None:
+    """Unknown metrics, by, checkpoint; too few resamples; half of a pair of options."""
+    pool = ArrayPool({"day": tiny.pictures(2, 16), "night": tiny.pictures(2, 16)})
+    for options, text in (
+        ({"metrics": ["distance"]}, "Did you mean 'distances'"),
+        ({"by": "pair"}, "auto, direction and target"),
+        ({"checkpoint": "first"}, "auto, last and best"),
+        ({"bootstrap": 5}, "at least 20"),
+        ({"labelled": "x"}, "go together"),
+        ({"palette": "facades"}, "needs --pairs"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            evaluate(translator(Negative()), pool, **(FAST | options))  # type: ignore[arg-type]
+
+
+CHILD = """
+import sys; sys.path.insert(0, {tests!r})
+import torch; torch.set_num_threads(1)
+import tiny
+from test_evaluation import Colours
+from toys import Noise, translator
+from unpaired.data.sampling import ArrayPool
+from unpaired.evaluate.run import evaluate
+pool = ArrayPool({{"day": tiny.pictures(11, 16), "night": tiny.pictures(8, 16, 1)}})
+evaluate(translator(Noise()), pool, backbone=Colours(), bootstrap=20, batch_size=3, out={out!r})
+"""
+
+
+def test_two_processes_have_the_results_of_one(tmp_path: Path) -> None:
+    """11 and 8 pictures, noise in the outputs: every figure of two gloo processes equals that of one to 1e-9."""
+    found = []
+    for world in (1, 2):
+        out = tmp_path / f"{world}.json"
+        script = CHILD.format(tests=str(Path(__file__).parents[1]), out=str(out))
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        common = {
+            "WORLD_SIZE": str(world),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "UNPAIRED_RANK_TIMEOUT": "60",
+        }
+        job = [
+            subprocess.Popen(
+                [sys.executable, "-c", script], env={**os.environ, **common, "RANK": str(r), "LOCAL_RANK": str(r)}
+            )
+            for r in range(world)
+        ]
+        assert [child.wait(timeout=120) for child in job] == [0] * world
+        found.append(json.loads(out.read_text()))
+    assert [f["provenance"]["processes"] for f in found] == [1, 2]
+
+    def same(a: Any, b: Any, where: str = "") -> None:
+        if isinstance(a, dict):
+            assert a.keys() == b.keys(), where
+            for key in a:
+                same(a[key], b[key], f"{where}/{key}")
+        elif isinstance(a, list):
+            assert len(a) == len(b), where
+            for i, (x, y) in enumerate(zip(a, b, strict=True)):
+                same(x, y, f"{where}/{i}")
+        elif isinstance(a, float):
+            assert a == pytest.approx(b, rel=1e-9, abs=1e-12), where
+        else:
+            assert a == b, where
+
+    one, two = ({k: v for k, v in f.items() if k != "provenance"} for f in found)
+    same(one, two)
+
+
+def test_no_batch_size_changes_a_figure_of_a_network() -> None:
+    """SqueezeNet with random weights, 1, 5 and 16 pictures at a time, with and without features known already: the same numbers to
+    the last bit, because the network always sees batches of one shape."""
+    models = weights.import_torchvision().models
+    torch.manual_seed(0)
+    network = backbone_from_state("squeezenet1_1", models.squeezenet1_1(weights=None).state_dict())
+    pool = ArrayPool({"day": tiny.pictures(4, 16), "night": tiny.pictures(3, 16, 1)})
+    found = [
+        evaluate(translator(Negative()), pool, backbone=network, bootstrap=0, batch_size=b, cache=cached)
+        for b, cached in ((1, False), (5, False), (16, True), (3, True))
+    ]
+    assert all(f["directions"] == found[0]["directions"] and f["means"] == found[0]["means"] for f in found)
+    passed = [f["provenance"]["backbones"]["squeezenet1_1"]["passed"] for f in found]
+    assert passed == [14, 14, 14, 0]
+
+
+def test_a_domain_without_images_has_reasons_and_no_numbers() -> None:
+    """0 images on one side: every figure of both directions is null with a reason."""
+    pool = ArrayPool({"day": tiny.pictures(0, 16), "night": tiny.pictures(7, 16)})
+    results = evaluate(translator(Negative()), pool, **FAST)
+    for entry in results["directions"]:
+        for key in ("FD-colours", "KD-colours", "recall-colours"):
+            assert entry[key]["value"] is None and entry[key]["not_comparable"]
+    assert results["directions"][0]["cycle_error"]["not_comparable"] == "no images"
+    assert results["directions"][0]["change"]["not_comparable"] == "no images"
+
+
+def test_a_process_without_pictures_has_none() -> None:
+    """More processes than pictures: the others' shares are empty and nothing is read twice."""
+    images = Images(ArrayPool({"a": tiny.pictures(2, 16)}), 16, 4, None, 0)
+    parts = [
+        [place for places, _, _ in images.batches(images.items("a"), Ranks(r, 3)) for place in places] for r in range(3)
+    ]
+    assert parts == [[0], [1], []]

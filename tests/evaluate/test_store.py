@@ -1,0 +1,110 @@
+"""Features on disk: one pass a picture, by content; other weights, damage and two writers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import tiny
+from unpaired.data.images import to_tensor
+from unpaired.evaluate import features as evaluate_features
+from unpaired.evaluate.features import BATCH, FeatureStore, NetworkBackbone, content_key
+from unpaired.machine import set_products
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNPAIRED_CACHE", str(tmp_path / "cache"))
+
+
+def backbone(seen: list[int]) -> NetworkBackbone:
+    def features(images: Tensor) -> Tensor:
+        seen.append(len(images))
+        return torch.cat([images.mean(dim=(2, 3)), images.std(dim=(2, 3))], dim=1)
+
+    return NetworkBackbone("colours", 6, 16, "0" * 64, features, torch.device("cpu"))
+
+
+def test_a_picture_goes_through_once_whatever_set_it_is_in() -> None:
+    """A second pass, a part of the set, another order and a copy within the set cost nothing; rows are those of the network."""
+    seen: list[int] = []
+    pixels = tiny.pictures(20, 16)
+    first = FeatureStore(backbone(seen))
+    rows = first.rows(first.add([*pixels, pixels[3]], to_tensor(np.concatenate([pixels, pixels[3:4]]))))
+    assert first.computed == 20 and seen == [BATCH, BATCH]  # 16, and 4 filled up
+    assert torch.allclose(rows[:20], backbone([])(to_tensor(pixels))) and torch.equal(rows[3], rows[20])
+    first.save()
+    again = FeatureStore(backbone(seen))
+    back = again.rows(again.add(pixels[::-1], to_tensor(pixels[::-1].copy())))
+    assert again.computed == 0 and torch.equal(back.flip(0), rows[:20])
+    assert content_key(pixels[0]) != content_key(pixels[0].reshape(8, 32, 3))
+
+
+def test_other_weights_resize_or_precision_have_a_cache_of_their_own() -> None:
+    """Nothing of one is ever taken for the other."""
+    plain = backbone([])
+    folders = {
+        FeatureStore(replace(plain, **change)).folder
+        for change in ({}, {"sha256": "1" * 64}, {"resize": "box"}, {"precision": "bf16"})
+    }
+    assert len(folders) == 4
+
+
+def test_features_do_not_depend_on_the_precision_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backbone's products are IEEE's whether a model in TF32 ran before it or PyTorch's own setting holds; the model's setting is there
+    again after it. Features that older code computed are not taken."""
+    found: list[str] = []
+
+    def features(images: Tensor) -> Tensor:
+        found.append(torch.backends.cudnn.conv.fp32_precision)  # type: ignore[attr-defined]
+        return images.mean(dim=(2, 3))
+
+    network = NetworkBackbone("means", 3, 16, "0" * 64, features, torch.device("cpu"))
+    try:
+        for precision in ("tf32", "fp32"):
+            set_products(precision)
+            network(torch.zeros(1, 3, 16, 16))
+            after = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
+            assert after == {"tf32": "tf32", "fp32": "ieee"}[precision]
+    finally:
+        set_products("fp32")
+    assert found == ["ieee", "ieee"]
+    before = FeatureStore(network).folder
+    monkeypatch.setattr(evaluate_features, "CODE", evaluate_features.CODE + 1)
+    assert FeatureStore(network).folder != before
+
+
+def test_damage_is_noticed_and_two_writers_do_not_disturb_each_other() -> None:
+    """A cut file is thrown away and its rows computed again; what two stores wrote is read by a third."""
+    seen: list[int] = []
+    pixels = tiny.pictures(8, 16)
+    one, other = FeatureStore(backbone(seen)), FeatureStore(backbone(seen))
+    one.rows(one.add(pixels[:5], to_tensor(pixels[:5])))
+    other.rows(other.add(pixels[3:], to_tensor(pixels[3:])))
+    one.save()
+    other.save()
+    third = FeatureStore(backbone(seen))
+    third.rows(third.add(pixels, to_tensor(pixels)))
+    assert third.computed == 0
+    files = sorted(one.folder.glob("*.safetensors"))
+    assert len(files) == 2
+    files[0].write_bytes(files[0].read_bytes()[:-7])
+    fourth = FeatureStore(backbone(seen))
+    fourth.rows(fourth.add(pixels, to_tensor(pixels)))
+    assert 0 < fourth.computed < 8 and not files[0].exists()
+
+
+def test_without_a_place_to_write_the_features_are_still_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache's folder is a file: the pass works, nothing is kept."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("UNPAIRED_CACHE", str(tmp_path / "file"))
+    pixels = tiny.pictures(3, 16)
+    store = FeatureStore(backbone([]))
+    assert store.rows(store.add(pixels, to_tensor(pixels))).shape == (3, 6)
+    store.save()
+    assert (tmp_path / "file").read_text() == ""

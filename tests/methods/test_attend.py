@@ -1,0 +1,759 @@
+"""attend: sizes of the networks, composition, the equations, weight induction, stages, masks in files, presets."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import cases
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import tiny
+from unpaired import adapt, checkpoint, losses
+from unpaired.cli import main
+from unpaired.config import from_dict, preset, presets
+from unpaired.data.images import to_tensor, to_uint8
+from unpaired.errors import ConfigError, RefusedError, WeightsError
+from unpaired.methods.attend import MASK_FLOOR, Attend, AttendConfig
+from unpaired.methods.base import Batch
+from unpaired.networks.convnets import AttentionBranch, ImageBuffer, ResnetGenerator, WeightInduction
+from unpaired.networks.discriminators import OverlappingPatches
+from unpaired.training import loop
+from unpaired.translate.files import mask_to_uint8
+from unpaired.translate.translator import Translator, load, translate_files
+
+DOMAINS = ("horse", "zebra")
+
+
+def small(domains: tuple[str, ...] = DOMAINS, **settings: Any) -> Attend:
+    """A narrow network with random weights."""
+    torch.manual_seed(0)
+    model = {**cases.SETTINGS["attend"]["model"], **settings}
+    return Attend(AttendConfig(**model), domains, image_size=16)
+
+
+def batch(n: int = 2) -> Batch:
+    """Noise."""
+    g = torch.Generator().manual_seed(1)
+    x, y = (torch.rand(n, 3, 16, 16, generator=g) * 2 - 1 for _ in range(2))
+    return Batch(x, torch.zeros(n, dtype=torch.int64), y, torch.ones(n, dtype=torch.int64))
+
+
+def parameters(network: nn.Module) -> int:
+    """How many numbers are learnt."""
+    return sum(p.numel() for p in network.parameters())
+
+
+# -- networks
+
+
+def test_sizes_of_the_published_networks() -> None:
+    """11.39 million parameters in G0 at width 64, 2.39 in the attention branch, 2.77 in the discriminator, whose 256-pixel
+    images give 30 x 30 patches; dilation changes no size."""
+    with torch.device("meta"):
+        method = Attend(AttendConfig(), DOMAINS, image_size=256)
+        assert parameters(method.generator) == 11_388_675
+        assert method.branch is not None and parameters(method.branch) == 2_392_001
+        assert parameters(method.discriminator) == 2_766_529
+        x = torch.empty(1, 3, 256, 256)
+        assert method.discriminator(x)[0].shape == (1, 1, 30, 30)
+        assert method.generator(x).shape == x.shape and method.branch(x).shape == (1, 1, 256, 256)
+        assert parameters(ResnetGenerator(32, dilation=2, norm="batch")) == 2_855_811
+
+
+def test_a_patch_sees_70_pixels() -> None:
+    """One logit's gradient covers 70 x 70 pixels with three strided layers."""
+    network = OverlappingPatches(2, norm="none").double()
+    with torch.no_grad():
+        for p in network.parameters():
+            p.abs_()
+    x = torch.rand(1, 3, 160, 160, dtype=torch.float64, requires_grad=True)
+    network(x)[0][0, 0, 9, 9].backward()
+    assert x.grad is not None
+    rows, columns = x.grad[0].abs().sum(0).nonzero(as_tuple=True)
+    assert (int(rows.max() - rows.min()) + 1, int(columns.max() - columns.min()) + 1) == (70, 70)
+
+
+def test_dilation_widens_the_view() -> None:
+    """A pixel of G0's output depends on a wider field of input pixels with dilation 2 than with 1."""
+
+    def reach(dilation: int) -> int:
+        torch.manual_seed(0)
+        network = ResnetGenerator(2, 2, dilation=dilation, norm="batch").eval()
+        x = torch.rand(1, 3, 128, 128, requires_grad=True)
+        network(x)[0, :, 64, 64].sum().backward()
+        assert x.grad is not None
+        rows = x.grad[0].abs().sum((0, 2)).nonzero().flatten()
+        return int(rows.max() - rows.min()) + 1
+
+    assert reach(2) > reach(1) + 20
+
+
+@pytest.mark.parametrize("network", ["vgg19", "squeezenet1_1"])
+def test_attention_branch_gives_a_mask_of_the_same_size(network: str) -> None:
+    """Both trunks give one channel in [0, 1] at the image's size, also where it is no multiple of 8, and learn down to the
+    first layer."""
+    torch.manual_seed(0)
+    branch = AttentionBranch(network, "instance")
+    mask = branch(torch.rand(1, 3, 36, 52))
+    assert mask.shape == (1, 1, 36, 52) and 0 <= float(mask.detach().min()) <= float(mask.detach().max()) <= 1
+    mask.sum().backward()
+    first = next(iter(branch.trunk.parameters()))
+    assert first.grad is not None and float(first.grad.abs().sum()) > 0
+
+
+def test_image_buffer() -> None:
+    """The first images come back as they are and fill it; then about half of the new ones are swapped with kept ones,
+    which are older; in eval mode, and with size 0, it does nothing."""
+    torch.manual_seed(0)
+    buffer = ImageBuffer(4, 8)
+    first = torch.arange(4.0)[:, None, None, None].expand(4, 3, 8, 8)
+    assert torch.equal(buffer(first), first) and int(buffer.count) == 4
+    new = torch.arange(100.0, 500.0)[:, None, None, None].expand(400, 3, 8, 8)
+    given = buffer(new)[:, 0, 0, 0]
+    swapped = given != new[:, 0, 0, 0]
+    assert 150 < int(swapped.sum()) < 250
+    assert bool((given[swapped] < new[:, 0, 0, 0][swapped]).all())
+    assert len(set(given.tolist()) | set(buffer.images[:, 0, 0, 0].tolist())) == 404  # nothing is lost or doubled
+    before = buffer.images.clone()
+    assert torch.equal(buffer.eval()(new), new) and torch.equal(buffer.images, before)
+    buffer.empty()
+    assert int(buffer.count) == 0
+    assert torch.equal(ImageBuffer(0, 8)(new), new)
+
+
+# -- composition
+
+
+def test_composition_at_both_ends() -> None:
+    """m = 0 gives x and m = 1 gives G0(x), both bit for bit; between, the formula."""
+    g = torch.Generator().manual_seed(0)
+    x, y = (torch.rand(2, 3, 16, 16, generator=g) * 2 - 1 for _ in range(2))
+    m = torch.rand(2, 1, 16, 16, generator=g)
+    assert torch.equal(Attend.compose(x, y, torch.zeros_like(m)), x)
+    assert torch.equal(Attend.compose(x, y, torch.ones_like(m)), y)
+    assert torch.allclose(Attend.compose(x, y, m), m * y + (1 - m) * x, atol=1e-6)
+
+
+def force(method: Attend, logit: float) -> Attend:
+    """A mask of sigmoid(logit) everywhere."""
+    assert method.branch is not None
+    with torch.no_grad():
+        method.branch.head.weight.zero_()
+        method.branch.head.bias.fill_(logit)
+    method.attending.fill_(1)
+    return method.eval()
+
+
+@torch.no_grad()
+def test_masks_of_0_and_1_in_the_whole_method() -> None:
+    """A branch that says 0 gives back x; one that says 1 gives G0(x); before its stage the mask is 1 and the result G0(x)."""
+    x = batch().source
+    shut, open_ = force(small(), -100.0), force(small(), 100.0)
+    assert torch.equal(shut.translate(x, *DOMAINS), x)
+    assert torch.equal(open_.translate(x, *DOMAINS), open_.generator(x))
+    fresh = small().eval()
+    assert torch.equal(fresh.translate(x, *DOMAINS), fresh.generator(x))
+    mask = fresh.attention(x)
+    assert mask is not None and bool((mask == 1).all())
+
+
+@torch.no_grad()
+def test_outside_the_mask_8_bit_pixels_do_not_change() -> None:
+    """For every grey level, every extreme of G0 and masks around the floor: where the 8-bit mask is 0, the 8-bit result is
+    the input's pixel; at once above the floor the mask is not 0."""
+    x = to_tensor(np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, 3))
+    for m in (
+        0.0,
+        1e-9,
+        1e-4,
+        1 / 1024,
+        float(np.nextafter(np.float32(MASK_FLOOR), np.float32(0))),
+        MASK_FLOOR,
+        1 / 511,
+        1 / 510,
+        1 / 300,
+    ):
+        mask = torch.full((1, 1, 16, 16), m)
+        written = mask_to_uint8(mask[0])
+        assert (written == 0).all() == (m < MASK_FLOOR)
+        for extreme in (-1.0, 1.0):
+            result = Attend.compose(x, torch.full_like(x, extreme), mask)
+            if m < MASK_FLOOR:
+                assert np.array_equal(to_uint8(result), to_uint8(x))
+
+
+# -- weight induction
+
+
+def induction(**settings: Any) -> WeightInduction:
+    """λ rises by 0.1 at most every 5 steps after 10."""
+    return WeightInduction(
+        **{"threshold": 1.5, "rise": 0.1, "every": 5, "warmup": 10, "patience": 3, "smoothing": 0.9, **settings}
+    )
+
+
+def follow(controller: WeightInduction, series: list[float]) -> list[float]:
+    """λ after each value."""
+    return [float(controller(torch.tensor(v))) for v in series]
+
+
+def test_induction_on_a_flat_series() -> None:
+    """Nothing in the warm-up; then up by the rise every fifth step, to the bound and no further."""
+    found = follow(induction(largest=0.5), [0.7] * 60)
+    assert found[:14] == [0.0] * 14
+    assert found[14] == pytest.approx(0.1) and found[18] == pytest.approx(0.1) and found[19] == pytest.approx(0.2)
+    assert found[-1] == pytest.approx(0.5) and max(found) == found[-1]
+
+
+def test_induction_on_a_rising_series() -> None:
+    """λ rises, waits when the average passes the threshold, and stays for good, even when the loss falls again."""
+    rising = [0.7 + 0.02 * i for i in range(100)]
+    controller = induction()
+    found = follow(controller, rising)
+    assert 0.5 < found[-1] < 1.2 and int(controller.stopped) == 1
+    assert follow(controller, [0.1] * 100) == [found[-1]] * 100
+
+
+def test_induction_on_a_noisy_series() -> None:
+    """Noise around an average below the threshold, half of the values above it, does not stop λ; around one above, it does."""
+    g = torch.Generator().manual_seed(0)
+    noise = (torch.rand(400, generator=g) * 2 - 1) * 1.2
+    calm, loud = induction(smoothing=0.98), induction(smoothing=0.98)
+    assert follow(calm, (1.0 + noise).tolist())[-1] == pytest.approx(7.8, abs=0.5)
+    assert int(calm.stopped) == 0
+    follow(loud, (2.0 + noise).tolist())
+    assert int(loud.stopped) == 1 and float(loud.level) <= 0.2
+
+
+def test_induction_on_spikes() -> None:
+    """Single spikes, however high for one step, make λ wait and do not stop it."""
+    controller = induction()
+    series = [0.7] * 300
+    for at in (40, 120, 200):
+        series[at] = 9.0
+    found = follow(controller, series)
+    assert int(controller.stopped) == 0
+    assert 5.0 < found[-1] <= 5.8 + 1e-5
+
+
+def test_induction_the_other_way_round() -> None:
+    """``below`` stops when the average sinks under the threshold: the discriminator's loss, or the paper's sentence."""
+    controller = induction(threshold=0.5, direction="below")
+    found = follow(controller, [max(0.1, 1.4 - 0.02 * i) for i in range(150)])
+    assert int(controller.stopped) == 1 and 0.2 < found[-1] < 1.5
+
+
+def test_induction_beside_a_strong_discriminator() -> None:
+    """With a margin, a loss that was beyond the threshold before λ rose does not keep λ at 0; a further rise by the margin
+    stops it. Without one, λ stays at 0, as the threshold alone says."""
+    series = [3.0] * 60 + [3.0 + 0.02 * i for i in range(100)]
+    plain, wise = induction(), induction(margin=0.5)
+    assert set(follow(plain, series)) == {0.0}
+    found = follow(wise, series)
+    assert found[59] == pytest.approx(1.0) and 1.2 < found[-1] < 2.5 and int(wise.stopped) == 1
+    assert float(wise.baseline) == pytest.approx(3.0)
+    below = induction(threshold=0.5, direction="below", margin=0.3)
+    assert follow(below, [0.4] * 40)[-1] > 0.4 and int(below.stopped) == 0  # 0.4 was there before λ was
+    follow(below, [0.05] * 60)
+    assert int(below.stopped) == 1
+
+
+def test_induction_counts_in_units_of_the_distance() -> None:
+    """λ times the distance is the same for distances of any scale; what comes after the warm-up changes the unit no more."""
+    for scale in (1e-3, 1.0, 1e4):
+        controller = induction()
+        for i in range(40):
+            controller.measure(torch.tensor(scale * (1 + (i % 2) if i < 10 else 77)))
+            weight = controller(torch.tensor(0.7))
+        assert float(controller.unit) == pytest.approx(1.5 * scale, rel=1e-5)
+        assert float(weight) * 1.5 * scale == pytest.approx(0.6, rel=1e-4)
+
+
+def test_induction_is_frozen_in_eval_mode_and_saved() -> None:
+    """In eval mode λ is as it was; all of its state is in the state dictionary."""
+    a, b = induction(), induction()
+    follow(a, [0.7] * 33)
+    before = {k: v.clone() for k, v in a.state_dict().items()}
+    follow(a.eval(), [9.0] * 50)
+    assert all(torch.equal(v, before[k]) for k, v in a.state_dict().items())
+    b.load_state_dict(before)
+    assert follow(a.train(), [0.7, 2.0, 3.0] * 30) == follow(b, [0.7, 2.0, 3.0] * 30)
+
+
+@pytest.mark.parametrize("rule", ["generator-above", "generator-below", "discriminator-below"])
+def test_rules_watch_the_named_player(rule: str) -> None:
+    """λ's controller sees one loss a step, of the player that the rule names."""
+    method = small(induction_rule=rule)
+    terms = method.discriminator_loss(batch(), "initial")
+    seen = [int(method.initial_induction.seen)]
+    both = float(torch.stack(list(terms.values())).sum().detach())
+    adversarial = float(method.generator_loss(batch(), "initial")["adversarial"].detach())
+    seen.append(int(method.initial_induction.seen))
+    assert seen == ([0, 1] if rule.startswith("generator") else [1, 1])
+    watched = adversarial if rule.startswith("generator") else both
+    assert float(method.initial_induction.average) == pytest.approx(watched, rel=1e-5)
+
+
+# -- losses
+
+
+def test_terms_of_both_players() -> None:
+    """Eq. 2 and 3 by hand: -log D(y) - log(1 - D(G(x))) and -log D(G(x)), means over patches; Eq. 1 with a constant λ."""
+    method = small(reg_weight=3.0, history=0, norm="instance", discriminator_norm="none")
+    b = batch()
+    with torch.no_grad():
+        output = method.generator(b.source)
+        real, fake = (torch.sigmoid(method.discriminator(v)[0]) for v in (b.target, output))
+    d, g = (
+        {k: v.detach() for k, v in loss(b, "initial").items()}
+        for loss in (method.discriminator_loss, method.generator_loss)
+    )
+    assert float(d["real"]) == pytest.approx(float(-real.log().mean()), rel=1e-4)
+    assert float(d["fake"]) == pytest.approx(float(-(1 - fake).log().mean()), rel=1e-4)
+    assert float(g["adversarial"]) == pytest.approx(float(-fake.log().mean()), rel=1e-4)
+    assert float(g["regularisation"]) == pytest.approx(
+        3 * float(method.distance(b.source, output.detach()).detach()), rel=1e-4
+    )
+
+
+def test_perceptual_distance_by_hand() -> None:
+    """Eq. 4: 1/(H W) sum over positions of w_l ||F_l(x) - F_l(G(x))||^2, w outside; inside it is squared; unit features
+    are normalised over channels first."""
+    g = torch.Generator().manual_seed(0)
+    x, y = ([torch.rand(2, c, s, s, generator=g) for c, s in ((3, 4), (5, 2))] for _ in range(2))
+    w = (0.5, 0.25)
+
+    def by_hand(power: int, unit: bool) -> float:
+        total = 0.0
+        for a, b, v in zip(x, y, w, strict=True):
+            if unit:
+                a, b = (t / t.norm(dim=1, keepdim=True) for t in (a, b))
+            n, _, h, wide = a.shape
+            total += (
+                v**power
+                * float(sum(((a - b)[i, :, r, c] ** 2).sum() for i in range(n) for r in range(h) for c in range(wide)))
+                / (n * h * wide)
+            )
+        return total
+
+    for inside in (False, True):
+        for unit in (False, True):
+            found = float(losses.feature_distance(x, y, w, inside=inside, unit=unit))
+            assert found == pytest.approx(by_hand(1 + inside, unit), rel=1e-5)
+
+
+@pytest.mark.parametrize("distance", ["perceptual", "l1", "l2", "ssim"])
+def test_distances_are_zero_for_equal_images_alone(distance: str) -> None:
+    """Every d(x, x) is 0 and d of two images is above 0, with a gradient to the second."""
+    method = small(distance=distance, weights="random")
+    x, y = batch().source, batch().target.clone().requires_grad_()
+    assert float(method.distance(x, x)) == pytest.approx(0, abs=1e-6)
+    found = method.distance(x, y)
+    found.backward()
+    assert float(found) > 0.01 and y.grad is not None and float(y.grad.abs().sum()) > 0
+
+
+def test_ssim_of_known_pairs() -> None:
+    """1 for equal images; for constant ones the luminance term alone; negative for an inverted picture."""
+    a, b = torch.full((1, 3, 16, 16), 0.5), torch.full((1, 3, 16, 16), -0.25)
+    expected = (2 * 1.5 * 0.75 + 4e-4) / (1.5**2 + 0.75**2 + 4e-4)  # black is 0 there, white 2
+    assert float(losses.ssim(a, b)) == pytest.approx(expected, rel=1e-4)
+    x = batch().source
+    assert float(losses.ssim(x, x)) == pytest.approx(1, abs=1e-5) and float(losses.ssim(x, -x)) < 0
+
+
+def test_gradient_penalty_of_a_linear_critic() -> None:
+    """(||w|| - 1)^2 whatever the images; its gradient reaches the critic's weights and not the images."""
+    w = torch.randn(3 * 8 * 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    real, fake = torch.rand(4, 3, 8, 8, requires_grad=True), torch.rand(4, 3, 8, 8)
+    found = losses.gradient_penalty(lambda x: [(x.flatten(1) @ w)[:, None, None, None]], real, fake)
+    assert float(found) == pytest.approx(float((w.norm() - 1) ** 2), rel=1e-4)
+    found.backward()
+    assert w.grad is not None and float(w.grad.abs().sum()) > 0 and real.grad is None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"gan": "lsgan"},
+        {"gan": "minimax", "identity_weight": 1.0},
+        {"gan": "wgan-gp", "discriminator_norm": "none", "reg_weight": 1.0},
+        {"spectral_norm": True, "norm": "instance", "relu_after": True},
+        {"distance": "ssim", "attention_network": "vgg19"},
+        {
+            "layer_weight_place": "inside",
+            "unit_features": True,
+            "network": "mobilenet_v1",
+            "layers": ["stride2", "stride4"],
+        },
+    ],
+)
+def test_options_train(settings: dict[str, Any]) -> None:
+    """Every option takes a step in every stage: finite terms, gradients for the stage's players."""
+    method = small(**settings)
+    for stage in method.stages():
+        assert stage.start is not None
+        stage.start()
+        for update in stage.updates:
+            total = torch.stack(list(update.loss(batch()).values())).sum()
+            players = [p for m in update.modules for p in m.parameters()]
+            gradients = torch.autograd.grad(total, players, allow_unused=True)
+            assert torch.isfinite(total)
+            assert any(g is not None and float(g.abs().sum()) > 0 for g in gradients)
+
+
+# -- stages
+
+
+def trained(tmp_path: Path, **model: Any) -> tuple[Path, list[dict[str, Any]]]:
+    """A tiny run and its log."""
+    config = cases.config("attend", model=model)
+    path = loop.fit(cases.method("attend", config), cases.pool("attend"), config, tmp_path / "run", quiet=True)
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    return path, log
+
+
+def test_second_stage_leaves_g0_alone(tmp_path: Path) -> None:
+    """Over the second stage G0's weights and batch-norm statistics keep every bit; in the third both networks move. λ
+    starts at 0 in the first two stages, is in the log at every step, and stays in the third."""
+    config = cases.config("attend", training={"checkpoint_every": 1, "keep": 20})
+    run = tmp_path / "run"
+    loop.fit(cases.method("attend", config), cases.pool("attend"), config, run, quiet=True)
+
+    def at(step: int) -> dict[str, Tensor]:
+        return checkpoint.load_method(checkpoint.folder_of(run / "checkpoints", step) / checkpoint.MODEL)[
+            0
+        ].state_dict()
+
+    start, end, last = at(5), at(9), at(13)
+    ours = [k for k in start if k.startswith("generator.")]
+    assert any("running_var" in k for k in ours) and all(torch.equal(start[k], end[k]) for k in ours)
+    assert any(not torch.equal(end[k], last[k]) for k in ours)
+    branch = [k for k in start if k.startswith("branch.")]
+    assert any(not torch.equal(start[k], end[k]) for k in branch) and any(
+        not torch.equal(end[k], last[k]) for k in branch
+    )
+    assert int(start["attending"]) == 0 and int(end["attending"]) == 1
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    weights = [line["lambda"] for line in log]
+    assert len(weights) == 13 and weights[0] == 0 and max(weights[:5]) > 0
+    assert weights[5] == 0 and max(weights[5:9]) > 0 and set(weights[9:]) == {weights[8]}
+
+
+def test_rate_is_constant_for_half_of_a_stage_then_falls_to_zero() -> None:
+    """The paper's 5,000 of 10,000 steps, in each of the first two stages; a lower rate in the third."""
+    with torch.device("meta"):
+        stages = Attend(AttendConfig(), DOMAINS, image_size=256).stages()
+    adam = stages[0].updates[1].optimizer
+    assert adam.schedule is not None and adam.lr == 2e-4 and stages[2].updates[1].optimizer.lr == 2e-5
+    assert [adam.schedule(s, 10_000) for s in (0, 4999, 5000, 7500)] == [1, 1, 1, 0.5]
+    assert 0 < adam.schedule(9999, 10_000) < 1e-3
+    assert [s.steps for s in stages] == [10_000] * 3
+
+
+def whole(**model: Any) -> loop.Trainer:
+    """Of the contract tests' run, its batches in one part."""
+    run = cases.config("attend")
+    return cases.trainer(
+        "attend",
+        run.model_copy(
+            update={
+                "model": run.model.model_copy(update=model),
+                "training": run.training.model_copy(update={"accumulate": 1}),
+            }
+        ),
+    )
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_players_share_a_translation(stage: int) -> None:
+    """G0 and the branch run once a step, not once a player, and train as where each player translates for itself: but for the
+    running statistics of batch norm, which follow one pass instead of two."""
+    together, apart, calls = whole(), whole(), 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    network = together.method.generator if stage != 1 else together.method.branch
+    network.register_forward_hook(count)  # type: ignore[union-attr, operator]
+    before = {k: v.clone() for k, v in together.method.state_dict().items()}
+    found = cases.steps(together, together.plan.stages[stage], 3)
+    assert calls == 3
+    assert together.method._ahead is None
+    wanted = cases.steps(apart, apart.plan.stages[stage], 3, shared=False)
+    assert found == pytest.approx(wanted, rel=1e-4)
+    for name, value in apart.method.named_parameters():
+        moved = (value - before[name]).norm()
+        assert (together.method.get_parameter(name) - value).norm() <= 1e-2 * moved + 1e-7, name
+
+
+def test_without_attention() -> None:
+    """One stage, no mask, half of a steps budget lost to none of the others."""
+    config = AttendConfig(attention=False, weights="random", network="squeezenet1_1").with_steps(70)
+    with torch.device("meta"):
+        method = Attend(config, DOMAINS, image_size=64)
+    assert [(s.name, s.steps) for s in method.stages()] == [("initial", 70)]
+    assert method.attention(torch.zeros(1, 3, 8, 8)) is None
+    assert AttendConfig().with_steps(300).joint_steps == 100
+
+
+def test_settings_that_do_not_go_together() -> None:
+    """A critic with batch norm, one without a threshold, wrong numbers of layer weights, unknown layers, a foreign source
+    and sizes that do not fit are refused with what to do."""
+    for settings, words in (
+        ({"gan": "wgan-gp"}, "discriminator_norm"),
+        ({"gan": "wgan-gp", "discriminator_norm": "none"}, "induction_threshold"),
+        ({"layers": ["relu1_1"]}, "3 numbers for 1 layers"),
+        ({"attention_steps": 0}, "never trained"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            from_dict({"method": "attend", "model": settings})
+    with pytest.raises(ConfigError, match="no layer 'relu9_9'"):
+        small(network="vgg19", layers=["relu1_1", "relu9_9"])
+    with pytest.raises(ConfigError, match="Did you mean 'zebra'"):
+        small(source="zebr")
+    with pytest.raises(ConfigError, match=r"data\.size = 18"):
+        Attend(AttendConfig(weights="random", discriminator_layers=2), DOMAINS, image_size=18)
+
+
+def test_the_source_can_be_either_domain() -> None:
+    """Domains are sorted by name; ``source`` says which one is translated, and the other way is refused."""
+    method = small(("cat", "dog"), source="dog").eval()
+    assert method.directions == (("dog", "cat"),) and method.pairs == method.directions
+    with pytest.raises(ConfigError, match="dog to cat alone"):
+        method.translate(batch().source, "cat", "dog")
+
+
+# -- pretrained weights
+
+
+def test_a_run_without_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without VGG-19 at hand the run stops before its first step, with the file's name, its address, and where to put it;
+    ``random`` goes on, with nothing in the header."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("UNPAIRED_OFFLINE", "1")
+    monkeypatch.delenv("UNPAIRED_WEIGHTS", raising=False)
+    vgg = {"network": "vgg19", "layers": ["relu1_1", "relu1_2"], "weights": "pretrained"}
+    with pytest.raises(WeightsError) as caught:
+        trained(tmp_path, **vgg)
+    for words in (
+        "vgg19-dcbb9e9d.pth",
+        "https://download.pytorch.org/models/",
+        str(tmp_path / "torch"),
+        "UNPAIRED_WEIGHTS",
+    ):
+        assert words in str(caught.value)
+    assert not list((tmp_path / "run" / "checkpoints").glob("step-*"))
+    _, header = checkpoint.load_method(trained(tmp_path, weights="random")[0])
+    assert header["pretrained"] == []
+
+
+def test_pretrained_weights_are_loaded_once_and_recorded(
+    tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both networks start from the file's weights; file, hash and licence stand in every model; a resumed run and a loaded
+    model need the file no more; the feature network is not in the model; it never moves, while the trunk learns."""
+    monkeypatch.setenv("UNPAIRED_WEIGHTS", str(shared / "weights"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    config = cases.config(
+        "attend", model={"weights": "pretrained"}, training={"ema": 0.5, "checkpoint_every": 1, "keep": 20}
+    )
+    pool, run = cases.pool("attend"), tmp_path / "run"
+
+    def stop(step: int, _method: object) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    method = cases.method("attend", config)
+    with pytest.raises(KeyboardInterrupt):
+        loop.fit(method, pool, config, run, on_step=stop, quiet=True)
+    original = torch.load(shared / "weights/squeezenet_v1.1_features.pth", weights_only=True)["fire2.squeeze1x1.weight"]
+    first, _ = checkpoint.load_method(checkpoint.folder_of(run / "checkpoints", 0) / checkpoint.MODEL)
+    key = "branch.trunk.layers.fire2.squeeze.weight"
+    assert torch.equal(first.state_dict()[key], original)  # the average too began with it
+    monkeypatch.delenv("UNPAIRED_WEIGHTS")
+    monkeypatch.setenv("UNPAIRED_OFFLINE", "1")
+    path = loop.fit(cases.method("attend", config), pool, config, run, quiet=True)
+    last, header = checkpoint.load_method(path)
+    assert [p["name"] for p in header["pretrained"]] == ["squeezenet_v1.1_features"]
+    assert len(header["pretrained"][0]["sha256"]) == 64 and header["pretrained"][0]["licence"]
+    assert not any(k.startswith("features.") for k in last.state_dict())
+    saved, _ = checkpoint.latest(run / "checkpoints")
+    assert saved is not None
+    state, _ = checkpoint.read_state(saved)
+    assert torch.equal(state["method/features.layers.fire2.squeeze.weight"], original)
+    assert not torch.equal(state[f"method/{key}"], original)
+
+
+def test_weights_option_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``unpaired train`` without weights exits with 2 and names the file; ``--weights random`` trains; ``translate --mask``
+    then writes results and masks."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("UNPAIRED_OFFLINE", "1")
+    monkeypatch.delenv("UNPAIRED_WEIGHTS", raising=False)
+    data = tiny.folder(tmp_path / "data", count=6)
+    model = {k: v for k, v in cases.SETTINGS["attend"]["model"].items() if k != "weights"}
+    model |= {"initial_steps": 1, "attention_steps": 1, "joint_steps": 1, "source": "red"}
+    quick = {"data.size": 16, "data.cache": False, "training.device": "cpu", "training.tensorboard": False}
+    settings = [f"{k}={json.dumps(v)}" for k, v in ({f"model.{k}": v for k, v in model.items()} | quick).items()]
+    command = ["train", str(data), "--out", str(tmp_path / "run"), "--method", "attend", "--quiet"]
+    command += [part for text in settings for part in ("--set", text)]
+
+    def exit_code(*arguments: str) -> object:
+        with pytest.raises(SystemExit) as left:
+            main(list(arguments))
+        return left.value.code
+
+    assert exit_code(*command) == 2
+    assert "squeezenet1_1-b8a52dc0.pth" in capsys.readouterr().err
+    assert exit_code(*command, "--weights", "random") == 0
+    out, masks = tmp_path / "out", tmp_path / "masks"
+    pictures = str(data / "test" / "red")
+    assert (
+        exit_code("translate", str(tmp_path / "run"), pictures, "--to", "blue", "--out", str(out), "--mask", str(masks))
+        == 0
+    )
+    assert sorted(p.name for p in masks.glob("*.png")) == sorted(p.name for p in out.glob("*.png")) != []
+
+
+def test_adapt_translates_and_classifies(tmp_path: Path) -> None:
+    """The translate recipe runs with this method: a classifier, scores of source-only and adapted, the settings used."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    images = rng.integers(0, 60, (40, 16, 16), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[4:12, 2 + 8 * label : 6 + 8 * label] = 220
+    np.savez(tmp_path / "source.npz", x_train=images, y_train=labels)
+    np.savez(tmp_path / "target.npz", x_train=255 - images)
+    np.savez(tmp_path / "test.npz", x_test=255 - images, y_test=labels)
+    model = {k: v for k, v in cases.SETTINGS["attend"]["model"].items() if "induction" not in k}
+    settings: dict[str, Any] = {f"model.{k}": v for k, v in {**model, "attention": False}.items()}
+    settings |= {"data.size": 16, "training.tensorboard": False, "training.precision": "fp32", "training.device": "cpu"}
+    settings |= {"adapt.steps": 20, "adapt.width": 4, "adapt.anchor": 1.0}
+    result = adapt(
+        tmp_path / "source.npz", tmp_path / "target.npz", tmp_path / "test.npz", out=tmp_path / "out", method="attend",
+        settings=settings, quiet=True,
+    )  # fmt: skip
+    assert (result.recipe, result.method) == ("translate", "attend") and result.classifier.is_file()
+    assert result.source_only is not None and result.last is not None and result.last.n == 40
+
+
+# -- masks
+
+
+def attending() -> Translator:
+    """A model whose mask is 0 in dark pictures' left half: made by hand from the branch's last layers."""
+    method = force(small(), 0.0)
+
+    class Left(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            ramp = torch.linspace(0, 1, images.shape[-1], device=images.device).expand(
+                len(images), 1, *images.shape[-2:]
+            )
+            return torch.where(ramp < 0.5, ramp / 300, ramp)
+
+    method.branch = Left()  # type: ignore[assignment]
+    return Translator(method.eval(), {"method": "attend", "step": 1})
+
+
+def test_masks_in_tensors() -> None:
+    """[N, 1, H, W] in [0, 1] at any size, in tiles too; a threshold makes it 0 and 1; images and masks fit each other."""
+    model = attending()
+    x = to_tensor(tiny.pictures(2, 150))[:, :, :90]
+    mask = model.attention(x)
+    assert mask.shape == (2, 1, 90, 150) and float(mask.min()) >= 0 and float(mask.max()) <= 1
+    assert set(model.attention(x, threshold=0.7).unique().tolist()) == {0.0, 1.0}
+    result, same = model.translate_with_attention(x, "horse", "zebra")
+    assert torch.equal(result, model.translate(x, "horse", "zebra")) and torch.equal(same, mask)
+    for limit in (1024 * 1024, 64 * 64):
+        for threshold in (None, 0.7):
+            result, mask = model.translate_with_attention(x, None, "zebra", threshold=threshold, max_pixels=limit)
+            written = np.stack([mask_to_uint8(m) for m in mask])
+            unchanged = (to_uint8(result) == to_uint8(x)).all(axis=-1)
+            assert (written == 0).mean() > 0.3 and unchanged[written == 0].all()
+            assert not unchanged[written > 0].all()
+    assert model.attention(x[:0]).shape == (0, 1, 90, 150)
+    with pytest.raises(ConfigError, match="above 0"):
+        model.attention(x, threshold=1.5)
+
+
+def test_masks_in_files(tmp_path: Path) -> None:
+    """--mask writes a grey PNG for each result, in the same tree; where it is 0 the result equals the input; a missing mask is
+    made again; with a threshold they are black and white; folders that overlap and models without attention are refused."""
+    model = attending()
+    for i, place in enumerate(("a.png", "b/c.png")):
+        (tmp_path / "in" / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(tiny.pictures(1, 30, seed=i)[0]).save(tmp_path / "in" / place)
+
+    def run(out: str, mask: str | None, **options: Any) -> dict[str, int]:
+        place = None if mask is None else tmp_path / mask
+        return translate_files(
+            model, [tmp_path / "in"], to="zebra", out=tmp_path / out, mask=place, quiet=True, **options
+        ).counts
+
+    assert run("out", "mask")["ok"] == 2
+    for place in ("a.png", "b/c.png"):
+        before, after = (np.asarray(Image.open(tmp_path / d / place)) for d in ("in", "out"))
+        picture = Image.open(tmp_path / "mask" / place)
+        mask = np.asarray(picture)
+        assert picture.mode == "L" and mask.shape == before.shape[:2] and 0 < (mask == 0).mean() < 1
+        assert np.array_equal(before[mask == 0], after[mask == 0]) and not np.array_equal(before, after)
+    (tmp_path / "mask/a.png").unlink()
+    assert run("out", "mask") == {"ok": 1, "skipped": 1, "failed": 0} and (tmp_path / "mask/a.png").is_file()
+    assert run("out2", "mask2", mask_threshold=0.8, format="webp")["ok"] == 2
+    mask = np.asarray(Image.open(tmp_path / "mask2/b/c.png"))
+    before, after = (np.asarray(Image.open(tmp_path / p)) for p in ("in/b/c.png", "out2/b/c.webp"))
+    assert set(np.unique(mask)) == {0, 255} and np.array_equal(before[mask == 0], after[mask == 0])
+    for out, mask_folder in (("out3", "out3"), ("out3", "out3/m"), ("out3", "in/m")):
+        with pytest.raises(RefusedError, match="--mask"):
+            run(out, mask_folder)
+    with pytest.raises(ConfigError, match="--mask DIR"):
+        run("out4", None, mask_threshold=0.5)
+    with pytest.raises(RefusedError, match="made otherwise"):
+        run("out", None)
+
+
+def test_models_without_attention_say_so(tmp_path: Path) -> None:
+    """A model trained without attention has no masks, and says which setting that was."""
+    path, _ = trained(tmp_path, attention=False)
+    model = load(path)
+    assert not model.has_attention
+    with pytest.raises(ConfigError, match=r"model\.attention = false"):
+        model.attention(batch().source)
+
+
+def test_sample_sheets_show_mask_and_g0(tmp_path: Path) -> None:
+    """Sheets have input and output in the first stage; input, G0(x), mask and G(x) once the mask is in use."""
+    trained(tmp_path)
+    heights = [Image.open(p).height for p in sorted((tmp_path / "run/samples").glob("*.png"))]
+    assert heights == [32, 64, 64, 64]  # steps 0, 6, 12, 13; 16 pixels a row
+
+
+# -- presets
+
+MINE = sorted(n for n in presets() if n.startswith("attend-"))
+
+
+@pytest.mark.parametrize("name", MINE)
+def test_presets(name: str) -> None:
+    """Every preset is valid, builds its networks, and says command, cost and expected result."""
+    values = preset(name)
+    config = from_dict(values)
+    names = (config.model.source, "other") if config.model.source else DOMAINS
+    with torch.device("meta"):
+        method = Attend(config.model, names, image_size=config.data.size)
+        x = torch.empty(2, 3, config.data.size, config.data.size)
+        assert method.generator(x).shape == x.shape and method.discriminator(x)[0].numel() > 0
+    text = (resources.files("unpaired") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+    head = text.split("\n\n")[0]
+    assert all(word in head for word in ("unpaired ", f"--preset {name} ", "--out RUN", "Cost:", "Expected:"))

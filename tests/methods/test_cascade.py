@@ -1,0 +1,896 @@
+"""Cascade and DeepVAE: what trains on what, losses, parts that belong together, features on disk, levels, synthesis."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cases
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import tiny
+import unpaired
+from test_cli import run as command
+from unpaired import checkpoint, losses, machine
+from unpaired.config import RunConfig
+from unpaired.data import feature_cache
+from unpaired.errors import CheckpointError, ConfigError, PartialError, RefusedError
+from unpaired.methods.base import Batch
+from unpaired.methods.cascade import Cascade
+from unpaired.methods.deepvae import DeepVAE
+from unpaired.networks.map_cache import MapCache
+from unpaired.networks.pyramid import Critic
+from unpaired.report import write_report
+from unpaired.training import loop
+from unpaired.training import run as training_run
+from unpaired.translate.synthesis import GAP, between, check_level_folder, latents, synthesize, write_level_sheets
+from unpaired.translate.translator import load
+
+DOMAINS = ("red", "blue")
+
+
+def settings(name: str = "cascade", **model: Any) -> RunConfig:
+    return cases.config(name, model=model)
+
+
+def cascade(**model: Any) -> Cascade:
+    method = cases.method("cascade", settings(**model))
+    assert isinstance(method, Cascade)
+    fill(method)
+    return method
+
+
+def deepvae(**model: Any) -> DeepVAE:
+    method = cases.method("deepvae", settings("deepvae", **model))
+    assert isinstance(method, DeepVAE)
+    fill(method)
+    return method
+
+
+def fill(method: Cascade | DeepVAE) -> None:
+    """Statistics of the tiny images, and eval mode."""
+
+    def examples(domain: str, count: int, first: int = 0) -> Tensor:
+        images = tiny.pictures(8, 32, seed=len(domain))[first : first + count]
+        return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    method.examples = examples
+    method.prepare()
+    method.eval().requires_grad_(False)
+
+
+def batch(n: int = 2, seed: int = 0) -> Batch:
+    images = torch.from_numpy(tiny.pictures(2 * n, 32, seed)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return Batch(images[:n], torch.zeros(n, dtype=torch.int64), images[n:], torch.ones(n, dtype=torch.int64))
+
+
+def train(run: Path, config: RunConfig, name: str = "cascade") -> Path:
+    return loop.fit(cases.method(name, config), cases.pool(name), config, run, quiet=True)
+
+
+def inputs_of(module: nn.Module, do: Callable[[], object]) -> list[tuple[Tensor, ...]]:
+    """What ``module`` was given while ``do`` ran."""
+    seen: list[tuple[Tensor, ...]] = []
+    hook = module.register_forward_pre_hook(lambda _m, given: seen.append(given))
+    do()
+    hook.remove()
+    return seen
+
+
+# -- losses
+
+
+def test_a_conditional_level_goes_back_with_the_real_deeper_map() -> None:
+    """Translating, G is given its own level of the source and the translation of the deeper level; on the way back, and for the
+    identity loss, the real deeper map of the image it came from."""
+    method, b = cascade(), batch()
+    a, other = method.pyramid(b.source, 0), method.pyramid(b.target, 1)
+    translated = method.cascade(a, 1, 1)[0]  # b̃_5
+    to_red, to_blue = method.makers["4"]
+    n = len(b)
+
+    def pairs_of(translator: nn.Module) -> list[tuple[Tensor, ...]]:  # several batches may go through together
+        given = inputs_of(translator, lambda: method.translator_loss(b, 1))
+        return [pair for x, y in given for pair in zip(x.split(n), y.split(n), strict=True)]
+
+    pairs = pairs_of(to_blue)
+    assert any(torch.equal(x, a[4]) and torch.equal(y, translated) for x, y in pairs)  # b̃_4 = G^B(a_4, b̃_5)
+    assert any(torch.equal(x, other[4]) and torch.equal(y, other[5]) for x, y in pairs)  # identity of b
+    fake = method.make(1, other[4], method.cascade(other, 0, 1)[0], 0)  # ã_4
+    assert any(
+        torch.allclose(x, fake, atol=1e-6) and torch.equal(y, other[5]) for x, y in pairs
+    )  # back to b, given the real b_5
+    assert len(pairs) == 3
+    there = method.make(1, a[4], translated, 1)
+    assert any(torch.allclose(x, there, atol=1e-6) and torch.equal(y, a[5]) for x, y in pairs_of(to_red))
+
+
+def test_translators_raise_what_critics_lower() -> None:
+    """The critic's gap is mean D(fake) - mean D(real), and the translator's adversarial term is minus mean D(fake)."""
+    method, b = cascade(), batch()
+    a = method.pyramid(b.source, 0)
+    real, fake = method.pyramid(b.target, 1)[5], method.cascade(a, 1, 1)[0]
+    critic = method.critics["5"][1]  # type: ignore[index]
+    for parameter in method.critics["5"].parameters():
+        parameter.requires_grad_(True)
+    gap = method.critic_loss(b, 0)["gap/blue"]
+    assert torch.allclose(gap, critic(fake)[0].mean() - critic(real)[0].mean(), atol=1e-6)
+    assert torch.allclose(method.translator_loss(b, 0)["adversarial/blue"], -critic(fake)[0].mean(), atol=1e-6)
+
+
+def test_weights_of_the_terms() -> None:
+    """Cycle and identity are mean absolute differences times λ; with a λ of 0 a term is left out, and without the adversarial
+    term there is no critic to train."""
+    b = batch()
+    method = cascade()
+    terms = method.translator_loss(b, 0)
+    other = cascade(cycle_weight=50.0, identity_weight=10.0)
+    other.load_state_dict(method.state_dict())
+    less = other.translator_loss(b, 0)
+    assert torch.allclose(terms["cycle/red"], 2 * less["cycle/red"])
+    assert torch.allclose(terms["identity/blue"], 10 * less["identity/blue"])
+    own = method.pyramid(b.source, 0)[5]
+    assert torch.allclose(terms["identity/red"], 100 * (method.make(0, own, None, 0) - own).abs().mean())
+    assert {k.split("/")[0] for k in cascade(cycle_weight=0.0).translator_loss(b, 1)} == {"adversarial", "identity"}
+    assert {k.split("/")[0] for k in cascade(identity_weight=0.0).translator_loss(b, 1)} == {"adversarial", "cycle"}
+    without = cascade(adversarial_weight=0.0)
+    assert {k.split("/")[0] for k in without.translator_loss(b, 0)} == {"cycle", "identity"}
+    assert [u.name for u in without.stages()[-1].updates] == ["translator-3"]
+    with pytest.raises(ConfigError, match="nothing would be learnt"):
+        settings(adversarial_weight=0, cycle_weight=0, identity_weight=0)
+
+
+def test_the_penalty_of_a_linear_critic_is_known() -> None:
+    """10 (||w|| - 1)² for D(x) = w·x over the flattened sample, whatever the maps; also under bf16 autocast, in fp32."""
+    method = cascade()
+    critic = method.critics["5"][0]  # type: ignore[index]
+    with torch.no_grad():
+        for layer in critic.convolutions:  # convolutions that pass a map on, and positive maps for every LeakyReLU
+            if isinstance(layer, nn.Conv2d):
+                nn.init.dirac_(layer.weight)
+                layer.bias.fill_(10.0)
+    one = torch.zeros(1, *method.pyramid(batch().source, 0)[5].shape[1:], requires_grad=True)
+    (weight,) = torch.autograd.grad(critic(one)[0].sum(), one)
+    expected = 10 * (weight.norm() - 1) ** 2
+    for seed in (0, 1):
+        for enabled in (False, True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                penalty = method.critic_loss(batch(seed=seed), 0)["penalty/red"]
+            assert penalty.dtype == torch.float32
+            assert torch.allclose(penalty, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("side", [4, 7, 9])
+def test_a_critic_knows_its_slopes(side: int) -> None:
+    """``Critic.slopes`` is what automatic differentiation finds, and so are the penalty and its gradients by every weight, in float64;
+    the maps are not differentiated."""
+    torch.manual_seed(0)
+    critic = Critic(6, side, 0.02).double()
+    real, fake = torch.randn(2, 3, 6, side, side, dtype=torch.float64)
+    x = real.clone().requires_grad_()
+    torch.testing.assert_close(
+        critic.slopes(real), torch.autograd.grad(critic(x)[0].sum(), x)[0], rtol=1e-9, atol=1e-12
+    )
+    found = []
+    for slopes in (critic.slopes, None):
+        critic.float().zero_grad()
+        torch.manual_seed(1)
+        penalty = losses.gradient_penalty(critic, real.requires_grad_(), fake, slopes)
+        penalty.backward()
+        found.append((penalty.detach(), [p.grad for p in critic.parameters()]))
+        assert real.grad is None
+    torch.testing.assert_close(found[0][0], found[1][0])
+    weights = [(a, b) for a, b in zip(found[0][1], found[1][1], strict=True) if a is not None]  # a slope knows no bias
+    assert len(weights) == sum("weight" in name for name, _ in critic.named_parameters())
+    for ours, twice in weights:
+        torch.testing.assert_close(ours, twice, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("off", ["", "adversarial_weight", "cycle_weight", "identity_weight"])
+def test_losses_are_those_of_passes_apart(index: int, off: str) -> None:
+    """Real and fake maps judged together, translation and identity made together: the terms are those of a pass for each."""
+    method, b = cascade(**({off: 0.0} if off else {})), batch(3)
+    real, level = method._both(b, index), (5, 4)[index]
+    deeper = [real[s][5] if index else None for s in (0, 1)]
+    translated = method._conditions(index, real)
+    wanted: dict[str, Tensor] = {}
+    for target, source, name, other in ((0, 1, "red", "blue"), (1, 0, "blue", "red")):
+        critic = method.critics[str(level)][target]  # type: ignore[index]
+        fake = method.make(index, real[source][level], translated[target], target)
+        back = method.make(index, fake, deeper[source], source)
+        wanted[f"gap/{name}"] = critic(fake)[0].mean() - critic(real[target][level])[0].mean()
+        wanted[f"adversarial/{name}"] = -critic(fake)[0].mean()
+        wanted[f"cycle/{other}"] = 100 * (back - real[source][level]).abs().mean()
+        same = method.make(index, real[target][level], deeper[target], target)
+        wanted[f"identity/{name}"] = 100 * (same - real[target][level]).abs().mean()
+    terms = method.translator_loss(b, index) | (method.critic_loss(b, index) if off != "adversarial_weight" else {})
+    assert {k.split("/")[0] for k in wanted} - {k.split("/")[0] for k in terms} <= {off.removesuffix("_weight"), "gap"}
+    for key, value in terms.items():
+        if not key.startswith("penalty"):
+            torch.testing.assert_close(value, wanted[key], rtol=1e-5, atol=1e-6)
+
+
+def test_players_of_a_step_share_the_deeper_translations() -> None:
+    """The frozen chain runs once a step and direction, not once a player; for other images it runs again."""
+    trainer = cases.trainer("cascade")
+    stage = next(s for s in trainer.plan.stages if s.name == "level-4")
+    trainer.modes(stage)
+    batches, passes = trainer.batches(), 0
+
+    def count(*_: object) -> None:
+        nonlocal passes
+        passes += 1
+
+    for deepest in trainer.method.makers["5"]:  # type: ignore[union-attr, index]
+        deepest.register_forward_hook(count)
+    for step, expected in ((2, 2), (4, 4)):  # steps of both players
+        trainer.step = step
+        trainer.run_step(stage, 0, next(batches))
+        assert passes == expected
+
+
+def test_one_point_on_the_line_for_each_sample() -> None:
+    """The critic sees real and fake mixed by one number a sample, the same for all elements, others for other samples."""
+    method, b = cascade(), batch(3)
+    real, fake = method.pyramid(b.target, 1)[5], method.cascade(method.pyramid(b.source, 0), 1, 1)[0]
+    critic = method.critics["5"][1]  # type: ignore[index]
+    for parameter in method.critics["5"].parameters():
+        parameter.requires_grad_(True)
+    mixed = inputs_of(critic.convolutions[0], lambda: method.critic_loss(b, 0))[-1][0].detach()
+    apart = (real - fake).abs() > 0.1
+    share = torch.where(apart, (mixed - fake) / (real - fake), torch.nan).flatten(1)
+    mean = share.nanmean(1)
+    assert float(torch.nan_to_num(share - mean[:, None]).abs().max()) < 1e-3
+    assert bool((mean > 0).all() and (mean < 1).all()) and len(mean.round(decimals=4).unique()) == 3
+
+
+def test_a_translator_step_leaves_the_critics_without_gradients() -> None:
+    """Through the loop: after a step of the translators no critic has a gradient or has moved by it."""
+    config = settings()
+    method = cases.method("cascade", config)
+    trainer = loop.Trainer(
+        method, cases.pool("cascade"), config, Path("unused"), held_out=None, header_extra={}, on_step=None,
+        device=torch.device("cpu"), ranks=loop.Ranks(), reporter=None,
+    )  # fmt: skip
+    stage = next(s for s in trainer.plan.stages if s.name == "level-5")
+    trainer.modes(stage)
+    critic, translator = stage.updates
+    assert (critic.every, translator.every) == (1, 2)
+    before = {n: p.clone() for n, p in method.critics.named_parameters()}  # type: ignore[union-attr, operator]
+    trainer._update(translator, stage, 0, [batch()])
+    for name, parameter in method.critics.named_parameters():  # type: ignore[union-attr, operator]
+        assert parameter.grad is None and torch.equal(parameter, before[name])
+
+
+def test_all_levels_of_a_sample_come_from_one_crop() -> None:
+    """The maps that the losses use are those of the very images of the batch, at every level."""
+    method, b = cascade(), batch()
+    for own in (b, Batch(b.source.flip(3), b.source_domain, b.target.flip(3), b.target_domain)):
+        for maps, images, domain in (
+            (m, i, d) for d, (m, i) in enumerate(zip(method._both(own, 2), method.sides_of(own), strict=True))
+        ):
+            for level in (5, 4, 3):
+                alone = method.pyramid(images, domain, (level,))[level]
+                assert torch.equal(maps[level], alone)
+
+
+def test_inversion_pays_for_the_image_its_features_and_the_judge() -> None:
+    """L1 of the image, the weighted mean square of activations, LSGAN; each weight scales its term and 0 leaves it out."""
+    method, b = cascade(image_weight=2.0, perceptual_weight=3.0, inversion_gan_weight=0.5), batch()
+    terms = method.inverter_loss(b, 3)
+    image = method.picture(3, method.pyramid(b.source, 0)[3], 0)
+    assert torch.allclose(terms["image/red"], 2 * (image - b.source).abs().mean())
+    judged = method.judges["3"][0](image)[0]  # type: ignore[index]
+    assert torch.allclose(terms["gan/red"], 0.5 * (judged - 1).square().mean())
+    pairs = zip(
+        method.pyramid.activations(b.source), method.pyramid.activations(image), (2, 1, 0.5, 0.5, 0.2), strict=True
+    )
+    expected = torch.stack([w * (x - y).square().mean() for x, y, w in pairs]).sum() / 4.2
+    assert torch.allclose(terms["perceptual/red"], 3 * expected)
+    plain = cascade(perceptual_weight=0.0, inversion_gan_weight=0.0)
+    assert set(plain.inverter_loss(b, 3)) == {"image/red", "image/blue"}
+    assert [u.name for u in plain.stages()[0].updates] == ["inverter-3"]
+
+
+# -- plan and translation
+
+
+def test_stages_in_order() -> None:
+    """Inversion first, then the levels from the deepest on; with ``invert_all`` each level has its inversion."""
+    names = [s.name for s in cascade(invert_all=True).stages()]
+    assert names == ["inversion-5", "inversion-4", "inversion-3", "level-5", "level-4", "level-3"]
+    assert [s.name for s in cascade(levels=[4]).stages()] == ["inversion-4", "level-4"]
+    run = settings(invert_all=True, level_steps=100, inversion_steps=50)
+    assert (
+        sum(s.steps for s in cases.method("cascade", settings(**run.model.with_steps(90).model_dump())).stages()) == 90
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        ({"levels": [5, 3]}, "without a gap"),
+        ({"levels": [3, 4]}, "without a gap"),
+        ({"kept_levels": [4]}, "only the first of levels"),
+        ({"judge_layers": 5}, "needs 64 pixels"),
+        ({"network": "tinny"}, "no feature pyramid"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(model: dict[str, Any], text: str) -> None:
+    """Before any work, with what would do."""
+    with pytest.raises(ConfigError, match=text):
+        cases.method("cascade", settings(**model))
+
+
+def test_parts_that_only_another_model_can_bring() -> None:
+    """Levels to be kept, or no inversion steps, are refused where a run does not start from a model."""
+    for model in ({"kept_levels": [5]}, {"inversion_steps": 0}):
+        method = cases.method("cascade", settings(**model))
+        with pytest.raises(ConfigError, match="--start-from"):
+            method.prepare()
+
+
+def test_translation_goes_as_far_as_training_has_come() -> None:
+    """Without translators the map passes in the other domain's units, through the inversion network that training has come to (a later
+    one is still random); then each level that is begun is added; the picture comes from the last of them."""
+    method = cascade(invert_all=True)
+    x = batch().source
+    maps = method.pyramid(x, 0)
+    assert torch.equal(method.translate(x, *DOMAINS), method.picture(3, maps[3], 1))
+    for index, level in enumerate((5, 4, 3)):
+        method._start_inversion(index)
+        assert torch.equal(method.translate(x, *DOMAINS), method.picture(level, maps[level], 1))
+        (own,) = method.views(x, *DOMAINS)
+        assert torch.equal(own, method.picture(level, maps[level], 0))
+    assert method.levels(x, *DOMAINS) == []  # what untrained translators make is nothing to look at
+    for index, level in enumerate((5, 4, 3)):
+        method.start_level(index)
+        made = method.cascade(maps, 1, index + 1)
+        assert torch.equal(method.translate(x, *DOMAINS), method.picture(level, made[-1], 1))
+    assert method.view_names == ("inversion of the input", "level 5", "level 4")
+    assert len(method.views(x, *DOMAINS)) == 3
+    names = [name for name, _, _ in method.levels(x, *DOMAINS)]
+    assert names == ["level 5", "level 4", "level 3"]
+    assert torch.equal(method.levels(x, *DOMAINS)[-1][2], method.translate(x, *DOMAINS))
+    assert torch.equal(method.levels(x, *DOMAINS)[0][1], method.picture(5, maps[5], 0))
+    own = method.reconstruct(x, "red")
+    assert own is not None and torch.equal(own, method.picture(3, maps[3], 0))
+
+
+def test_outputs_through_untrained_levels_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With ``invert_all`` off, a cascade in its first level goes through levels 4 and 3 all the same: loading, info, the figures and the
+    report name them; with it on, and after the last level is begun, there is nothing to name. Before any level no output is a translation."""
+    run = settings(invert_all=False)
+    method = cases.method("cascade", run)
+    assert "every level" in method.untrained()
+    method._start_inversion(2)
+    method.start_level(0)
+    model = checkpoint.write_model(tmp_path / "m.safetensors", method, checkpoint.make_header(method, run, step=5))
+    said = load(model).untrained
+    assert said.startswith("not trained yet: level 4, level 3. ") and "model.invert_all = false" in said
+    assert caplog.messages == [f"{model}: {said}"] and load(model).info()["untrained"] == said
+    found = unpaired.evaluate(model, tiny.folder(tmp_path / "data", side=36), metrics=["errors"], cache=False)
+    assert found["warnings"][0] == said
+    assert said[1:] in write_report(model, out=tmp_path / "r.html").read_text(encoding="utf-8")
+    for index in (1, 2):
+        method.start_level(index)
+    assert method.untrained() == ""
+    whole = cascade(invert_all=True)
+    for index in range(3):
+        whole._start_inversion(index)
+    whole.start_level(0)
+    assert whole.untrained() == ""
+    whole.inverted_on[0].zero_()
+    assert whole.untrained().startswith("not trained yet: the inversion of level 5. ")
+
+
+# -- parts that belong together
+
+
+def change(path: Path, where: Path, name: str, value: Callable[[Tensor], Tensor]) -> Path:
+    """The model of ``path`` with one tensor replaced, in a sound file of its own."""
+    tensors, header = checkpoint.unpack(path, path.read_bytes())
+    header = {k: v for k, v in header.items() if k != "digest"}
+    where.write_bytes(checkpoint.pack({**tensors, name: value(tensors[name])}, header))
+    return where
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny cascade with all levels and inversion networks."""
+    return train(
+        tmp_path_factory.mktemp("cascade") / "run", settings(invert_all=True, level_steps=2, inversion_steps=1)
+    )
+
+
+def test_a_mix_of_levels_is_refused(trained: Path, tmp_path: Path) -> None:
+    """A model loads as it was trained; with another deeper translator, other statistics or another classifier it does not, and
+    the text names the level. The last level may change: nothing was trained on it."""
+    load(trained)
+
+    def other(x: Tensor) -> Tensor:
+        return x + 0.25
+
+    changed = tmp_path / "changed.safetensors"
+    load(change(trained, changed, "makers.3.0.trunk.first.weight", other))
+    for name, level in (
+        ("makers.5.0.first.weight", 4),
+        ("makers.4.1.trunk.first.weight", 3),
+        ("pyramid.mean5", 5),
+        ("pyramid.features.layers.conv1.weight", 5),
+    ):
+        with pytest.raises(CheckpointError, match=f"level {level} was trained on other parts"):
+            load(change(trained, changed, name, other))
+
+
+def test_training_a_deeper_level_again_unmakes_the_shallower_ones(trained: Path) -> None:
+    """At the start of a level's stage, what was trained on its former state counts as untrained, so nothing is mixed."""
+    method, _ = checkpoint.load_method(trained)
+    assert isinstance(method, Cascade)
+    assert int(method.reached) == 3 and bool(method.made_on.any(dim=1).all())
+    method.start_level(1)
+    assert int(method.reached) == 2 and method.made_on.any(dim=1).tolist() == [True, True, False]
+    method.check_parts()
+
+
+def test_deeper_levels_can_be_kept(trained: Path, tmp_path: Path) -> None:
+    """With --start-from and kept_levels the deepest translators stay bit for bit, the others and nothing else are trained, and
+    the statistics stay those of the model; the result loads."""
+    data = tiny.folder(tmp_path / "data", count=6, side=36)
+    old, _ = checkpoint.load_method(trained)
+    chosen = cases.config("cascade").to_dict()
+    values = {f"model.{k}": v for k, v in chosen["model"].items()} | {"data.size": 32, "data.cache": False}
+    values |= {f"training.{k}": v for k, v in chosen["training"].items()}
+    values |= {"model.invert_all": True, "model.kept_levels": [5], "model.inversion_steps": 0, "model.level_steps": 2}
+    new = training_run.train(
+        data, tmp_path / "again", method="cascade", settings=values, start_from=trained, quiet=True
+    ).method
+    before, after = old.state_dict(), load(tmp_path / "again").method.state_dict()
+    moved = {k.split(".")[1] for k in after if k.startswith("makers.") and not torch.equal(before[k], after[k])}
+    assert moved == {"4", "3"}
+    assert all(torch.equal(before[k], after[k]) for k in after if k.startswith(("pyramid.", "inverters.")))
+    assert isinstance(new, Cascade) and int(new.reached) == 3
+
+
+def again(out: Path, start: Path, domains: tuple[str, ...] = DOMAINS, **model: Any) -> Cascade:
+    """What a run of one step a stage gives that begins with the weights of ``start``, on images brighter than its."""
+    side = 36
+    if not (data := out.parent / "-".join(domains)).exists():
+        for index, domain in enumerate(domains):
+            (data / domain).mkdir(parents=True)
+            for i, image in enumerate(tiny.pictures(6, side, seed=index)):
+                Image.fromarray(np.minimum(image // 2 + 128, 255)).save(data / domain / f"{i}.png")
+    chosen = cases.config("cascade", model={"invert_all": True, "level_steps": 1, "inversion_steps": 1, **model})
+    values = {f"{table}.{k}": v for table in ("model", "training") for k, v in chosen.to_dict()[table].items()}
+    values |= {"data.size": 32, "data.cache": False}
+    method = training_run.train(data, out, method="cascade", settings=values, start_from=start, quiet=True).method
+    assert isinstance(method, Cascade)
+    return method
+
+
+def test_what_was_never_trained_cannot_be_kept(tmp_path: Path) -> None:
+    """A level, or inversion networks, that the model of --start-from has not come to are not kept: nothing would train them."""
+    config = settings(invert_all=True, level_steps=1, inversion_steps=1)
+    method = cases.method("cascade", config)
+    assert isinstance(method, Cascade)
+    fill(method)
+    header = checkpoint.make_header(method, config)
+    with pytest.raises(
+        ConfigError, match=r"inversion_steps = 0 keeps the inversion of level 5, which .* never trained"
+    ):
+        again(tmp_path / "a", checkpoint.write_model(tmp_path / "none.safetensors", method, header), inversion_steps=0)
+    for index in range(3):
+        method._start_inversion(index)
+    method.start_level(0)
+    begun = checkpoint.write_model(tmp_path / "begun.safetensors", method, header)
+    with pytest.raises(ConfigError, match=r"kept_levels keeps level 4, which .* never trained"):
+        again(tmp_path / "b", begun, kept_levels=[5, 4], inversion_steps=0)
+    assert int(again(tmp_path / "c", begun, kept_levels=[5], inversion_steps=0).reached) == 3
+
+
+def test_a_run_that_keeps_nothing_has_the_statistics_of_its_own_images(trained: Path, tmp_path: Path) -> None:
+    """With --start-from and nothing kept, weights come from the model and statistics from the new images, which may be of other
+    domains; what is kept belongs to the old statistics, and to the domains it was trained on."""
+    old = load(trained).method
+    assert isinstance(old, Cascade)
+    new = again(tmp_path / "new", trained, ("green", "pink"))
+    assert new.domains == ("green", "pink")
+    assert not torch.allclose(new.pyramid.get_buffer("mean5"), old.pyramid.get_buffer("mean5"), atol=1e-3)
+    first = {k: v for k, v in old.state_dict().items() if k.startswith("makers.5")}
+    assert all(float((new.state_dict()[k] - v).abs().max()) < 1e-3 for k, v in first.items())  # one step of Adam away
+    kept = again(tmp_path / "kept", trained, inversion_steps=0)
+    assert torch.equal(kept.pyramid.get_buffer("mean5"), old.pyramid.get_buffer("mean5"))
+    with pytest.raises(ConfigError, match=r"red, blue.*green, pink|blue, red.*green, pink"):
+        again(tmp_path / "mixed", trained, ("green", "pink"), kept_levels=[5])
+
+
+def test_statistics_of_another_kind_come_with_a_model_of_which_nothing_is_kept(trained: Path, tmp_path: Path) -> None:
+    """--start-from with another k: all is trained again on maps clamped there. What the model was made from stays in the header; other
+    weights of the classifier are refused, since it comes with the model."""
+    new = again(tmp_path / "k", trained, clamp_at=2.0)
+    assert new.pyramid.clamp_at == 2.0 and int(new.reached) == 3
+    with pytest.raises(CheckpointError, match="level 5 was trained on other parts"):
+        again(tmp_path / "kept", trained, clamp_at=2.0, kept_levels=[5])
+    with pytest.raises(ConfigError, match="brings the classifier"):
+        again(tmp_path / "w", trained, weights=str(tmp_path / "tuned.safetensors"))
+    method, header = checkpoint.load_method(trained)
+    header["pretrained"] = [{"name": "a classifier", "sha256": "12"}]
+    from_somewhere = checkpoint.write_model(tmp_path / "from.safetensors", method, header)
+    again(tmp_path / "p", from_somewhere)
+    assert load(tmp_path / "p").header["pretrained"] == header["pretrained"]
+    with pytest.raises(ConfigError, match="nothing left to train"):
+        settings(kept_levels=[5, 4, 3], inversion_steps=0).model.with_steps(10)
+
+
+def test_a_stage_that_was_passed_keeps_its_length(tmp_path: Path) -> None:
+    """Longer levels would put the step reached into an earlier level, whose start is over: refused, and nothing is lost."""
+    config = settings(level_steps=2, inversion_steps=1)
+    train(tmp_path / "run", config)
+    steps = checkpoint.latest(tmp_path / "run/checkpoints")[0].step  # type: ignore[union-attr]
+
+    def resume(level_steps: int) -> None:
+        longer = settings(level_steps=level_steps, inversion_steps=1)
+        allow = ("model.level_steps",)
+        loop.fit(
+            cases.method("cascade", longer),
+            cases.pool("cascade"),
+            longer,
+            tmp_path / "run",
+            quiet=True,
+            allow_change=allow,
+        )
+
+    with pytest.raises(
+        ConfigError,
+        match=f"step {steps} was in stage 'level-3', and with these numbers of steps it would be in 'level-4'",
+    ):
+        resume(4)
+    load(tmp_path / "run")
+    resume(2)
+
+
+def test_outputs_near_their_ends_have_gradients_in_bf16() -> None:
+    """tanh of 4 is 0.9993 with a gradient, and in bf16 exactly 1 without any: networks take it in float32."""
+    translator = cascade().makers["5"][0]
+    with torch.no_grad():
+        translator.last.bias.fill_(4.0)
+        translator.last.weight.zero_()
+    x = torch.zeros(1, translator.first.weight.shape[1], 2, 2)
+    bias = translator.last.bias.requires_grad_(True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = translator(x)
+    out.sum().backward()
+    assert out.dtype == torch.float32 and float(out.max()) < 1 and float(bias.grad.abs().min()) > 0
+
+
+def test_averages_never_replace_what_levels_were_trained_on() -> None:
+    """With EMA on, the shared file has averaged inversion networks, raw translators and a raw pyramid with its statistics."""
+    config = settings()
+    trainer = loop.Trainer(
+        cases.method("cascade", config), cases.pool("cascade"), config, Path("unused"), held_out=None, header_extra={}, on_step=None,
+        device=torch.device("cpu"), ranks=loop.Ranks(), reporter=None,
+    )  # fmt: skip
+    assert {name.split(".")[0] for name in trainer.average} == {"inverters"}
+    statistics = {
+        n for n, _ in trainer.method.pyramid.named_buffers()
+    }  # those of a child that is never averaged stay raw, too
+    assert {"mean5", "std5"} <= statistics and not any("mean5" in n or "std5" in n for n in trainer.average)
+
+
+# -- features on disk
+
+
+def kept(method: Cascade, crops: int, kind: str = "uint8", limit: float = 1.0, precision: str = "fp32") -> MapCache:
+    return MapCache(method.pyramid, kind, crops, limit, precision)
+
+
+def test_runs_of_different_precision_share_no_features() -> None:
+    """What a bf16 run has written is off by more than the rounding that fp32 runs expect: they do not read it. In a training the loop's
+    autocast decides."""
+    method = cascade(feature_cache="uint8")
+    images = batch().source
+    names = []
+    for precision in ("fp32", "bf16"):
+        method.view_counts, method._maps_kept, method._last_maps = {"red": 2, "blue": 2}, None, {}
+        with machine.autocast(precision, torch.device("cpu")):
+            method.maps(images, 0, 2)
+        assert method._maps_kept is not None and method._maps_kept.store is not None and method._maps_kept.misses == 2
+        names.append(method._maps_kept.store.path)
+    assert len(set(names)) == 2
+
+
+def test_a_store_that_is_forgotten_frees_its_file(tmp_path: Path) -> None:
+    """A second run of one process, as in a notebook, is not told that another process has the file."""
+    store = feature_cache.FeatureStore(tmp_path / "f", 8, 2)
+    with pytest.raises(BlockingIOError):
+        feature_cache.FeatureStore(tmp_path / "f", 8, 2)
+    del store
+    again = feature_cache.FeatureStore(tmp_path / "f", 8, 2)
+    again.close()
+    again.close()
+
+
+@pytest.mark.parametrize("kind", ["uint8", "bf16"])
+def test_read_and_computed_maps_are_the_same_bits(kind: str) -> None:
+    """Written, read again by another object, or never on disk: equal; and within the rounding of the plain maps."""
+    method = cascade()
+    images = torch.cat([batch(3, seed).source for seed in range(2)])
+    plain = method.pyramid(images, 1)
+    first = kept(method, 10, kind)
+    written = first.maps(images, 1, 3)
+    assert (first.hits, first.misses) == (0, 6) and first.store is not None
+    first.store.close()
+    second = kept(method, 10, kind)
+    read = second.maps(images, 1, 3)
+    mixed = second.maps(torch.cat([images[4:], batch(2, 9).source, images[:1]]), 1, 3)
+    assert (second.hits, second.misses) == (9, 2)
+    computed = kept(method, 0, kind).maps(images, 1, 3)
+    for level in (5, 4, 3):
+        assert torch.equal(written[level], read[level]) and torch.equal(read[level], computed[level])
+        assert torch.equal(mixed[level][:2], read[level][4:]) and torch.equal(mixed[level][4], read[level][0])
+        assert float((read[level] - plain[level]).abs().max()) <= 1 / 255 + 1e-6
+    assert set(second.maps(images, 1, 1)) == {5}  # a stage reads no further than it needs
+    assert second.store is not None
+    second.store.close()
+
+
+def test_another_domain_or_other_statistics_are_other_features() -> None:
+    """The same crop in the units of the other domain is another record, and with other statistics another file."""
+    method = cascade()
+    cache = kept(method, 8)
+    images = batch().source
+    a, b = cache.maps(images, 0, 3), cache.maps(images, 1, 3)
+    assert cache.misses == 4 and not torch.equal(a[5], b[5])
+    assert cache.store is not None
+    path = cache.store.path
+    method.pyramid.get_buffer("mean5").add_(0.1)
+    other = kept(method, 8)
+    assert other.store is not None and other.store.path != path
+    other.store.close()
+    cache.store.close()
+
+
+def test_a_damaged_record_is_computed_again() -> None:
+    """A flipped bit on disk is noticed by the record's checksum, and the maps come out as before."""
+    method = cascade()
+    images = batch(4).source
+    cache = kept(method, 4)
+    before = cache.maps(images, 0, 3)
+    assert cache.store is not None
+    path, record = cache.store.path, cache.store.record
+    cache.store.close()
+    data = bytearray(path.read_bytes())
+    data[-record // 2] ^= 1  # within the last record
+    path.write_bytes(bytes(data))
+    again = kept(method, 4)
+    after = again.maps(images, 0, 3)
+    assert (again.hits, again.misses) == (3, 1)
+    assert all(torch.equal(before[level], after[level]) for level in before)
+    assert again.store is not None
+    again.store.close()
+
+
+def test_size_is_said_before_it_is_written_and_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    """Number of crops, bytes and place are logged; above the bound, and where another process has the file, nothing is written."""
+    method = cascade()
+    with caplog.at_level(logging.WARNING, "unpaired"):
+        cache = kept(method, 5)
+        second = kept(method, 5)
+        small = kept(method, 5, limit=1e-6)
+    assert cache.store is not None and second.store is None and small.store is None
+    texts = [r.getMessage() for r in caplog.records]
+    assert "features of 5 crops" in texts[0] and str(cache.store.path) in texts[0]
+    assert any("in use by another process" in t for t in texts) and any("feature_cache_gib = 1e-06" in t for t in texts)
+    cache.store.close()
+
+
+def test_a_full_file_stays_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Records beyond the capacity are not kept; the others stay readable; another kind of file is refused."""
+    store = feature_cache.FeatureStore(tmp_path / "f", 8, 2)
+    keys = [bytes([i + 1] * 16) for i in range(3)]
+    for i, key in enumerate(keys):
+        store.put(key, np.full(8, i, np.uint8))
+    assert len(store) == 2 and store.get(keys[2], 8) is None
+    store.put(bytes([9] * 16), np.zeros(8, np.uint8))
+    assert caplog.text.count("is full of other crops") == 1  # said once
+    found = store.get(keys[1], 3)
+    assert found is not None and found.tolist() == [1, 1, 1]
+    store.close()
+    with pytest.raises(ValueError, match="another kind"):
+        feature_cache.FeatureStore(tmp_path / "f", 9, 2)
+
+
+@pytest.mark.parametrize("left", [0, 24, 100_000])
+def test_a_file_of_features_that_was_only_begun_is_begun_again(left: int, tmp_path: Path) -> None:
+    """Killed before its first bytes were written, it holds nothing or zeros: the next process uses it."""
+    (tmp_path / "f").write_bytes(bytes(left))
+    store = feature_cache.FeatureStore(tmp_path / "f", 8, 2)
+    store.put(b"k" * 16, np.full(8, 7, np.uint8))
+    store.close()
+    again = feature_cache.FeatureStore(tmp_path / "f", 8, 2)
+    found = again.get(b"k" * 16, 8)
+    assert found is not None and found.tolist() == [7] * 8
+    again.close()
+
+
+def test_with_a_limit_of_views_crops_repeat(tmp_path: Path) -> None:
+    """data.views = 2: an image has two crops, the same in every epoch and for every seed; without a limit there are many more."""
+    from unpaired.data.sampling import Sampler
+
+    pool = cases.pool("cascade")
+    seen: dict[int, set[bytes]] = {}
+    for views in (0, 2):
+        config = settings().data.model_copy(update={"views": views, "resize": 36})
+        crops = [
+            bytes(image.numpy().data)
+            for seed in (0, 1)
+            for step in range(20)
+            for image in Sampler(pool, config, (DOMAINS,), seed).batch(step, 4).source
+        ]
+        seen[views] = set(crops)
+    assert len(seen[2]) <= 2 * pool.count("red") < len(seen[0])
+
+
+def test_training_with_features_on_disk_equals_training_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounded maps that were read and rounded maps that were computed give the same weights, bit for bit."""
+    weights, caches = [], []
+    real = MapCache.__init__
+
+    def noted(cache: MapCache, *given: Any) -> None:
+        real(cache, *given)
+        caches.append(cache)
+
+    monkeypatch.setattr(MapCache, "__init__", noted)
+    for name, views, limit in (("disk", 2, 1.0), ("full", 2, 1e-9)):
+        config = cases.config(
+            "cascade",
+            data={"views": views},
+            model={"feature_cache": "uint8", "feature_cache_gib": limit, "levels": [5, 4], "level_steps": 8},
+        )
+        path = train(tmp_path / name, config)
+        weights.append(checkpoint.unpack(path, path.read_bytes())[0])
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    assert [c.hits > 0 for c in caches] == [True, False]
+
+
+# -- sheets of levels
+
+
+def test_sheets_of_levels(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One sheet an input: above, the input and its levels; below, their translations; a broken input is named, the other sheets
+    are made, and by the command all translations as well (exit 3); folders that overlap with the results are refused."""
+    pictures = tmp_path / "in"
+    pictures.mkdir()
+    for i, image in enumerate(tiny.pictures(2, 40)):
+        Image.fromarray(image).save(pictures / f"{i}.png")
+    model = load(trained)
+    done = write_level_sheets(model, [pictures], to="blue", source="red", folder=tmp_path / "levels")
+    assert [p.name for p in done] == ["0.png", "1.png"]
+    page = np.asarray(Image.open(done[0]))
+    assert page.shape == (2 * 32 + GAP, 4 * (32 + GAP) - GAP, 3)
+    assert (page[32 + GAP :, :32] == 255).all()
+    (pictures / "2.png").write_bytes(b"no picture")
+    with pytest.raises(PartialError, match=r"2 sheets .* 1 failed"):
+        write_level_sheets(model, [pictures], to="blue", source="red", folder=tmp_path / "levels")
+    cli = (trained, pictures, "--to", "blue", "--source", "red", "--device", "cpu", "--quiet")
+    assert command("translate", *cli, "--out", tmp_path / "out", "--levels", tmp_path / "other") == 3
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == ["0.png", "1.png"]
+    assert sorted(p.name for p in (tmp_path / "other").glob("*.png")) == ["0.png", "1.png"]
+    told = capsys.readouterr().err
+    assert "2 sheets of levels" in told and told.count("2.png") >= 2 and "the whole list" in told, told
+    with pytest.raises(RefusedError, match="folders apart"):
+        check_level_folder(tmp_path / "out" / "levels", tmp_path / "out")
+
+
+# -- DeepVAE
+
+
+def test_the_vae_pays_for_squares_and_divergence() -> None:
+    """½ ||x - G(z)||² + β KL, both divided by the elements of a map; β scales the second."""
+    method, b = deepvae(), batch()
+    x = method.maps(b.source, 0, 0)[5]
+    mean, log_variance = method.encoder(x)
+    kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1).mean()
+    torch.manual_seed(5)
+    terms = method.vae_loss(b)
+    torch.manual_seed(5)
+    z = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
+    assert torch.allclose(terms["kl"], kl / x[0].numel())
+    assert torch.allclose(terms["reconstruction"], 0.5 * (method.make(0, z, None) - x).square().mean())
+
+
+def test_generators_learn_on_real_deeper_maps_and_draw_on_their_own() -> None:
+    """In training G_4 is given the real map of level 5; in synthesis the one that the VAE made."""
+    method, b = deepvae(), batch()
+    real = method.maps(b.source, 0, 1)[5]
+    given = inputs_of(method.makers["4"], lambda: method.generator_loss(b, 1))
+    assert torch.equal(given[0][1], real)
+    z = torch.randn(2, method.latent_size or 0)
+    made = method.synthesise(z, 2)
+    given = inputs_of(method.makers["4"], lambda: method.synthesise(z, 2))
+    assert torch.equal(given[0][1], made[0]) and torch.equal(given[0][0], z[:, 3:])
+
+
+def test_a_critic_may_see_the_condition() -> None:
+    """With the setting, the critic's input has the channels of the deeper map, too, and the penalty is taken along the map alone."""
+    method, b = deepvae(critic_sees_condition=True), batch()
+    for parameter in method.critics.parameters():
+        parameter.requires_grad_(True)
+    critic: Any = method.critics["4"]
+    seen = inputs_of(critic.convolutions[0], lambda: method.critic_loss(b, 1))
+    channels, n = method.pyramid.channels, len(b)
+    judged = [part for (x,) in seen for part in x.split(n)]
+    assert len(judged) == 3 and all(x.shape[1] == channels[4] + channels[5] for x in judged)  # real, fake, between
+    assert all(torch.equal(x[:, channels[4] :], judged[0][:, channels[4] :]) for x in judged)
+    maps = method.pyramid(b.source, 0, (5, 4))
+    judge, slopes = method._judge(1, maps[5])
+    x = maps[4].clone().requires_grad_()
+    torch.testing.assert_close(slopes(maps[4]), torch.autograd.grad(judge(x)[0].sum(), x)[0], rtol=1e-4, atol=1e-7)
+
+
+def test_cascade_and_deepvae_share_their_networks() -> None:
+    """The same classes, not copies: pyramid, trunk, critics and inversion networks."""
+    a, b = cascade(levels=[5, 4]), deepvae()
+    assert type(a.pyramid) is type(b.pyramid)
+    assert type(a.makers["4"][0].trunk) is type(b.makers["4"].trunk)  # type: ignore[index, union-attr]
+    assert type(a.critics["4"][0]) is type(b.critics["4"])  # type: ignore[index]
+    assert type(a.inverters["4"][0]) is type(b.inverters["4"][0])  # type: ignore[index]
+    assert Cascade.inverter_loss is DeepVAE.inverter_loss
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny DeepVAE."""
+    return train(tmp_path_factory.mktemp("vae") / "run", settings("deepvae"), "deepvae")
+
+
+def test_synthesis_writes_pictures_that_follow_from_the_seed(vae: Path, tmp_path: Path) -> None:
+    """Number i depends on (seed, i) alone, whatever the count; a second call refuses to replace; other seeds give others."""
+    many = synthesize(vae, tmp_path / "a", count=5, seed=1, device="cpu")
+    few = synthesize(vae, tmp_path / "b", count=2, seed=1, device="cpu")
+    assert [p.name for p in many] == [f"{i:05d}.png" for i in range(5)]
+    assert [p.read_bytes() for p in many[:2]] == [p.read_bytes() for p in few]
+    assert (tmp_path / "a" / "sheet.png").exists() and (tmp_path / "a" / "synthesis.json").exists()
+    with pytest.raises(RefusedError, match="--overwrite"):
+        synthesize(vae, tmp_path / "a", count=1, seed=2, device="cpu")
+    other = synthesize(vae, tmp_path / "a", count=1, seed=2, overwrite=True, device="cpu")
+    assert other[0].read_bytes() != few[0].read_bytes()
+
+
+def test_a_walk_begins_and_ends_at_its_latents(vae: Path, tmp_path: Path) -> None:
+    """The first and last picture of a walk are those of its two latents, and lengths in between stay between theirs."""
+    walk = synthesize(vae, tmp_path / "walk", count=1, seed=3, interpolate=4, device="cpu")
+    ends = synthesize(vae, tmp_path / "ends", count=2, seed=3, device="cpu")
+    assert [p.name for p in walk] == [f"00000-{j:02d}.png" for j in range(4)]
+    a, b = (np.asarray(Image.open(p)).astype(int) for p in (walk[0], ends[0]))
+    assert np.abs(a - b).max() <= 1
+    assert np.abs(np.asarray(Image.open(walk[-1])).astype(int) - np.asarray(Image.open(ends[1])).astype(int)).max() <= 1
+    x, y = latents(load(vae), 2, 0)
+    lengths = between(x, y, 7).norm(dim=1)
+    low, high = sorted((float(x.norm()), float(y.norm())))
+    assert bool((lengths > low - 1e-3).all() and (lengths < high + 1e-3).all())
+    assert torch.allclose(between(x, x, 3)[1], x)
+
+
+def test_methods_without_noise_do_not_synthesise(trained: Path, tmp_path: Path) -> None:
+    """With what does."""
+    with pytest.raises(ConfigError, match="'deepvae', 'biggan' and 'stylegan' do"):
+        synthesize(trained, tmp_path / "x", device="cpu")
+
+
+def test_deepvae_encodes_and_reconstructs() -> None:
+    """Latents have the VAE's size; its reconstruction of the deepest map is inverted like any other."""
+    method = deepvae()
+    x = batch().source
+    assert method.encode(x).shape == (2, 3)
+    again = method.reconstruct(x, "red")
+    assert again is not None and again.shape == x.shape and bool(torch.isfinite(again).all())

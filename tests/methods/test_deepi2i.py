@@ -1,0 +1,762 @@
+"""DeepI2I: phases, losses, ablations, transfer, and what a trained model can be asked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import tiny
+import unpaired
+from test_cli import run
+from unpaired import checkpoint, interop, losses
+from unpaired.cli.train import next_command
+from unpaired.config import from_dict, merge
+from unpaired.data.sampling import ArrayPool, Sampler
+from unpaired.errors import CheckpointError, ConfigError, DataError
+from unpaired.methods.base import Batch
+from unpaired.methods.deepi2i import Adaptors, DeepI2I
+from unpaired.methods.gans import BigGAN
+from unpaired.networks.biggan import Shape
+from unpaired.training import loop, pretrained
+from unpaired.training import run as training_run
+from unpaired.translate.synthesis import synthesize
+from unpaired.translate.translator import Translator
+
+SMALL: dict[str, Any] = {"width": 2, "shared_dim": 4, "z_dim": 8, "batch_size": 2}
+THREE = ("blue", "green", "red")
+
+
+def make(domains: tuple[str, ...] = THREE, size: int = 32, **settings: Any) -> DeepI2I:
+    """A tiny one from random weights."""
+    torch.manual_seed(0)
+    return DeepI2I(DeepI2I.Config(**{**SMALL, "transfer": [], **settings}), domains, image_size=size)
+
+
+def batch(n: int = 3, size: int = 32, classes: int = 3) -> Batch:
+    """Noise pictures."""
+    g = torch.Generator().manual_seed(1)
+    x, y = (torch.rand(n, 3, size, size, generator=g) * 2 - 1 for _ in range(2))
+    c = torch.arange(n) % classes
+    return Batch(x, (c + 1) % classes, y, c)
+
+
+def test_official_counts() -> None:
+    """The adaptors at width 96 have the parameters of the official ones that are used, split as there."""
+    with torch.device("meta"):
+        adaptors = DeepI2I(DeepI2I.Config(transfer=[]), ("one",), image_size=128).adaptors
+    assert isinstance(adaptors, Adaptors)
+    counts = [sum(p.numel() for p in block.parameters()) for block in adaptors.blocks]
+    assert counts == [2_065_536, 8_259_840, 33_034_752, 42_470_400]
+    assert sum(counts) == 85_830_528
+
+
+# -- plan
+
+
+def test_two_phases() -> None:
+    """Adaptors and discriminator for 500 steps, then the generator too, each with its own rate; the adaptors keep their
+    optimiser. The encoder is in neither phase."""
+    method = make()
+    first, second = method.stages()
+    assert (first.name, first.steps, second.name) == ("adaptor", 500, "finetune")
+    assert [u.name for u in first.updates] == [u.name for u in second.updates] == ["discriminator", "translator"]
+    assert first.updates[1].modules == (method.adaptors,)
+    assert second.updates[1].modules == (method.adaptors, method.generator)
+    assert second.updates[1].optimizer.lr == 4e-4 and second.updates[1].rates == (1.0, 0.25)
+    assert first.train_mode == (method.generator,)
+
+
+def test_the_first_phase_keeps_its_length() -> None:
+    """--steps changes the second phase; the first takes at most half."""
+    config = DeepI2I.Config(**SMALL)
+    assert [(c.adaptor_steps, c.finetune_steps) for c in (config.with_steps(5000), config.with_steps(600))] == [
+        (500, 4500),
+        (300, 300),
+    ]
+    scratch = DeepI2I.Config(**SMALL, mode="scratch").with_steps(100)
+    assert (scratch.adaptor_steps, scratch.finetune_steps) == (0, 100)
+
+
+def test_scratch() -> None:
+    """One phase with all four networks and the released code's own weights."""
+    method = make(mode="scratch")
+    (stage,) = method.stages()
+    assert stage.updates[1].modules == (method.adaptors, method.generator, method.encoder)
+    assert method.config.level_weights == {32: 0.1, 16: 1.0, 8: 1.0, 4: 1.0}
+    terms = stage.updates[1].loss(batch())
+    sum(terms.values()).backward()  # type: ignore[union-attr]
+    assert all(p.grad is not None for p in method.encoder.parameters())
+
+
+# -- losses
+
+
+def test_reconstruction_of_a_sample_depends_on_that_sample_alone() -> None:
+    """The gradient of sample i's share reaches translation i and no other; the released rows instead pull rows 0 and 1 of
+    the translations together and never look at a source."""
+    method = make().eval()
+    fake = torch.rand(3, 3, 32, 32, requires_grad=True)
+    sources = batch().source
+    for i in range(3):
+        psi = {r: t[i : i + 1] for r, t in method.discriminator.taps(fake).items()}
+        goal = {r: t[i : i + 1] for r, t in method.discriminator.taps(sources).items()}
+        (gradient,) = torch.autograd.grad(method.reconstruction(psi, goal), fake)
+        assert [bool(g.any()) for g in gradient] == [j == i for j in range(3)]
+
+    def loss(rows: str, others: Tensor) -> Tensor:
+        method.config = method.config.model_copy(update={"reconstruction_rows": rows})
+        return method.reconstruction(method.discriminator.taps(fake), method.discriminator.taps(others))
+
+    whole = loss("each", sources)
+    parts = [
+        method.reconstruction(
+            {r: t[i : i + 1] for r, t in method.discriminator.taps(fake).items()},
+            {r: t[i : i + 1] for r, t in method.discriminator.taps(sources).items()},
+        )
+        for i in range(3)
+    ]
+    assert torch.allclose(whole, torch.stack(parts).mean())
+    (gradient,) = torch.autograd.grad(loss("released", sources), fake)
+    assert [bool(g.any()) for g in gradient] == [True, True, False]
+    assert torch.equal(loss("released", sources), loss("released", -sources))
+    assert not torch.equal(loss("each", sources), loss("each", -sources))
+
+
+def test_equation_3_and_4() -> None:
+    """L1 with α by resolution, mean over elements; mse squares; each resolution at hand counts."""
+    method = make(size=64, alpha_4=1.0, alpha_8=2.0, alpha_16=0.0, alpha_32=4.0)
+    assert method.compared == (32, 8, 4)
+    psi = {r: torch.zeros(2, 1, r, r) for r in (4, 8, 16, 32)}
+    goal = {r: torch.full((2, 1, r, r), 3.0) for r in (4, 8, 16, 32)}
+    assert method.reconstruction(psi, goal).item() == pytest.approx((1 + 2 + 4) * 3)
+    method = make(size=64, alpha_4=1.0, alpha_8=2.0, alpha_16=0.0, alpha_32=4.0, reconstruction="mse")
+    assert method.reconstruction(psi, goal).item() == pytest.approx((1 + 2 + 4) * 9)
+
+
+def test_hinge() -> None:
+    """Confident right answers cost nothing, a generator's slope never ends."""
+    x = torch.tensor([-2.0, 0.0, 2.0])
+    assert losses.hinge_real(x).item() == pytest.approx(4 / 3)
+    assert losses.hinge_fake(x).item() == pytest.approx(4 / 3)
+    assert losses.hinge_fooling(x - 5).item() == pytest.approx(5)
+
+
+def test_an_identical_translation_has_no_reconstruction_loss() -> None:
+    """Translation and source go through the very same weights: equal pictures give exactly 0, in training mode too."""
+    method = make().train()
+    b = batch()
+    method.translated = lambda _: b.source.clone().requires_grad_()  # type: ignore[method-assign]
+    assert method.generator_loss(b)["reconstruction"].item() == 0
+
+
+def test_frozen_taps_once_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both updates of a step, accumulated in two parts, run the encoder twice in all, not four times; its taps have no
+    graph; the next batch, and changed encoder weights, are seen anew."""
+    method = make()
+    calls: list[int] = []
+    real = method.encoder.taps
+    monkeypatch.setattr(method.encoder, "taps", lambda x: (calls.append(len(x)), real(x))[1])
+    whole = batch(4)
+    for loss in (method.discriminator_loss, method.generator_loss):
+        for part in range(2):
+            loss(whole.part(part, 2))
+    assert calls == [2, 2] and len(method._seen) == 2
+    assert not any(t.requires_grad for t in method._taps(whole.part(0, 2).source).values())
+    method.generator_loss(batch(4).part(0, 2))
+    assert calls == [2, 2, 2] and len(method._seen) == 1
+    with torch.no_grad():
+        next(method.encoder.parameters()).mul_(1.5)
+    fresh = batch(4)
+    first = method._taps(fresh.source)
+    with torch.no_grad():
+        next(method.encoder.parameters()).mul_(1.5)
+    assert not torch.equal(first[8], method._taps(fresh.source)[8])
+
+
+def test_orthogonal_regularisation() -> None:
+    """β adds a term once the generator is trained, and only then."""
+    method = make(orthogonal=1e-4)
+    assert method.generator_loss(batch())["orthogonal"].item() > 0
+    method.generator.requires_grad_(False)
+    assert "orthogonal" not in method.generator_loss(batch())
+
+
+# -- ablations
+
+
+def test_scratch_with_the_identity_in_place_of_adaptors() -> None:
+    """From scratch the adaptors may be left out (section 3.1): generator and encoder train."""
+    (stage,) = make(mode="scratch", adaptor="none").stages()
+    assert len(stage.updates[1].modules) == 2
+
+
+def test_levels_can_be_taken_out() -> None:
+    """A weight of 0 takes that adaptor out of the model (Fig. 3); fewer halvings take the deep ones out (Fig. 6)."""
+    assert make(size=64).resolutions == make(size=256).resolutions == (32, 16, 8, 4)
+    assert make(size=64, w_4=0, w_8=0, w_16=0).resolutions == (32,)
+    assert make(size=128, downsampling=3).resolutions == (32, 16)
+    assert make(size=128, downsampling=3).compared == (32, 16)
+    with pytest.raises(ConfigError, match="downsampling = 1"):
+        make(size=128, downsampling=1)
+    with pytest.raises(ValueError, match="all 0"):
+        make(w_4=0, w_8=0, w_16=0, w_32=0)
+
+
+def test_without_adaptors() -> None:
+    """The encoder's maps are added themselves, repeated to the generator's channels; then only the discriminator trains in
+    the first phase."""
+    method = make(size=64, adaptor="none")
+    taps = method.encode(torch.rand(1, 3, 64, 64))
+    added = method.adaptors(taps)
+    assert {r: added[r].shape[1] // taps[r].shape[1] for r in taps} == {32: 4, 16: 4, 8: 4, 4: 1}
+    assert torch.equal(added[8][:, : taps[8].shape[1]], taps[8])
+    assert [u.name for u in method.stages()[0].updates] == ["discriminator"]
+    assert not any(k.startswith("adaptors") for k in method.state_dict())
+
+
+def test_output_depends_on_input_class_and_latent() -> None:
+    """Each of the three changes the picture; a source's name does not."""
+    method = make(adaptor_steps=0).eval()
+    x, z = batch(1).source, torch.randn(1, method.shape.latent)
+    with torch.no_grad():
+        one = method.translate(x, "red", "blue", latents=z)
+        assert torch.equal(one, method.translate(x, None, "blue", latents=z))
+        for other in (
+            method.translate(-x, None, "blue", latents=z),
+            method.translate(x, None, "green", latents=z),
+            method.translate(x, None, "blue", latents=-z),
+        ):
+            assert not torch.allclose(one, other, atol=1e-4)
+
+
+# -- transfer
+
+
+def gan(folder: Path, domains: tuple[str, ...] = ("cat", "dog", "fox", "owl"), **settings: Any) -> Path:
+    """A file of a tiny pretrained GAN."""
+    torch.manual_seed(3)
+    config = from_dict({"method": "biggan", "data": {"size": 32}, "model": {**SMALL, **settings}})
+    method = BigGAN(config.model, domains, image_size=32)
+    return checkpoint.write_model(folder / "gan.safetensors", method, checkpoint.make_header(method, config))
+
+
+def pool(domains: tuple[str, ...] = THREE) -> ArrayPool:
+    """Pictures at 32 pixels, of different number."""
+    return ArrayPool({d: tiny.pictures(4 + 3 * i, 32, i, i % 3) for i, d in enumerate(domains)})
+
+
+def run_config(**model: Any) -> Any:
+    """A run of a few steps."""
+    base = {
+        "method": "deepi2i",
+        "data": {"size": 32, "cache": False},
+        "training": {"device": "cpu", "precision": "fp32", "sample_every": 100, "samples": 2, "tensorboard": False},
+        "model": {**SMALL, "adaptor_steps": 1, "finetune_steps": 1},
+    }
+    return from_dict(merge(base, {"model": model}))
+
+
+@pytest.mark.parametrize("rule", ["nearest", "mean", "index"])
+def test_a_fresh_run_starts_from_the_pretrained_networks(rule: str, tmp_path: Path) -> None:
+    """Before the first step encoder and discriminator have the pretrained discriminator's weights, the generator has the
+    generator's, and class rows follow the rule; the model's header says where they came from, after a resume too."""
+    file = gan(tmp_path)
+    old, _ = checkpoint.load_method(file)
+    config = run_config(pretrained=str(file), class_rows=rule)
+    method = training_run.build(config, THREE)
+    assert isinstance(method, DeepI2I)
+    seen: dict[str, Tensor] = {}
+
+    original = method.prepare
+
+    def prepare() -> list[dict[str, str]]:
+        found = original()
+        seen.update({k: v.clone() for k, v in method.state_dict().items()})
+        return found
+
+    method.prepare = prepare  # type: ignore[method-assign]
+    path = loop.fit(method, pool(), config, tmp_path / "run", quiet=True)
+    theirs = old.state_dict()
+    for name, value in seen.items():
+        network, _, rest = name.partition(".")
+        if network != "adaptors" and not rest.startswith(("shared", "embed")):
+            assert torch.equal(value, theirs[f"{network.replace('encoder', 'discriminator')}.{rest}"]), name
+    table, shared = seen["discriminator.embed.weight"], seen["generator.shared.weight"]
+    assert table.shape[0] == shared.shape[0] == 3
+    if rule == "index":
+        assert torch.equal(table, theirs["discriminator.embed.weight"][:3])
+    if rule == "mean":
+        assert torch.allclose(shared, theirs["generator.shared.weight"].mean(0).expand(3, -1))
+    if rule == "nearest":
+        assert all(any(torch.equal(row, o) for o in theirs["generator.shared.weight"]) for row in shared)
+    (source,) = unpaired.load(path).info()["pretrained"]
+    assert source["file"] == str(file) and source["classes"] == f"4 -> 3, {rule}" and len(source["sha256"]) == 64
+    file.unlink()  # not needed any more
+    longer = run_config(pretrained=str(file), class_rows=rule, finetune_steps=2)
+    path = loop.fit(
+        training_run.build(longer, THREE),
+        pool(),
+        longer,
+        tmp_path / "run",
+        quiet=True,
+        allow_change=("model.finetune_steps",),
+    )
+    assert unpaired.load(path).info()["pretrained"] == [source]
+
+
+def test_spectral_vector_of_new_class_rows_has_settled(tmp_path: Path) -> None:
+    """After the surgery σ of the class table is right at once: its largest singular value is 1."""
+    found = pretrained.read(gan(tmp_path), Shape(32, 2, 2, 4, 8), ("a", "b"), "index", None)
+    weight = found.discriminator["embed.weight"]
+    assert found.discriminator["embed.sv0"].item() == pytest.approx(
+        torch.linalg.matrix_norm(weight, 2).item(), rel=1e-3
+    )
+    assert found.rows == [0, 1]
+
+
+def test_the_same_classes_are_taken_as_they_are(tmp_path: Path) -> None:
+    """With the pretrained model's own names nothing is gathered, whatever the rule."""
+    names = ("cat", "dog", "fox", "owl")
+    found = pretrained.read(gan(tmp_path), Shape(32, 2, 4, 4, 8), names, "mean", None)
+    old, _ = checkpoint.load_method(tmp_path / "gan.safetensors")
+    assert all(torch.equal(v, old.state_dict()[f"discriminator.{k}"]) for k, v in found.discriminator.items())
+
+
+def test_the_same_classes_in_another_order_keep_their_rows(tmp_path: Path) -> None:
+    """An imported GAN's classes stand in its own order, folders in that of the alphabet: each class finds its own row, whatever the
+    rule."""
+    names = ("owl", "fox", "cat", "dog")
+    old, _ = checkpoint.load_method(gan(tmp_path))
+    for rule in ("mean", "index", "nearest"):
+        found = pretrained.read(tmp_path / "gan.safetensors", Shape(32, 2, 4, 4, 8), names, rule, None)
+        assert found.rows == [3, 2, 0, 1]
+        for state, table in (
+            (found.generator, "generator.shared.weight"),
+            (found.discriminator, "discriminator.embed.weight"),
+        ):
+            assert torch.equal(state[table.split(".", 1)[1]], old.state_dict()[table][[3, 2, 0, 1]])
+        assert found.came_from["classes"] == "4 -> 4, by name"
+
+
+def test_classes_that_the_gan_knows_keep_their_rows_beside_new_ones(tmp_path: Path) -> None:
+    """Of dog, newt and owl the GAN knows two: the rule is for the newt alone, and only its images are looked at."""
+    file, names = gan(tmp_path), ("dog", "newt", "owl")
+    old = checkpoint.load_method(file)[0].state_dict()["generator.shared.weight"]
+    asked: list[str] = []
+
+    def examples(domain: str, count: int) -> Tensor:
+        asked.append(domain)
+        return torch.rand(count, 3, 32, 32) * 2 - 1
+
+    for rule, row in (("index", 1), ("mean", None)):
+        found = pretrained.read(file, Shape(32, 2, 3, 4, 8), names, rule, None)  # type: ignore[arg-type]
+        assert found.rows == [1, row, 3] and found.came_from["classes"] == f"4 -> 3, 2 by name, {rule}"
+        wanted = torch.stack([old[1], old.mean(0) if row is None else old[row], old[3]])
+        assert torch.allclose(found.generator["shared.weight"], wanted)
+    nearest = pretrained.read(file, Shape(32, 2, 3, 4, 8), names, "nearest", examples)
+    assert (nearest.rows[0], nearest.rows[2]) == (1, 3) and nearest.rows[1] is not None
+    assert set(asked[1:]) == {"newt"}
+    assert pretrained.read(file, Shape(32, 2, 2, 4, 8), ("fox", "cat"), "nearest", None).rows == [
+        2,
+        0,
+    ]  # a part, and no new one
+    with pytest.raises(ConfigError, match="has 4 classes, the data 5"):
+        pretrained.read(file, Shape(32, 2, 5, 4, 8), ("a", "b", "c", "dog", "e"), "index", None)
+
+
+def test_a_run_that_cannot_begin_is_refused_before_images_are_read(tmp_path: Path) -> None:
+    """No GAN, a missing file, and a GAN that training from scratch would not use: said of a folder whose pictures are all broken."""
+    for domain in ("a", "b"):
+        (tmp_path / "data" / domain).mkdir(parents=True)
+        (tmp_path / "data" / domain / "x.png").write_bytes(b"no picture")
+    quick = {"data.size": 32, "data.cache": False}
+    for more, text in (
+        ({"method": "deepi2i", "settings": quick}, "starts from a pretrained GAN: --pretrained FILE. Make one with"),
+        ({"pretrained": tmp_path / "none"}, "none: no such file or folder; --pretrained wants a GAN. Make one with"),
+        ({"pretrained": gan(tmp_path), "settings": {**quick, "model.mode": "scratch"}}, "would use nothing of"),
+    ):
+        with pytest.raises((ConfigError, CheckpointError), match=text):
+            unpaired.train(tmp_path / "data", tmp_path / "run", quiet=True, **more)  # type: ignore[arg-type]
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_translator_to_begin_with_brings_no_discriminator(
+    there: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--start-from a shared file: the discriminator comes from the pretrained GAN; where that is gone it is orthogonal as BigGAN begins,
+    and a warning says so."""
+    file = gan(tmp_path)
+    data = tiny.folder(tmp_path / "data", count=4, side=32)
+    quick = {
+        "data.cache": False,
+        "training.tensorboard": False,
+        "model.adaptor_steps": 1,
+        "model.finetune_steps": 1,
+        "model.batch_size": 2,
+    }
+    unpaired.train(data, tmp_path / "one", pretrained=file, settings=quick, quiet=True)
+    theirs = checkpoint.load_method(file)[0].state_dict()["discriminator.linear.weight"]
+    if not there:
+        file.unlink()
+    again = {**quick, "model.lr_discriminator": 1e-12}
+    unpaired.train(data, tmp_path / "two", start_from=tmp_path / "one", settings=again, quiet=True)
+    saved, _ = checkpoint.latest(tmp_path / "two/checkpoints")
+    assert saved is not None
+    tensors = checkpoint.read_state(saved)[0]
+    assert torch.allclose(tensors["method/discriminator.linear.weight"], theirs, atol=1e-6) == there
+    weight = tensors["method/discriminator.blocks.0.0.conv2.weight"].flatten(1)
+    assert torch.allclose(weight @ weight.T, torch.eye(len(weight)), atol=1e-4)  # as the GAN's are, untrained
+    said = caplog.text + capsys.readouterr().err
+    assert ("holds no discriminator" in said) != there
+
+
+def test_a_model_to_begin_with_keeps_its_domains_in_their_places(tmp_path: Path) -> None:
+    """Of (blue, green, red) two come again beside a new one: each keeps its row, the new one takes the place left. Another number of
+    domains is refused in words."""
+    names = ("blue", "green", "red")
+    model = make(names)
+    header = checkpoint.make_header(
+        model, from_dict({"method": "deepi2i", "data": {"size": 32}, "model": model.config.model_dump()})
+    )
+    file = checkpoint.write_model(tmp_path / "m.safetensors", model, header)
+    for i, name in enumerate(("green", "pink", "red")):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for j, image in enumerate(tiny.pictures(4, 32, seed=i)):
+            Image.fromarray(image).save(tmp_path / "data" / name / f"{j}.png")
+    quick = {"data.cache": False, "training.tensorboard": False}
+    found = unpaired.train(tmp_path / "data", tmp_path / "run", start_from=file, settings=quick, steps=2, quiet=True)
+    assert found.domains == ("pink", "green", "red")
+    shutil.rmtree(tmp_path / "data/pink")
+    with pytest.raises(CheckpointError, match=r"of 3 domains \(blue, green, red\); the data has 2: green, red"):
+        unpaired.train(tmp_path / "data", tmp_path / "less", start_from=file, settings=quick, steps=2, quiet=True)
+
+
+def test_a_gan_of_another_kind_than_the_method_is_refused_by_name(tmp_path: Path) -> None:
+    """--pretrained with a method, or the preset of one, that cannot start from it: both are named, and what does."""
+    data, file = tiny.folder(tmp_path / "data", count=4, side=32), gan(tmp_path)
+    for how, named in (({"method": "deepi2i-stylegan"}, "deepi2i-stylegan"), ({"preset": "unit-small"}, "unit")):
+        with pytest.raises(ConfigError, match=f"holds a biggan: method 'deepi2i' starts from it, not '{named}'"):
+            unpaired.train(data, tmp_path / "run", pretrained=file, quiet=True, **how)
+
+
+def test_partial_transfer(tmp_path: Path) -> None:
+    """Only the named networks start from the pretrained ones (Fig. 6, left)."""
+    file = gan(tmp_path)
+    old, _ = checkpoint.load_method(file)
+    method = make(transfer=["generator"], pretrained=str(file), class_rows="mean")
+    assert len(method.prepare()) == 1
+    theirs = old.state_dict()
+    assert torch.equal(method.generator.linear.weight, theirs["generator.linear.weight"])
+    assert not torch.equal(
+        method.encoder.state_dict()["blocks.0.0.conv1.weight"], theirs["discriminator.blocks.0.0.conv1.weight"]
+    )
+
+
+def test_errors_of_transfer_say_what_to_do(tmp_path: Path) -> None:
+    """No file, a file of another method, other widths, too few rows for index: each with the way out."""
+    with pytest.raises(ConfigError, match=r"--pretrained FILE.*unpaired pretrain.*mode=scratch"):
+        make(transfer=["generator"]).prepare()
+    file = gan(tmp_path)
+    with pytest.raises(ConfigError, match="width is 2 there and 4 here"):
+        make(transfer=["generator"], pretrained=str(file), width=4).prepare()
+    with pytest.raises(ConfigError, match=r"has 4 classes, the data 5.*class_rows=nearest"):
+        make(tuple("abcde"), transfer=["generator"], pretrained=str(file), class_rows="index").prepare()
+    config = run_config(transfer=[])
+    other = make(adaptor_steps=0)
+    path = checkpoint.write_model(tmp_path / "other.safetensors", other, checkpoint.make_header(other, config))
+    with pytest.raises(CheckpointError, match="'deepi2i', not a pretrained GAN"):
+        make(transfer=["generator"], pretrained=str(path)).prepare()
+    with pytest.raises(CheckpointError, match="no such file"):
+        make(transfer=["generator"], pretrained=str(tmp_path / "none")).prepare()
+
+
+def test_pretrain_then_transfer_with_two_commands(tmp_path: Path) -> None:
+    """`pretrain` on some folders and `train` with its run as `pretrained` on others: widths and image size are taken over,
+    the method is deepi2i without being named, and the same call resumes after the GAN is gone."""
+    tiny.folder(tmp_path / "a", count=6, side=32, domains=("red", "blue", "green"))
+    tiny.folder(tmp_path / "b", count=6, side=32, domains=("pink", "teal"))
+    quick = {"data.cache": False, "model.batch_size": 2, "training.tensorboard": False}
+    shape = {"data.size": 32, "model.width": 2, "model.shared_dim": 4, "model.z_dim": 8}
+    unpaired.pretrain(tmp_path / "a", tmp_path / "gan", settings=quick | shape, steps=2, quiet=True)
+    call: dict[str, Any] = {"settings": quick, "steps": 2, "pretrained": tmp_path / "gan", "quiet": True}
+    model = unpaired.train(tmp_path / "b", tmp_path / "run", **call)
+    assert isinstance(model.method, DeepI2I) and model.method.shape.width == 2 and model.method.image_size == 32
+    assert model.domains == ("pink", "teal") and model.info()["pretrained"][0]["classes"] == "3 -> 2, nearest"
+    (tmp_path / "gan").rename(tmp_path / "gone")
+    assert unpaired.train(tmp_path / "b", tmp_path / "run", **call).sha256 == model.sha256
+
+
+@pytest.mark.parametrize("method", ["biggan", "deepi2i"])
+def test_carried_optimiser_state(method: str, tmp_path: Path) -> None:
+    """``optimizer_state = carried`` begins with Adam's moments of the pretraining run, rows of the class tables gathered as the
+    weights are; a run cut at its very start resumes with them bit for bit; a file without a run is refused."""
+    first = tiny.folder(tmp_path / "first", count=6, side=32, domains=("cat", "dog", "fox", "owl"))
+    settings = {f"model.{k}": v for k, v in {**SMALL, "attention": 64}.items()} | {
+        "data.size": 32, "data.cache": False, "training.tensorboard": False, "training.samples": 2, "training.device": "cpu",
+    }  # fmt: skip
+    unpaired.pretrain(first, tmp_path / "gan", settings=settings, steps=2, quiet=True)
+    saved, _ = checkpoint.latest(tmp_path / "gan/checkpoints")
+    assert saved is not None
+    old, _ = checkpoint.read_state(saved)
+    carried = {**SMALL, "pretrained": str(tmp_path / "gan"), "class_rows": "index", "optimizer_state": "carried"}
+    steps = {"steps": 2} if method == "biggan" else {"adaptor_steps": 1, "finetune_steps": 1}
+    config = merge(run_config().to_dict(), {"method": method, "training": {"checkpoint_every": 1, "keep": 9}})
+    config = from_dict({**config, "model": {**carried, **steps}})
+    loop.fit(training_run.build(config, THREE), pool(), config, tmp_path / "run", quiet=True)
+    begun, _ = checkpoint.read_state(checkpoint.Saved(checkpoint.folder_of(tmp_path / "run/checkpoints", 0), 0, {}))
+    moments = {k for k in begun if k.startswith("optimizer/")}
+    assert {k.split("/")[1] for k in moments} == (
+        {"discriminator", "generator"} if method == "biggan" else {"discriminator"}
+    )
+    for name in moments:
+        rows = 3 if name.split("/")[2].endswith(("shared.weight", "embed.weight")) and old[name].ndim else None
+        assert torch.equal(begun[name], old[name][:rows] if rows else old[name]), name
+    last = checkpoint.folder_of(tmp_path / "run/checkpoints", 2) / checkpoint.STATE
+    whole = last.read_bytes()
+    for step in (1, 2):
+        shutil.rmtree(checkpoint.folder_of(tmp_path / "run/checkpoints", step))
+    loop.fit(training_run.build(config, THREE), pool(), config, tmp_path / "run", quiet=True)
+    assert last.read_bytes() == whole
+    with pytest.raises(ConfigError, match="optimizer_state = carried needs the folder of a pretraining run"):
+        pretrained.read(gan(tmp_path), Shape(32, 2, 3, 4, 8), THREE, "index", None, carry=True)
+
+
+def test_classes_come_equally_often() -> None:
+    """However many images a class has, every class is source and target equally often."""
+    method, p = make(), pool()
+    sampler = Sampler(p, run_config(transfer=[]).data, method.pairs, 0)
+    batches = [sampler.batch(step, 6) for step in range(4)]
+    for role in ("source_domain", "target_domain"):
+        assert torch.bincount(torch.cat([getattr(b, role) for b in batches])).tolist() == [8, 8, 8]
+
+
+def test_one_class(tmp_path: Path) -> None:
+    """A single class trains, and pictures of any kind are translated to it."""
+    config = run_config(transfer=[])
+    one = pool(("fox",))
+    path = loop.fit(training_run.build(config, one.domains), one, config, tmp_path / "run", quiet=True)
+    model = unpaired.load(path)
+    assert model.translate(torch.zeros(1, 3, 40, 20), None, "fox", seed=0).shape == (1, 3, 40, 20)
+
+
+# -- using it
+
+
+@pytest.fixture
+def translator() -> Translator:
+    """Untrained, three classes."""
+    method = make(adaptor_steps=0)
+    return Translator(method, {"method": "deepi2i", "step": 0})
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Two pictures of one size in a folder."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i, image in enumerate(tiny.pictures(2, 24)):
+        Image.fromarray(image).save(folder / f"{i}.png")
+    return folder
+
+
+def test_unseen_sources(translator: Translator) -> None:
+    """None and "none" mean an image of no trained domain; a known name works as well; a wrong one is refused."""
+    x = torch.zeros(1, 3, 32, 32)
+    results = [translator.translate(x, s, "blue", seed=4) for s in (None, "none", "red")]
+    assert all(torch.equal(results[0], r) for r in results)
+    with pytest.raises(ConfigError, match="Did you mean 'green'"):
+        translator.translate(x, "gren", "blue")
+
+
+def test_latents(translator: Translator) -> None:
+    """Given latents decide the result, also in parts of a batch; other shapes and models without latents are refused."""
+    method = translator.method
+    z = torch.randn(3, method.latent_size or 0)
+    x = batch(3).source
+    whole = translator.translate(x, None, "red", latents=z)
+    parts = translator.translate(x, None, "red", latents=z, max_pixels=32 * 32)
+    assert torch.allclose(whole, parts, atol=1e-5)
+    with pytest.raises(DataError, match="latents"):
+        translator.translate(x, None, "red", latents=z[:2])
+
+
+def test_the_command_after_training_is_one_that_works(translator: Translator, tmp_path: Path) -> None:
+    """What makes images of noise alone is offered ``synthesize``, what translates ``translate``, however many domains there are."""
+    single = Translator(make(("fox",), adaptor_steps=0), {"method": "deepi2i", "step": 0})
+    for model in (translator, single):
+        first, report = next_command(model, tmp_path).split("; ")
+        assert first == f"unpaired translate {tmp_path} PICTURES --to DOMAIN --out DIR"
+        assert report.startswith(f"unpaired report {tmp_path} ")
+    for domains, to in ((("fox",), ""), (("fox", "owl"), " --to DOMAIN")):
+        one = Translator(BigGAN(BigGAN.Config(**SMALL), domains, image_size=32), {"method": "biggan", "step": 0})
+        assert next_command(one, tmp_path) == f"unpaired synthesize {tmp_path} --n 64{to} --out DIR"
+
+
+def test_noise_alone_makes_no_pictures(translator: Translator, tmp_path: Path) -> None:
+    """It has latents, but translates pictures: ``synthesize`` refuses it instead of translating blank ones."""
+    with pytest.raises(ConfigError, match=r"\(deepi2i\) translates images and makes none from noise alone"):
+        synthesize(translator, tmp_path / "out", count=1, domain="red", device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_samples(translator: Translator, pictures: Path, tmp_path: Path) -> None:
+    """K results for each input, all different, in folders; the first is the one that a single sample gives; the same
+    command goes on where it was, and another seed gives others."""
+    report = unpaired.translate_files(translator, [pictures], to="red", out=tmp_path / "k", samples=3, quiet=True)
+    assert report.counts == {"ok": 6, "skipped": 0, "failed": 0}
+    files = sorted(p.relative_to(tmp_path / "k").as_posix() for p in (tmp_path / "k").rglob("*.png"))
+    assert files == [f"sample-{k}/{i}.png" for k in (1, 2, 3) for i in (0, 1)]
+    images = [np.asarray(Image.open(tmp_path / "k" / f)) for f in files[::2]]
+    assert not np.array_equal(images[0], images[1]) and not np.array_equal(images[1], images[2])
+    unpaired.translate_files(translator, [pictures], to="red", out=tmp_path / "one", quiet=True)
+    assert (tmp_path / "one/0.png").read_bytes() == (tmp_path / "k/sample-1/0.png").read_bytes()
+    (tmp_path / "k/sample-2/1.png").unlink()
+    again = unpaired.translate_files(translator, [pictures], to="red", out=tmp_path / "k", samples=3, quiet=True)
+    assert again.counts == {"ok": 1, "skipped": 5, "failed": 0}
+    unpaired.translate_files(translator, [pictures], to="red", out=tmp_path / "s", samples=2, seed=9, quiet=True)
+    assert (tmp_path / "s/sample-1/0.png").read_bytes() != (tmp_path / "k/sample-1/0.png").read_bytes()
+    with pytest.raises(ConfigError, match="samples = 0"):
+        unpaired.translate_files(translator, [pictures], to="red", out=tmp_path / "z", samples=0)
+
+
+def test_a_grid_of_every_class(translator: Translator, pictures: Path, tmp_path: Path) -> None:
+    """to="all": the input, then each class in the model's order, row by row, as the plain translations are; the report
+    lists the order."""
+    report = unpaired.translate_files(translator, [pictures], to="all", out=tmp_path / "all", quiet=True)
+    assert report.options["targets"] == list(THREE) and report.counts["ok"] == 2
+    sheet = np.asarray(Image.open(tmp_path / "all/0.png"))
+    h, w = np.asarray(Image.open(pictures / "0.png")).shape[:2]
+    assert sheet.shape == (2 * h + 2, 2 * w + 2, 3)
+    assert np.array_equal(sheet[:h, :w], np.asarray(Image.open(pictures / "0.png")))
+    unpaired.translate_files(translator, [pictures], to="red", out=tmp_path / "red", quiet=True)
+    assert np.array_equal(sheet[h + 2 :, w + 2 :], np.asarray(Image.open(tmp_path / "red/0.png")))
+    named = unpaired.translate_files(translator, [pictures], to="all", source="red", out=tmp_path / "n", quiet=True)
+    assert named.options["targets"] == ["blue", "green"]
+
+
+def test_settings_survive_toml() -> None:
+    """Every setting written and read back is the same, scratch and ablations included."""
+    for model in ({}, {"mode": "scratch"}, {"transfer": ["generator"], "adaptor": "none", "w_4": 0.0}):
+        run = from_dict({"method": "deepi2i", "model": model})
+        assert from_dict(run.written()) == run and from_dict(json.loads(json.dumps(run.to_dict()))) == run
+
+
+def test_import_needs_fitting_names(tmp_path: Path) -> None:
+    """More names than rows, and the adaptors' file in another's place, are refused."""
+    method = make(size=64, z_dim=20).eval()
+    files = []
+    for name, network in (("G", "generator"), ("D", "discriminator"), ("E1", "encoder"), ("A1", "adaptors")):
+        files.append(tmp_path / f"{name}.pth")
+        torch.save(method.get_submodule(network).state_dict(), files[-1])
+    found, header = interop.import_deepi2i(*files, THREE)
+    assert header["image_size"] == 64 and found.config.reconstruction_rows == "released"
+    x, z = torch.zeros(1, 3, 64, 64), torch.randn(1, method.shape.latent)
+    with torch.no_grad():
+        assert torch.equal(found.translate(x, None, "red", latents=z), method.translate(x, None, "red", latents=z))
+    with pytest.raises(ConfigError, match="has 3 classes, --domains names 4"):
+        interop.import_deepi2i(*files, (*THREE, "pink"))
+    with pytest.raises(CheckpointError, match="do not fit"):
+        interop.import_deepi2i(files[0], files[1], files[3], files[2], THREE)
+
+
+def test_the_class_table_of_fewer_imported_names_has_settled(tmp_path: Path) -> None:
+    """Of 40 class rows a model with three names keeps the first three; its first training step divides them by their own largest singular
+    value. With all names every spectral vector is the file's, bit for bit."""
+    torch.manual_seed(0)
+    names = tuple(f"c{i}" for i in range(40))
+    method = make(size=64, z_dim=20, domains=names).eval()
+    files = []
+    for name, network in (("G", "generator"), ("D", "discriminator"), ("E1", "encoder"), ("A1", "adaptors")):
+        files.append(tmp_path / f"{name}.pth")
+        torch.save(method.get_submodule(network).state_dict(), files[-1])
+    found, _ = interop.import_deepi2i(*files, THREE)
+    embed = found.discriminator.embed.train()
+    assert torch.equal(embed.weight, method.discriminator.embed.weight[:3])
+    assert torch.linalg.matrix_norm(embed.normalised(), 2).item() == pytest.approx(1, rel=1e-3)
+    whole, _ = interop.import_deepi2i(*files, names)
+    assert torch.equal(whole.discriminator.embed.u0, method.discriminator.embed.u0)
+
+
+def test_import_of_a_model_from_scratch(tmp_path: Path) -> None:
+    """``--mode scratch`` gives the adaptors the weights of scratch, and so the translations of the model that was written;
+    without it the translations are others, for the files hold no weights."""
+    method = make(size=64, z_dim=20, mode="scratch").eval()
+    files = []
+    for name, network in (("G", "generator"), ("D", "discriminator"), ("E1", "encoder"), ("A1", "adaptors")):
+        files.append(tmp_path / f"{name}.pth")
+        torch.save(method.get_submodule(network).state_dict(), files[-1])
+    x, z = batch(2, 64).source, torch.randn(2, method.shape.latent)
+    found = {}
+    for mode in ("scratch", "transfer"):
+        out = tmp_path / f"{mode}.safetensors"
+        assert run("import", "deepi2i", *files, "--domains", ",".join(THREE), "--mode", mode, "--out", out) == 0
+        found[mode] = unpaired.load(out, device="cpu").translate(x, None, "red", latents=z)
+    with torch.no_grad():
+        expected = method.translate(x, None, "red", latents=z)
+    torch.testing.assert_close(found["scratch"], expected, atol=1e-5, rtol=0)  # another memory format rounds otherwise
+    assert (found["transfer"] - expected).abs().max() > 1e-4
+
+
+def test_more_than_a_hundred_classes(tmp_path: Path) -> None:
+    """120 classes in one model: it trains, its file stays small and loads, and a picture goes to every class in one grid."""
+    names = tuple(f"class {i:03d}" for i in range(120))
+    many = ArrayPool({n: tiny.pictures(1, 32, i) for i, n in enumerate(names)})
+    config = run_config(transfer=[])
+    path = loop.fit(training_run.build(config, names), many, config, tmp_path / "run", quiet=True)
+    model = unpaired.load(path)
+    assert model.header["directions"] == "all" and len(model.directions) == 120 * 119
+    assert model.info()["directions"] == "all 14280 of 120 domains"
+    Image.fromarray(tiny.pictures(1, 32)[0]).save(tmp_path / "one.png")
+    unpaired.translate_files(model, [tmp_path / "one.png"], to="all", out=tmp_path / "all", quiet=True)
+    side = 11 * 34 - 2  # 121 cells: the input and 120 classes
+    assert Image.open(tmp_path / "all/one.png").size == (side, side)
+
+
+def test_wrong_resolution_of_the_pretrained_model(tmp_path: Path) -> None:
+    """A GAN of another image size is refused with both sizes."""
+    with pytest.raises(ConfigError, match=r"size is 32 there and 64 here.*--pretrained"):
+        make(size=64, transfer=["generator"], pretrained=str(gan(tmp_path)), z_dim=8).prepare()
+
+
+def test_bf16_losses_stay_near_those_in_fp32() -> None:
+    """Under autocast spectral norms stay float32; all terms agree within 2 %."""
+    method, b = make().train(), batch()
+    for _ in range(30):  # spectral vectors settle
+        with torch.no_grad():
+            method.discriminator_loss(b)
+    state = {k: v.clone() for k, v in method.state_dict().items()}
+    found = []
+    for enabled in (False, True):
+        method.load_state_dict(state)
+        torch.manual_seed(0)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            found.append({**method.discriminator_loss(b), **method.generator_loss(b)})
+    for key, value in found[0].items():
+        assert found[1][key].item() == pytest.approx(value.item(), rel=0.02, abs=0.02), key
+
+
+def test_training_goes_on_from_a_whole_model(tmp_path: Path) -> None:
+    """`start_from` takes the weights of a DeepI2I model, discriminator included where the file has it; no pretrained GAN is
+    asked for then, and none replaces them."""
+    method = make(("blue", "red"), transfer=["encoder", "generator", "discriminator"])
+    header = checkpoint.make_header(
+        method, from_dict({"method": "deepi2i", "data": {"size": 32}, "model": method.config.model_dump()})
+    )
+    file = checkpoint.write_model(tmp_path / "whole.safetensors", method, header, whole=True)
+    tiny.folder(tmp_path / "data", count=6, side=32)
+    quick = {"data.cache": False, "training.tensorboard": False, "model.lr_discriminator": 1e-12}
+    unpaired.train(tmp_path / "data", tmp_path / "run", start_from=file, settings=quick, steps=2, quiet=True)
+    saved, _ = checkpoint.latest(tmp_path / "run/checkpoints")
+    assert saved is not None
+    tensors, _ = checkpoint.read_state(saved)
+    for name in ("discriminator.linear.weight", "encoder.blocks.0.0.conv1.weight"):
+        assert torch.allclose(tensors[f"method/{name}"], method.state_dict()[name], atol=1e-6), name

@@ -1,0 +1,135 @@
+"""Steps and translations on another device than the CPU, without one: see pretend_gpu."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cases
+import pytest
+import torch
+
+import pretend_gpu
+import unpaired
+from unpaired import machine
+from unpaired.methods import METHODS
+from unpaired.training import loop
+from unpaired.translate.translator import Translator
+
+READ_FIRST = {
+    "attend": ["waits: aten._local_scalar_dense.default at attend.py in translate"],
+    "cascade": [
+        "waits: aten._local_scalar_dense.default at cascade.py in translate",
+        "waits: aten._local_scalar_dense.default at levels.py in shown",
+    ],
+    "deepvae": ["waits: aten._local_scalar_dense.default at levels.py in shown"],
+}
+"""How far training has come, which a translation reads before its work begins."""
+
+
+def noted(tmp_path: Path, *methods: str) -> dict[str, dict[str, list[str]]]:
+    """What ``pretend_gpu`` prints, in a process of its own."""
+    code = f"import sys; sys.path[:0] = {sys.path!r}; import pretend_gpu; pretend_gpu.main()"
+    done = subprocess.run([sys.executable, "-c", code, *methods], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found: dict[str, dict[str, list[str]]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.slow
+def test_steps_stay_on_their_device_and_never_wait_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of each stage of each method under bf16 autocast, optimiser and average included, meets no tensor of another device,
+    no generator of the CPU, and nothing that a GPU's host would wait for; a translation only what is in READ_FIRST. Features
+    kept on disk are left out."""
+    monkeypatch.setenv("UNPAIRED_CACHE", str(tmp_path))
+    found = noted(tmp_path, *sorted(METHODS))
+    assert {name: {"translate": waits} for name, waits in READ_FIRST.items()} == {k: v for k, v in found.items() if v}
+    assert set(found) == set(METHODS)
+
+
+def test_what_is_noted(tmp_path: Path) -> None:
+    """Of each mistake that costs a GPU's host a wait or an error, planted alone, one line; of what costs nothing, none."""
+    found = noted(tmp_path)
+    kinds = {name: {line.split(":")[0] for line in lines} for name, lines in found.items()}
+    assert kinds == {
+        "item": {"waits"},
+        "if": {"waits"},
+        "cpu": {"waits for a copy to the CPU"},
+        "copy": {"waits for a copy from the CPU"},
+        "tensor": {"waits for a copy from the CPU"},
+        "both": {"tensors of both devices"},
+        "mask": {"waits"},
+        "nonzero": {"waits"},
+        "generator": {"a generator of the CPU"},
+    }
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "tf32"])
+def test_products_are_the_same_by_all_names(precision: str) -> None:
+    """PyTorch's compiler asks for TF32 by older names than those that are set, and by both the answer is the same; were it not,
+    asking would raise."""
+    asked = precision == "tf32"
+    try:
+        machine.set_products(precision)
+        assert torch.backends.cudnn.conv.fp32_precision == ("tf32" if asked else "ieee")
+        assert torch.backends.cuda.matmul.fp32_precision == ("tf32" if asked else "ieee")
+        assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (asked, asked)
+        assert torch.get_float32_matmul_precision() == ("high" if asked else "highest")
+    finally:
+        machine.set_products("fp32")
+
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_steps_on_a_gpu_never_wait(name: str, precision: str) -> None:
+    """PyTorch's own alarm for waits stays silent during the second of two equal steps of each stage, and the losses are finite."""
+    device = machine.choose_device("cuda")
+    machine.set_for_training(precision, device)
+    run = pretend_gpu.tiny_run(name, precision=precision, device="cuda")
+    for trainer, stage, batch in pretend_gpu.rounds(name, run, lambda method: method, device):
+        images = batch.to(device)
+        trainer.run_step(stage, 0, images)  # libraries begin, algorithms are tried
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            trainer.run_step(stage, 0, images)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        trainer.check_finite()
+
+
+@gpu
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_run_on_a_gpu(name: str, compiled: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A whole tiny run on a GPU, compiled or not, with nothing to warn of, ends in a model that translates there."""
+    run = cases.config(name, training={"device": "cuda", "precision": "bf16", "compile": compiled})
+    file = loop.fit(cases.method(name, run), cases.pool(name), run, tmp_path, quiet=True)
+    assert "torch.compile failed" not in capsys.readouterr().err
+    model = unpaired.load(file, device="cuda", precision="bf16")
+    side = run.data.size
+    result = model.translate(torch.zeros(2, 3, side, side), *model.method.directions[0], seed=0)
+    assert result.is_cuda and bool(result.isfinite().all())
+
+
+@gpu
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_the_compiled_engine_on_a_gpu(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """CUDA graphs give what PyTorch gives, call after call, and results of earlier calls stay as they are."""
+    torch._dynamo.reset()
+    models = []
+    for engine in ("torch", "compile"):
+        torch.manual_seed(0)
+        models.append(Translator(cases.method(name), {}, device="cuda", engine=engine))
+    source, target = models[0].directions[0]
+    side = models[0].method.image_size
+    images = [torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(i)) * 2 - 1 for i in range(4)]
+    plain, other = ([m.translate(x, source, target, seed=i) for i, x in enumerate(images)] for m in models)
+    for a, b in zip(plain, other, strict=True):
+        torch.testing.assert_close(b, a, rtol=0, atol=1e-3)
+    assert "torch.compile failed" not in caplog.text

@@ -1,0 +1,513 @@
+"""StyleGAN and DeepI2I on it: networks, import, losses, phases, transfer, and what a trained model can be asked."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import official_stylegan as official
+import tiny
+import unpaired
+from closeness import TOLERANCE, error
+from unpaired import checkpoint, losses, machine
+from unpaired.cli import main
+from unpaired.config import from_dict, merge
+from unpaired.errors import CheckpointError, ConfigError, DataError
+from unpaired.interop.stylegan import import_stylegan
+from unpaired.methods.base import Batch
+from unpaired.methods.deepi2i import Adaptors
+from unpaired.methods.deepi2i_stylegan import DeepI2IStyleGAN
+from unpaired.methods.gans import BigGAN
+from unpaired.methods.stylegan import StyleGAN
+from unpaired.networks.stylegan import Discriminator, Generator, Shape, draw_noise
+from unpaired.training import loop
+from unpaired.training import run as training_run
+from unpaired.training.planning import flop_counter
+from unpaired.translate.synthesis import draw, synthesize
+from unpaired.translate.translator import Translator, load
+
+SMALL: dict[str, Any] = {"width": 2, "latent": 4, "mapping": 2, "batch_size": 2}
+
+
+def make(size: int = 32, **settings: Any) -> DeepI2IStyleGAN:
+    """A tiny one from random weights."""
+    torch.manual_seed(0)
+    config = DeepI2IStyleGAN.Config(**{**SMALL, "transfer": [], **settings})
+    return DeepI2IStyleGAN(config, ("cat", "dog"), image_size=size)
+
+
+def batch(n: int = 3, size: int = 32) -> Batch:
+    """Noise pictures."""
+    g = torch.Generator().manual_seed(1)
+    x, y = (torch.rand(n, 3, size, size, generator=g) * 2 - 1 for _ in range(2))
+    return Batch(x, torch.zeros(n, dtype=torch.int64), y, torch.ones(n, dtype=torch.int64))
+
+
+def parameters(*networks: nn.Module) -> int:
+    """How many numbers are trained."""
+    return sum(p.numel() for network in networks for p in network.parameters())
+
+
+# -- networks
+
+
+def test_official_counts() -> None:
+    """With the layers to and from RGB of all resolutions, as the official file has them, the networks up to 1024 pixels have
+    26.22 and 25.44 million parameters; the adaptors 20,058,624."""
+    shape = Shape(1024)
+    with torch.device("meta"):
+        generator, discriminator = Generator(shape), Discriminator(shape)
+        config = DeepI2IStyleGAN.Config(transfer=[], w_64=0.1)
+        adaptors = DeepI2IStyleGAN(config, ("cat", "dog"), image_size=256).adaptors
+    unused = [shape.channels(r) for r in shape.resolutions[:-1]]
+    assert round((parameters(generator) + sum(3 * c + 3 for c in unused)) / 1e6, 2) == 26.22
+    assert round((parameters(discriminator) + sum(3 * c + c for c in unused)) / 1e6, 2) == 25.44
+    assert parameters(adaptors) == 20_058_624
+
+
+def written(folder: Path, size: int, **more: official.State) -> tuple[Path, dict[str, official.State]]:
+    """A file as the official code writes it, with the optimisers' state beside the networks."""
+    torch.manual_seed(size)
+    parts = {
+        "generator": official.generator_state(16, 6), "discriminator": official.discriminator_state(16),
+        "g_running": official.generator_state(16, 6), **more,
+    }  # fmt: skip
+    file = folder / "stylegan.model"
+    step = {"state": {7: {"step": 3, "exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 0.1, "params": [7]}]}
+    torch.save({**parts, "g_optimizer": step}, file)
+    return file, parts
+
+
+@pytest.mark.parametrize("size", [32, 256])
+@torch.no_grad()
+def test_imported_networks_give_the_official_outputs(size: int, tmp_path: Path) -> None:
+    """Images, logits and taps equal an independent computation on the official names, with both kinds of resampling, also after
+    the model was written and read; widths, latents and layers come from the tensors; ``averaged`` takes the average."""
+    file, parts = written(tmp_path, size)
+    method, header = import_stylegan(file, size=size)
+    assert (method.shape.width, method.shape.latent, method.shape.mapping, method.image_size) == (16, 6, 2, size)
+    again, _ = checkpoint.load_method(checkpoint.write_model(tmp_path / "m.safetensors", method, header))
+    z, x = torch.randn(2, 6), torch.rand(2, 3, size, size) * 2 - 1
+    noise = draw_noise(method.shape, z)
+    logits, taps = official.judge(parts["discriminator"], x)
+    for gan in (method, again):
+        assert error(gan.generator(z, noise), official.generate(parts["generator"], z, noise)) <= TOLERANCE
+        assert error(gan.discriminator(x), logits) <= TOLERANCE
+        ours = gan.discriminator.taps(x)
+        assert ours.keys() == taps.keys()
+        assert all(error(ours[r], taps[r]) <= TOLERANCE for r in taps)
+    averaged, _ = import_stylegan(file, size=size, averaged=True)
+    assert error(averaged.generator(z, noise), official.generate(parts["g_running"], z, noise)) <= TOLERANCE
+
+
+@torch.no_grad()
+def test_imported_translator_gives_the_official_outputs(tmp_path: Path) -> None:
+    """Encoder, adaptors at 4 to 32 pixels with weight 0.1, added after the blocks, and generator equal the official ones."""
+    torch.manual_seed(5)
+    more = {"encoder": official.discriminator_state(16), "align": official.adaptor_state(16)}
+    file, parts = written(tmp_path, 64, **more)
+    out = tmp_path / "m.safetensors"
+    with pytest.raises(SystemExit) as left:
+        main(["import", "deepi2i-stylegan", str(file), "--domains", "dog,cat", "--size", "64", "--out", str(out)])
+    assert left.value.code == 0
+    model = load(out)
+    assert model.directions == (("dog", "cat"),)
+    method = model.method
+    x, z = torch.rand(2, 3, 64, 64) * 2 - 1, torch.randn(2, 6)
+    noise = draw_noise(method.shape, z)
+    taps = {r: t for r, t in official.judge(parts["encoder"], x)[1].items() if r <= 32}
+    adapted = official.adapt(parts["align"], taps)
+    found = method.adaptors(method.encode(x))
+    assert found.keys() == adapted.keys() == {4, 8, 16, 32}
+    assert all(error(found[r], adapted[r]) <= TOLERANCE for r in adapted)
+    wanted = official.generate(parts["generator"], z, noise, {r: 0.1 * a for r, a in adapted.items()})
+    assert error(method.decode(method.encode(x), z, noise), wanted) <= TOLERANCE
+    assert (method.config.loss, method.config.reconstruction) == ("wgan-gp", "mse")
+
+
+def test_what_cannot_be_imported_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    """NVIDIA's pickles, a size beyond the networks or of none, another file, a tensor of another shape."""
+    pkl = tmp_path / "karras2019stylegan-ffhq-1024x1024.pkl"
+    pkl.write_bytes(pickle.dumps({"G": print}))
+    with pytest.raises(CheckpointError, match=r"(?s)not opened.*NVIDIA.*can run code.*stylegan-256px-new\.model"):
+        import_stylegan(pkl)
+    file, parts = written(tmp_path, 32)
+    with pytest.raises(ConfigError, match="--size 48: StyleGAN has networks for 32, 64"):
+        import_stylegan(file, size=48)
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "other.model")
+    with pytest.raises(CheckpointError, match="not a checkpoint of StyleGAN in PyTorch"):
+        import_stylegan(tmp_path / "other.model")
+    parts["generator"]["generator.progression.1.conv2.conv.weight_orig"] = torch.zeros(16, 16, 1, 1)
+    del parts["discriminator"]["linear.linear.bias"]
+    torch.save(parts, tmp_path / "wrong.model")
+    with pytest.raises(CheckpointError, match=r"blocks\.1\.conv\.weight +16×16×3×3 +16×16×1×1"):
+        import_stylegan(tmp_path / "wrong.model", size=32)
+
+
+def test_style_mixing_starts_at_a_block() -> None:
+    """Another latent from block k on leaves the first k blocks as they were: from block 0 on it is the other image."""
+    torch.manual_seed(0)
+    shape = Shape(32, 4, 4, 2)
+    generator = Generator(shape)
+    z, other = torch.randn(2, 2, 4)
+    noise = draw_noise(shape, z)
+    assert torch.equal(generator(z, noise, mix=(other, 0)), generator(other, noise))
+    assert torch.equal(generator(z, noise, mix=(other, 4)), generator(z, noise))
+    assert not torch.equal(generator(z, noise, mix=(other, 2)), generator(z, noise))
+
+
+def test_noise_matters_once_its_weight_is_not_zero() -> None:
+    """Noise weights start at 0."""
+    torch.manual_seed(0)
+    shape = Shape(32, 4, 4, 2)
+    generator = Generator(shape)
+    z = torch.randn(1, 4)
+    first, second = draw_noise(shape, z), draw_noise(shape, z)
+    assert torch.equal(generator(z, first), generator(z, second))
+    nn.init.ones_(generator.blocks[2].layer1.noise)  # type: ignore[union-attr, arg-type]
+    assert not torch.equal(generator(z, first), generator(z, second))
+
+
+def test_the_discriminator_sees_how_a_batch_varies() -> None:
+    """The same image is judged otherwise beside another one: so real and generated images are judged apart."""
+    torch.manual_seed(0)
+    discriminator = Discriminator(Shape(32, 4, 4, 2))
+    x, y = torch.rand(2, 1, 3, 32, 32)
+    alone, beside = discriminator(torch.cat([x, x])), discriminator(torch.cat([x, y]))
+    assert not torch.allclose(alone[0], beside[0])
+    assert torch.allclose(alone[0], discriminator(x)[0], atol=1e-6)
+
+
+# -- losses
+
+
+def test_r1_penalty() -> None:
+    """For D(x) = <w, x>² at x it is the mean of ‖2 <w, x> w‖², and it is differentiated by the critic's parameters alone."""
+    w = torch.randn(3, requires_grad=True)
+    x = torch.randn(4, 3, requires_grad=True)
+    penalty = losses.r1_penalty(lambda v: (v @ w).square(), x)
+    assert penalty.item() == pytest.approx(((2 * (x @ w)).square() * w.square().sum()).mean().item(), rel=1e-5)
+    penalty.backward()
+    assert w.grad is not None and bool(w.grad.any()) and x.grad is None
+
+
+def test_both_losses() -> None:
+    """r1: logistic terms and γ/2 times the penalty; wgan-gp: gap, drift and penalty."""
+    method = make(r1=10.0)
+    assert method.discriminator_loss(batch()).keys() == {"real", "fake", "penalty"}
+    x = batch().target
+    plain = losses.r1_penalty(method.discriminator, x)
+    assert method.critic(batch().source, x)["penalty"].item() == pytest.approx(5 * plain.item(), rel=1e-5)
+    method = make(loss="wgan-gp", drift=0.5)
+    terms = method.critic(batch().source, x)
+    assert terms.keys() == {"gap", "drift", "penalty"}
+    with torch.no_grad():
+        real, fake = method.discriminator(x), method.discriminator(batch().source)
+    assert terms["gap"].item() == pytest.approx((fake.mean() - real.mean()).item(), abs=1e-5)
+    assert not method.monitor  # only logits around 0 can be right or wrong
+    assert terms["drift"].item() == pytest.approx(0.5 * real.square().mean().item(), rel=1e-4)
+    assert method.fooled(real).item() == pytest.approx(-real.mean().item())
+
+
+def test_reconstruction_of_a_sample_depends_on_that_sample_alone() -> None:
+    """The gradient of sample i's share reaches translation i and no other; equal pictures have none to pay."""
+    method = make()
+    fake = torch.rand(3, 3, 32, 32, requires_grad=True)
+    psi, goal = method.discriminator.taps(fake), method.discriminator.taps(batch().source)
+    for i in range(3):
+        one = {r: t[i : i + 1] for r, t in psi.items()}, {r: t[i : i + 1] for r, t in goal.items()}
+        (gradient,) = torch.autograd.grad(method.reconstruction(*one), fake, retain_graph=True)
+        assert [bool(g.any()) for g in gradient] == [j == i for j in range(3)]
+    assert method.reconstruction(goal, goal).item() == 0
+
+
+@pytest.mark.parametrize("loss", ["r1", "wgan-gp"])
+def test_bf16_losses_stay_near_those_in_fp32(loss: str) -> None:
+    """Under autocast all terms, penalties included, agree within 5 % or 0.02, and their gradients are finite."""
+    found = []
+    for precision in ("fp32", "bf16"):
+        method = make(width=16, loss=loss, r1=1.0)
+        found.append({})
+        for update in method.stages()[1].updates:
+            torch.manual_seed(1)
+            with machine.autocast(precision, torch.device("cpu")):
+                terms = update.loss(batch())
+            torch.stack([t.float() for t in terms.values()]).sum().backward()
+            found[-1].update({f"{update.name}/{k}": float(v.detach()) for k, v in terms.items()})
+        assert all(bool(torch.isfinite(p.grad).all()) for p in method.parameters() if p.grad is not None)
+    first, second = found
+    assert first.keys() == second.keys()
+    for name in first:
+        assert second[name] == pytest.approx(first[name], rel=0.05, abs=0.02), name
+
+
+def test_gradient_penalties_stay_uncompiled(tmp_path: Path) -> None:
+    """With training.compile the discriminator's loss, which differentiates a gradient, is run as it is written."""
+    config = run_config(tmp_path / "none", transfer=[])
+    config = config.model_copy(update={"training": config.training.model_copy(update={"compile": True})})
+    method = training_run.build(config, ("blue", "red"))
+    trainer = loop.Trainer(
+        method, tiny.pool(side=32), config, tmp_path, held_out=None, header_extra={}, on_step=None, device=torch.device("cpu"),
+        ranks=loop.Ranks(), reporter=None,
+    )  # fmt: skip
+    stage = trainer.plan.stages[0]
+    judge, translator = stage.updates
+    assert trainer._loss(judge, stage) == judge.loss
+    assert trainer._loss(translator, stage) != translator.loss
+
+
+def test_operations_of_a_gradient_penalty_are_counted() -> None:
+    """`unpaired plan` and the benchmarks count steps that differentiate a gradient, more of them than without the penalty."""
+    found = []
+    for weight in (0.0, 10.0):
+        method = make(r1=weight)
+        with flop_counter() as counter:
+            terms = method.discriminator_loss(batch())
+            (terms["real"] + terms["fake"] if weight == 0 else terms["penalty"]).backward()
+        found.append(counter.get_total_flops())
+    assert found[1] > found[0] > 0
+
+
+# -- plan
+
+
+def test_two_phases() -> None:
+    """Adaptors and discriminator for 500 steps, then the generator too, its mapping network at a hundredth of the rate."""
+    method = make()
+    first, second = method.stages()
+    assert (first.name, first.steps, second.name) == ("adaptor", 500, "finetune")
+    assert first.updates[1].modules == (method.adaptors,)
+    assert second.updates[1].modules == (method.adaptors, method.generator.mapping, method.generator)
+    assert second.updates[1].rates == pytest.approx((1.0, 0.01, 1.0))
+    (stage,) = StyleGAN(StyleGAN.Config(**SMALL), ("cat",), image_size=32).stages()
+    assert stage.updates[1].rates == pytest.approx((0.01, 1.0))
+
+
+def test_levels() -> None:
+    """Connected and compared at 4 to 32 pixels; 64 on demand; fewer halvings take the deep ones out; none is refused."""
+    assert make(64).resolutions == make(64).compared == (32, 16, 8, 4)
+    assert make(128, w_64=0.1, alpha_64=0.2).resolutions == (64, 32, 16, 8, 4)
+    assert make(128, w_64=0.1).compared == (32, 16, 8, 4)
+    assert make(32).resolutions == (16, 8, 4)  # the discriminator's first map has half the image's size
+    assert make(128, downsampling=3).resolutions == (32, 16)
+    with pytest.raises(ConfigError, match="downsampling = 1"):
+        make(128, downsampling=1)
+    with pytest.raises(ValueError, match="w_64 and w_32 and w_16 and w_8 and w_4 are all 0"):
+        make(w_4=0, w_8=0, w_16=0, w_32=0)
+    with pytest.raises(ConfigError, match=r"data\.size = 48: StyleGAN has networks for 32, 64"):
+        make(48)
+
+
+def test_without_adaptors_and_scratch() -> None:
+    """The encoder's maps are added as they are; from scratch all four networks train in one phase."""
+    method = make(adaptor="none")
+    taps = method.encode(batch().source)
+    assert all(torch.equal(method.adaptors(taps)[r], taps[r]) for r in taps)
+    assert [u.name for u in method.stages()[0].updates] == ["discriminator"]
+    (stage,) = make(mode="scratch").stages()
+    assert len(stage.updates[1].modules) == 4
+
+
+def test_one_direction() -> None:
+    """From the named source (the first domain when none is named) to the other; the other way is refused."""
+    assert make().directions == (("cat", "dog"),)
+    method = make(source="dog").eval()
+    assert method.directions == method.pairs == (("dog", "cat"),)
+    with pytest.raises(ConfigError, match="dog to cat alone, not cat to dog"):
+        method.translate(batch().source, "cat", "dog")
+    with pytest.raises(ConfigError, match=r"'dogs' is no domain of the data\. Did you mean"):
+        make(source="dogs")
+
+
+@torch.no_grad()
+def test_output_depends_on_input_and_latent() -> None:
+    """Both change the picture; the same latents and seed give the same; the range is kept; a wrong latent is refused."""
+    method = make(w_4=5.0).eval()
+    x, z = batch(1).source, torch.randn(1, 4)
+
+    def out(images: Tensor, latents: Tensor) -> Tensor:
+        return method.translate(images, "cat", "dog", generator=torch.Generator().manual_seed(0), latents=latents)
+
+    one = out(x, z)
+    assert torch.equal(one, out(x, z)) and one.abs().max() <= 1
+    assert not torch.allclose(one, out(-x, z)) and not torch.allclose(one, out(x, -z))
+    with pytest.raises(DataError, match=r"latents have shape \[1, 3\]; wanted \[1, 4\]"):
+        out(x, z[:, :3])
+
+
+# -- transfer
+
+
+def gan(folder: Path, **settings: Any) -> Path:
+    """A file of a tiny pretrained StyleGAN."""
+    torch.manual_seed(3)
+    config = from_dict({"method": "stylegan", "data": {"size": 32}, "model": {**SMALL, **settings}})
+    method = StyleGAN(config.model, ("faces",), image_size=32)
+    return checkpoint.write_model(folder / "gan.safetensors", method, checkpoint.make_header(method, config))
+
+
+def run_config(pretrained: Path, **model: Any) -> Any:
+    """A run of a few steps."""
+    base = {
+        "method": "deepi2i-stylegan",
+        "data": {"size": 32, "cache": False},
+        "training": {"device": "cpu", "precision": "fp32", "sample_every": 100, "samples": 2, "tensorboard": False},
+        "model": {**SMALL, "adaptor_steps": 1, "finetune_steps": 1, "pretrained": str(pretrained)},
+    }
+    return from_dict(merge(base, {"model": model}))
+
+
+def test_a_fresh_run_starts_from_the_pretrained_networks(tmp_path: Path) -> None:
+    """Encoder and discriminator have the discriminator's weights, the generator the generator's; partial transfer leaves the
+    others alone; the header says where they came from."""
+    file = gan(tmp_path)
+    theirs = checkpoint.load_method(file)[0].state_dict()
+    method = make(transfer=["encoder", "generator", "discriminator"], pretrained=str(file))
+    (source,) = method.prepare()
+    assert source["name"] == "stylegan" and source["file"] == str(file) and len(source["sha256"]) == 64
+    for name, value in method.state_dict().items():
+        network, _, rest = name.partition(".")
+        if network != "adaptors":
+            assert torch.equal(value, theirs[f"{network.replace('encoder', 'discriminator')}.{rest}"]), name
+    method = make(transfer=["generator"], pretrained=str(file))
+    method.prepare()
+    assert torch.equal(method.generator.constant, theirs["generator.constant"])
+    assert not torch.equal(method.encoder.from_rgb.weight, theirs["discriminator.from_rgb.weight"])
+
+
+def test_pretrain_then_transfer_then_translate(tmp_path: Path) -> None:
+    """The whole path by command: a GAN on one folder, a translator that takes its settings over, pictures; the run resumes
+    without the GAN's file."""
+    data = tiny.folder(tmp_path / "data", count=6, side=32)
+    small = [x for k, v in SMALL.items() for x in ("--set", f"model.{k}={v}")]
+    common = ["--set", "training.samples=2", "--device", "cpu", "--quiet"]
+
+    def run(*arguments: str) -> None:
+        with pytest.raises(SystemExit) as left:
+            main([str(a) for a in arguments])
+        assert left.value.code == 0, arguments
+
+    one = data / "train" / "red"
+    run(
+        "pretrain",
+        one,
+        "--method",
+        "stylegan",
+        "--out",
+        tmp_path / "gan",
+        *small,
+        "--set",
+        "data.size=32",
+        "--steps",
+        "2",
+        *common,
+    )
+    assert unpaired.load(tmp_path / "gan").header["method"] == "stylegan"
+    train = [
+        "train",
+        data,
+        "--pretrained",
+        tmp_path / "gan",
+        "--out",
+        tmp_path / "run",
+        "--set",
+        "model.source=red",
+        "--set",
+        "model.batch_size=2",
+    ]
+    run(*train, "--steps", "2", *common)
+    model = unpaired.load(tmp_path / "run")
+    assert model.header["method"] == "deepi2i-stylegan" and model.directions == (("red", "blue"),)
+    assert model.method.shape.width == SMALL["width"]
+    (tmp_path / "gan").rename(tmp_path / "elsewhere")
+    run(*train, "--steps", "2", *common)
+    pictures = [
+        "translate",
+        tmp_path / "run",
+        data / "test" / "red",
+        "--to",
+        "blue",
+        "--samples",
+        "2",
+        "--out",
+        tmp_path / "out",
+    ]
+    run(*pictures, "--quiet", "--report", tmp_path / "report.json")
+    assert json.loads((tmp_path / "report.json").read_text())["items"]
+    first, second = (sorted((tmp_path / "out" / f"sample-{n}").rglob("*.png")) for n in (1, 2))
+    assert len(first) == len(second) == 2
+    assert first[0].read_bytes() != second[0].read_bytes()
+
+
+def test_errors_of_transfer_say_what_to_do(tmp_path: Path) -> None:
+    """No file, a BigGAN in place of a StyleGAN, another size or width, a run of another method: each with the way out."""
+    with pytest.raises(ConfigError, match=r"--pretrained FILE.*pretrain DATA --method stylegan.*mode=scratch"):
+        make(transfer=["generator"]).prepare()
+    config = from_dict({"method": "biggan", "data": {"size": 32}, "model": {"width": 2, "shared_dim": 4, "z_dim": 8}})
+    other = BigGAN(config.model, ("faces",), image_size=32)
+    file = checkpoint.write_model(tmp_path / "b.safetensors", other, checkpoint.make_header(other, config))
+    with pytest.raises(CheckpointError, match=r"'biggan', a GAN of another kind.*--method stylegan"):
+        make(transfer=["generator"], pretrained=str(file)).prepare()
+    with pytest.raises(ConfigError, match="size is 32 there and 64 here"):
+        make(64, transfer=["generator"], pretrained=str(gan(tmp_path))).prepare()
+    with pytest.raises(ConfigError, match="width is 2 there and 4 here"):
+        make(transfer=["generator"], pretrained=str(gan(tmp_path)), width=4).prepare()
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.toml").write_text('method = "biggan"\n')
+    with pytest.raises(ConfigError, match="a run of method 'biggan', not a pretraining of stylegan"):
+        unpaired.pretrain(tmp_path, run, method="stylegan")
+    with pytest.raises(ConfigError, match="--method unit is no GAN; there are: biggan, stylegan"):
+        unpaired.pretrain(tmp_path, tmp_path / "new", method="unit")
+    with pytest.raises(ConfigError, match="'unit' is no pretraining"):
+        unpaired.pretrain(tmp_path, tmp_path / "new", preset="unit-small")
+    with pytest.raises(ConfigError, match="wants 2 domains; the data has 3"):
+        training_run.build(run_config(file), ("a", "b", "c"))
+
+
+def test_a_gan_ignores_its_input(tmp_path: Path) -> None:
+    """As a translator a StyleGAN draws an image; only the number of inputs counts, and the latents decide; ``synthesize`` writes
+    such images."""
+    torch.manual_seed(0)
+    method = StyleGAN(StyleGAN.Config(**SMALL), ("cat", "dog"), image_size=32).eval()
+    x, z = batch(2).source, torch.randn(2, 4)
+    with torch.no_grad():
+        assert torch.equal(method.translate(x, None, "dog", latents=z), method.translate(-x, "cat", "dog", latents=z))
+        assert not torch.equal(
+            method.translate(x, None, "dog", latents=z), method.translate(x, None, "dog", latents=-z)
+        )
+    assert method.pairs == (("cat", "cat"), ("dog", "dog"))
+    drawn = Translator(method, {"method": "stylegan", "step": 0})
+    assert len(synthesize(drawn, tmp_path / "out", count=2, domain="dog", device="cpu")) == 2
+    assert isinstance(make().adaptors, Adaptors)
+
+
+def loud(method: Any) -> Any:
+    """``method`` with noise maps that count, as after any training; they begin at weight 0."""
+    with torch.no_grad():
+        for name, weight in method.generator.named_parameters():
+            if "noise" in name:
+                weight.fill_(1.0)
+    return method.eval()
+
+
+def test_noise_maps_follow_from_the_seed(tmp_path: Path) -> None:
+    """A picture that is synthesised depends on its number and the seed, whatever else is drawn; along a walk the maps stay as they are;
+    ``translate`` with latents and a seed gives the same twice, with another seed another."""
+    torch.manual_seed(0)
+    drawn = Translator(loud(StyleGAN(StyleGAN.Config(**SMALL), ("cat",), image_size=32)), {"method": "stylegan"})
+    few, more = (synthesize(drawn, tmp_path / str(n), count=n, seed=5, device="cpu") for n in (2, 3))
+    assert [p.read_bytes() for p in few] == [p.read_bytes() for p in more[:2]]
+    same = torch.randn(1, 4).expand(4, 4)
+    a, b, c, d = draw(drawn, same, "cat", seed=5, walk=2)
+    assert torch.equal(a, b) and torch.equal(c, d) and not torch.allclose(a, c)
+    method, x, z = Translator(loud(make()), {"method": "deepi2i-stylegan"}), batch(2).source, torch.randn(2, 4)
+    one = method.translate(x, "cat", "dog", seed=3, latents=z)
+    assert torch.equal(one, method.translate(x, "cat", "dog", seed=3, latents=z))
+    assert not torch.allclose(one, method.translate(x, "cat", "dog", seed=4, latents=z))

@@ -1,0 +1,260 @@
+"""BigGAN: sizes, spectral norm, batch statistics, regularisation, and another set of classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import tiny
+import unpaired
+from unpaired import checkpoint, interop
+from unpaired.errors import CheckpointError, ConfigError, DataError
+from unpaired.methods.gans import WIDEST_CHANNELS_LAST, BigGAN
+from unpaired.networks.biggan import (
+    Discriminator,
+    Features,
+    Generator,
+    Shape,
+    nearest_classes,
+    orthogonal_penalty,
+    orthogonal_weights,
+    standing_statistics,
+    with_classes,
+)
+from unpaired.networks.convnets import steady
+
+SMALL: dict[str, Any] = {"width": 2, "shared_dim": 4, "z_dim": 8}
+
+
+def parameters(network: nn.Module) -> int:
+    """How many numbers are trained."""
+    return sum(p.numel() for p in network.parameters())
+
+
+def test_official_counts() -> None:
+    """At width 96, 128 pixels and 1000 classes: the parameters and tensors of the official networks."""
+    with torch.device("meta"):
+        generator, discriminator, encoder = Generator(Shape()), Discriminator(Shape()), Features(Shape())
+    assert parameters(generator) == 70_433_988 and len(generator.state_dict()) == 166
+    assert parameters(discriminator) == 87_982_370 and len(discriminator.state_dict()) == 88
+    assert parameters(encoder) == 86_444_833
+
+
+@pytest.mark.parametrize("size", [32, 64, 128, 256])
+def test_sizes(size: int) -> None:
+    """Each size gives images of that side and one logit each; taps and the generator's maps are where Shape says."""
+    shape = Shape(size, 2, 5, 4, 20, attention=0)
+    generator, discriminator = Generator(shape).eval(), Discriminator(shape).eval()
+    y = torch.tensor([0, 4])
+    with torch.no_grad():
+        images = generator(torch.randn(2, shape.latent), y)
+        assert images.shape == (2, 3, size, size) and images.abs().max() <= 1
+        assert discriminator(images, y).shape == (2, 1)
+        taps = discriminator.taps(images)
+    assert {r: t.shape[1] for r, t in taps.items()} == shape.tap_channels
+    assert shape.latent <= 20 and shape.latent % (len(shape.generator) + 1) == 0
+
+
+def test_steady_keeps_the_weights_that_are_used() -> None:
+    """Inside steady() two passes are equal and nothing is stored; the mode comes back afterwards."""
+    shape = Shape(32, 2, 3, 4, 8)
+    discriminator = Discriminator(shape).train()
+    before = {k: v.clone() for k, v in discriminator.state_dict().items()}
+    x = torch.randn(2, 3, 32, 32)
+    with steady(discriminator):
+        first, second = discriminator.taps(x), discriminator.taps(x)
+    assert all(torch.equal(first[r], second[r]) for r in first)
+    assert discriminator.training and discriminator.blocks.training
+    assert all(torch.equal(before[k], v) for k, v in discriminator.state_dict().items())
+
+
+def test_standing_statistics_are_the_mean_of_the_passes() -> None:
+    """The first norm's statistics after k passes are the means over them; spectral vectors do not move."""
+    torch.manual_seed(0)
+    shape = Shape(32, 2, 3, 4, 8)
+    generator = Generator(shape)
+    latents = torch.randn(3, 6, shape.latent)
+    y = torch.tensor([0, 1, 2, 0, 1, 2])
+    spectral = {k: v.clone() for k, v in generator.state_dict().items() if k.endswith(("u0", "sv0"))}
+    turn = iter(latents)
+    standing_statistics(generator, lambda: generator(next(turn), y), 3)
+    norm = generator.blocks[0][0].bn1  # type: ignore[index]
+    generator.eval()
+    with torch.no_grad():
+        maps = [generator.linear(z[:, : shape.chunk]).view(6, -1, 4, 4) for z in latents]
+    assert torch.allclose(norm.stored_mean, torch.stack([m.mean((0, 2, 3)) for m in maps]).mean(0), atol=1e-6)
+    assert torch.allclose(norm.stored_var, torch.stack([m.var((0, 2, 3)) for m in maps]).mean(0), atol=1e-6)
+    assert all(torch.equal(generator.state_dict()[k], v) for k, v in spectral.items())
+
+
+def test_orthogonal_start_has_no_penalty() -> None:
+    """Right after orthogonal initialisation the penalty of Eq. 3 is 0 for weights with no more rows than columns; it is
+    the squared off-diagonal part of the Gram matrix."""
+    layer = nn.Linear(8, 4)
+    orthogonal_weights(layer)
+    assert orthogonal_penalty(layer).item() < 1e-9
+    with torch.no_grad():
+        layer.weight.copy_(torch.zeros(4, 8))
+        layer.weight[0, 0] = layer.weight[1, 0] = 2.0
+    assert orthogonal_penalty(layer).item() == pytest.approx(2 * 4.0**2)
+
+
+# -- classes
+
+
+def test_classes_are_gathered_with_their_optimiser_state() -> None:
+    """Rows, spectral vector and Adam's moments of a new class are those of the class it starts from; the rest is kept."""
+    shape = Shape(32, 2, 4, 4, 8)
+    discriminator = Discriminator(shape)
+    state = {
+        **discriminator.state_dict(),
+        "optimizer/d/discriminator.embed.weight/exp_avg": torch.arange(4.0)[:, None].expand(4, 8).clone(),
+        "optimizer/d/discriminator.embed.weight/step": torch.tensor(7.0),
+    }
+    new = with_classes(state, [2, 2, 0])
+    assert torch.equal(new["embed.weight"], state["embed.weight"][[2, 2, 0]])
+    assert new["embed.u0"].shape == (1, 3) and new["embed.u0"].norm().item() == pytest.approx(1)
+    assert new["optimizer/d/discriminator.embed.weight/exp_avg"][:, 0].tolist() == [2, 2, 0]
+    assert new["optimizer/d/discriminator.embed.weight/step"] == 7
+    assert torch.equal(new["blocks.0.0.conv1.weight"], state["blocks.0.0.conv1.weight"])
+    Discriminator(Shape(32, 2, 3, 4, 8)).load_state_dict({k: v for k, v in new.items() if "/" not in k})
+    mixed = with_classes(state, [None, 1, None])["embed.weight"]
+    middle = state["embed.weight"].mean(0)
+    assert torch.allclose(mixed, torch.stack([middle, state["embed.weight"][1], middle]))
+
+
+def test_nearest_class_is_the_one_judged_most_real() -> None:
+    """The chosen class maximises the mean logit of the images."""
+    torch.manual_seed(0)
+    discriminator = Discriminator(Shape(32, 2, 6, 4, 8)).eval()
+    sets = [torch.randn(4, 3, 32, 32) * s for s in (0.2, 1.0)]
+    found = nearest_classes(discriminator, sets)
+    with torch.no_grad():
+        for images, chosen in zip(sets, found, strict=True):
+            logits = [discriminator(images, torch.full((4,), y)).mean().item() for y in range(6)]
+            assert max(range(6), key=logits.__getitem__) == chosen
+
+
+# -- the method
+
+
+def make(domains: tuple[str, ...] = ("red", "blue"), **settings: Any) -> BigGAN:
+    """A tiny one at 32 pixels."""
+    return BigGAN(BigGAN.Config(**{**SMALL, **settings}), domains, image_size=32)
+
+
+def test_wrong_size_is_refused() -> None:
+    """100 pixels: the error names the sizes and what to type."""
+    with pytest.raises(ConfigError, match=r"32, 64, 128, 256.*--set data.size=64"):
+        BigGAN(BigGAN.Config(**SMALL), ("a", "b"), image_size=100)
+
+
+@pytest.mark.parametrize(("width", "last"), [(WIDEST_CHANNELS_LAST, True), (WIDEST_CHANNELS_LAST + 4, False)])
+def test_wide_networks_stay_contiguous(width: int, last: bool) -> None:
+    """On a CPU convolutions lie in channels_last up to a width, and images are the same within rounding in either format."""
+    torch.manual_seed(0)
+    method = make(width=width).eval()
+    z = torch.randn(2, method.shape.latent)
+    with torch.no_grad():
+        before = method.translate(torch.zeros(2, 3, 32, 32), "red", "blue", latents=z)
+        method.place(torch.device("cpu"))
+        after = method.translate(torch.zeros(2, 3, 32, 32), "red", "blue", latents=z)
+    weights = [m.weight for m in method.modules() if isinstance(m, nn.Conv2d) and m.kernel_size[0] > 1]
+    assert {w.is_contiguous(memory_format=torch.channels_last) for w in weights} == {last}
+    assert (after - before).abs().max() < 1e-4
+
+
+def test_images_follow_from_latents() -> None:
+    """The input's content does not matter, latents and class do; wrong latents are refused."""
+    method = make().eval()
+    x, z = torch.rand(2, 3, 32, 32), torch.randn(2, method.shape.latent)
+    with torch.no_grad():
+        one = method.translate(x, None, "red", latents=z)
+        assert torch.equal(one, method.translate(-x, "blue", "red", latents=z))
+        assert not torch.equal(one, method.translate(x, None, "red", latents=-z))
+    with pytest.raises(DataError, match="latents"):
+        method.translate(x, None, "red", latents=z[:1])
+
+
+def test_pretrain_on_a_single_folder(tmp_path: Path) -> None:
+    """Images without any class folder are one class; the run writes samples, and its model draws images."""
+    tiny.folder(tmp_path / "data", count=8, side=32)
+    flat = tmp_path / "data/train/red"
+    settings = {f"model.{k}": v for k, v in SMALL.items()} | {
+        "data.size": 32,
+        "model.batch_size": 2,
+        "data.cache": False,
+    }
+    model = unpaired.pretrain(flat, tmp_path / "run", settings=settings, steps=2, quiet=True)
+    assert model.domains == ("red",) and model.info()["method"] == "biggan"
+    assert (tmp_path / "run/samples/step-000000002.png").exists()
+    assert model.translate(torch.zeros(1, 3, 32, 32), None, "red", seed=1).shape == (1, 3, 32, 32)
+    again = unpaired.pretrain(flat, tmp_path / "run", settings=settings, steps=2, quiet=True)
+    assert again.sha256 == model.sha256
+
+
+# -- import
+
+
+def exported(folder: Path, method: BigGAN) -> tuple[Path, Path]:
+    """Files as the official code writes them."""
+    torch.save(method.generator.state_dict(), folder / "G_ema.pth")
+    torch.save(method.discriminator.state_dict(), folder / "D.pth")
+    return folder / "G_ema.pth", folder / "D.pth"
+
+
+def test_import_infers_every_size(tmp_path: Path) -> None:
+    """Resolution, width, latents, classes and attention of any of our networks are read off its tensors."""
+    for size, width, attention in ((32, 2, 0), (64, 4, 32), (128, 8, 64)):
+        method = BigGAN(
+            BigGAN.Config(width=width, shared_dim=4, z_dim=20, attention=attention), ("a", "b", "c"), image_size=size
+        ).eval()
+        found, _ = interop.import_biggan(*exported(tmp_path, method), ("a", "b", "c"))
+        assert (found.shape.size, found.shape.width, found.shape.latent) == (size, width, method.shape.latent)
+        x, z = torch.zeros(1, 3, size, size), torch.randn(1, method.shape.latent)
+        with torch.no_grad():
+            assert torch.equal(found.translate(x, None, "b", latents=z), method.translate(x, None, "b", latents=z))
+
+
+def test_import_errors_say_what_to_do(tmp_path: Path) -> None:
+    """A wrong number of names, swapped files, a missing file and missing tensors are each named."""
+    gen, dis = exported(tmp_path, make(("a", "b", "c")))
+    with pytest.raises(ConfigError, match="has 3 classes, --domains names 2"):
+        interop.import_biggan(gen, dis, ("a", "b"))
+    with pytest.raises(CheckpointError, match="not a BigGAN generator"):
+        interop.import_biggan(dis, gen)
+    with pytest.raises(CheckpointError, match="No such file"):
+        interop.import_biggan(gen, tmp_path / "none.pth")
+    state = dict(torch.load(dis, weights_only=True))
+    del state["embed.u0"]
+    torch.save(state, dis)
+    with pytest.raises(CheckpointError, match=r"embed\.u0 +1×3 +-"):
+        interop.import_biggan(gen, dis)
+
+
+def test_class_names_come_from_a_list_or_a_file(tmp_path: Path) -> None:
+    """Commas or lines; doubled and empty names are refused, and a file that is not there is not the name of a class."""
+    assert interop.class_names("cat, dog") == ("cat", "dog")
+    file = tmp_path / "names.txt"
+    file.write_text("cat\ndog, large\n\n")
+    assert interop.class_names(str(file)) == ("cat", "dog, large")
+    for missing in (tmp_path / "classes.txt", "classes.txt", tmp_path / "classes"):
+        with pytest.raises(ConfigError, match="no such file"):
+            interop.class_names(str(missing))
+    with pytest.raises(ConfigError, match="twice: cat"):
+        interop.class_names("cat,cat")
+    with pytest.raises(ConfigError, match="number 2 is empty"):
+        interop.class_names("cat,,dog")
+
+
+def test_a_generator_of_many_classes_has_a_small_header(tmp_path: Path) -> None:
+    """A model of 1,200 classes makes each of them and translates none; its header stays small and it loads with all of them."""
+    names = tuple(f"c{i:04d}" for i in range(1200))
+    method, header = interop.import_biggan(*exported(tmp_path, make(names)), names)
+    path = checkpoint.write_model(tmp_path / "m.safetensors", method, header)
+    assert header["directions"] == "all"
+    assert unpaired.load(path).directions == tuple((n, n) for n in names)

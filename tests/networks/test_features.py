@@ -1,0 +1,130 @@
+"""Feature networks: layers by name, preprocessing, files of two makes, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from unpaired import weights
+from unpaired.errors import ConfigError, WeightsError
+from unpaired.networks import classifiers
+from unpaired.networks.classifiers import IMAGENET_MEAN, IMAGENET_STD, NETWORKS, Features, load_pretrained
+
+X = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@pytest.mark.parametrize(
+    ("name", "taps", "shapes"),
+    [
+        ("vgg19", ("relu1_1", "conv5_1", "relu3_3"), [(64, 64), (512, 4), (256, 16)]),
+        ("squeezenet1_1", ("relu1", "fire3", "fire9"), [(64, 31), (128, 15), (512, 3)]),
+        ("alexnet", ("relu1", "relu5"), [(64, 15), (256, 3)]),
+        ("mobilenet_v1", ("stride2", "stride8", "stride32"), [(64, 32), (256, 8), (1024, 2)]),
+    ],
+)
+def test_layers_by_name(name: str, taps: tuple[str, ...], shapes: list[tuple[int, int]]) -> None:
+    """Taps come in the order asked for, with the published channels and sizes; nothing deeper than the last is built."""
+    network = Features(name, taps).eval()
+    assert [(t.shape[1], t.shape[2]) for t in network(X)] == shapes
+    assert list(network.layers)[-1] == max(taps, key=list(network.layers).index)
+
+
+def test_a_tap_before_a_relu_stays_what_it_was() -> None:
+    """Nothing works in place: conv1_1 keeps its negative values when relu1_1 is computed from it."""
+    before, after = Features("vgg19", ("conv1_1", "relu1_1"))(X)
+    assert float(before.detach().min()) < 0 and torch.equal(before.relu(), after)
+
+
+def test_unknown_names_are_refused() -> None:
+    """With the nearest name."""
+    with pytest.raises(ConfigError, match="Did you mean 'vgg19'"):
+        Features("vgg18", ("relu1_1",))
+    with pytest.raises(ConfigError, match="no layer 'relu1_3'"):
+        Features("vgg19", ("relu1_3",))
+
+
+@pytest.mark.parametrize("name", ["vgg19", "squeezenet1_1", "alexnet"])
+def test_same_network_as_torchvision(name: str) -> None:
+    """With torchvision's weights under torchvision's names, the last layer equals torchvision's own ``features``, whose
+    input is normalised by ImageNet's statistics."""
+    weights.import_torchvision()
+    from torchvision import models
+
+    torch.manual_seed(0)
+    theirs = getattr(models, name)(weights=None).features.eval()
+    last = {"vgg19": "pool5", "squeezenet1_1": "fire9", "alexnet": "pool5"}[name]
+    ours = Features(name, (last,))
+    ours.fill(name, {f"features.{k}": v for k, v in theirs.state_dict().items()})
+    mean, std = (torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+    with torch.no_grad():
+        expected = theirs(((X + 1) / 2 - mean) / std)
+        (found,) = ours(X)
+    assert torch.allclose(found, expected, atol=1e-5 * float(expected.abs().max()))
+
+
+@torch.no_grad()
+def test_caffe_weights_with_their_own_preprocessing(shared: Path) -> None:
+    """The Caffe file, folded into RGB in [-1, 1], equals its convolutions on BGR in [0, 255] minus its means, computed
+    here layer by layer."""
+    state = weights.load("squeezenet_v1.1_features", shared / "weights")
+    network = Features("squeezenet1_1", ("relu1", "fire2", "fire3"))
+    about = load_pretrained(network, shared / "weights")
+    assert about["file"] == "squeezenet_v1.1_features.pth" and about["sha256"].startswith("4a6bcf07")
+    bgr = (X.flip(1) + 1) * 127.5 - torch.tensor([103.9, 116.8, 123.7])[:, None, None]
+    x = F.conv2d(bgr, state["conv1.weight"], state["conv1.bias"], stride=2).relu()
+    expected = [x]
+    x = F.max_pool2d(x, 3, 2, ceil_mode=True)
+    for name in ("fire2", "fire3"):
+        s = F.conv2d(x, state[f"{name}.squeeze1x1.weight"], state[f"{name}.squeeze1x1.bias"]).relu()
+        one = F.conv2d(s, state[f"{name}.expand1x1.weight"], state[f"{name}.expand1x1.bias"])
+        three = F.conv2d(s, state[f"{name}.expand3x3.weight"], state[f"{name}.expand3x3.bias"], padding=1)
+        x = torch.cat([one, three], 1).relu()
+        expected.append(x)
+    for found, reference in zip(network(X), expected, strict=True):
+        assert float((found - reference).abs().max() / reference.abs().max()) < 1e-5
+
+
+@torch.no_grad()
+def test_mobilenet_equals_its_own_class(shared: Path) -> None:
+    """The same taps as :class:`MobileNetV1` gives, from the same file."""
+    network = Features("mobilenet_v1", NETWORKS["mobilenet_v1"].shallow).eval()
+    load_pretrained(network, shared / "weights")
+    expected = classifiers.mobilenet_v1(shared / "weights")(X)
+    for tap, found in zip(network.taps, network(X), strict=True):
+        assert torch.allclose(found, expected[tap], atol=1e-5)
+
+
+def test_files_that_do_not_fit(shared: Path, tmp_path: Path) -> None:
+    """Tensors of another network are refused with name and shapes; a folder without the file names file and address."""
+    with pytest.raises(WeightsError, match=r"features\.0\.weight should be \[64, 3, 3, 3\]"):
+        Features("vgg19", ("relu1_1",)).fill("vgg19", {"features.0.weight": torch.zeros(1)})
+    with pytest.raises(WeightsError, match=r"alexnet-owt-7be5be79\.pth"):
+        load_pretrained(Features("alexnet", ("relu1",)), shared / "weights")
+    with pytest.raises(WeightsError, match="no such file or folder"):
+        load_pretrained(Features("alexnet", ("relu1",)), tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("side", [7, 1])
+@pytest.mark.parametrize(("kernel", "stride", "groups"), [(3, 1, 4), (3, 2, 4), (1, 1, 1), (3, 1, 1)])
+def test_a_fixed_norm_is_part_of_its_convolution(kernel: int, stride: int, groups: int, side: int) -> None:
+    """MobileNet's layers in eval mode give what convolution and batch norm give one after the other, with the same gradients, in float64 to
+    1e-12; in train mode statistics move as ever."""
+    torch.manual_seed(0)
+    layer = classifiers.ConvBN(4, 8, kernel, stride=stride, groups=groups).double()
+    x = torch.randn(2, 4, side, side, dtype=torch.float64, requires_grad=True)
+    for _ in range(3):
+        layer.train()(x)
+    assert layer.bn.running_mean.abs().min() > 0  # type: ignore[union-attr]
+    norm, convolution = nn.BatchNorm2d(8, eps=1e-3).double(), nn.Conv2d(4, 8, kernel, stride, groups=groups, bias=False)
+    norm.load_state_dict(layer.bn.state_dict())
+    convolution.double().weight.data = layer.weight.data.clone()
+    left, right, above, below = classifiers._same_padding(x, kernel, stride)
+    results = []
+    for made in (layer.eval().linear(x), norm.eval()(convolution(F.pad(x, (left, right, above, below))))):
+        results.append((made, *torch.autograd.grad(made.pow(3).sum(), x)))
+    for ours, plain in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)

@@ -1,0 +1,122 @@
+"""Maps of features and perceptual neighbours: known geometry comes out, degenerate input is refused in words."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import tiny
+from unpaired.data.images import to_tensor
+from unpaired.errors import NotComparableError, UnpairedError
+from unpaired.report import looks
+from unpaired.report.looks import FEWEST, embed_2d, nearest_neighbours, perceptual_distances
+
+
+def clusters(n: int = 15) -> tuple[Tensor, Tensor, Tensor]:
+    """Three Gaussians in 20 dimensions, far apart."""
+    g = torch.Generator().manual_seed(0)
+    x, y, z = (torch.randn(n, 20, generator=g) + 30 * torch.eye(20)[i] for i in range(3))
+    return x, y, z
+
+
+def test_far_clusters_stay_apart_and_the_map_repeats() -> None:
+    """Each point's nearest other point in the map is of its own group; the same input gives the same map to the bit."""
+    pytest.importorskip("sklearn", reason="t-SNE comes with scikit-learn, extra 'demo'")
+    maps = embed_2d(*clusters(), seed=1)
+    assert [m.shape for m in maps] == [(15, 2)] * 3
+    points = torch.from_numpy(np.concatenate(maps))
+    away = torch.cdist(points, points) + torch.eye(45).double() * 1e9
+    assert torch.equal(away.argmin(1) // 15, torch.arange(45) // 15)
+    assert all(np.array_equal(a, b) for a, b in zip(maps, embed_2d(*clusters(), seed=1), strict=True))
+
+
+def test_a_map_of_nothing_is_refused() -> None:
+    """Too few points, equal features and NaN are not comparable, each with its reason."""
+    with pytest.raises(NotComparableError, match=f"at least {FEWEST} images, there are 6"):
+        embed_2d(torch.randn(3, 4), torch.randn(3, 4))
+    with pytest.raises(NotComparableError, match="all features are equal"):
+        embed_2d(torch.ones(9, 4), torch.ones(9, 4))
+    with pytest.raises(NotComparableError, match="NaN"):
+        embed_2d(torch.full((9, 4), float("nan")))
+
+
+def test_without_scikit_learn_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says what to install."""
+    monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
+    with pytest.raises(UnpairedError, match=r"pip install 'unpaired\[demo\]'"):
+        embed_2d(*clusters())
+
+
+def layers(images: Tensor) -> list[Tensor]:
+    """Fixed random convolutions at two scales."""
+    g = torch.Generator().manual_seed(3)
+    one = torch.conv2d(images, torch.randn(6, 3, 3, 3, generator=g), stride=2).relu()
+    return [one, torch.conv2d(one, torch.randn(8, 6, 3, 3, generator=g), stride=2).relu()]
+
+
+def test_distances_equal_their_definition() -> None:
+    """Mean over layers and places of the squared difference of unit vectors, computed here pair by pair; 0 for equal images."""
+    x, y = (to_tensor(tiny.pictures(n, 16, seed)) for n, seed in ((5, 0), (7, 1)))
+    found = perceptual_distances(x, y, layers, batch=3)
+    assert found.shape == (5, 7)
+    for i in (0, 4):
+        for j in (0, 3, 6):
+            values = []
+            for a, b in zip(layers(x[i : i + 1]), layers(y[j : j + 1]), strict=True):
+                a, b = (torch.nn.functional.normalize(t, dim=1, eps=1e-10) for t in (a, b))
+                values.append(float((a - b).square().sum(1).mean()))
+            assert float(found[i, j]) == pytest.approx(np.mean(values), rel=1e-4)
+    assert perceptual_distances(x, x, layers).diagonal().abs().max() < 1e-5
+
+
+class Parts:
+    """Images opened three at a time, and how many of them were alive at most."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images, self.walks, self.most = images, 0, 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        self.walks += 1
+        alive: list[weakref.ref[Tensor]] = []
+        for first in range(0, len(self.images), 3):
+            part = self.images[first : first + 3].clone()
+            alive.append(weakref.ref(part))
+            self.most = max(self.most, sum(len(t) for t in (r() for r in alive) if t is not None))
+            yield part
+            del part
+
+
+def test_many_images_are_never_in_memory_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others in parts: at most two parts are alive, and the distances are those of one tensor. With room for the features of two of five
+    images the others are walked three times, and the distances are the same."""
+    x, y = (to_tensor(tiny.pictures(n, 16, seed)) for n, seed in ((5, 0), (13, 1)))
+    whole = perceptual_distances(x, y, layers)
+    parts = Parts(y)
+    assert torch.allclose(perceptual_distances(x, parts, layers), whole, atol=1e-6)
+    assert parts.walks == 1 and parts.most <= 6
+    one = sum(t[0].numel() * 4 for t in layers(x))
+    monkeypatch.setattr(looks, "CODE_BYTES", 2 * one)
+    parts = Parts(y)
+    assert torch.allclose(perceptual_distances(x, parts, layers), whole, atol=1e-6)
+    assert parts.walks == 3 and perceptual_distances(x[:0], parts, layers).shape == (0, 13)
+
+
+def test_an_image_is_its_own_nearest_neighbour() -> None:
+    """Among others in any order; equal distances keep their order; k above M gives M."""
+    x = to_tensor(tiny.pictures(6, 16))
+    values, indices = nearest_neighbours(perceptual_distances(x, x.flip(0), layers), k=2)
+    assert indices[:, 0].tolist() == [5, 4, 3, 2, 1, 0] and values.shape == (6, 2)
+    values, indices = nearest_neighbours(torch.zeros(2, 3), k=9)
+    assert indices.tolist() == [[0, 1, 2]] * 2
+
+
+def test_images_of_other_sizes_are_not_compared() -> None:
+    """The error has both sizes."""
+    with pytest.raises(NotComparableError, match=r"\[3, 16, 16\] and \[3, 20, 20\]"):
+        perceptual_distances(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 20, 20), layers)

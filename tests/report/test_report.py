@@ -1,0 +1,302 @@
+"""The page builder: self-contained, escaped, readable structure, pictures that decode to the input's pixels, charts."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tiny
+from unpaired.report import ENLARGE_TO, Card, Pair, Report
+from unpaired.report.charts import Dot, intervals, line_chart, log_ticks, scatter, short, starts, ticks
+from unpaired.report.page import MAX_SIDE, encode, interval_panel, scatter_panel
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Elements with their attributes; fails on tags that do not nest."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [a for t, a in self.elements if t == tag]
+
+
+def full() -> Report:
+    page = Report("Title & <more>", lead="In short.")
+    page.section("One").text("First <b>.\n\nSecond.").items(["a & b"])
+    page.images(
+        {"input": tiny.pictures(5, 16), "output": tiny.pictures(3, 16)}, alt="Blobs", caption="Blobs.", columns=4
+    )
+    page.section("Two").table(["name", "value", "n"], [["x<y", 0.12345, 10], ["z", None, 2000]], caption="Figures.")
+    page.confusion(np.array([[9, 1], [4, 4]]), ["cat", "dog"], caption="Who is who.")
+    page.section("Three").lines(
+        {"d": [1.0, 2.0, float("nan"), 3.0], "g": ([0, 50], [2.0, 1.0])}, alt="Up", caption="Loss."
+    )
+    return page.commands(["unpaired demo --out 'a b'"])
+
+
+def test_the_page_nests_and_fetches_nothing() -> None:
+    """Tags nest; no script, no stylesheet link, and every address is a data URI or an anchor of the page itself."""
+    html = full().html()
+    page = Page(html)
+    assert not page.all("script") and not page.all("link")
+    anchors = {a["id"] for _, a in page.elements if "id" in a}
+    for _, attributes in page.elements:
+        for key in ("src", "href", "xlink:href"):
+            address = attributes.get(key)
+            assert address is None or address.startswith("data:image/png;base64,") or address[1:] in anchors
+    assert not re.search(r"url\((?!#)|@import", html)
+    assert 'name="viewport"' in html and "prefers-color-scheme: dark" in html and "@media print" in html
+
+
+def test_texts_are_escaped_and_pictures_have_texts() -> None:
+    """Angle brackets stay text; every picture has an alt text, every chart a label, every figure and table a caption."""
+    page = Page(full().html())
+    assert "First <b>." in page.texts and "x<y" in page.texts
+    assert all(a["alt"] for a in page.all("img"))
+    assert page.all("img")[0]["alt"] == "Blobs: input (1 to 4)"
+    charts = [a["aria-label"] for a in page.all("div") if a.get("role") == "img"]
+    assert charts == ["Up: d from 1 to 3; g from 2 to 1"]
+    assert len(page.all("figure")) == len(page.all("figcaption")) == 2
+    assert len(page.all("table")) == len(page.all("caption")) == 2
+    assert len(page.all("nav")) == 1
+
+
+def test_tiny_pictures_are_enlarged_without_inventing_pixels() -> None:
+    """A 16-pixel picture is repeated by a whole factor; taking every k-th pixel gives it back exactly."""
+    images = tiny.pictures(2, 16)
+    page = Page(Report("t").images({"x": images}, alt="a", caption="c").html())
+    uri = page.all("img")[0]["src"] or ""
+    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1]))))
+    k = ENLARGE_TO // 16
+    assert sheet.shape[0] == 96
+    assert np.array_equal(sheet[:, : 16 * k][k // 2 :: k, k // 2 :: k, :3], images[0])
+    assert np.array_equal(sheet[:, -16 * k :][k // 2 :: k, k // 2 :: k, :3], images[1])
+    assert (sheet[:, 16 * k : -16 * k, 3] == 0).all()  # the gap is transparent
+
+
+def test_large_and_grey_pictures_pass() -> None:
+    """A picture above the limit is not enlarged; [N, H, W] is grey; other types are refused."""
+    page = Page(Report("t").images({"x": np.full((1, 100, 120), 7, np.uint8)}, alt="a", caption="c").html())
+    assert page.all("img")[0]["style"] == "width:120px"
+    with pytest.raises(ValueError, match="expected uint8"):
+        Report("t").images({"x": np.zeros((1, 8, 8, 3))}, alt="a", caption="c")
+    with pytest.raises(ValueError, match="no images"):
+        Report("t").images({"x": np.zeros((0, 8, 8, 3), np.uint8)}, alt="a", caption="c")
+
+
+def test_confusion_cells_are_shaded_by_the_share_of_their_row() -> None:
+    """9 of 10 is 90 %, 4 of 8 is 50 %; a table that does not fit its labels is refused."""
+    cells = Page(full().html()).all("td")
+    assert [c.get("style") for c in cells if c.get("style")] == [f"--share:{n}%" for n in (90, 10, 50, 50)]
+    with pytest.raises(ValueError, match="2 labels"):
+        Report("t").confusion(np.zeros((3, 3)), ["a", "b"], caption="c")
+
+
+def test_a_confusion_table_has_headings_and_recalls() -> None:
+    """Classes stand as headings of rows and columns; a row ends with its recall: 9 of 10, a dash without images, and 1,999 of 2,000
+    is not called all."""
+    counts = np.array([[9, 1, 0], [0, 0, 0], [0, 1, 1999]])
+    html = Report("t").confusion(counts, ["a", "b", "c"], caption="c").html()
+    body = html[html.index("<tbody>") : html.index("</tbody>")]
+    assert re.findall(r'class="recall">([^<]+)<', body) == ["90 %", "–", "&gt;99 %"]
+    assert re.findall(r'<td class="right"[^>]*>([^<]+)<', body) == ["9", "0", "1,999"]
+    head = html[html.index("<thead>") : html.index("</thead>")]
+    assert re.findall(r'<th scope="row">(.)<', body) == ["a", "b", "c"]
+    assert re.findall(r'scope="col"[^>]*>(?:<span>)?([^<]+)<', head) == ["true ↓ predicted →", "a", "b", "c", "recall"]
+
+
+def test_many_classes_are_a_picture_and_the_weakest_by_name() -> None:
+    """Of 30 classes there is a picture of 30 x 30 cells whose opacity is the square root of the share, with its words; the eight weakest
+    stand in a table, weakest first, a class without images in none; all recalls are in the page."""
+    counts = np.diag(np.full(30, 16))
+    counts[7, 7], counts[7, 9] = 4, 12
+    counts[3, 3], counts[3, 0] = 12, 4
+    counts[5] = 0
+    names = [f"kind{i:02d}" for i in range(30)]
+    html = Report("t").confusion(counts, names, caption="RC.").html()
+    page = Page(html)
+    (img,) = page.all("img")
+    uri = img["src"] or ""
+    cells = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1]))))[..., 3]
+    assert (
+        cells.shape == (30, 30) and cells[0, 0] == 255 and cells[7, 9] == round(255 * 0.75**0.5) and cells[5].max() == 0
+    )
+    assert (
+        img["alt"]
+        == "30 × 30 confusion table: 97 % of 464 images on the diagonal; most often, kind07 is taken for kind09 (12 times)"
+    )
+    table = html[html.index("<tbody>") : html.index("</tbody>")]
+    assert re.findall("kind..", table)[:4] == ["kind07", "kind09", "kind03", "kind00"] and table.count("<tr>") == 8
+    assert "kind05" not in table
+    for words in ("kind07: 25 % of 16, else mostly kind09 (12)", "kind05: – of 0", "kind29: 100 % of 16"):
+        assert words in html, words
+
+
+def test_a_chart_is_svg_that_follows_the_page_and_repeats_bit_for_bit() -> None:
+    """Well-formed SVG whose colours are classes of the style sheet and whose texts are texts; the same data give the same bytes."""
+    one, two = full().html(), full().html()
+    assert one == two
+    svg = one[one.index('<svg viewBox="0 0 360') :]
+    svg = svg[: svg.index("</svg>") + 6]
+    root = ET.fromstring(svg)
+    assert not re.search(r"#[0-9a-f]{3}|rgb", svg) and ">step<" in svg
+    lines = [p for p in root.iter("path") if "line" in p.get("class", "")]
+    assert [p.get("class") for p in lines] == ["line c0", "line c1"]
+    assert (lines[0].get("d") or "").count("M") == 2  # the NaN in the middle leaves a gap
+
+
+def points(svg: str, name: str) -> list[tuple[float, float]]:
+    """Corners of the line of class ``name``."""
+    path = next(p.get("d") or "" for p in ET.fromstring(svg).iter("path") if p.get("class") == name)
+    return [(float(x), float(y)) for x, y in re.findall(r"[ML]([-\d.]+) ([-\d.]+)", path)]
+
+
+def test_heights_are_drawn_to_scale() -> None:
+    """On the linear axis equal differences are equally high, on the logarithmic one equal factors; up is more."""
+    flat = [y for _, y in points(line_chart({"a": [1.0, 2.0, 3.0]}), "line c0")]
+    assert flat[0] - flat[1] == pytest.approx(flat[1] - flat[2], abs=0.2) and flat[0] > flat[2]
+    steep = [y for _, y in points(line_chart({"a": [0.1, 1.0, 10.0]}, log=True), "line c0")]
+    assert steep[0] - steep[1] == pytest.approx(steep[1] - steep[2], abs=0.2) and steep[0] > steep[2]
+    places = [x for x, _ in points(line_chart({"a": ([0, 10, 100], [1.0, 2.0, 3.0])}), "line c0")]
+    assert (places[2] - places[0]) == pytest.approx(10 * (places[1] - places[0]), rel=0.02)
+
+
+def test_long_noisy_lines_get_a_moving_average_and_few_points() -> None:
+    """1,000 points: the raw line pale behind a smoother one, both with at most 240 points; its ups and downs are fewer."""
+    noise = np.random.default_rng(0).normal(size=1000)
+    svg = line_chart({"a": noise.tolist()})
+    raw, smooth = (np.array(points(svg, name))[:, 1] for name in ("line raw c0", "line c0"))
+    assert len(raw) == len(smooth) == 240
+    assert np.abs(np.diff(smooth)).mean() < 0.3 * np.abs(np.diff(raw)).mean()
+
+
+@pytest.mark.parametrize(
+    "values", [[], [float("nan")], [5.0], [0.0, 0.0], [1e-9, 2e-9], [1e12, -1e12], [float("inf"), 1.0], [0.0, 100.0]]
+)
+def test_odd_values_still_make_a_chart(values: list[float]) -> None:
+    """Nothing, one point, equal, tiny, huge, infinite or zero heights: well-formed SVG without NaN, linear and logarithmic."""
+    for log in (False, True):
+        svg = line_chart({"a": values}, log=log, y="height", marks={"start": 1.0})
+        ET.fromstring(svg)
+        assert "nan" not in svg and "inf" not in svg.replace("infinite", "").replace("finite", "")
+
+
+def test_ticks_are_round_and_inside() -> None:
+    """1, 2, 2.5 or 5 times a power of ten; numbers are written short; a stage begins after the last step of the one before."""
+    assert ticks(0, 10) == [0, 2.5, 5, 7.5, 10] and ticks(0.11, 0.49) == [0.2, 0.3, 0.4] and ticks(3, 3) == [3]
+    assert log_ticks(0.1, 100) == [0.1, 1, 10, 100] and log_ticks(1, 4) == [1, 2]
+    assert [short(v) for v in (0, 0.25, 1500, 20000, 2e6, 1e-5)] == ["0", "0.25", "1500", "20k", "2e6", "1e-5"]
+    assert starts([1, 2, 3, 4], ["a", "a", "b", "b"]) == {"a": 1, "b": 2} and starts([1, 2], ["a", "a"]) == {}
+
+
+def test_dots_points_and_intervals() -> None:
+    """A scatter has a mark for each point, of another shape for each group; an interval spans its ends, around the value."""
+    groups = {"x": np.zeros((3, 2)), "y": np.array([[1.0, 2.0], [3.0, 4.0]])}
+    root = ET.fromstring(scatter(groups))
+    assert len(list(root.iter("circle"))) == 3 and len(list(root.iter("path"))) == 2
+    root = ET.fromstring(intervals([Dot("a", 2.0, (1.0, 4.0)), Dot("b", 3.0)]))
+    whisker = next(p.get("d") or "" for p in root.iter("path") if "whisker" in p.get("class", ""))
+    start, end = (float(v) for v in re.findall(r"^M([-\d.]+) [-\d.]+H([-\d.]+)", whisker)[0])
+    dot = next(c for c in root.iter("circle"))
+    assert (float(dot.get("cx") or 0) - start) * 2 == pytest.approx(end - float(dot.get("cx") or 0), abs=0.5)
+    alt = interval_panel("FD", [Dot("a", 2.0, (1.0, 4.0))]).alt
+    assert alt == "FD: a 2 (1 to 4)"
+    assert scatter_panel("t", groups, alt="map").legend[1][1] == "y (2)"
+
+
+def test_sliders_bring_the_only_script_and_the_page_allows_no_other() -> None:
+    """The page's policy has the hash of its own script, and no script at all without sliders; each slider has a name, two
+    pictures with texts, and is hidden until the script runs."""
+    a, b = tiny.pictures(2, 16)
+    page = Page(Report("t").compare([Pair(a, b, ("day", "as night"), "image 1 of day")], caption="c").html())
+    policy = next(m["content"] or "" for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    html = Report("t").compare([Pair(a, b, ("day", "as night"), "image 1 of day")], caption="c").html()
+    script = re.search(r"<script>(.*?)</script>", html, re.S)
+    assert script is not None
+    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy and "default-src 'none'" in policy
+    slider = page.all("input")[0]
+    assert "hidden" in slider and slider["aria-label"] == "image 1 of day: how much is day"
+    assert [i["alt"] for i in page.all("img")] == ["image 1 of day: day", "image 1 of day: as night"]
+    assert "script-src 'none'" in full().html()
+
+
+def test_sheets_and_galleries_name_every_picture() -> None:
+    """Each picture has its own text and its size; a row that is shorter leaves places empty; columns can have heads."""
+    images = tiny.pictures(3, 16)
+    page = Page(
+        Report("t")
+        .sheet({"input": images, "output": images[:2]}, alt="day image", caption="c", heads=["a", "b", "c"])
+        .gallery([Card({"input": images[0], "near": images[1]}, "words", "row 1", {"near": "0.5"})], caption="d")
+        .html()
+    )
+    alts = [i["alt"] for i in page.all("img")]
+    assert alts[:4] == ["day image, a: input", "day image, b: input", "day image, c: input", "day image, a: output"]
+    assert alts[-2:] == ["row 1: input", "row 1: near"] and len(alts) == 7
+    assert all((i["width"], i["height"]) == ("16", "16") for i in page.all("img")) and "0.5" in page.texts
+
+
+def test_small_pictures_are_exact_and_large_ones_compact() -> None:
+    """Below 96 pixels PNG, bit for bit; above, WebP near the original; above 512 reduced, aspect kept."""
+    small, large, huge = tiny.pictures(1, 16)[0], tiny.pictures(1, 128)[0], np.zeros((600, 1200, 3), np.uint8)
+
+    def decoded(uri: str) -> np.ndarray[Any, Any]:
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).convert("RGB"))
+
+    uri, *size = encode(small)
+    assert uri.startswith("data:image/png") and size == [16, 16] and np.array_equal(decoded(uri), small)
+    uri, *size = encode(large)
+    assert (
+        uri.startswith("data:image/webp") and np.abs(decoded(uri).astype(int) - large).mean() < 5
+    )  # its noise is of 4 levels
+    assert encode(huge)[1:] == (MAX_SIDE, MAX_SIDE // 2)
+
+
+def test_notes_facts_pairs_and_details() -> None:
+    """Each is in the page, escaped; a table's notes stand below the headings of its rows."""
+    html = (
+        Report("t", kicker="k<i>ck", lead="l").note("n<o>te", warning=True).facts({"steps": "1,000"}).pairs([("a", None), ("b", 2)], caption="c")
+        .details("more", "x < y").table(["s", "v"], [["one", 1]], caption="c", notes=["first"]).heading("h").footer("foot").html()
+    )  # fmt: skip
+    page = Page(html)
+    for text in ("k<i>ck", "n<o>te", "1,000", "x < y", "first", "foot", "–"):
+        assert text in page.texts, text
+
+
+def test_the_page_is_written_whole(tmp_path: Path) -> None:
+    """Folders are made, the file is UTF-8, and no temporary file stays."""
+    path = Report("Größe → 1").write(tmp_path / "deep" / "report.html")
+    assert "Größe → 1" in path.read_text(encoding="utf-8")
+    assert [p.name for p in path.parent.iterdir()] == ["report.html"]

@@ -1,0 +1,582 @@
+"""unpaired report: everything that a run's report must hold, and plain words for all that cannot be shown."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cases
+import numpy as np
+import pytest
+from PIL import Image
+
+import report_toys
+import tiny
+import unpaired
+from conftest import SHARED
+from report_toys import many  # noqa: F401 - a fixture
+from test_evaluation import Colours
+from test_report import Page
+from unpaired import checkpoint
+from unpaired.cli import main
+from unpaired.data.check import check
+from unpaired.data.folders import find
+from unpaired.data.sampling import ArrayPool, hold_out, open_pool
+from unpaired.errors import CheckpointError, ConfigError, DataError
+from unpaired.evaluate.results import compare, format_table
+from unpaired.report import figures, looks, write_report
+from unpaired.report import words as sentences
+from unpaired.report.gather import Subject, _open_tree, gather, read_log
+
+SETTINGS = {
+    "data.size": 16, "data.cache": False, "training.device": "cpu", "training.precision": "fp32", "training.log_every": 1,
+    "training.checkpoint_every": 4, "training.sample_every": 4, "training.samples": 3, "training.tensorboard": False, "seed": 3,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No weights on this machine, and no downloads, unless a test gives their place."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("UNPAIRED_OFFLINE", "1")
+    monkeypatch.delenv("UNPAIRED_WEIGHTS", raising=False)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(run, data) of the tiny method. Tests that change something take a copy."""
+    root = tmp_path_factory.mktemp("trained")
+    data = tiny.folder(root / "data")
+    unpaired.train(data, root / "run", method="tiny", settings=SETTINGS, quiet=True)
+    return root / "run", data
+
+
+def words_of(path: Path) -> str:
+    """All text of a page, after it was parsed."""
+    return " ".join(" ".join(Page(path.read_text(encoding="utf-8")).texts).split())
+
+
+def figure(value: float, low: float, high: float, **more: Any) -> dict[str, Any]:
+    return {"value": value, "interval": [low, high], "n": [40, 50], **more}
+
+
+def results(value: float = 1.0, **more: Any) -> dict[str, Any]:
+    """As `unpaired evaluate` writes them."""
+    floor, before = figure(0.1, 0.05, 0.2), figure(3.0, 2.5, 3.5)
+    entry = {
+        "source": "red", "target": "blue", "n_source": 40, "n_target": 50, "KD-toy": figure(value, value - 0.1, value + 0.1, before=before, floor=floor),
+        "FD-toy": {"value": None, "not_comparable": "constant <features>", "n": [40, 50]}, "cycle_error": {"value": 0.25, "n": 40},
+        "per_image": {"index": [0]}, "of_tomorrow": {"value": 7.0, "n": 3},
+    }  # fmt: skip
+    return {
+        "directions": [entry], "reconstruction": {"red": {"value": 0.125, "n": 40}}, "warnings": ["only 40 images"],
+        "measures": {"KD-toy": {"title": "Kernel distance", "better": "lower"}},
+        "provenance": {"method": "tiny", "split": "test", "model_sha256": "a" * 64, "seed": 0, "n": {"red": 40}}, **more,
+    }  # fmt: skip
+
+
+def write_json(path: Path, value: Any) -> Path:
+    path.write_text(json.dumps(value), encoding="utf-8")
+    return path
+
+
+def test_a_report_of_a_run_has_all_of_it(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """Lead, both directions' sheets and sliders, curves, settings, data doctor, failures and commands, without any option: the run
+    knows its data. Every picture has a text; the page nests; nothing is fetched."""
+    run, data = trained
+    out = write_report(run, write_json(tmp_path / "results.json", results()), out=tmp_path / "r.html", limit=4)
+    html, text = out.read_text(encoding="utf-8"), words_of(out)
+    page = Page(html)
+    for words in (
+        "Trained for 13 steps", "12 images of blue and 12 images of red", "at 16×16 pixels, seed 3", "translates blue to red and red to blue",
+        "input: red", "as blue", "and back to red", "input: blue", "step 4", "both", "critic", "share that a player judges rightly",
+        "training.checkpoint_every", "Steps between two checkpoints", "few training images in blue (12), red (12)", "changed the least", "Changed the most",
+        "unpaired train", "unpaired report", 'method = "tiny"', "Kernel distance", "nearer to real images of blue",
+    ):  # fmt: skip
+        assert words.lower() in text.lower(), words
+    assert len(page.all("input")) == 6 and len([i for i in page.all("img") if i["alt"]]) == len(page.all("img")) > 30
+    assert 'src="http' not in html and "url(" not in html and "Traceback" not in html
+    origin = json.loads((run / "origin.json").read_text())
+    assert origin["data"] == str(data) and origin["command"] in text
+
+
+def test_the_command_of_a_run_trains_the_same_model(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """What the report says to type gives the same weights; so does config.toml alone. A resume keeps the first command."""
+    import shlex
+
+    run, data = trained
+    typed = json.loads((run / "origin.json").read_text())["command"]
+    again = typed.replace(shlex.quote(str(run)), shlex.quote(str(tmp_path / "again")))
+    with pytest.raises(SystemExit) as left:
+        main([*shlex.split(again)[1:], "--quiet"])
+    assert left.value.code == 0
+    unpaired.train(data, tmp_path / "from-config", config=run / "config.toml", quiet=True)
+    first = unpaired.load(run).method.state_dict()
+    for place in ("again", "from-config"):
+        other = unpaired.load(tmp_path / place).method.state_dict()
+        assert all(bool((first[k] == other[k]).all()) for k in first)
+    before = json.loads((tmp_path / "again" / "origin.json").read_text())["command"]
+    unpaired.train(data, tmp_path / "again", quiet=True)
+    assert json.loads((tmp_path / "again" / "origin.json").read_text())["command"] == before
+
+
+def test_without_weights_three_sections_say_so(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """Map and neighbours name the missing file; the failure gallery goes on with pixels and says it."""
+    text = words_of(write_report(trained[0], out=tmp_path / "r.html", limit=4))
+    assert text.count("the weights 'mobilenet_v1' are not on this machine") == 3
+    assert "mean difference of the pixels" in text and "unpaired evaluate" in text
+
+
+def test_data_that_moved_away_is_said_plainly(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """The sheets that training left stand in; with --data the new place is used; a wrong --data is refused."""
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    origin = json.loads((run / "origin.json").read_text())
+    write_json(run / "origin.json", {**origin, "data": str(tmp_path / "gone")})
+    text = words_of(write_report(run, out=tmp_path / "r.html", limit=4))
+    assert "The images are not where the run was trained" in text and "--data DATA" in text
+    assert "over the steps, from the sheets that training left" in text and "images that are not here any more" in text
+    moved = words_of(write_report(run, out=tmp_path / "r.html", data=[str(trained[1])], limit=4))
+    assert "as blue" in moved and "fingerprints differ" not in moved
+    other = tiny.folder(tmp_path / "other", count=9)
+    assert "fingerprints differ" in words_of(write_report(run, out=tmp_path / "r.html", data=[str(other)], limit=4))
+    with pytest.raises(DataError, match="gone"):
+        write_report(run, out=tmp_path / "r.html", data=[str(tmp_path / "gone")])
+    (run / "origin.json").unlink()
+    assert "Nothing says where the images are" in words_of(write_report(run, out=tmp_path / "r.html", limit=4))
+
+
+def test_images_can_be_named_by_domain(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """DOMAIN=PATH for folders and npz files; without test images the page says that training images are shown; a strange name is
+    refused with the nearest."""
+    red = tmp_path / "red.npz"
+    np.savez(red, x_train=tiny.pictures(9, 16), x_test=tiny.pictures(4, 16, 5))
+    blue = trained[1] / "train" / "blue"
+    text = words_of(write_report(trained[0], out=tmp_path / "r.html", data=[f"red={red}", f"blue={blue}"], limit=4))
+    assert "There are no test images of blue" in text and "9 images of red" in text
+    with pytest.raises(DataError, match="Did you mean 'blue'"):
+        write_report(trained[0], out=tmp_path / "r.html", data=[f"red={red}", f"bleu={blue}"])
+
+
+def test_damage_is_said_not_raised(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """A run whose checkpoints are damaged still has its curves and sheets; a cut log, a crash note, and foreign files in the folder
+    are no traceback."""
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    for model in run.glob("checkpoints/*/model.safetensors"):
+        model.write_bytes(b"\0" * 100)
+    with (run / "log.jsonl").open("a") as file:
+        file.write('{"step": 14, "sta')
+    write_json(
+        run / "crash-step-000000013.json", {"step": 13, "stage": "second", "update": "both", "why": "non-finite loss"}
+    )
+    (run / "crash-step-000000014.json").write_text("{")
+    (run / "results.json").write_text("no json")
+    (run / "origin.json").write_text("[]")
+    (run / "samples" / "step-000000008.png").write_bytes(b"no picture")
+    text = words_of(write_report(run, out=tmp_path / "r.html"))
+    assert "The model cannot be loaded" in text and "damaged" in text and "critic" in text
+    assert "Training stopped at step 13" in text and "not a JSON file" in text
+    assert [e["step"] for e in read_log(run / "log.jsonl")] == list(range(1, 14))
+
+
+def test_an_unfinished_run_without_a_log_says_both(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """The steps that are missing, and that there are no curves."""
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    (run / "log.jsonl").unlink()
+    for folder in (run / "checkpoints").iterdir():
+        if folder.name > "step-000000008":
+            shutil.rmtree(folder)
+    text = words_of(write_report(run, out=tmp_path / "r.html", limit=4))
+    assert "not finished: 8 of 13 steps" in text and "There are no curves" in text
+
+
+def test_a_run_is_finished_when_its_last_stage_is(tmp_path: Path) -> None:
+    """Steps are counted over all stages of the plan: a cascade has two a level, DeepI2I from scratch one in all."""
+    for name, model in (("cascade", {"invert_all": True}), ("deepi2i", {"mode": "scratch", "transfer": []})):
+        run = cases.config(name, model=model)
+        method = cases.method(name, run)
+        total = sum(stage.steps for stage in method.stages())
+        for step, unfinished in ((total - 1, True), (total, False)):
+            model_file = checkpoint.write_model(
+                tmp_path / "m.safetensors", method, checkpoint.make_header(method, run, step=step)
+            )
+            subject = Subject(folder=tmp_path, config=run, translator=unpaired.load(model_file))
+            assert any("not finished" in line for line in sentences.warnings(subject, None)) is unfinished
+            assert (f"{step:,} of {total:,} steps" in sentences.lead(subject, None, None)) is unfinished
+
+
+def test_many_classes_random_outputs_and_views(tmp_path: Path) -> None:
+    """A stochastic method of five domains: several samples for each input, the method's own pictures by name, every class from
+    every class in one square, three directions in full."""
+    names = ("apple", "bean", "corn", "date", "elder")
+    model = report_toys.save(tmp_path / "many.safetensors", names)
+    data = tiny.folder(tmp_path / "data", domains=names)
+    out = write_report(model, out=tmp_path / "r.html", data=[str(data)], images=2, limit=3)
+    text, page = words_of(out), Page(out.read_text(encoding="utf-8"))
+    for words in (
+        "as bean, sample 1",
+        "as bean, sample 4",
+        "grey",
+        "view 2",
+        "Every class",
+        "from corn",
+        "drawn at random",
+        "any of its 5 domains",
+    ):
+        assert words in text, words
+    grid = [i["alt"] for i in page.all("img") if (i["alt"] or "").startswith("One image as every class")]
+    assert grid == [f"One image as every class, {b}: from {a}" for a in names for b in names]
+    assert text.count("evenly over the held-out set") == 3
+
+
+def test_hundreds_of_classes_are_all_shown(tmp_path: Path) -> None:
+    """Thirty domains: one input as each of the 29 others, over three lines; the title and the directions name a few."""
+    names = tuple(f"kind{i:02d}" for i in range(30))
+    model = report_toys.save(tmp_path / "many.safetensors", names)
+    data = tiny.folder(tmp_path / "data", count=2, domains=names)
+    out = write_report(model, out=tmp_path / "r.html", data=[str(data)], images=1, limit=2)
+    page = Page(out.read_text(encoding="utf-8"))
+    grid = [i["alt"] or "" for i in page.all("img") if "as every class" in (i["alt"] or "")]
+    shown = [g.rsplit(", ", 1)[1] for g in grid if "input" not in g]
+    assert shown == list(names[1:]) and "30 domains: kind00, kind01, kind02, kind03, …" in words_of(out)
+
+
+def test_samples_differ_and_the_page_repeats(tmp_path: Path) -> None:
+    """Other samples are other pixels; the same command gives the same page, byte for byte."""
+    model = report_toys.save(tmp_path / "many.safetensors", ("red", "blue"))
+    data = tiny.folder(tmp_path / "data")
+    translator = unpaired.load(model)
+    rows = looks.sheet(translator, tiny.pictures(2, 16), "red", "blue")
+    assert len({v.tobytes() for k, v in rows.items() if "sample" in k}) == looks.SAMPLES
+    assert list(rows)[:3] == ["input: red", "grey", "view 2"]
+    a = write_report(model, out=tmp_path / "r.html", data=[str(data)], images=2, limit=3).read_bytes()
+    assert a == write_report(model, out=tmp_path / "r.html", data=[str(data)], images=2, limit=3).read_bytes()
+
+
+def test_results_that_do_not_heed_their_input_are_told(tmp_path: Path) -> None:
+    """Rows of samples have one noise for all inputs: where two inputs then look alike and two noises do not, the summary warns; a model
+    that heeds its input has no such line."""
+    data = tiny.folder(tmp_path / "data")
+    heeding, deaf = (
+        report_toys.save(tmp_path / f"{deaf}.safetensors", ("red", "blue"), deaf=deaf) for deaf in (False, True)
+    )
+    rows = looks.sheet(unpaired.load(deaf), tiny.pictures(3, 16), "red", "blue")
+    assert all((row == row[0]).all() for name, row in rows.items() if "sample" in name)
+    inputs, noises = looks.follows_noise(rows, "blue")
+    assert inputs == 0 and noises > 1
+    assert "follow the random noise and hardly the input" in words_of(
+        write_report(deaf, out=tmp_path / "d.html", data=[str(data)], images=2, limit=3)
+    )
+    assert "hardly the input" not in words_of(
+        write_report(heeding, out=tmp_path / "h.html", data=[str(data)], images=2, limit=3)
+    )
+
+
+def test_the_command_of_the_figures_names_all_that_was_asked() -> None:
+    """Every backbone, LPIPS network, threshold, file and setting of the classifier that the results record; no option at its default."""
+    about = {
+        "model": "m 1.safetensors", "metrics": ["distances", "lpips"], "backbone": "fid", "split": "test", "seed": 3, "precision": "fp32",
+        "backbones": {"fid": {"precision": "bf16"}, "mobilenet_v1": {"precision": "bf16"}}, "lpips": {"alex": {}, "vgg": {}}, "pairs": "p",
+        "threshold": [8.0, 12.5], "left": "night", "masks": None, "mask_threshold": None, "classifier": "c.safetensors", "labelled": "l",
+    }  # fmt: skip
+    config = {"steps": 300, "width": 32, "mirror": False, "classifier": "convnet", "split": "as it is"}
+    command = sentences._evaluate({"provenance": about, "classification": {"config": config}}, "RUN", "DATA")
+    assert command == (
+        "unpaired evaluate 'm 1.safetensors' DATA --metrics distances,lpips --backbone fid,mobilenet_v1 --feature-precision bf16 "
+        "--lpips alex,vgg --split test --seed 3 --pairs p --threshold 8,12.5 --left night --classifier c.safetensors --labelled l "
+        "--set classifier.steps=300 --set classifier.mirror=false --out results.json"
+    )
+
+
+def test_outputs_that_are_not_finite_are_counted(tmp_path: Path) -> None:
+    """NaN is shown black, counted in the summary, and left out of the gallery; nothing is raised."""
+    model = report_toys.save(tmp_path / "many.safetensors", ("red", "blue"), spoilt=True)
+    data = tiny.folder(tmp_path / "data", count=24)
+    text = words_of(write_report(model, out=tmp_path / "r.html", data=[str(data)], images=2, limit=6))
+    assert "translations are not finite (NaN or infinity)" in text
+
+
+@pytest.mark.parametrize("name", [m for m in unpaired.METHODS if m != "tiny"])
+def test_every_method_has_a_report(name: str, tmp_path: Path) -> None:
+    """A model of each method, untrained, in its contract test's tiny form: all that its pictures need is there, nothing is raised."""
+    run = cases.config(name)
+    method = cases.method(name, run)
+    model = checkpoint.write_model(tmp_path / "m.safetensors", method, checkpoint.make_header(method, run))
+    data = tiny.folder(tmp_path / "data", side=cases.SIZES.get(name, 20), domains=("red", "blue"))
+    out = write_report(model, out=tmp_path / "r.html", data=[str(data)], images=2, limit=3)
+    text = words_of(out)
+    if method.from_noise:
+        for words in (
+            "from random noise",
+            "translates none",
+            "Images from noise",
+            "A generator of",
+            "from other noise",
+        ):
+            assert words in text, words
+        for words in ("Before and after", "and back to", "changes by", "→", "Where to look for failures", "input: "):
+            assert words not in text, words
+        assert not Page(out.read_text(encoding="utf-8")).all("input")
+        assert ("does not tell its domains apart" in text) == (
+            name == "stylegan"
+        )  # BigGAN is conditional, DeepVAE has one domain
+    else:
+        assert f"as {method.directions[0][1]}" in text and "The model translates" in text
+    assert f"{name} · {sentences.PAPERS[name]}" in text and "What the data doctor" in text
+
+
+def test_the_best_checkpoint_of_a_run_is_named(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """Step and value of the best and of the last, and how to see the best; a curve of the looks, with a damaged note left out."""
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    lines = (run / "log.jsonl").read_text().splitlines()
+    looked = [
+        json.dumps({**json.loads(line), "validation/FD-x/red->blue": 9.0 - i, "validation/mean": 9.0 - i})
+        for i, line in enumerate(lines)
+    ]
+    (run / "log.jsonl").write_text("\n".join(looked))
+    (run / "best").mkdir()
+    write_json(
+        run / "best" / "best.json",
+        {"criterion": "mean FD-x", "step": 8, "value": 2.5, "last": {"step": 13, "value": 3.5}},
+    )
+    text = words_of(write_report(run, out=tmp_path / "r.html", limit=3))
+    for words in (
+        "By the mean FD-x, the best checkpoint is that of step 8 (2.5; the last, of step 13, has 3.5)",
+        "best/model.safetensors",
+        "validation FD-x",
+    ):
+        assert words in text, words
+    write_json(run / "best" / "best.json", {"value": "x"})
+    assert "best checkpoint" not in words_of(write_report(run, out=tmp_path / "r.html", limit=3))
+
+
+def test_results_alone_are_compared(tmp_path: Path) -> None:
+    """Two results side by side: intervals, N, unknown measures under their own names, what is not comparable, the best checkpoint."""
+    best = {k: v for k, v in results(0.5).items() if k != "best"}
+    one, two = (
+        write_json(tmp_path / "one.json", results(1.0)),
+        write_json(tmp_path / "two.json", results(5.0, best=best)),
+    )
+    text = words_of(write_report(one, two, out=tmp_path / "r.html"))
+    for words in (
+        "2 results compared", "KD-toy ↓", "1 [0.9, 1.1]", "40 / 50", "of tomorrow", "not comparable", "constant <features>", "only 40 images", "one: red → blue: translations are nearer",
+        "two: red → blue: translations are further from", "best checkpoint", "0.5 [0.4, 0.6]", "aaaaaaaaaaaaaaaa…",
+    ):  # fmt: skip
+        assert words in text, words
+
+
+def test_what_cannot_be_compared_is_in_no_common_chart(tmp_path: Path) -> None:
+    """Results of other images: each has its table, none of their figures share a chart, and the page says why."""
+    other = results(5.0)
+    other["provenance"] |= {"data": "f" * 64}
+    same, apart = (figures.compare_panels([("one", results(1.0)), ("two", second)]) for second in (results(5.0), other))
+    assert len(same[0]) >= 3 and not same[1] and not apart[0]
+    (line,) = apart[1]
+    assert (
+        line.startswith("Not in these charts, because it cannot be compared: two: images: None and ffffffffffff (")
+        and "KD-toy" in line
+    )
+    paths = [write_json(tmp_path / f"{i}.json", r) for i, r in enumerate((results(1.0), other))]
+    assert "cannot be compared" in words_of(write_report(*paths, out=tmp_path / "r.html"))
+
+
+def test_old_results_without_intervals_are_read(tmp_path: Path) -> None:
+    """Deviations stand in for intervals; overlapping ones are called about as near."""
+    old = results()
+    old.pop("measures")
+    kd = {"value": 1.0, "std": 0.3, "n": [40, 50], "before": {"value": 1.2, "std": 0.3, "n": [40, 50]}}
+    old["directions"][0]["KD-toy"] = kd
+    text = words_of(write_report(write_json(tmp_path / "results.json", old), out=tmp_path / "r.html"))
+    assert "1 ± 0.3" in text and "about as near to real images of blue as the untranslated inputs are" in text
+
+
+def test_an_adaptation_has_its_accuracies_and_confusions(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """Accuracies with Wilson intervals and N, both confusion tables, and a verdict in words, with the run below OUT/run."""
+    out = tmp_path / "adapted"
+    shutil.copytree(trained[0], out / "run")
+    plain = {"accuracy": 0.5, "n": 100, "confusion": [[25, 25], [25, 25]]}
+    last = {"accuracy": 0.9, "n": 100, "confusion": [[45, 5], [5, 45]]}
+    history = [{"step": 1, "held_out": 0.5}, {"step": 2, "held_out": 0.9}]
+    value = {
+        "recipe": "translate", "method": "tiny", "seed": 0, "classes": ["a", "b"], "counts": {"source": 50, "test": 100}, "selection": "of 2 looks",
+        "source_only": plain, "last": last, "best": last, "history": history,
+    }  # fmt: skip
+    write_json(out / "results.json", value)
+    path = write_report(out, out=tmp_path / "r.html", limit=4)
+    text = words_of(path)
+    for words in (
+        "more often right than",
+        "0.9000 [0.8256, 0.9448]",
+        "of 2 looks",
+        "true ↓ predicted →",
+        "held out",
+        "as blue",
+    ):
+        assert words in text, words
+    assert path.read_text().count('class="confusion"') == 2  # the best is the last one here
+
+
+def classified(**more: Any) -> dict[str, Any]:
+    """Results with RC, FC and their ceiling, as the group ``classifier`` gives them."""
+    tables = {"rc": [[18, 2], [5, 15]], "fc": [[9, 1], [0, 10]], "ceiling": [[10, 0], [0, 10]]}
+    found = {k: figure(0.5, 0.4, 0.6, confusion=table, runs=[0.5, 0.6, 0.7]) for k, table in tables.items()}
+    return results(classification={**found, "classes": ["red", "blue"], "chance": 0.5, "config": {"steps": 5}}, **more)
+
+
+def test_rc_and_fc_have_their_confusion_tables(tmp_path: Path) -> None:
+    """Counts and recalls of RC, FC and the ceiling with what each is of and of which training; one without a number has none."""
+    out = write_report(write_json(tmp_path / "r.json", classified()), out=tmp_path / "r.html")
+    html, text = out.read_text(encoding="utf-8"), words_of(out)
+    assert html.count('<table class="confusion">') == 3
+    for words in (
+        "RC: a classifier that learnt from real images, on translations; the true class is the one that was asked for. The first of 3 trainings: 33 of 40 right.",
+        "FC: a classifier that learnt from translations, on real images. The first of 3 trainings: 19 of 20 right.",
+        "Real on real", "red 18 2 90 % blue 5 15 75 %",
+    ):  # fmt: skip
+        assert words in text, words
+    broken = classified()
+    broken["classification"]["fc"] = {"value": None, "not_comparable": "no train images of red", "n": [0, 0]}
+    out = write_report(write_json(tmp_path / "r.json", broken), out=tmp_path / "r.html")
+    assert out.read_text(encoding="utf-8").count('<table class="confusion">') == 2
+
+
+def test_results_of_a_generator_translate_nothing(tmp_path: Path) -> None:
+    """What `evaluate` says of a model of two domains that makes images of noise: an entry for each domain, as many images as there are
+    real ones; the page and the table name no direction and no input. So do older results, which paired the domains."""
+    run = cases.config("biggan")
+    method = cases.method("biggan", run)
+    model = checkpoint.write_model(tmp_path / "m.safetensors", method, checkpoint.make_header(method, run))
+    assert unpaired.load(model).info()["directions"] == "none: makes images of red, blue from noise"
+    side = cases.SIZES["biggan"]
+    pool = ArrayPool({"red": tiny.pictures(3, side), "blue": tiny.pictures(5, side)})
+    found = unpaired.evaluate(model, pool, backbone=Colours(), metrics=["distances"], cache=False, bootstrap=0)
+    assert [(e["source"], e["target"], e["FD-colours"]["n"]) for e in found["directions"]] == [
+        ("red", "red", [3, 3]), ("blue", "blue", [5, 5]),
+    ]  # fmt: skip
+    older = copy.deepcopy(found)
+    older["directions"][0]["source"], older["directions"][1]["source"] = "blue", "red"
+    for results in (found, older):
+        text = words_of(write_report(write_json(tmp_path / "r.json", results), out=tmp_path / "r.html"))
+        assert "→" not in text and "input itself" not in text and "translated" not in text and "generated" in text
+        assert "red: the distance KD-colours to real images of red" in text
+        assert "→" not in format_table(results) and "→" not in compare([results, results]).text()
+
+
+def test_a_report_of_nothing_is_refused(tmp_path: Path, trained: tuple[Path, Path]) -> None:
+    """No path, a path that is not there, an empty folder, a JSON file of another kind, and a second run: exit 2, each in words."""
+    with pytest.raises(DataError, match="nothing to report on"):
+        gather([])
+    with pytest.raises(CheckpointError, match="no such file"):
+        gather([tmp_path / "none"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="without"):
+        gather([tmp_path / "empty"])
+    with pytest.raises(DataError, match="no list 'directions'"):
+        gather([write_json(tmp_path / "x.json", {"a": 1})])
+    with pytest.raises(DataError, match="about one run"):
+        gather([trained[0], trained[0]])
+    with pytest.raises(ConfigError, match="at least 1 and 2"):
+        write_report(trained[0], out=tmp_path / "r.html", images=0)
+    with pytest.raises(SystemExit) as left:
+        main(["report", str(tmp_path / "none")])
+    assert left.value.code == 2
+
+
+def test_the_command_line_writes_the_page(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`unpaired report RUN --out PAGE` says where it is."""
+    with pytest.raises(SystemExit) as left:
+        main(["report", str(trained[0]), "--out", str(tmp_path / "deep" / "r.html"), "--limit", "3", "--images", "2"])
+    assert left.value.code == 0 and (tmp_path / "deep" / "r.html").is_file() and "open " in capsys.readouterr().out
+
+
+def test_with_weights_there_are_map_and_neighbours(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """With MobileNet's weights: one map of three groups for each direction, and training images with their distances; an image
+    that training had is its own nearest neighbour at distance 0."""
+    pytest.importorskip("sklearn", reason="t-SNE comes with scikit-learn, extra 'demo'")
+    weights = SHARED / "weights"
+    if not (weights / "mobilenet_v1_1.0_to_conv12.pth").is_file():
+        pytest.skip("MobileNet's weights are not here")
+    out = write_report(trained[0], out=tmp_path / "r.html", limit=4, images=2, weights=weights)
+    text = words_of(out)
+    assert "t-SNE of mobilenet_v1 features" in text and "real red (3)" in text and "nearest 4" in text
+    sight = looks.open_sight(weights, unpaired.load(trained[0]).device)
+    pictures = tiny.pictures(3, 16)
+    change, name = looks._change(pictures, pictures, sight)
+    assert np.abs(change).max() < 1e-5 and "perceptual" in name
+
+
+def test_extremes_and_progress(tmp_path: Path) -> None:
+    """The most extreme first, NaN nowhere; a sheet is cut into its pictures, and one of another shape is passed over."""
+    values = np.array([0.3, np.nan, 0.9, 0.1])
+    assert looks.extremes(values, 2, largest=True) == [2, 0] and looks.extremes(values, 9, largest=False) == [3, 0, 2]
+    sheet = np.repeat(
+        np.repeat(np.arange(8, dtype=np.uint8).reshape(4, 2) * 30, 16, 0), 16, 1
+    )  # 2 directions, 2 columns
+    for step in (0, 5):
+        Image.fromarray(np.repeat(sheet[..., None], 3, 2)).save(tmp_path / f"step-{step:09d}.png")
+    Image.fromarray(np.zeros((17, 16, 3), np.uint8)).save(tmp_path / "step-000000007.png")
+    samples = [(step, tmp_path / f"step-{step:09d}.png") for step in (0, 5, 7)]
+    found = looks.progress(samples, 2, 16)
+    assert list(found) == ["input", "step 0", "step 5"]
+    assert found["input"][1].max() == 30 and found["step 5"][0].max() == 60
+    assert list(looks.last_sheet(samples, 16)) == ["row 1", "row 2", "row 3", "row 4"]
+
+
+def test_the_log_is_grouped_by_what_it_says() -> None:
+    """λ and distances apart from losses, validation apart from both, one panel for each player; a resumed clock adds up."""
+    log = [
+        {"step": s, "stage": "a" if s < 3 else "b", "g/gan": 1.0, "g/cycle": 30.0, "d/real": 1.0, "lambda": 0.1 * s, "distance": 5.0,
+         "d/sign_accuracy": 0.99, "validation/FD-x/a->b": 9.0, "seconds": 10.0 * (1 + s % 3)}
+        for s in range(1, 7)
+    ]  # fmt: skip
+    groups = {kind: [p.title for p in panels] for kind, panels in figures.curves(log)}
+    assert groups == {
+        "Distances while training": ["validation FD-x"], "λ and distance": ["λ", "distance to the input"], "Losses": ["g", "d, real"],
+        "Watched values": ["share that a player judges rightly, d: real or made"],
+    }  # fmt: skip
+    made = [{**entry, "validation/FD-x/a->a": 1.0, "validation/mean": 1.0} for entry in log]
+    (looks_at,) = (panels for kind, panels in figures.curves(made) if kind == "Distances while training")
+    assert [text for panel in looks_at for _, text in panel.legend] == ["a → b", "a"]
+    assert figures.seconds(log) == 30 + 30 + 10 and figures.duration(70) == "70 s" and figures.duration(9000) == "2.5 h"
+    assert "nearly always" in figures.won([{"step": s, "d/sign_accuracy": 0.99} for s in range(40)])[0]
+    assert figures.won(log) == []
+
+
+def test_a_run_that_held_images_out_knows_its_data(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """With looks during training the model saw a part of the training images; the page still tells those from others."""
+    run, data = trained
+    config = tiny.config(training__validate_every=4)
+    tree = find(data)
+    part, _ = hold_out(open_pool(tree, config.data), config.training.validate_share, config.training.validate_images)
+    subject = Subject(config=config, translator=unpaired.load(run))
+    assert subject.translator is not None
+    subject.translator.header = {**subject.translator.header, "data_fingerprint": part.fingerprint}
+    assert _open_tree(data, config.data, subject, tree.domains).same is True
+    subject.translator.header = {
+        **subject.translator.header,
+        "data_fingerprint": open_pool(tree, config.data).fingerprint,
+    }
+    assert _open_tree(data, config.data, subject, tree.domains).same is False
+
+
+def test_held_out_images_are_no_training_images(trained: tuple[Path, Path]) -> None:
+    """Of 12 images with 2 held out for the looks, the page counts 10, with the data doctor and without, and says that 2 were held
+    out; those 2 are never among the training images that neighbours are searched in."""
+    run, data = trained
+    config = tiny.config(training__validate_every=4)
+    tree = find(data)
+    subject = Subject(config=config, translator=unpaired.load(run))
+    part, held = hold_out(open_pool(tree, config.data), config.training.validate_share, config.training.validate_images)
+    pictures = _open_tree(data, config.data, subject, tree.domains)
+    for doctor in (None, check(tree, config.data)):
+        assert sentences.train_counts(pictures, doctor) == {"blue": 10, "red": 10}
+        assert "10 images of blue and 10 images of red" in sentences.lead(subject, pictures, doctor)
+    assert dict(sentences.about(subject, pictures, None))["held out to look at"] == "blue: 2 and red: 2"
+    for domain in tree.domains:
+        searched = {image.tobytes() for image in pictures.some(domain, 24, train=True)}
+        assert searched == {part.image(domain, i).tobytes() for i in range(10)}
+        assert not searched & {held.image(domain, i).tobytes() for i in range(2)}

@@ -1,0 +1,137 @@
+"""Another engine gives the same pictures."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import sys
+from typing import Any
+
+import cases
+import pytest
+import torch
+
+from unpaired.errors import ConfigError
+from unpaired.methods import METHODS
+from unpaired.methods.unit import UNIT
+from unpaired.translate.translator import Translator
+
+IMAGES = torch.rand(2, 3, 40, 52, generator=torch.Generator().manual_seed(0)) * 2 - 1
+UNCOMPILED = functools.partial(torch.compile, backend="eager")
+"""torch.compile but for the making of machine code, which takes a minute a method: what runs is the graph that it found."""
+
+
+def translator(key: str, engine: str) -> Translator:
+    """A translator over a tiny untrained method."""
+    torch.manual_seed(0)
+    return Translator(cases.method(key), {}, engine=engine)
+
+
+def check_equal(key: str, engine: str, within: float) -> None:
+    """Both engines give the same images of two sizes, to every class, for seeds and for latents."""
+    plain, other = translator(key, "torch"), translator(key, engine)
+    size = plain.method.latent_size
+    for number, (source, target) in enumerate(list(plain.directions)[:3]):
+        for images in (IMAGES, IMAGES[:1, :, :, :40]):
+            given: dict[str, Any] = {"seed": number}
+            if size is not None and number == 0:
+                given["latents"] = torch.randn(len(images), size, generator=torch.Generator().manual_seed(1))
+            a, b = (model.translate(images, source, target, **given) for model in (plain, other))
+            assert (a - b).abs().max() < within, (source, target, tuple(images.shape))
+
+
+def test_an_engine_that_is_not_installed_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the package the error says what to install; an unknown engine brings the names of those that there are."""
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ConfigError, match=r"pip install 'unpaired\[openvino\]'"):
+        translator("unit", "openvino")
+    with pytest.raises(ConfigError, match="There are: torch, compile, openvino"):
+        translator("unit", "openvin")
+
+
+@pytest.mark.parametrize("key", list(METHODS))
+def test_openvino_equals_torch(key: str) -> None:
+    """Every method gives the same images by OpenVINO within 1e-3."""
+    pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
+    check_equal(key, "openvino", 1e-3)
+
+
+@pytest.mark.parametrize("key", list(METHODS))
+def test_every_method_is_taken_by_the_compiler(
+    key: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every method goes through torch.compile's tracing and gives the same images; nothing falls back."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", UNCOMPILED)
+    check_equal(key, "compile", 1e-4)
+    assert "torch.compile failed" not in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_compiled_code_equals_torch(caplog: pytest.LogCaptureFixture) -> None:
+    """With machine code, too, for the method that compiles fastest."""
+    torch._dynamo.reset()
+    check_equal("tiny", "compile", 1e-4)
+    assert "torch.compile failed" not in caplog.text
+
+
+def test_one_network_serves_all_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of many classes is compiled once, not once for each of them."""
+    torch._dynamo.reset()
+    made = []
+
+    def counted(network: Any, **options: Any) -> Any:
+        made.append(network)
+        return UNCOMPILED(network, **options)
+
+    monkeypatch.setattr(torch, "compile", counted)
+    model = translator("deepi2i", "compile")
+    results = [model.translate(IMAGES[:1], None, target, seed=0) for target in model.domains]
+    assert len(made) == 1 and len(model.domains) > 1
+    assert not torch.equal(results[0], results[1])
+
+
+def test_a_compiler_that_fails_is_told_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Without a working compiler one line says so, and the images are PyTorch's."""
+
+    def broken(network: Any, **options: Any) -> Any:
+        def run(*tensors: Any) -> Any:
+            raise RuntimeError("no compiler")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", broken)
+    check_equal("unit", "compile", 1e-6)
+    assert caplog.text.count("torch.compile failed (RuntimeError); going on without it") == 1
+
+
+class Signs(UNIT):
+    """Written with translate() alone."""
+
+    any_source = True
+
+    def translate(self, images: Any, source: Any, target: str, *, generator: Any = None) -> Any:
+        return torch.full_like(images, 0.5 if target == self.domains[0] else -0.5)
+
+
+class Noise(Signs):
+    """Draws noise, and does not say so in inputs()."""
+
+    stochastic = True
+
+
+def test_a_method_with_translate_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without inputs() each target has a network of its own, and a method that draws noise is refused: its seeds would do nothing."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", UNCOMPILED)
+    known = cases.method("unit")
+
+    def made(kind: type) -> Any:
+        return kind(known.config, known.domains, image_size=known.image_size)
+
+    model = Translator(made(Signs), {}, engine="compile")
+    found = [float(model.translate(IMAGES[:1], None, target).mean()) for target in known.domains]
+    assert found == [0.5, -0.5]
+    with pytest.raises(ConfigError, match=r"must define inputs\(\) and render\(\)"):
+        Translator(made(Noise), {}, engine="compile")
