@@ -32,10 +32,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from unpaired.batch import Batch
 from unpaired.config import RunConfig
 from unpaired.data.sampling import ArrayPool
 from unpaired.machine import has_bf16, products
-from unpaired.methods.base import Batch
 from unpaired.training.planning import flop_counter
 
 CEILING = "ceiling"

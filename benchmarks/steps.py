@@ -25,10 +25,10 @@ import torch
 from harness import fresh, noise_pool
 
 from unpaired import machine
+from unpaired.batch import Batch
 from unpaired.config import RunConfig, parse_assignments
 from unpaired.data.sampling import Sampler
 from unpaired.methods import method_class
-from unpaired.methods.base import Batch
 from unpaired.training import loop
 from unpaired.training import run as training_run
 from unpaired.training.planning import flop_counter

@@ -44,10 +44,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unpaired import losses, machine
+from unpaired.batch import Batch
 from unpaired.config import parse_assignments
 from unpaired.data.sampling import Sampler
 from unpaired.methods import method_class
-from unpaired.methods.base import Batch, Method, Stage, Update
+from unpaired.methods.base import Method, Stage, Update
 from unpaired.methods.cascade import Cascade
 from unpaired.methods.levels import LevelMethod
 from unpaired.methods.unit import UNIT, sum_of

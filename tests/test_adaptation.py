@@ -14,12 +14,12 @@ from PIL import Image
 
 from unpaired import checkpoint
 from unpaired.adaptation import AdaptResult, _read, _settle, adapt, add_anchor
+from unpaired.batch import Batch
 from unpaired.config import from_dict
 from unpaired.data.labelled import open_to_test
 from unpaired.errors import CheckpointError, ConfigError, DataError, ImageError, RefusedError
 from unpaired.evaluate.classes import adaptation_figures
 from unpaired.evaluate.classifier import ConvNet, jitter, load_classifier, recolour, score, train_classifier
-from unpaired.methods.base import Batch
 from unpaired.report import write_report
 from unpaired.training.run import build
 from unpaired.training.state import Plan

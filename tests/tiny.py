@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unpaired.batch import Batch
 from unpaired.config import MethodConfig, RunConfig, from_dict
 from unpaired.data.sampling import ArrayPool
 from unpaired.methods import METHODS
-from unpaired.methods.base import Adam, Batch, Method, Stage, Update
+from unpaired.methods.base import Adam, Method, Stage, Update
 from unpaired.networks import classifiers
 
 METHODS.setdefault("tiny", "tiny:Tiny")

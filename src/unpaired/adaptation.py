@@ -23,6 +23,7 @@ from torch import Tensor
 
 from unpaired import checkpoint, machine
 from unpaired._version import __version__
+from unpaired.batch import Batch
 from unpaired.config import RunConfig, Settings, from_dict, merge, nested
 from unpaired.config import preset as read_preset
 from unpaired.data.images import to_tensor, to_uint8
@@ -40,7 +41,7 @@ from unpaired.evaluate.classifier import (
     train_classifier,
 )
 from unpaired.files import check_run_apart
-from unpaired.methods.base import Batch, Method, Stage, Update
+from unpaired.methods.base import Method, Stage, Update
 from unpaired.training import log as training_log
 from unpaired.training import loop as training_loop
 from unpaired.training import run as training_run

@@ -22,11 +22,11 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
+from test_cli import FAST, run
+from test_folders import REFUSED, touch
 
 import tiny
 from image_zoo import bad_files, encoded, picture, snapshot
-from test_cli import FAST, run
-from test_folders import REFUSED, touch
 from unpaired import checkpoint
 
 Said = Callable[..., str]

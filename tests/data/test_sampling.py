@@ -17,13 +17,13 @@ from torch.utils.data import DataLoader
 
 import tiny
 from image_zoo import encoded, picture, snapshot, write_tree
+from unpaired.batch import AllPairs, Batch
 from unpaired.config import DataConfig
 from unpaired.data import cache
 from unpaired.data.folders import find
 from unpaired.data.images import Pixels
 from unpaired.data.sampling import ArrayPool, FolderPool, Pool, Sampler, StepDataset, centre_crops, open_pool
 from unpaired.errors import DataError
-from unpaired.methods.base import AllPairs, Batch
 
 CONFIG = DataConfig(size=16, resize=20)
 

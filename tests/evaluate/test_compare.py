@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_evaluation import Colours
 
 import tiny
-from test_evaluation import Colours
 from toys import Negative, Noise, translator
 from unpaired import cli
 from unpaired.data.sampling import ArrayPool

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
-
-import tiny
 from test_evaluation import Colours
 from test_evaluation_checks import masks
 from test_evaluation_pairs import Dark
 from test_evaluation_sets import Repaint, alex, colours  # noqa: F401 - alex is a fixture
+from torch import Tensor
+
+import tiny
 from toys import Noise, translator
 from unpaired.data.sampling import ArrayPool
 from unpaired.evaluate.classes import ClassifierConfig

@@ -16,10 +16,10 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
+from test_evaluation import Colours
 from torch import Tensor
 
 import tiny
-from test_evaluation import Colours
 from toys import Negative, Noise, OneWay, translator
 from unpaired import weights
 from unpaired.data.images import to_tensor

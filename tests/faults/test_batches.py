@@ -15,8 +15,8 @@ import kit
 import numpy as np
 import pytest
 from figures import Figure, pick
-
 from test_translation_files import digests, run, save, tree
+
 from tiny import pictures
 from toys import Negative, Noise, translator
 from unpaired.errors import PartialError, UnpairedError

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 import tiny
 from unpaired import adapt, checkpoint, losses
+from unpaired.batch import Batch
 from unpaired.cli import main
 from unpaired.config import from_dict, preset, presets
 from unpaired.data.images import to_tensor, to_uint8
 from unpaired.errors import ConfigError, RefusedError, WeightsError
 from unpaired.methods.attend import MASK_FLOOR, Attend, AttendConfig
-from unpaired.methods.base import Batch
 from unpaired.networks.convnets import AttentionBranch, ImageBuffer, ResnetGenerator, WeightInduction
 from unpaired.networks.discriminators import OverlappingPatches
 from unpaired.training import loop

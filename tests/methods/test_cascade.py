@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_cli import run as command
 from torch import Tensor, nn
 
 import tiny
 import unpaired
-from test_cli import run as command
 from unpaired import checkpoint, losses, machine
+from unpaired.batch import Batch
 from unpaired.config import RunConfig
 from unpaired.data import feature_cache
 from unpaired.errors import CheckpointError, ConfigError, PartialError, RefusedError
-from unpaired.methods.base import Batch
 from unpaired.methods.cascade import Cascade
 from unpaired.methods.deepvae import DeepVAE
 from unpaired.networks.map_cache import MapCache

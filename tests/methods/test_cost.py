@@ -24,8 +24,8 @@ from torch.utils._pytree import tree_flatten
 
 import tiny
 from unpaired import checkpoint
+from unpaired.batch import Batch
 from unpaired.methods import METHODS
-from unpaired.methods.base import Batch
 from unpaired.training import loop
 from unpaired.training.planning import flop_counter
 

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_cli import run
 from torch import Tensor
 
 import tiny
 import unpaired
-from test_cli import run
 from unpaired import checkpoint, interop, losses
+from unpaired.batch import Batch
 from unpaired.cli.train import next_command
 from unpaired.config import from_dict, merge
 from unpaired.data.sampling import ArrayPool, Sampler
 from unpaired.errors import CheckpointError, ConfigError, DataError
-from unpaired.methods.base import Batch
 from unpaired.methods.deepi2i import Adaptors, DeepI2I
 from unpaired.methods.gans import BigGAN
 from unpaired.networks.biggan import Shape

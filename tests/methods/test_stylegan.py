@@ -16,11 +16,11 @@ import tiny
 import unpaired
 from closeness import TOLERANCE, error
 from unpaired import checkpoint, losses, machine
+from unpaired.batch import Batch
 from unpaired.cli import main
 from unpaired.config import from_dict, merge
 from unpaired.errors import CheckpointError, ConfigError, DataError
 from unpaired.interop.stylegan import import_stylegan
-from unpaired.methods.base import Batch
 from unpaired.methods.deepi2i import Adaptors
 from unpaired.methods.deepi2i_stylegan import DeepI2IStyleGAN
 from unpaired.methods.gans import BigGAN

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unpaired.batch import Batch
 from unpaired.config import from_dict, preset, presets
 from unpaired.errors import ConfigError
-from unpaired.methods.base import Batch
 from unpaired.methods.unit import UNIT
 from unpaired.networks.convnets import SampleNorm
 from unpaired.networks.discriminators import GaussianHalf

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from unpaired.batch import Batch
 from unpaired.errors import ConfigError
-from unpaired.methods.base import Batch
 from unpaired.methods.unit_digits import UNITDigits, UNITDigitsConfig, coordinates
 
 CLASSES = tuple("0123456789")

@@ -12,14 +12,14 @@ import cases
 import numpy as np
 import pytest
 from PIL import Image
+from test_evaluation import Colours
+from test_report import Page
 
 import report_toys
 import tiny
 import unpaired
 from conftest import SHARED
 from report_toys import many  # noqa: F401 - a fixture
-from test_evaluation import Colours
-from test_report import Page
 from unpaired import checkpoint
 from unpaired.cli import main
 from unpaired.data.check import check

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_evaluation import Colours
 
 import tiny
-from test_evaluation import Colours
 from unpaired import checkpoint, plan
 from unpaired.cli import main
 from unpaired.config import from_dict

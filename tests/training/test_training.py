@@ -17,11 +17,12 @@ import torch
 
 import tiny
 from unpaired import checkpoint, losses, signals
+from unpaired.batch import Batch
 from unpaired.config import from_dict
 from unpaired.data.sampling import ArrayPool, open_pool
 from unpaired.errors import ConfigError, Interrupted, NonFiniteError, RefusedError, StoppedError
 from unpaired.methods import METHODS
-from unpaired.methods.base import Adam, Batch, Stage, Update
+from unpaired.methods.base import Adam, Stage, Update
 from unpaired.training import loop
 from unpaired.training.log import WON_LOGS, Watch
 from unpaired.training.run import build

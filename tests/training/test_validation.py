@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_evaluation import Colours
 
 import tiny
-from test_evaluation import Colours
 from unpaired import cli, signals
 from unpaired.checkpoint import MODEL, STATE, latest, load_method, steps
 from unpaired.config import parse_looks

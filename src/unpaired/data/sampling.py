@@ -25,12 +25,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset, get_worker_info
 
+from unpaired.batch import AllPairs, Batch, Pair, Side
 from unpaired.config import DataConfig
 from unpaired.data import cache
 from unpaired.data.folders import MAX_BAD_SHARE, DataTree, find
 from unpaired.data.images import Pixels, load_resized, normalise, resize, short_side, show
 from unpaired.errors import DataError, ImageError
-from unpaired.methods.base import AllPairs, Batch, Pair, Side
 
 log = logging.getLogger("unpaired")
 MAX_LOST_SHARE = 0.01

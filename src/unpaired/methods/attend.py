@@ -19,9 +19,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unpaired import losses
+from unpaired.batch import Batch, Pair
 from unpaired.config import MethodConfig
 from unpaired.errors import ConfigError
-from unpaired.methods.base import Adam, Batch, Method, Pair, Stage, Update, asks_gradients, one_way
+from unpaired.methods.base import Adam, Method, Stage, Update, asks_gradients, one_way
 from unpaired.networks.classifiers import NETWORKS, Features, load_pretrained
 from unpaired.networks.convnets import (
     AttentionBranch,

@@ -18,8 +18,9 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from unpaired import losses
+from unpaired.batch import Batch, Pair
 from unpaired.errors import ConfigError
-from unpaired.methods.base import Adam, Batch, Pair, Update
+from unpaired.methods.base import Adam, Update
 from unpaired.methods.levels import LevelConfig, LevelMethod, Maps, Weight, bind
 from unpaired.networks.pyramid import Conditional, ContentTrunk, Critic, DeepTranslator, StyleFromMap
 

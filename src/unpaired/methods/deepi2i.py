@@ -22,9 +22,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unpaired import losses
+from unpaired.batch import Batch
 from unpaired.config import MethodConfig
 from unpaired.errors import CheckpointError, ConfigError
-from unpaired.methods.base import Adam, Batch, Stage, Update
+from unpaired.methods.base import Adam, Stage, Update
 from unpaired.methods.gans import (
     Betas,
     BigGANSettings,

@@ -15,8 +15,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from unpaired.batch import Batch, Pair
 from unpaired.errors import ConfigError
-from unpaired.methods.base import Batch, Pair, one_way
+from unpaired.methods.base import one_way
 from unpaired.methods.deepi2i import AdaptorRate, EncoderRate, Hierarchical, HierarchicalConfig
 from unpaired.methods.gans import (
     Betas,

@@ -20,7 +20,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from unpaired import losses
-from unpaired.methods.base import Adam, Batch, Pair, Side, Update
+from unpaired.batch import Batch, Pair, Side
+from unpaired.methods.base import Adam, Update
 from unpaired.methods.levels import Count, Judge, LevelConfig, LevelMethod, Maps, Slopes, Weight, bind
 from unpaired.networks.convnets import draw_latents
 from unpaired.networks.pyramid import (

@@ -14,9 +14,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from unpaired import losses
+from unpaired.batch import Batch, Pair, Side
 from unpaired.config import MethodConfig
 from unpaired.errors import ConfigError
-from unpaired.methods.base import Adam, Batch, Method, Pair, Side, Stage, Update
+from unpaired.methods.base import Adam, Method, Stage, Update
 from unpaired.networks import biggan, stylegan
 from unpaired.networks.biggan import Discriminator, Generator, orthogonal_weights, standing_statistics
 from unpaired.networks.convnets import draw_latents

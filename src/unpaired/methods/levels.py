@@ -19,9 +19,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unpaired import losses, machine
+from unpaired.batch import Batch
 from unpaired.config import MethodConfig
 from unpaired.errors import CheckpointError, ConfigError
-from unpaired.methods.base import Adam, Batch, Beginning, Method, Stage, Update
+from unpaired.methods.base import Adam, Beginning, Method, Stage, Update
 from unpaired.networks.discriminators import StridedPatches
 from unpaired.networks.map_cache import MapCache
 from unpaired.networks.pyramid import LEVELS, Inverter, Narrowing, Pyramid, Tap, hash_tensor

@@ -13,7 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unpaired.methods.base import Adam, Batch, Stage, Update
+from unpaired.batch import Batch
+from unpaired.methods.base import Adam, Stage, Update
 from unpaired.methods.gans import (
     GAN,
     Betas,

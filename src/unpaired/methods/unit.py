@@ -21,9 +21,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unpaired import losses
+from unpaired.batch import Batch, Pair
 from unpaired.config import MethodConfig
 from unpaired.errors import ConfigError
-from unpaired.methods.base import Adam, Batch, Method, Pair, Stage, Update, asks_gradients
+from unpaired.methods.base import Adam, Method, Stage, Update, asks_gradients
 from unpaired.networks.convnets import ResidualBlock, SampleNorm, Tanh, kaiming_convolutions, normal_convolutions
 from unpaired.networks.discriminators import (
     GaussianHalf,

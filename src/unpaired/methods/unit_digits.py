@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from unpaired.batch import Batch, Pair
 from unpaired.config import MethodConfig
 from unpaired.errors import ConfigError
 from unpaired.evaluate.classifier import jitter
-from unpaired.methods.base import Adam, Batch, Method, Pair, Stage, Update
+from unpaired.methods.base import Adam, Method, Stage, Update
 from unpaired.networks.convnets import Tanh
 
 Weight = Annotated[float, Field(ge=0)]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from unpaired import checkpoint, machine, signals
+from unpaired.batch import Batch
 from unpaired.config import RunConfig
 from unpaired.data.images import encode_image, to_tensor, to_uint8
 from unpaired.data.sampling import Pool, Sampler, StepDataset, centre_crops
@@ -33,7 +34,7 @@ from unpaired.errors import (
     UnpairedError,
 )
 from unpaired.machine import Ranks, joined
-from unpaired.methods.base import Batch, Method, Stage, Update
+from unpaired.methods.base import Method, Stage, Update
 from unpaired.training import log as origins
 from unpaired.training.log import Reporter, RunLog, warn
 from unpaired.training.state import Plan, TrainingState, compare_settings, lock, restore_newest

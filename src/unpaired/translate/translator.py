@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from unpaired import checkpoint
+from unpaired.batch import Pair
 from unpaired.data.images import show
 from unpaired.errors import ConfigError, DataError, nearest
 from unpaired.machine import autocast, choose_device, choose_precision
-from unpaired.methods.base import Method, Pair
+from unpaired.methods.base import Method
 from unpaired.networks.kernels import Held
 from unpaired.translate.engines import ENGINES, Engine, engine_of
 from unpaired.translate.files import IncompleteTranslation, Item, TranslationReport, translate_files
