@@ -23,10 +23,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 import tiny
-import unpaired
 from unpaired.cli import app
 from unpaired.data.sampling import ArrayPool
-from unpaired.training import fit
+from unpaired.evaluate.run import evaluate
+from unpaired.training.loop import fit
 
 HERE = Path(__file__).parent
 STEPS = 5
@@ -162,7 +162,7 @@ def test_keys_of_results_and_header(tmp_path: Path) -> None:
     """The keys and types of what ``evaluate`` writes and of a model file's header: others read them."""
     model = train("unit-munit", tmp_path / "run", 1)
     pool = ArrayPool({"red": tiny.pictures(24, 16, 0, 0), "blue": tiny.pictures(24, 16, 1, 2)})
-    unpaired.evaluate(model, pool, backbone=Colours(), device="cpu", out=tmp_path / "results.json")
+    evaluate(model, pool, backbone=Colours(), device="cpu", out=tmp_path / "results.json")
     with safe_open(model, "pt") as file:
         header = json.loads(file.metadata()["unpaired"])
     lines = []
