@@ -24,7 +24,7 @@ from unpaired.adaptation import AdaptConfig
 from unpaired.config import DataConfig, parse_assignments
 from unpaired.data.images import to_tensor
 from unpaired.data.labelled import open_labelled
-from unpaired.evaluate.classifier import score, train_classifier
+from unpaired.evaluation.classifier import score, train_classifier
 
 PAPER = {"mnist-usps": (0.9680, 0.9650), "mnist-mnistm": (0.9833, 0.9640)}
 """Adapted, target only."""

@@ -31,9 +31,9 @@ from unpaired.config import DataConfig, RunConfig, parse_assignments
 from unpaired.data.folders import find
 from unpaired.data.images import to_tensor
 from unpaired.data.sampling import centre_crops, open_pool
-from unpaired.evaluate.distances import Statistics, kernel_distance
-from unpaired.evaluate.features import Backbone, open_backbone
-from unpaired.evaluate.figures import split_in_halves
+from unpaired.evaluation.distances import Statistics, kernel_distance
+from unpaired.evaluation.features import Backbone, open_backbone
+from unpaired.evaluation.figures import split_in_halves
 from unpaired.methods.cascade import Cascade
 from unpaired.training import run as training_run
 from unpaired.translate.synthesis import draw, latents, write_level_sheets

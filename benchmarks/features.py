@@ -35,9 +35,9 @@ from unpaired.data.folders import find
 from unpaired.data.images import to_tensor
 from unpaired.data.sampling import open_pool
 from unpaired.errors import WeightsError
-from unpaired.evaluate.features import BACKBONES, BATCH, NetworkBackbone, backbone_from_state, open_backbone
-from unpaired.evaluate.figures import Sets, feature_figures, split_in_halves
-from unpaired.evaluate.inputs import Images
+from unpaired.evaluation.features import BACKBONES, BATCH, NetworkBackbone, backbone_from_state, open_backbone
+from unpaired.evaluation.figures import Sets, feature_figures, split_in_halves
+from unpaired.evaluation.inputs import Images
 from unpaired.machine import Ranks, autocast, choose_device, has_bf16
 from unpaired.networks import classifiers, inception
 

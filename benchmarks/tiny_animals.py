@@ -36,9 +36,9 @@ from torch import Tensor
 import unpaired
 from unpaired.config import DataConfig
 from unpaired.data.images import load_resized, to_tensor, to_uint8
-from unpaired.evaluate.classifier import ConvNet, train_classifier
-from unpaired.evaluate.distances import Statistics, kernel_distance
-from unpaired.evaluate.features import open_backbone
+from unpaired.evaluation.classifier import ConvNet, train_classifier
+from unpaired.evaluation.distances import Statistics, kernel_distance
+from unpaired.evaluation.features import open_backbone
 from unpaired.report import Report
 from unpaired.translate.translator import Translator
 

@@ -18,8 +18,8 @@ from unpaired.batch import Batch
 from unpaired.config import from_dict
 from unpaired.data.labelled import open_to_test
 from unpaired.errors import CheckpointError, ConfigError, DataError, ImageError, RefusedError
-from unpaired.evaluate.classes import adaptation_figures
-from unpaired.evaluate.classifier import ConvNet, jitter, load_classifier, recolour, score, train_classifier
+from unpaired.evaluation.classes import adaptation_figures
+from unpaired.evaluation.classifier import ConvNet, jitter, load_classifier, recolour, score, train_classifier
 from unpaired.report import write_report
 from unpaired.training.run import build
 from unpaired.training.state import Plan

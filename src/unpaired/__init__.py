@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from unpaired.adaptation import adapt
     from unpaired.data.check import check
     from unpaired.errors import UnpairedError
-    from unpaired.evaluate.results import compare
-    from unpaired.evaluate.run import evaluate
+    from unpaired.evaluation.results import compare
+    from unpaired.evaluation.run import evaluate
     from unpaired.methods import METHODS
     from unpaired.report import write_report
     from unpaired.training.planning import plan
@@ -34,8 +34,8 @@ _WHERE = {
     "UnpairedError": "unpaired.errors",
     "adapt": "unpaired.adaptation",
     "check": "unpaired.data.check",
-    "compare": "unpaired.evaluate.results",
-    "evaluate": "unpaired.evaluate.run",
+    "compare": "unpaired.evaluation.results",
+    "evaluate": "unpaired.evaluation.run",
     "load": "unpaired.translate.translator",
     "plan": "unpaired.training.planning",
     "pretrain": "unpaired.training.run",

@@ -30,8 +30,8 @@ from unpaired.data.images import to_tensor, to_uint8
 from unpaired.data.labelled import open_labelled, open_to_test, open_unlabelled
 from unpaired.data.sampling import ArrayPool, centre_crops
 from unpaired.errors import ConfigError, DataError, nearest
-from unpaired.evaluate import classifier
-from unpaired.evaluate.classifier import (
+from unpaired.evaluation import classifier
+from unpaired.evaluation.classifier import (
     Classifier,
     Fitted,
     Score,

@@ -24,7 +24,7 @@ from unpaired.config import DataConfig
 from unpaired.data.images import encode_image, to_tensor, to_uint8
 from unpaired.data.labelled import open_labelled
 from unpaired.errors import UnpairedError
-from unpaired.evaluate import classifier
+from unpaired.evaluation import classifier
 from unpaired.report import Report
 from unpaired.training.log import Reporter
 from unpaired.translate.translator import load

@@ -12,7 +12,7 @@ from unpaired import demo
 from unpaired.config import DataConfig
 from unpaired.data.folders import find
 from unpaired.data.labelled import open_labelled, open_unlabelled
-from unpaired.evaluate.classifier import load_classifier
+from unpaired.evaluation.classifier import load_classifier
 from unpaired.translate.translator import load
 
 pytest.importorskip("sklearn", reason="the demo's images come with scikit-learn, extra 'demo'")

@@ -21,7 +21,7 @@ from figures import Figure, pick
 
 from unpaired import checkpoint
 from unpaired.errors import CheckpointError
-from unpaired.evaluate.classifier import ConvNet, load_classifier, save_classifier
+from unpaired.evaluation.classifier import ConvNet, load_classifier, save_classifier
 from unpaired.interop.tensors import read_torch_file
 
 SECONDS = float(os.environ.get("UNPAIRED_FUZZ_SECONDS", pick(3.0, 60.0)))

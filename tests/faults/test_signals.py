@@ -21,7 +21,7 @@ from figures import Figure, pick
 import tiny
 from unpaired import checkpoint, cli, files, signals
 from unpaired.data import cache, check, feature_cache
-from unpaired.evaluate import run as evaluate_run
+from unpaired.evaluation import run as evaluate_run
 from unpaired.networks.pyramid import Pyramid
 from unpaired.training import loop
 from unpaired.training import run as package_runs

@@ -25,7 +25,7 @@ from torch import Tensor
 import tiny
 from unpaired.cli import app
 from unpaired.data.sampling import ArrayPool
-from unpaired.evaluate.run import evaluate
+from unpaired.evaluation.run import evaluate
 from unpaired.training.loop import fit
 
 HERE = Path(__file__).parent

@@ -26,7 +26,7 @@ from unpaired.data.check import check
 from unpaired.data.folders import find
 from unpaired.data.sampling import ArrayPool, hold_out, open_pool
 from unpaired.errors import CheckpointError, ConfigError, DataError
-from unpaired.evaluate.results import compare, format_table
+from unpaired.evaluation.results import compare, format_table
 from unpaired.report import figures, looks, write_report
 from unpaired.report import words as sentences
 from unpaired.report.gather import Subject, _open_tree, gather, read_log

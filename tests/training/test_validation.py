@@ -23,8 +23,8 @@ from unpaired.config import parse_looks
 from unpaired.data.folders import find
 from unpaired.data.sampling import hold_out, open_pool
 from unpaired.errors import ConfigError, DataError, Interrupted, StoppedError, WeightsError
-from unpaired.evaluate.features import translate
-from unpaired.evaluate.run import evaluate, format_table
+from unpaired.evaluation.features import translate
+from unpaired.evaluation.run import evaluate, format_table
 from unpaired.training import loop, validation
 from unpaired.training import run as training_run
 from unpaired.training.run import build

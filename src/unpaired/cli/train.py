@@ -269,7 +269,7 @@ def adapt(
     print(result.text())
     if not quiet:
         print(
-            f"next: unpaired report {shlex.quote(str(out))}; from Python: unpaired.evaluate.classifier.load_classifier"
+            f"next: unpaired report {shlex.quote(str(out))}; from Python: unpaired.evaluation.classifier.load_classifier"
         )
 
 

@@ -364,9 +364,9 @@ def evaluate(
         Keep features on disk, by the content of each picture.
     """
     from unpaired.config import parse_assignments
-    from unpaired.evaluate.classes import classifier_settings
-    from unpaired.evaluate.run import evaluate as run
-    from unpaired.evaluate.run import format_table, is_main_process
+    from unpaired.evaluation.classes import classifier_settings
+    from unpaired.evaluation.run import evaluate as run
+    from unpaired.evaluation.run import format_table, is_main_process
 
     results = run(
         model, data, out=out, metrics=_listed(metrics), backbone=_listed(backbone) if backbone is not None else None, weights=weights,
@@ -409,7 +409,7 @@ def compare(
     digits
         Significant digits.
     """
-    from unpaired.evaluate.results import compare as run
+    from unpaired.evaluation.results import compare as run
     from unpaired.files import check_output, write_output
 
     if out is not None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from unpaired.batch import Batch, Pair
 from unpaired.config import MethodConfig
 from unpaired.errors import ConfigError
-from unpaired.evaluate.classifier import jitter
+from unpaired.evaluation.classifier import jitter
 from unpaired.methods.base import Adam, Method, Stage, Update
 from unpaired.networks.convnets import Tanh
 

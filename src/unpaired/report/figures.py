@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any, TypeGuard
 
-from unpaired.evaluate.results import makes_noise, not_comparable, places
+from unpaired.evaluation.results import makes_noise, not_comparable, places
 from unpaired.report.charts import COLOURS, Dot, Series, starts
 from unpaired.report.page import Cell, Panel, interval_panel, line_panel, number
 

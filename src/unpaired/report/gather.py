@@ -22,7 +22,7 @@ from unpaired.data.images import Pixels, show
 from unpaired.data.labelled import open_unlabelled
 from unpaired.data.sampling import Pool, centre_crops, hold_out, open_pool
 from unpaired.errors import CheckpointError, ConfigError, DataError, ImageError, nearest
-from unpaired.evaluate.results import check_results, read_json
+from unpaired.evaluation.results import check_results, read_json
 from unpaired.machine import shapes_only
 from unpaired.training.log import FILE as ORIGIN
 from unpaired.translate.translator import Translator, load

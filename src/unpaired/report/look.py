@@ -23,7 +23,7 @@ from unpaired.config import DataConfig, from_dict
 from unpaired.data.images import encode_image, show, to_tensor
 from unpaired.data.sampling import Pool, centre_crops, open_pool
 from unpaired.errors import ConfigError, DataError, UnpairedError
-from unpaired.evaluate.features import NetworkBackbone, open_backbone
+from unpaired.evaluation.features import NetworkBackbone, open_backbone
 from unpaired.networks.classifiers import Features, load_pretrained
 from unpaired.report.looks import FEWEST, embed_2d, nearest_neighbours, perceptual_distances
 from unpaired.translate.synthesis import sheet

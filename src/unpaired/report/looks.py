@@ -19,8 +19,8 @@ from torch import Tensor
 from unpaired.data.check import CheckReport
 from unpaired.data.images import Pixels, open_image, to_tensor, to_uint8
 from unpaired.errors import ImageError, Interrupted, NotComparableError, UnpairedError, WeightsError
-from unpaired.evaluate.classifier import Classifier
-from unpaired.evaluate.features import Backbone, open_backbone
+from unpaired.evaluation.classifier import Classifier
+from unpaired.evaluation.features import Backbone, open_backbone
 from unpaired.networks.classifiers import Features, load_pretrained
 from unpaired.report.gather import Pictures, Subject
 from unpaired.report.page import Report

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from unpaired.evaluate.distances import share_interval
+from unpaired.evaluation.distances import share_interval
 from unpaired.report import figures, looks, words
 from unpaired.report.charts import Dot
 from unpaired.report.gather import Pictures

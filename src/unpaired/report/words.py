@@ -14,8 +14,8 @@ from pydantic import BaseModel
 from unpaired._version import __version__
 from unpaired.config import DataConfig, TrainingConfig, differences
 from unpaired.data.check import CheckReport
-from unpaired.evaluate.classes import ClassifierConfig
-from unpaired.evaluate.distances import share_interval
+from unpaired.evaluation.classes import ClassifierConfig
+from unpaired.evaluation.distances import share_interval
 from unpaired.report import figures
 from unpaired.report.gather import Pictures, Subject
 from unpaired.report.looks import NETWORK, Measured

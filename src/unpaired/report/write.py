@@ -9,7 +9,7 @@ from typing import Any
 from unpaired.data.check import check
 from unpaired.data.images import to_tensor
 from unpaired.errors import CheckpointError, ConfigError, DataError
-from unpaired.evaluate.classifier import Classifier, load_classifier
+from unpaired.evaluation.classifier import Classifier, load_classifier
 from unpaired.files import check_output
 from unpaired.report import looks, words
 from unpaired.report.gather import Subject, gather, open_pictures

@@ -238,7 +238,7 @@ def open_data(tree: DataTree, run: RunConfig) -> OpenData:
 def _held_out(pool: Pool, run: RunConfig) -> tuple[Pool, Validator]:
     """The images that are left to train on, and who looks at the others. Raises DataError, ConfigError, WeightsError."""
     from unpaired.data.sampling import hold_out
-    from unpaired.evaluate.features import open_backbone
+    from unpaired.evaluation.features import open_backbone
     from unpaired.machine import choose_device
     from unpaired.training.validation import Validator
 

@@ -21,9 +21,9 @@ from unpaired.config import TrainingConfig
 from unpaired.data.images import to_tensor, to_uint8
 from unpaired.data.sampling import Pool
 from unpaired.errors import CheckpointError, NotComparableError
-from unpaired.evaluate.distances import gaussian_distance, kernel_distance
-from unpaired.evaluate.features import Backbone, figure_name, translate
-from unpaired.evaluate.inputs import Images, plan
+from unpaired.evaluation.distances import gaussian_distance, kernel_distance
+from unpaired.evaluation.features import Backbone, figure_name, translate
+from unpaired.evaluation.inputs import Images, plan
 from unpaired.machine import Ranks
 from unpaired.methods.base import Method
 from unpaired.translate.translator import Translator

@@ -14,8 +14,8 @@ from torch import Tensor
 from conftest import SHARED
 from unpaired.data.images import open_image, to_tensor
 from unpaired.errors import ConfigError, NotComparableError, WeightsError
-from unpaired.evaluate.distances import Statistics, _mmd2, frechet_distance, gaussian_distance, kernel_distance
-from unpaired.evaluate.features import Backbone, backbone_from_state, open_backbone
+from unpaired.evaluation.distances import Statistics, _mmd2, frechet_distance, gaussian_distance, kernel_distance
+from unpaired.evaluation.features import Backbone, backbone_from_state, open_backbone
 from unpaired.networks import classifiers
 from unpaired.weights import import_torchvision
 

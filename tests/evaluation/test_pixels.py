@@ -13,7 +13,7 @@ from PIL import Image
 from conftest import SHARED
 from toys import Negative, translator
 from unpaired.errors import ConfigError
-from unpaired.evaluate.truth import FACADES, Palette, class_ious, mask_f1, mask_iou, open_palette, pixel_figures
+from unpaired.evaluation.truth import FACADES, Palette, class_ious, mask_f1, mask_iou, open_palette, pixel_figures
 
 ROADS = Palette("roads", ("road", "sky", "car"), ((0, 0, 0), (255, 255, 255), (255, 0, 0)))
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from unpaired.errors import NotComparableError
-from unpaired.evaluate import distances
-from unpaired.evaluate.distances import (
+from unpaired.evaluation import distances
+from unpaired.evaluation.distances import (
     Products,
     Statistics,
     centred,

@@ -13,8 +13,8 @@ import tiny
 from toys import Negative, OneWay, translator
 from unpaired.data.sampling import ArrayPool
 from unpaired.errors import ConfigError, DataError
-from unpaired.evaluate.run import evaluate, format_table
-from unpaired.evaluate.truth import mask_figures, mask_iou, pixel_accuracy, pixel_figures
+from unpaired.evaluation.run import evaluate, format_table
+from unpaired.evaluation.truth import mask_figures, mask_iou, pixel_accuracy, pixel_figures
 
 
 class Dark(OneWay):

@@ -29,7 +29,7 @@ from unpaired import weights
 from unpaired.data.cache import home
 from unpaired.data.images import Pixels, to_tensor, to_uint8
 from unpaired.errors import ConfigError, UnpairedError, WeightsError, nearest
-from unpaired.evaluate.inputs import Images, Item, Task, gather
+from unpaired.evaluation.inputs import Images, Item, Task, gather
 from unpaired.files import sha256_of, write_atomically
 from unpaired.machine import Ranks, autocast, products, shapes_only
 from unpaired.networks import classifiers, inception
@@ -277,7 +277,7 @@ def state_hash(state: Mapping[str, Tensor]) -> str:
 def _quick(network: nn.Module) -> nn.Module:
     """The same frozen network, made for speed: batch norms folded into the convolutions before them, channels last.
 
-    Equal to 1e-6 relative (tests/evaluate/test_backbones.py). Only pairs that call themselves ``conv`` and ``bn``, or a convolution
+    Equal to 1e-6 relative (tests/evaluation/test_backbones.py). Only pairs that call themselves ``conv`` and ``bn``, or a convolution
     that holds its ``bn``: all of MobileNet v1 and of both Inceptions.
     """
     for module in network.modules():

@@ -25,12 +25,12 @@ from unpaired import weights
 from unpaired.data.images import to_tensor
 from unpaired.data.sampling import ArrayPool
 from unpaired.errors import ConfigError, DataError
-from unpaired.evaluate.classes import ClassifierConfig, classifier_settings
-from unpaired.evaluate.classifier import save_classifier, train_classifier
-from unpaired.evaluate.features import LPIPS, backbone_from_state, lpips_from_state
-from unpaired.evaluate.figures import Sets, feature_figures, split_in_halves
-from unpaired.evaluate.inputs import MIXED, Images, plan
-from unpaired.evaluate.run import evaluate, format_table
+from unpaired.evaluation.classes import ClassifierConfig, classifier_settings
+from unpaired.evaluation.classifier import save_classifier, train_classifier
+from unpaired.evaluation.features import LPIPS, backbone_from_state, lpips_from_state
+from unpaired.evaluation.figures import Sets, feature_figures, split_in_halves
+from unpaired.evaluation.inputs import MIXED, Images, plan
+from unpaired.evaluation.run import evaluate, format_table
 from unpaired.machine import Ranks
 
 FAST: dict[str, Any] = {"backbone": Colours(), "bootstrap": 20}
@@ -348,7 +348,7 @@ import tiny
 from test_evaluation import Colours
 from toys import Noise, translator
 from unpaired.data.sampling import ArrayPool
-from unpaired.evaluate.run import evaluate
+from unpaired.evaluation.run import evaluate
 pool = ArrayPool({{"day": tiny.pictures(11, 16), "night": tiny.pictures(8, 16, 1)}})
 evaluate(translator(Noise()), pool, backbone=Colours(), bootstrap=20, batch_size=3, out={out!r})
 """

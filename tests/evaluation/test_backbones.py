@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unpaired import weights
 from unpaired.errors import ConfigError, WeightsError
-from unpaired.evaluate.features import BACKBONES, backbone_from_state, figure_name, open_backbone, state_hash
+from unpaired.evaluation.features import BACKBONES, backbone_from_state, figure_name, open_backbone, state_hash
 from unpaired.files import sha256_of
 from unpaired.networks import classifiers, inception
 

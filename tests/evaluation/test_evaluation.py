@@ -15,7 +15,7 @@ from conftest import SHARED
 from toys import Negative, Noise, OneWay, translator
 from unpaired.data.sampling import ArrayPool
 from unpaired.errors import ConfigError, DataError, WeightsError
-from unpaired.evaluate.run import evaluate, format_table
+from unpaired.evaluation.run import evaluate, format_table
 
 WEIGHTS = SHARED / "weights"
 

@@ -18,8 +18,8 @@ from unpaired.config import DataConfig
 from unpaired.data.folders import DataTree, find
 from unpaired.data.sampling import Pool, open_pool
 from unpaired.errors import ConfigError, DataError, UnpairedError, WeightsError, nearest
-from unpaired.evaluate.classes import ClassifierConfig, Made, adaptation_figures, class_figures
-from unpaired.evaluate.features import (
+from unpaired.evaluation.classes import ClassifierConfig, Made, adaptation_figures, class_figures
+from unpaired.evaluation.features import (
     DIVERSITY_SAMPLES,
     LPIPS,
     NOT_FIGURES,
@@ -32,7 +32,7 @@ from unpaired.evaluate.features import (
     open_lpips,
     per_image,
 )
-from unpaired.evaluate.figures import (
+from unpaired.evaluation.figures import (
     ENOUGH_IMAGES,
     Figure,
     Sets,
@@ -42,9 +42,9 @@ from unpaired.evaluate.figures import (
     nothing,
     split_in_halves,
 )
-from unpaired.evaluate.inputs import MIXED, By, Images, Task, plan, share_lost
-from unpaired.evaluate.results import NOISE, Options, format_table, measures_of, provenance_of, warnings_of
-from unpaired.evaluate.truth import (
+from unpaired.evaluation.inputs import MIXED, By, Images, Task, plan, share_lost
+from unpaired.evaluation.results import NOISE, Options, format_table, measures_of, provenance_of, warnings_of
+from unpaired.evaluation.truth import (
     THRESHOLDS,
     find_masks,
     find_pairs,
@@ -204,8 +204,8 @@ def evaluate(
         data: a data folder, or a pool that holds the model's domains.
         out: also written here, as JSON.
         metrics: some of ``GROUPS``; "all" for all of them.
-        backbone: names in ``unpaired.evaluate.BACKBONES`` or of torchvision's classifiers, or any
-            :class:`~unpaired.evaluate.Backbone`; several make several figures. None is MobileNet v1; where its weights cannot be
+        backbone: names in ``unpaired.evaluation.BACKBONES`` or of torchvision's classifiers, or any
+            :class:`~unpaired.evaluation.Backbone`; several make several figures. None is MobileNet v1; where its weights cannot be
             found, its figures are left out and a line says why.
         weights: file, or folder with the files, of the backbones and of LPIPS.
         lpips: networks of LPIPS (``alex``, ``vgg``, or ready ones), where ``lpips`` is among the metrics.
@@ -214,8 +214,8 @@ def evaluate(
         by: ``direction`` measures every pair of domains by itself, ``target`` each target from a mix of its sources; ``auto``
             takes the first up to 12 pairs.
         checkpoint: of a run: ``last``, ``best`` (by validation), or ``auto``: the last, and the best beside it where there is one.
-        pairs, threshold, left, palette: folder of true pairs (:func:`unpaired.evaluate.truth.pixel_figures`).
-        masks, mask_threshold: folder of true masks (:func:`unpaired.evaluate.truth.mask_figures`).
+        pairs, threshold, left, palette: folder of true pairs (:func:`unpaired.evaluation.truth.pixel_figures`).
+        masks, mask_threshold: folder of true masks (:func:`unpaired.evaluation.truth.mask_figures`).
         classifier, labelled: a classifier and labelled target images: accuracy and confusion table.
         classifier_config, train: settings of RC and FC, and their training images where ``data`` is a pool.
         keep_features: also write ``<out>.features.safetensors``.

@@ -20,7 +20,7 @@ from toys import Negative, OneWay, translator
 from unpaired import cli
 from unpaired.data.sampling import ArrayPool
 from unpaired.errors import RefusedError, UnpairedError
-from unpaired.evaluate.run import evaluate
+from unpaired.evaluation.run import evaluate
 
 
 class Untouched(Dark):

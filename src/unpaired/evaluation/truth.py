@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from unpaired.data.images import IMAGE_SUFFIXES, Pixels, open_image, show, to_tensor, to_uint8
 from unpaired.errors import ConfigError, DataError, nearest
-from unpaired.evaluate.distances import centred
-from unpaired.evaluate.figures import Figure, mean_figure, nothing
-from unpaired.evaluate.inputs import square
+from unpaired.evaluation.distances import centred
+from unpaired.evaluation.figures import Figure, mean_figure, nothing
+from unpaired.evaluation.inputs import square
 from unpaired.translate.translator import Translator
 
 READINGS: tuple[Reading, ...] = ("sum", "channel")

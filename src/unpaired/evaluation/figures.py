@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unpaired.errors import NotComparableError
-from unpaired.evaluate.distances import (
+from unpaired.evaluation.distances import (
     K_COVERAGE,
     K_PRECISION,
     LEAST_RESAMPLES,
@@ -32,7 +32,7 @@ from unpaired.evaluate.distances import (
     resamples_for,
     share_interval,
 )
-from unpaired.evaluate.features import figure_name
+from unpaired.evaluation.features import figure_name
 
 Figure = dict[str, Any]
 """``{"value": float, "n": …}``, or ``{"value": None, "not_comparable": reason, "n": …}``; docs/evaluation.md has all keys."""

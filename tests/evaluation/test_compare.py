@@ -15,8 +15,8 @@ from toys import Negative, Noise, translator
 from unpaired import cli
 from unpaired.data.sampling import ArrayPool
 from unpaired.errors import ConfigError, DataError
-from unpaired.evaluate.results import _escaped, compare
-from unpaired.evaluate.run import evaluate
+from unpaired.evaluation.results import _escaped, compare
+from unpaired.evaluation.run import evaluate
 from unpaired.report.gather import gather
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from unpaired.errors import NotComparableError
-from unpaired.evaluate import distances
-from unpaired.evaluate.distances import neighbourhoods
+from unpaired.evaluation import distances
+from unpaired.evaluation.distances import neighbourhoods
 
 
 def points(n: int, seed: int, shift: float = 0.0) -> Tensor:

@@ -16,10 +16,10 @@ import torch
 from unpaired._version import __version__
 from unpaired.data.images import show
 from unpaired.errors import ConfigError, DataError
-from unpaired.evaluate.classes import ClassifierConfig
-from unpaired.evaluate.features import Pass
-from unpaired.evaluate.figures import ENOUGH_IMAGES, describe
-from unpaired.evaluate.inputs import MIXED, By, Images
+from unpaired.evaluation.classes import ClassifierConfig
+from unpaired.evaluation.features import Pass
+from unpaired.evaluation.figures import ENOUGH_IMAGES, describe
+from unpaired.evaluation.inputs import MIXED, By, Images
 
 
 @dataclass(frozen=True)

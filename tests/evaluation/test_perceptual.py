@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unpaired import weights
 from unpaired.errors import ConfigError, WeightsError
-from unpaired.evaluate.features import _linear_file, lpips_from_state, open_lpips, ssim
+from unpaired.evaluation.features import _linear_file, lpips_from_state, open_lpips, ssim
 
 
 def pair(side: int = 70) -> tuple[Tensor, Tensor]:

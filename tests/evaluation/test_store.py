@@ -12,8 +12,8 @@ from torch import Tensor
 
 import tiny
 from unpaired.data.images import to_tensor
-from unpaired.evaluate import features as evaluate_features
-from unpaired.evaluate.features import BATCH, FeatureStore, NetworkBackbone, content_key
+from unpaired.evaluation import features as evaluate_features
+from unpaired.evaluation.features import BATCH, FeatureStore, NetworkBackbone, content_key
 from unpaired.machine import set_products
 
 

@@ -24,10 +24,10 @@ from unpaired.data.images import Pixels, to_tensor
 from unpaired.data.labelled import open_to_test
 from unpaired.data.sampling import centre_crops
 from unpaired.errors import ConfigError, nearest
-from unpaired.evaluate.classifier import confusion_counts, load_classifier, parts, train_classifier
-from unpaired.evaluate.features import Pass
-from unpaired.evaluate.figures import Figure, mean_figure, nothing
-from unpaired.evaluate.inputs import By, Images, plan
+from unpaired.evaluation.classifier import confusion_counts, load_classifier, parts, train_classifier
+from unpaired.evaluation.features import Pass
+from unpaired.evaluation.figures import Figure, mean_figure, nothing
+from unpaired.evaluation.inputs import By, Images, plan
 from unpaired.files import sha256_of
 from unpaired.machine import Ranks
 
@@ -39,7 +39,7 @@ class ClassifierConfig(Settings):
     """The classifier of RC and FC; the whole of it stands in the results."""
 
     classifier: str = "convnet"
-    """unpaired.evaluate.classifier.ConvNet: (3×3 convolution, BatchNorm, ReLU, pooling) up to five times, dropout, a linear layer."""
+    """unpaired.evaluation.classifier.ConvNet: (3×3 convolution, BatchNorm, ReLU, pooling) up to five times, dropout, a linear layer."""
     width: Annotated[int, Field(ge=1)] = 32
     """Channels of its first layer."""
     side: Annotated[int, Field(ge=8)] = 64

@@ -18,9 +18,9 @@ from torch import Tensor
 import tiny
 from toys import Noise, translator
 from unpaired.data.sampling import ArrayPool
-from unpaired.evaluate.classes import ClassifierConfig
-from unpaired.evaluate.features import LPIPS
-from unpaired.evaluate.run import evaluate
+from unpaired.evaluation.classes import ClassifierConfig
+from unpaired.evaluation.features import LPIPS
+from unpaired.evaluation.run import evaluate
 
 FAST: dict[str, Any] = {"backbone": Colours(), "bootstrap": 0}
 CLASSIFIER = ClassifierConfig(steps=10, width=4, batch_size=12, runs=1, jitter=0, side=8)
