@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test faults faults-long lint types wheel clean help
+.PHONY: demo test faults faults-long lint types arrows budget wheel clean help
 
 help:
 	@echo "make demo    train and translate on embedded real images, leave demo/report.html (about six minutes on two cores)"
@@ -35,9 +35,17 @@ faults-long: $(VENV)/made
 lint: $(VENV)/made
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell src docs tools benchmarks README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md
 
 types: $(VENV)/made
 	$(BIN)/mypy
+
+# who may import whom (pyproject.toml), and what a reader has to hold
+arrows: $(VENV)/made
+	$(BIN)/lint-imports
+
+budget: $(VENV)/made
+	$(BIN)/python tools/budget.py
 
 wheel: $(VENV)/made
 	$(BIN)/python tools/check_wheel.py
