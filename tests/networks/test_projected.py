@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-import tiny  # noqa: F401  # its small feature network
 
+import tiny  # noqa: F401  # its small feature network
 from unpaired import losses
 from unpaired.networks.classifiers import Features
 from unpaired.networks.projected import ProjectedDiscriminator
