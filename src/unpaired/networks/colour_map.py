@@ -1,0 +1,74 @@
+"""A start for a translator that is already somewhere: the best linear map between the colours of two domains, plus what is learnt.
+
+Between normal distributions of colours the map of least mean squared change is linear (Monge-Kantorovich; Pitié and Kokaram, "The
+linear Monge-Kantorovitch linear colour mapping", CVMP 2007): with means m and covariances Σ,
+
+    A = Σa^-½ (Σa^½ Σb Σa^½)^½ Σa^-½,   t = mb - A ma.
+
+Legend: N batch, H height, W width; images [N, 3, H, W] in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+SMALLEST = 1e-6
+"""Variance below which a direction of colour counts as flat: black and white pictures have two such."""
+FIRST_STD = 1e-3
+"""Standard deviation of the last layer's first weights: a start's network says almost nothing."""
+
+
+def colour_moments(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean [3] and covariance [3, 3] of all pixels, in float64."""
+    pixels = images.double().permute(1, 0, 2, 3).flatten(1)  # [3, N H W]
+    return pixels.mean(1), torch.cov(pixels)
+
+
+def _power(matrix: Tensor, exponent: float) -> Tensor:
+    """Of a symmetric matrix [3, 3] without negative eigenvalues."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return (vectors * values.clamp_min(SMALLEST) ** exponent) @ vectors.T
+
+
+def linear_colour_map(source: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """A [3, 3] and t [3], float64: A x + t of colours with the mean and covariance ``source`` has those of ``target``."""
+    (ma, sa), (mb, sb) = source, target
+    root, inverse = _power(sa, 0.5), _power(sa, -0.5)
+    a = inverse @ _power(root @ sb @ root, 0.5) @ inverse
+    return a, mb - a @ ma
+
+
+class ColourStart(nn.Module):
+    """clamp(A x + t + 2 g(x)) for a network g with values in [-1, 1]: images [N, 3, H, W] -> the same, float32.
+
+    A and t are buffers, the identity until :meth:`measure`; the last layer ``head`` of g begins near 0. The factor 2 lets g reach
+    any colour from any other.
+    """
+
+    matrix: Tensor
+    offset: Tensor
+
+    def __init__(self, network: nn.Module, head: nn.Conv2d) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("matrix", torch.eye(3))
+        self.register_buffer("offset", torch.zeros(3))
+        nn.init.normal_(head.weight, 0.0, FIRST_STD)
+        if head.bias is not None:
+            nn.init.zeros_(head.bias)
+
+    def measure(self, source: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]) -> None:
+        """Take A and t from the :func:`colour_moments` of two domains."""
+        matrix, offset = linear_colour_map(source, target)
+        self.matrix.copy_(matrix)
+        self.offset.copy_(offset)
+
+    def start(self, images: Tensor) -> Tensor:
+        """A x + t, not clamped; float32 under autocast, too: bf16 would band even skies."""
+        with torch.autocast(images.device.type, enabled=False):
+            return torch.einsum("ij,njhw->nihw", self.matrix, images.float()) + self.offset[:, None, None]
+
+    def forward(self, images: Tensor) -> Tensor:
+        change: Tensor = self.network(images)
+        return (self.start(images) + 2 * change.float()).clamp(-1, 1)
