@@ -17,12 +17,32 @@ from unpaired.networks.classifiers import NETWORKS, Features
 from unpaired.networks.kernels import InstanceNorm
 
 Padding = Literal["zeros", "reflect"]
-Norm = Literal["batch", "instance"]
+Norm = Literal["batch", "instance", "pixel", "none"]
 
 
 def norm_layer(kind: Norm, channels: int) -> nn.Module:
-    """``batch``: with scale, shift and running statistics. ``instance``: without any parameter, the same in training and after."""
-    return nn.BatchNorm2d(channels) if kind == "batch" else InstanceNorm(channels)
+    """``batch``: with scale, shift and running statistics. ``instance``: without any parameter, the same in training and after.
+    ``pixel``: :class:`PixelNorm`. ``none``: nothing."""
+    match kind:
+        case "batch":
+            return nn.BatchNorm2d(channels)
+        case "instance":
+            return InstanceNorm(channels)
+        case "pixel":
+            return PixelNorm(channels)
+        case "none":
+            return nn.Identity()
+
+
+class PixelNorm(nn.LayerNorm):
+    """Layer norm over the channels of each pixel alone, with a scale and a shift a channel: [N, C, H, W] -> the same.
+
+    A large picture gets just what its crops get, which no norm with statistics over space gives: those of a crop of one coast are
+    others than those of a sea.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).to(x.dtype)
 
 
 class ResidualBlock(nn.Module):
@@ -143,7 +163,8 @@ class ResnetGenerator(nn.Module):
     A 7 x 7 convolution to ``width`` channels, two of stride 2, ``blocks`` residual blocks, two transposed convolutions of
     stride 2, a 7 x 7 convolution to colours and tanh. Every convolution but the last (and the second of a block) is
     followed by a norm and ReLU. Padding is by reflection, with zeros where the stride is 2. ``dilation`` 1 and instance
-    norm is CycleGAN's ``resnet_9blocks``; "Show, Attend and Translate" has dilation 2 and batch norm.
+    norm is CycleGAN's ``resnet_9blocks``; "Show, Attend and Translate" has dilation 2 and batch norm. ``resize`` repeats pixels and
+    convolves 3 x 3 in place of the transposed convolutions, whose uneven overlap draws chequers (Odena et al. 2016).
 
     All convolutions have biases, as both norms leave them possible; under batch norm they change nothing.
     """
@@ -151,12 +172,25 @@ class ResnetGenerator(nn.Module):
     STRIDE = 4
 
     def __init__(
-        self, width: int = 64, blocks: int = 9, *, dilation: int = 1, norm: Norm = "instance", relu_after: bool = False
+        self,
+        width: int = 64,
+        blocks: int = 9,
+        *,
+        dilation: int = 1,
+        norm: Norm = "instance",
+        relu_after: bool = False,
+        resize: bool = False,
     ) -> None:
         super().__init__()
 
         def layer(convolution: nn.Module, channels: int) -> nn.Sequential:
             return nn.Sequential(convolution, norm_layer(norm, channels), nn.ReLU(inplace=True))
+
+        def double(channels: int) -> nn.Module:
+            if resize:
+                convolution = nn.Conv2d(channels, channels // 2, 3, padding=1, padding_mode="reflect")
+                return nn.Sequential(nn.Upsample(scale_factor=2), convolution)
+            return nn.ConvTranspose2d(channels, channels // 2, 3, 2, 1, output_padding=1)
 
         self.front = nn.Sequential(
             layer(nn.Conv2d(3, width, 7, padding=3, padding_mode="reflect"), width),
@@ -170,8 +204,8 @@ class ResnetGenerator(nn.Module):
             )
         )
         self.back = nn.Sequential(
-            layer(nn.ConvTranspose2d(4 * width, 2 * width, 3, 2, 1, output_padding=1), 2 * width),
-            layer(nn.ConvTranspose2d(2 * width, width, 3, 2, 1, output_padding=1), width),
+            layer(double(4 * width), 2 * width),
+            layer(double(2 * width), width),
         )
         self.head = nn.Conv2d(width, 3, 7, padding=3, padding_mode="reflect")
 
