@@ -52,7 +52,7 @@ from unpaired.methods.base import Method, Stage, Update
 from unpaired.methods.cascade import Cascade
 from unpaired.methods.levels import LevelMethod
 from unpaired.methods.unit import UNIT, sum_of
-from unpaired.networks import classifiers, kernels, pyramid, stylegan
+from unpaired.networks import efficientnet, kernels, pyramid, stylegan
 from unpaired.networks import pyramid as networks_pyramid
 from unpaired.networks.kernels import SN_EPS, Spectral
 from unpaired.training import loop
@@ -111,9 +111,9 @@ def plain_maps(self: pyramid.Pyramid, images: Tensor, levels: Any) -> list[Tenso
     return self.features(images, [self.layer[level] for level in levels])
 
 
-def plain_linear(self: classifiers.ConvBN, x: Tensor) -> Tensor:
+def plain_linear(self: efficientnet.ConvBN, x: Tensor) -> Tensor:
     """MobileNet's convolution and batch norm, one after the other."""
-    left, right, above, below = classifiers._same_padding(x, self.kernel_size[0], self.stride[0])
+    left, right, above, below = efficientnet.same_padding(x, self.kernel_size[0], self.stride[0])
     if (left, above) == (right, below):
         return self.bn(F.conv2d(x, self.weight, None, self.stride, (above, left), groups=self.groups))  # type: ignore[no-any-return]
     padded = F.pad(x, (left, right, above, below))
@@ -145,7 +145,7 @@ def plain() -> Iterator[None]:
         stack.enter_context(patch.object(LevelMethod, "critic_terms", plain_terms))
         stack.enter_context(patch.object(Cascade, "forth_and_same", plain_translations))
         stack.enter_context(patch.object(pyramid.Pyramid, "raw", plain_maps))
-        stack.enter_context(patch.object(classifiers.ConvBN, "linear", plain_linear))
+        stack.enter_context(patch.object(efficientnet.ConvBN, "linear", plain_linear))
         stack.enter_context(patch.object(Spectral, "normalised", plain_spectral))
         yield
 

@@ -38,8 +38,8 @@ classifiers.NETWORKS.setdefault(
     classifiers.Kind(
         _tiny_network,
         ("relu1", "relu2", "relu3"),
-        mean=features.MIDDLE,
-        std=features.MIDDLE,
+        mean=classifiers.MIDDLE,
+        std=classifiers.MIDDLE,
         pyramid=tuple((f"conv{i}", f"relu{i}") for i in range(1, 6)),
     ),
 )

@@ -16,7 +16,7 @@ from unpaired.data.images import open_image, to_tensor
 from unpaired.errors import ConfigError, NotComparableError, WeightsError
 from unpaired.evaluation.distances import Statistics, _mmd2, frechet_distance, gaussian_distance, kernel_distance
 from unpaired.evaluation.features import Backbone, backbone_from_state, open_backbone
-from unpaired.networks import classifiers
+from unpaired.networks import classifiers, efficientnet
 from unpaired.weights import import_torchvision
 
 WEIGHTS = SHARED / "weights" / "mobilenet_v1_1.0_to_conv12.pth"
@@ -183,11 +183,11 @@ def test_mobilenet_has_five_taps_at_the_named_strides() -> None:
 def test_same_padding_puts_the_odd_pixel_right_and_below() -> None:
     """TensorFlow's rule: 224 at kernel 3 and stride 2 pads 0 before and 1 behind; 5 pads 1 and 1."""
     even, odd = torch.ones(1, 1, 224, 224), torch.ones(1, 1, 5, 5)
-    assert classifiers._same_padding(even, 3, 2) == (0, 1, 0, 1)
-    assert classifiers._same_padding(odd, 3, 2) == (1, 1, 1, 1)
+    assert efficientnet.same_padding(even, 3, 2) == (0, 1, 0, 1)
+    assert efficientnet.same_padding(odd, 3, 2) == (1, 1, 1, 1)
     for images in (even, odd, torch.ones(1, 1, 5, 8)):  # whichever way it pads, the result is that of padding first
-        layer = classifiers.ConvBN(1, 2, 3, stride=2).eval()
-        padded = torch.nn.functional.pad(images, classifiers._same_padding(images, 3, 2))
+        layer = efficientnet.ConvBN(1, 2, 3, stride=2).eval()
+        padded = torch.nn.functional.pad(images, efficientnet.same_padding(images, 3, 2))
         first = torch.nn.functional.conv2d(padded, layer.weight, stride=2)
         torch.testing.assert_close(layer.linear(images), layer.bn(first))
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from unpaired import weights
 from unpaired.errors import ConfigError, WeightsError
-from unpaired.networks import classifiers
+from unpaired.networks import classifiers, efficientnet
 from unpaired.networks.classifiers import IMAGENET_MEAN, IMAGENET_STD, NETWORKS, Features, load_pretrained
 
 X = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -114,7 +114,7 @@ def test_a_fixed_norm_is_part_of_its_convolution(kernel: int, stride: int, group
     """MobileNet's layers in eval mode give what convolution and batch norm give one after the other, with the same gradients, in float64 to
     1e-12; in train mode statistics move as ever."""
     torch.manual_seed(0)
-    layer = classifiers.ConvBN(4, 8, kernel, stride=stride, groups=groups).double()
+    layer = efficientnet.ConvBN(4, 8, kernel, stride=stride, groups=groups).double()
     x = torch.randn(2, 4, side, side, dtype=torch.float64, requires_grad=True)
     for _ in range(3):
         layer.train()(x)
@@ -122,7 +122,7 @@ def test_a_fixed_norm_is_part_of_its_convolution(kernel: int, stride: int, group
     norm, convolution = nn.BatchNorm2d(8, eps=1e-3).double(), nn.Conv2d(4, 8, kernel, stride, groups=groups, bias=False)
     norm.load_state_dict(layer.bn.state_dict())
     convolution.double().weight.data = layer.weight.data.clone()
-    left, right, above, below = classifiers._same_padding(x, kernel, stride)
+    left, right, above, below = efficientnet.same_padding(x, kernel, stride)
     results = []
     for made in (layer.eval().linear(x), norm.eval()(convolution(F.pad(x, (left, right, above, below))))):
         results.append((made, *torch.autograd.grad(made.pow(3).sum(), x)))

@@ -28,7 +28,8 @@ def colour_moments(images: Tensor) -> tuple[Tensor, Tensor]:
 def _power(matrix: Tensor, exponent: float) -> Tensor:
     """Of a symmetric matrix [3, 3] without negative eigenvalues."""
     values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.clamp_min(SMALLEST) ** exponent) @ vectors.T
+    powers: Tensor = torch.diag(values.clamp_min(SMALLEST).pow(exponent))
+    return vectors @ powers @ vectors.T  # type: ignore[no-any-return]
 
 
 def linear_colour_map(source: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

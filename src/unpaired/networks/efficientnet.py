@@ -66,7 +66,7 @@ SHAPES = tuple(_shapes())
 """Of the sixteen blocks, in their order."""
 
 
-def _same_padding(x: Tensor, kernel: int, stride: int) -> tuple[int, int, int, int]:
+def same_padding(x: Tensor, kernel: int, stride: int) -> tuple[int, int, int, int]:
     """Zeros left, right, above and below so that the output has ceil(side / stride) pixels; the odd one goes right and below."""
     across, down = (max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in (x.shape[3], x.shape[2]))
     return across // 2, across - across // 2, down // 2, down - down // 2
@@ -90,7 +90,7 @@ class ConvBN(nn.Conv2d):
         if fixed:
             scale = norm.weight * torch.rsqrt(norm.get_buffer("running_var") + norm.eps)
             weight, bias = weight * scale[:, None, None, None], norm.bias - norm.get_buffer("running_mean") * scale
-        left, right, above, below = _same_padding(x, self.kernel_size[0], self.stride[0])
+        left, right, above, below = same_padding(x, self.kernel_size[0], self.stride[0])
         if left == right and above == below:  # the convolution pads without a copy
             x = F.conv2d(x, weight, bias, self.stride, (above, left), groups=self.groups)
         else:
