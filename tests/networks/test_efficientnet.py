@@ -16,6 +16,11 @@ from unpaired.errors import WeightsError
 from unpaired.networks import efficientnet
 from unpaired.networks.classifiers import Features, load_pretrained
 
+
+def _pretrained() -> efficientnet.EfficientNetLite0:
+    return efficientnet.from_state(weights.load("efficientnet_lite0"))
+
+
 X = torch.rand(2, 3, 66, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
@@ -34,7 +39,7 @@ def test_taps_have_their_channels_and_strides() -> None:
 
 def test_the_package_is_found_and_not_imported() -> None:
     """The file comes from the package's list of files; features and classifier are then the same network."""
-    network = efficientnet.efficientnet_lite0()
+    network = _pretrained()
     features = Features("efficientnet_lite0", tuple(efficientnet.TAPS)).eval()
     about = load_pretrained(features)
     assert about["sha256"].startswith("57934424") and "Apache-2.0" in about["licence"]
@@ -63,7 +68,7 @@ def test_it_knows_what_it_sees(picture: str, right: set[int]) -> None:
     pixels = torch.from_numpy(np.array(datasets.load_sample_image(picture))).permute(2, 0, 1)[None].float() / 127.5 - 1
     square = F.interpolate(pixels[..., 100:527], size=(224, 224), mode="bilinear", antialias=True)
     with torch.no_grad():
-        best = int(efficientnet.efficientnet_lite0().logits(square).argmax())
+        best = int(_pretrained().logits(square).argmax())
     assert best in right
 
 

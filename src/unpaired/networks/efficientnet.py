@@ -11,13 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unpaired import weights
 from unpaired.errors import WeightsError
 
 STEM, HEAD, CLASSES = 32, 1280, 1000
@@ -174,8 +172,3 @@ def from_state(state: Mapping[str, Tensor]) -> EfficientNetLite0:
     except RuntimeError as error:
         raise WeightsError(f"these tensors are no EfficientNet-Lite0: {error}") from error
     return network
-
-
-def efficientnet_lite0(where: Path | str | None = None) -> EfficientNetLite0:
-    """The pretrained network; the weights are found by :func:`unpaired.weights.find`. Raises WeightsError."""
-    return from_state(weights.load("efficientnet_lite0", where))
