@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-import weakref
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -14,7 +12,6 @@ from torch import Tensor
 import tiny
 from unpaired.data.images import to_tensor
 from unpaired.errors import NotComparableError, UnpairedError
-from unpaired.report import looks
 from unpaired.report.looks import FEWEST, embed_2d, nearest_neighbours, perceptual_distances
 
 
@@ -73,38 +70,6 @@ def test_distances_equal_their_definition() -> None:
                 values.append(float((a - b).square().sum(1).mean()))
             assert float(found[i, j]) == pytest.approx(np.mean(values), rel=1e-4)
     assert perceptual_distances(x, x, layers).diagonal().abs().max() < 1e-5
-
-
-class Parts:
-    """Images opened three at a time, and how many of them were alive at most."""
-
-    def __init__(self, images: Tensor) -> None:
-        self.images, self.walks, self.most = images, 0, 0
-
-    def __iter__(self) -> Iterator[Tensor]:
-        self.walks += 1
-        alive: list[weakref.ref[Tensor]] = []
-        for first in range(0, len(self.images), 3):
-            part = self.images[first : first + 3].clone()
-            alive.append(weakref.ref(part))
-            self.most = max(self.most, sum(len(t) for t in (r() for r in alive) if t is not None))
-            yield part
-            del part
-
-
-def test_many_images_are_never_in_memory_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Others in parts: at most two parts are alive, and the distances are those of one tensor. With room for the features of two of five
-    images the others are walked three times, and the distances are the same."""
-    x, y = (to_tensor(tiny.pictures(n, 16, seed)) for n, seed in ((5, 0), (13, 1)))
-    whole = perceptual_distances(x, y, layers)
-    parts = Parts(y)
-    assert torch.allclose(perceptual_distances(x, parts, layers), whole, atol=1e-6)
-    assert parts.walks == 1 and parts.most <= 6
-    one = sum(t[0].numel() * 4 for t in layers(x))
-    monkeypatch.setattr(looks, "CODE_BYTES", 2 * one)
-    parts = Parts(y)
-    assert torch.allclose(perceptual_distances(x, parts, layers), whole, atol=1e-6)
-    assert parts.walks == 3 and perceptual_distances(x[:0], parts, layers).shape == (0, 13)
 
 
 def test_an_image_is_its_own_nearest_neighbour() -> None:

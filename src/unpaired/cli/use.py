@@ -1,4 +1,4 @@
-"""Commands that use a model or look at one, at data and at the settings there are: translate, synthesize, look, info, presets, check."""
+"""Commands that use a model or look at one, at data and at the settings there are: translate, synthesize, info, presets, check."""
 
 from __future__ import annotations
 
@@ -143,57 +143,6 @@ def synthesize(
         model, out, count=n, seed=seed, domain=to, interpolate=interpolate, device=device, precision=precision, overwrite=overwrite
     )  # fmt: skip
     print(f"{len(written)} pictures: {out}; an overview: {out / 'sheet.png'}")
-
-
-def look(
-    model: Model,
-    data: Data,
-    /,
-    *,
-    to: str,
-    out: Path,
-    source: str | None = None,
-    network: Literal["mobilenet_v1", "alexnet", "vgg19", "squeezenet1_1"] = "mobilenet_v1",
-    features: str | None = None,
-    weights: Path | None = None,
-    limit: int = 200,
-    rows: int = 16,
-    nearest: int = 3,
-    seed: int = 0,
-    device: Device = "auto",
-) -> None:
-    """A map of deep features of source, target and translations (t-SNE), and the target images nearest to each translation.
-
-    Parameters
-    ----------
-    to
-        Domain to translate to.
-    out
-        Folder for map.png (source blue, target red, translations cyan), neighbours.png and look.json.
-    source
-        Domain of the inputs, where it does not follow from --to.
-    network
-        Feature network of the perceptual distance.
-    features
-        Feature network of the map: vgg19_fc7 as in the paper, or a backbone's name; that of --network when left out.
-    weights
-        File or folder with the weights of both.
-    limit
-        Images of each kind.
-    rows
-        Rows of neighbours.png.
-    nearest
-        Target images in each row.
-    seed
-        Of the map, and of random outputs.
-    """
-    from unpaired.report.look import look as run
-
-    done = run(
-        model, data, out, to=to, source=source, network=network, features=features, weights=weights, limit=limit, rows=rows,
-        nearest=nearest, seed=seed, device=device,
-    )  # fmt: skip
-    print(done.text())
 
 
 def info(model: Model, /, *, json: Json = False) -> None:

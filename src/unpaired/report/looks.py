@@ -5,7 +5,7 @@ Legend: N images, S side; pixels uint8 [N, S, S, 3], tensors [N, 3, S, S] in [-1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,51 +77,26 @@ Layers = Callable[[Tensor], Sequence[Tensor]]
 """[N, 3, H, W] in [-1, 1] -> outputs [N, C, H', W'] of some layers, such as :class:`unpaired.networks.classifiers.Features`."""
 
 
-CODE_BYTES = 2**30
-"""Features of so many bytes are held at once; more images go in several passes over the others."""
-
-
 @torch.inference_mode()
-def perceptual_distances(
-    images: Tensor, others: Tensor | Iterable[Tensor], layers: Layers, *, batch: int = 16
-) -> Tensor:
-    """How unlike each image is to each of the others: [N, 3, H, W] and [M, 3, H, W] -> float32 [N, M], 0 for equal ones.
+def perceptual_distances(images: Tensor, others: Tensor, layers: Layers, *, batch: int = 16) -> Tensor:
+    """Return how unlike each image is to each of the others: [N, 3, H, W] and [M, 3, H, W] -> float32 [N, M], 0 for equal ones.
 
     Mean over layers and places of |â - b̂|², with features scaled to length 1 at each place (Zhang et al., arXiv 1801.03924,
-    Eq. 1, with all weights 1); at most 4. Both sets must have one size. Features of at most ``CODE_BYTES`` of ``images``, and of one
-    batch of the others, are in memory at once.
+    Eq. 1, with all weights 1); at most 4. The features of all ``images`` and of one batch of the others are in memory at once.
 
-    Args:
-        others: all in one tensor, or in parts [m, 3, H, W] that can be walked several times, each opened when its turn comes: for sets
-            that do not fit into memory.
-
-    Raises NotComparableError: sizes differ, or features are not finite.
+    Raises:
+        NotComparableError: sizes differ, or features are not finite.
     """
-    if not len(images):
-        count = len(others) if isinstance(others, Tensor) else sum(len(part) for part in others)
-        return torch.zeros(0, count)
-    parts = torch.split(others, batch) if isinstance(others, Tensor) else others
-    each = sum(code.numel() * code.element_size() for code in _codes(images[:1], layers))
-    block = max(1, CODE_BYTES // each)
-    return torch.cat([_distances(some, parts, layers, batch) for some in torch.split(images, block)])
-
-
-def _distances(images: Tensor, parts: Iterable[Tensor], layers: Layers, batch: int) -> Tensor:
-    """[N, M], with the features of all ``images`` in memory."""
+    if images.shape[1:] != others.shape[1:]:
+        raise NotComparableError(f"not comparable: images of {list(images.shape[1:])} and {list(others.shape[1:])}")
     own = [_codes(part, layers) for part in torch.split(images, batch)]
     mine = [torch.cat(layer) for layer in zip(*own, strict=True)]
-    del own  # it would hold everything twice
-    columns = [torch.zeros(len(images), 0)]
-    for part in parts:
-        if images.shape[1:] != part.shape[1:]:
-            raise NotComparableError(f"not comparable: images of {list(images.shape[1:])} and {list(part.shape[1:])}")
-        if not len(part):
-            continue
-        theirs = _codes(part, layers)
+    columns = []
+    for part in torch.split(others, batch):
         # |â|² + |b̂|² - 2 â·b̂; a place where all channels are 0 has length 0, not 1
         each = [
             (a.square().sum(1)[:, None] + b.square().sum(1)[None] - 2 * a @ b.T).clamp_min(0)
-            for a, b in zip(mine, theirs, strict=True)
+            for a, b in zip(mine, _codes(part, layers), strict=True)
         ]
         columns.append(torch.stack(each).mean(0))
     found = torch.cat(columns, 1)
