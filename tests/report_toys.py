@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from unpaired import checkpoint
-from unpaired.config import MethodConfig, from_dict
-from unpaired.methods import METHODS
+from unpaired.config import MethodConfig
+from unpaired.methods import METHODS, run_from
 from unpaired.methods.base import Method, Stage
 
 
@@ -70,6 +70,6 @@ class Many(Method):
 
 def save(path: Path, domains: tuple[str, ...], **settings: Any) -> Path:
     """A model file of the toy at 16 pixels."""
-    run = from_dict({"method": "many", "data": {"size": 16, "cache": False}, "model": settings})
+    run = run_from({"method": "many", "data": {"size": 16, "cache": False}, "model": settings})
     method = Many(run.model, domains, image_size=16)
     return checkpoint.write_model(path, method, checkpoint.make_header(method, run, step=5))

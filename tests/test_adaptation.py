@@ -15,11 +15,11 @@ from PIL import Image
 from unpaired import checkpoint
 from unpaired.adaptation import AdaptResult, _read, _settle, adapt, add_anchor
 from unpaired.batch import Batch
-from unpaired.config import from_dict
 from unpaired.data.labelled import open_to_test
 from unpaired.errors import CheckpointError, ConfigError, DataError, ImageError, RefusedError
 from unpaired.evaluation.classes import adaptation_figures
 from unpaired.evaluation.classifier import ConvNet, jitter, load_classifier, recolour, score, train_classifier
+from unpaired.methods import run_from
 from unpaired.report import write_report
 from unpaired.training.run import build
 from unpaired.training.state import Plan
@@ -254,7 +254,7 @@ def test_augmentation_keeps_shape_and_range() -> None:
 
 def test_anchor_pulls_on_the_translator_alone() -> None:
     """The anchor joins the generator's update, its gradient reaches encoder and generator, and the classifier stays."""
-    config = from_dict({"method": "unit", "data": {"size": 16}, "model": {"width": 4, "discriminator_layers": 2}})
+    config = run_from({"method": "unit", "data": {"size": 16}, "model": {"width": 4, "discriminator_layers": 2}})
     method = build(config, ("a", "b"), CLASSES)
     network = ConvNet(2, 16, 8).eval().requires_grad_(False)
     add_anchor(method, network, 2.0, 0.0)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from unpaired.batch import Batch
-from unpaired.config import MethodConfig, RunConfig, from_dict
+from unpaired.config import MethodConfig, RunConfig
 from unpaired.data.sampling import ArrayPool
-from unpaired.methods import METHODS
+from unpaired.methods import METHODS, run_from
 from unpaired.methods.base import Adam, Method, Stage, Update
 from unpaired.networks import classifiers
 
@@ -156,7 +156,7 @@ def config(**settings: Any) -> RunConfig:
             "tensorboard": False,
         },
     }
-    return from_dict(merge(base, nested({k.replace("__", "."): v for k, v in settings.items()})))
+    return run_from(merge(base, nested({k.replace("__", "."): v for k, v in settings.items()})))
 
 
 def pictures(count: int, side: int = 20, seed: int = 0, colour: int = 0) -> np.ndarray[Any, Any]:

@@ -24,7 +24,7 @@ from torch import Tensor
 from unpaired import checkpoint, machine
 from unpaired._version import __version__
 from unpaired.batch import Batch
-from unpaired.config import RunConfig, Settings, from_dict, merge, nested
+from unpaired.config import RunConfig, Settings, merge, nested
 from unpaired.config import preset as read_preset
 from unpaired.data.images import to_tensor, to_uint8
 from unpaired.data.labelled import open_labelled, open_to_test, open_unlabelled
@@ -41,6 +41,7 @@ from unpaired.evaluation.classifier import (
     train_classifier,
 )
 from unpaired.files import check_run_apart
+from unpaired.methods import run_from
 from unpaired.methods.base import Method, Stage, Update
 from unpaired.training import log as training_log
 from unpaired.training import loop as training_loop
@@ -246,7 +247,7 @@ def _settle(
     defaults: dict[str, Any] = {"data": {"mirror": False}}  # a mirrored digit is another sign
     if name == "unit-digits":
         defaults["data"]["size"] = 32
-    config = from_dict(merge(defaults, {**values, "method": name, "seed": seed}))
+    config = run_from(merge(defaults, {**values, "method": name, "seed": seed}))
     return config, options, chosen
 
 

@@ -33,10 +33,10 @@ from torch import Tensor
 
 from unpaired import files as _files
 from unpaired._version import __version__
-from unpaired.config import RunConfig, from_dict
+from unpaired.config import RunConfig
 from unpaired.errors import CheckpointError, ConfigError, StoppedError
 from unpaired.machine import shapes_only
-from unpaired.methods import method_class
+from unpaired.methods import method_class, run_from
 from unpaired.methods.base import Beginning, Method
 
 FORMAT = 1
@@ -274,7 +274,7 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
             f"{file}: the state for resuming, not a model; give {file.parent / MODEL} or the run's folder"
         )
     try:
-        config = from_dict(header["config"])
+        config = run_from(header["config"])
         with shapes_only():  # no memory yet: a lying header must not cost any
             method = method_class(header["method"])(
                 config.model,

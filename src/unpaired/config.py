@@ -127,7 +127,7 @@ class RunConfig(Settings):
     """The method's own settings."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-ready values, every key present; ``from_dict`` reads it back."""
+        """Plain JSON-ready values, every key present; ``unpaired.methods.run_from`` reads it back."""
         return self.model_dump(mode="json")
 
     def written(self) -> dict[str, Any]:
@@ -167,34 +167,30 @@ def _explain(error: ValidationError, prefix: str, known: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def from_dict(values: Mapping[str, Any]) -> RunConfig:
-    """Build and validate a run from plain values.
+def from_dict(values: Mapping[str, Any], model: type[MethodConfig]) -> RunConfig:
+    """Build and validate a run from plain values; ``model`` is the ``Config`` of its method.
 
     Raises:
         ConfigError: names every unknown key (with the nearest known one) and every value out of range.
     """
-    from unpaired.methods import method_class  # imports torch, so not at the top
-
     values = dict(values)
-    method = values.get("method", RunConfig.model_fields["method"].default)
-    config_class = method_class(str(method)).Config
-    known = _fields_of(RunConfig, config_class)
-    model = values.pop("model", None) or {}
-    if not isinstance(model, Mapping):
-        raise ConfigError(f"model = {model!r}: a table of settings is wanted, as in --set model.batch_size=4")
+    known = _fields_of(RunConfig, model)
+    table = values.pop("model", None) or {}
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"model = {table!r}: a table of settings is wanted, as in --set model.batch_size=4")
     problems = []
-    run, model_config = None, None
+    run, settings = None, None
     try:
         run = RunConfig(**values)
     except ValidationError as error:
         problems.append(_explain(error, "", known))
     try:
-        model_config = config_class(**model)
+        settings = model(**table)
     except ValidationError as error:
         problems.append(_explain(error, "model.", known))
     if problems or run is None:
         raise ConfigError("\n".join(problems))
-    return run.model_copy(update={"model": model_config})
+    return run.model_copy(update={"model": settings})
 
 
 def parse_value(text: str) -> Any:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 import tiny
-from unpaired.config import RunConfig, from_dict, merge
+from unpaired.config import RunConfig, merge
 from unpaired.data.sampling import ArrayPool
+from unpaired.methods import run_from
 from unpaired.methods.base import Method, Stage
 from unpaired.training import loop
 from unpaired.training.run import build
@@ -151,7 +152,7 @@ SINGLE = {"deepvae"}
 
 def config(name: str, **changes: Any) -> RunConfig:
     """The tiny run of a method."""
-    return from_dict(merge(merge(merge(BASE, {"method": name}), SETTINGS[name]), changes))
+    return run_from(merge(merge(merge(BASE, {"method": name}), SETTINGS[name]), changes))
 
 
 def pool(name: str) -> ArrayPool:

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 import tiny
 from image_zoo import bad_files, encoded, picture
 from unpaired import checkpoint
-from unpaired.config import RunConfig, from_dict, parse_assignments, read_toml, setting_names
+from unpaired.config import RunConfig, parse_assignments, read_toml, setting_names
 from unpaired.data.folders import find
 from unpaired.data.images import MAX_SIDE, MIN_SIDE, open_image
 from unpaired.errors import CheckpointError, ConfigError, DataError, ImageError
+from unpaired.methods import run_from
 
 EXAMPLES = settings(
     max_examples=pick(60, 600), deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
@@ -42,7 +43,7 @@ def test_settings_are_taken_whole_or_refused(changes: dict[str, Any]) -> None:
     from unpaired.config import nested
 
     try:
-        run = from_dict({"method": "tiny", **nested(changes)})
+        run = run_from({"method": "tiny", **nested(changes)})
     except ConfigError as error:
         assert str(error)
         return
@@ -50,7 +51,7 @@ def test_settings_are_taken_whole_or_refused(changes: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "c.toml")
         path.write_text(run.to_toml(), encoding="utf-8")
-        assert from_dict(read_toml(path)) == run
+        assert run_from(read_toml(path)) == run
 
 
 @EXAMPLES
@@ -77,7 +78,7 @@ def test_files_of_settings_are_read_or_refused(content: bytes) -> None:
         path = Path(folder, "c.toml")
         path.write_bytes(content)
         try:
-            from_dict({"method": "tiny", **read_toml(path)})
+            run_from({"method": "tiny", **read_toml(path)})
         except ConfigError as error:
             assert str(error)
 

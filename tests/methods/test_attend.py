@@ -18,9 +18,10 @@ import tiny
 from unpaired import adapt, checkpoint, losses
 from unpaired.batch import Batch
 from unpaired.cli import main
-from unpaired.config import from_dict, preset, presets
+from unpaired.config import preset, presets
 from unpaired.data.images import to_tensor, to_uint8
 from unpaired.errors import ConfigError, RefusedError, WeightsError
+from unpaired.methods import run_from
 from unpaired.methods.attend import MASK_FLOOR, Attend, AttendConfig
 from unpaired.networks.convnets import AttentionBranch, ImageBuffer, ResnetGenerator, WeightInduction
 from unpaired.networks.discriminators import OverlappingPatches
@@ -515,7 +516,7 @@ def test_settings_that_do_not_go_together() -> None:
         ({"attention_steps": 0}, "never trained"),
     ):
         with pytest.raises(ConfigError, match=words):
-            from_dict({"method": "attend", "model": settings})
+            run_from({"method": "attend", "model": settings})
     with pytest.raises(ConfigError, match="no layer 'relu9_9'"):
         small(network="vgg19", layers=["relu1_1", "relu9_9"])
     with pytest.raises(ConfigError, match="Did you mean 'zebra'"):
@@ -748,7 +749,7 @@ MINE = sorted(n for n in presets() if n.startswith("attend-"))
 def test_presets(name: str) -> None:
     """Every preset is valid, builds its networks, and says command, cost and expected result."""
     values = preset(name)
-    config = from_dict(values)
+    config = run_from(values)
     names = (config.model.source, "other") if config.model.source else DOMAINS
     with torch.device("meta"):
         method = Attend(config.model, names, image_size=config.data.size)

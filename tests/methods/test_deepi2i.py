@@ -19,9 +19,10 @@ import unpaired
 from unpaired import checkpoint, interop, losses
 from unpaired.batch import Batch
 from unpaired.cli.train import next_command
-from unpaired.config import from_dict, merge
+from unpaired.config import merge
 from unpaired.data.sampling import ArrayPool, Sampler
 from unpaired.errors import CheckpointError, ConfigError, DataError
+from unpaired.methods import run_from
 from unpaired.methods.deepi2i import Adaptors, DeepI2I
 from unpaired.methods.gans import BigGAN
 from unpaired.networks.biggan import Shape
@@ -243,7 +244,7 @@ def test_output_depends_on_input_class_and_latent() -> None:
 def gan(folder: Path, domains: tuple[str, ...] = ("cat", "dog", "fox", "owl"), **settings: Any) -> Path:
     """A file of a tiny pretrained GAN."""
     torch.manual_seed(3)
-    config = from_dict({"method": "biggan", "data": {"size": 32}, "model": {**SMALL, **settings}})
+    config = run_from({"method": "biggan", "data": {"size": 32}, "model": {**SMALL, **settings}})
     method = BigGAN(config.model, domains, image_size=32)
     return checkpoint.write_model(folder / "gan.safetensors", method, checkpoint.make_header(method, config))
 
@@ -261,7 +262,7 @@ def run_config(**model: Any) -> Any:
         "training": {"device": "cpu", "precision": "fp32", "sample_every": 100, "samples": 2, "tensorboard": False},
         "model": {**SMALL, "adaptor_steps": 1, "finetune_steps": 1},
     }
-    return from_dict(merge(base, {"model": model}))
+    return run_from(merge(base, {"model": model}))
 
 
 @pytest.mark.parametrize("rule", ["nearest", "mean", "index"])
@@ -425,7 +426,7 @@ def test_a_model_to_begin_with_keeps_its_domains_in_their_places(tmp_path: Path)
     names = ("blue", "green", "red")
     model = make(names)
     header = checkpoint.make_header(
-        model, from_dict({"method": "deepi2i", "data": {"size": 32}, "model": model.config.model_dump()})
+        model, run_from({"method": "deepi2i", "data": {"size": 32}, "model": model.config.model_dump()})
     )
     file = checkpoint.write_model(tmp_path / "m.safetensors", model, header)
     for i, name in enumerate(("green", "pink", "red")):
@@ -510,7 +511,7 @@ def test_carried_optimiser_state(method: str, tmp_path: Path) -> None:
     carried = {**SMALL, "pretrained": str(tmp_path / "gan"), "class_rows": "index", "optimizer_state": "carried"}
     steps = {"steps": 2} if method == "biggan" else {"adaptor_steps": 1, "finetune_steps": 1}
     config = merge(run_config().to_dict(), {"method": method, "training": {"checkpoint_every": 1, "keep": 9}})
-    config = from_dict({**config, "model": {**carried, **steps}})
+    config = run_from({**config, "model": {**carried, **steps}})
     loop.fit(training_run.build(config, THREE), pool(), config, tmp_path / "run", quiet=True)
     begun, _ = checkpoint.read_state(checkpoint.Saved(checkpoint.folder_of(tmp_path / "run/checkpoints", 0), 0, {}))
     moments = {k for k in begun if k.startswith("optimizer/")}
@@ -646,8 +647,8 @@ def test_a_grid_of_every_class(translator: Translator, pictures: Path, tmp_path:
 def test_settings_survive_toml() -> None:
     """Every setting written and read back is the same, scratch and ablations included."""
     for model in ({}, {"mode": "scratch"}, {"transfer": ["generator"], "adaptor": "none", "w_4": 0.0}):
-        run = from_dict({"method": "deepi2i", "model": model})
-        assert from_dict(run.written()) == run and from_dict(json.loads(json.dumps(run.to_dict()))) == run
+        run = run_from({"method": "deepi2i", "model": model})
+        assert run_from(run.written()) == run and run_from(json.loads(json.dumps(run.to_dict()))) == run
 
 
 def test_import_needs_fitting_names(tmp_path: Path) -> None:
@@ -749,7 +750,7 @@ def test_training_goes_on_from_a_whole_model(tmp_path: Path) -> None:
     asked for then, and none replaces them."""
     method = make(("blue", "red"), transfer=["encoder", "generator", "discriminator"])
     header = checkpoint.make_header(
-        method, from_dict({"method": "deepi2i", "data": {"size": 32}, "model": method.config.model_dump()})
+        method, run_from({"method": "deepi2i", "data": {"size": 32}, "model": method.config.model_dump()})
     )
     file = checkpoint.write_model(tmp_path / "whole.safetensors", method, header, whole=True)
     tiny.folder(tmp_path / "data", count=6, side=32)

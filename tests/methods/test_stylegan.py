@@ -18,9 +18,10 @@ from closeness import TOLERANCE, error
 from unpaired import checkpoint, losses, machine
 from unpaired.batch import Batch
 from unpaired.cli import main
-from unpaired.config import from_dict, merge
+from unpaired.config import merge
 from unpaired.errors import CheckpointError, ConfigError, DataError
 from unpaired.interop.stylegan import import_stylegan
+from unpaired.methods import run_from
 from unpaired.methods.deepi2i import Adaptors
 from unpaired.methods.deepi2i_stylegan import DeepI2IStyleGAN
 from unpaired.methods.gans import BigGAN
@@ -347,7 +348,7 @@ def test_output_depends_on_input_and_latent() -> None:
 def gan(folder: Path, **settings: Any) -> Path:
     """A file of a tiny pretrained StyleGAN."""
     torch.manual_seed(3)
-    config = from_dict({"method": "stylegan", "data": {"size": 32}, "model": {**SMALL, **settings}})
+    config = run_from({"method": "stylegan", "data": {"size": 32}, "model": {**SMALL, **settings}})
     method = StyleGAN(config.model, ("faces",), image_size=32)
     return checkpoint.write_model(folder / "gan.safetensors", method, checkpoint.make_header(method, config))
 
@@ -360,7 +361,7 @@ def run_config(pretrained: Path, **model: Any) -> Any:
         "training": {"device": "cpu", "precision": "fp32", "sample_every": 100, "samples": 2, "tensorboard": False},
         "model": {**SMALL, "adaptor_steps": 1, "finetune_steps": 1, "pretrained": str(pretrained)},
     }
-    return from_dict(merge(base, {"model": model}))
+    return run_from(merge(base, {"model": model}))
 
 
 def test_a_fresh_run_starts_from_the_pretrained_networks(tmp_path: Path) -> None:
@@ -449,7 +450,7 @@ def test_errors_of_transfer_say_what_to_do(tmp_path: Path) -> None:
     """No file, a BigGAN in place of a StyleGAN, another size or width, a run of another method: each with the way out."""
     with pytest.raises(ConfigError, match=r"--pretrained FILE.*pretrain DATA --method stylegan.*mode=scratch"):
         make(transfer=["generator"]).prepare()
-    config = from_dict({"method": "biggan", "data": {"size": 32}, "model": {"width": 2, "shared_dim": 4, "z_dim": 8}})
+    config = run_from({"method": "biggan", "data": {"size": 32}, "model": {"width": 2, "shared_dim": 4, "z_dim": 8}})
     other = BigGAN(config.model, ("faces",), image_size=32)
     file = checkpoint.write_model(tmp_path / "b.safetensors", other, checkpoint.make_header(other, config))
     with pytest.raises(CheckpointError, match=r"'biggan', a GAN of another kind.*--method stylegan"):

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unpaired.batch import Batch
-from unpaired.config import from_dict, preset, presets
+from unpaired.config import preset, presets
 from unpaired.errors import ConfigError
+from unpaired.methods import run_from
 from unpaired.methods.unit import UNIT
 from unpaired.networks.convnets import SampleNorm
 from unpaired.networks.discriminators import GaussianHalf
@@ -367,7 +368,7 @@ def test_defaults_of_the_architectures() -> None:
 def test_bad_settings_are_explained(settings: dict[str, Any], text: str) -> None:
     """Settings that contradict each other or are unknown are refused in words."""
     with pytest.raises(ConfigError, match=text):
-        from_dict({"method": "unit", "model": settings})
+        run_from({"method": "unit", "model": settings})
 
 
 MINE = sorted(n for n in presets() if n.startswith("unit-") and "digits" not in n)
@@ -376,7 +377,7 @@ MINE = sorted(n for n in presets() if n.startswith("unit-") and "digits" not in 
 @pytest.mark.parametrize("name", MINE)
 def test_presets(name: str) -> None:
     """Every preset is valid, builds a network whose crop fits its stride, and says command, cost and expected result."""
-    config = from_dict(preset(name))
+    config = run_from(preset(name))
     with torch.device("meta"):
         unit = UNIT(config.model, DOMAINS, image_size=config.data.size)
         judged = unit.discriminators([torch.empty(1, 3, config.data.size, config.data.size)] * 2)

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from closeness import TOLERANCE, error
 from unpaired.checkpoint import start_from, write_model
 from unpaired.cli import main
-from unpaired.config import from_dict
 from unpaired.errors import CheckpointError
 from unpaired.interop import import_cyclegan
+from unpaired.methods import run_from
 from unpaired.training.run import build
 from unpaired.translate.translator import load
 
@@ -54,7 +54,7 @@ def test_command_and_reload(fixtures: Path, tmp_path: Path) -> None:
     whole = tmp_path / "whole.safetensors"
     with pytest.raises(SystemExit):
         main(["import", "cyclegan", *both, "--domains", "zebra,horse", "--out", str(whole)])
-    run = from_dict(load(whole).header["config"])
+    run = run_from(load(whole).header["config"])
     fresh = build(run, ("zebra", "horse"))
     assert start_from(fresh, "attend", whole)["tensors"] > start_from(fresh, "attend", out)["tensors"]
     assert error(fresh.discriminator(io["x"])[0], io["dis"]) <= TOLERANCE

@@ -20,9 +20,9 @@ from test_evaluation import Colours
 import tiny
 from unpaired import checkpoint, plan
 from unpaired.cli import main
-from unpaired.config import from_dict
 from unpaired.data.sampling import hold_out
 from unpaired.errors import ConfigError
+from unpaired.methods import run_from
 from unpaired.training import loop
 from unpaired.training.planning import Cost, RunPlan, StageCost, _smaller, _Trial, duration, measure
 from unpaired.training.run import OpenData, build, resolve
@@ -145,7 +145,7 @@ def test_a_transfer_is_planned_with_its_gan(data: Path, tmp_path: Path) -> None:
     """--pretrained takes the GAN's sizes over the preset's, as training does; without it plan asks for it by that name."""
     torch.manual_seed(0)
     small = {"width": 2, "shared_dim": 4, "z_dim": 8, "attention": 0}
-    gan = from_dict({"method": "biggan", "data": {"size": 32}, "model": small})
+    gan = run_from({"method": "biggan", "data": {"size": 32}, "model": small})
     method = build(gan, ("cat",))
     file = checkpoint.write_model(tmp_path / "gan.safetensors", method, checkpoint.make_header(method, gan))
     settings = {"training.device": "cpu", "training.tensorboard": False, "model.batch_size": 2}

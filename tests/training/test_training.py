@@ -18,10 +18,9 @@ import torch
 import tiny
 from unpaired import checkpoint, losses, signals
 from unpaired.batch import Batch
-from unpaired.config import from_dict
 from unpaired.data.sampling import ArrayPool, open_pool
 from unpaired.errors import ConfigError, Interrupted, NonFiniteError, RefusedError, StoppedError
-from unpaired.methods import METHODS
+from unpaired.methods import METHODS, run_from
 from unpaired.methods.base import Adam, Stage, Update
 from unpaired.training import loop
 from unpaired.training.log import WON_LOGS, Watch
@@ -631,7 +630,7 @@ def test_a_log_that_cannot_be_written_stops_in_words(tmp_path: Path) -> None:
 )
 def test_sizes_that_cannot_be_trained_are_refused(settings: dict[str, Any], text: str) -> None:
     """Before any data is read, with a size that would do."""
-    config = from_dict({"method": "unit", **settings})
+    config = run_from({"method": "unit", **settings})
     with pytest.raises(ConfigError, match=text):
         build(config, ("a", "b"))
 
@@ -639,7 +638,7 @@ def test_sizes_that_cannot_be_trained_are_refused(settings: dict[str, Any], text
 def test_a_model_that_is_no_table_is_refused() -> None:
     """--set model=5 is answered in words."""
     with pytest.raises(ConfigError, match="model = 5: a table"):
-        from_dict({"model": 5})
+        run_from({"model": 5})
 
 
 def test_compile_gives_the_same_losses_and_falls_back_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

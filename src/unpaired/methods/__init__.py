@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+from unpaired.config import RunConfig, from_dict
 from unpaired.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -31,3 +33,12 @@ def method_class(name: str) -> type[Method]:
     module, attribute = METHODS[name].split(":")
     found: type[Method] = getattr(importlib.import_module(module), attribute)
     return found
+
+
+def run_from(values: Mapping[str, Any]) -> RunConfig:
+    """Build and validate a run from plain values, its table ``model`` by the method that they name.
+
+    Raises ConfigError: an unknown method, every unknown key and every value out of range.
+    """
+    name = str(values.get("method", RunConfig.model_fields["method"].default))
+    return from_dict(values, method_class(name).Config)

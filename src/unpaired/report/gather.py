@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from unpaired.config import DataConfig, RunConfig, from_dict
+from unpaired.config import DataConfig, RunConfig
 from unpaired.data.folders import DataTree, find
 from unpaired.data.images import Pixels, show
 from unpaired.data.labelled import open_unlabelled
@@ -24,6 +24,7 @@ from unpaired.data.sampling import Pool, centre_crops, hold_out, open_pool
 from unpaired.errors import CheckpointError, ConfigError, DataError, ImageError, nearest
 from unpaired.evaluation.results import check_results, read_json
 from unpaired.machine import shapes_only
+from unpaired.methods import run_from
 from unpaired.training.log import FILE as ORIGIN
 from unpaired.translate.translator import Translator, load
 
@@ -116,7 +117,7 @@ def _add_run(subject: Subject, path: Path, device: str) -> None:
     is_run = folder.is_dir() and _is_run(folder)
     try:
         subject.translator = load(folder, device=device)
-        subject.config = from_dict(subject.translator.header["config"])
+        subject.config = run_from(subject.translator.header["config"])
     except (CheckpointError, ConfigError, KeyError) as error:
         if not is_run or not (folder / "log.jsonl").is_file():
             raise

@@ -26,11 +26,11 @@ import torch
 
 from unpaired import machine
 from unpaired._memory import keep_memory, memory_is_kept
-from unpaired.config import RunConfig, from_dict
+from unpaired.config import RunConfig
 from unpaired.data.folders import DataTree, find
 from unpaired.errors import ConfigError, UnpairedError
 from unpaired.machine import Ranks
-from unpaired.methods import method_class
+from unpaired.methods import method_class, run_from
 from unpaired.methods.base import Stage
 from unpaired.training import loop
 from unpaired.training import run as training_run
@@ -249,7 +249,7 @@ def _changed(run: RunConfig, change: Mapping[str, Any]) -> RunConfig:
     for key, value in change.items():
         section, name = key.split(".")
         values[section] = {**values[section], name: value}
-    return from_dict(values)
+    return run_from(values)
 
 
 def _tried(run: RunConfig, data: Path | str, change: dict[str, Any], memory: int) -> Cost | None:
@@ -270,7 +270,7 @@ def _measured(values: dict[str, Any], data: str, bound: int, keep: bool) -> Cost
         keep_memory()
     import torch
 
-    run = from_dict(values)
+    run = run_from(values)
     cuda = torch.cuda.is_available() and run.training.device != "cpu"
     if not cuda:
         resource.setrlimit(resource.RLIMIT_DATA, (bound, resource.RLIM_INFINITY))

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unpaired import signals
-from unpaired.config import RunConfig, from_dict, merge, nested, read_toml
+from unpaired.config import RunConfig, merge, nested, read_toml
 from unpaired.config import preset as read_preset
 from unpaired.errors import ConfigError, DataError
 from unpaired.files import check_run_apart
+from unpaired.methods import run_from
 from unpaired.training import log as training_log
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def resolve(
                 f"--method {method} does not go with a preset or config for '{values['method']}'; leave one of them out"
             )
         values["method"] = method
-    run = from_dict(merge(values, nested(settings or {})))
+    run = run_from(merge(values, nested(settings or {})))
     if steps is not None:
         if steps < 1:
             raise ConfigError(f"steps = {steps}: must be at least 1")
