@@ -342,7 +342,7 @@ def test_bad_options_are_refused() -> None:
 
 
 CHILD = """
-import sys; sys.path.insert(0, {tests!r})
+import sys; sys.path[:0] = [{tests!r}, {tests!r} + "/evaluation"]
 import torch; torch.set_num_threads(1)
 import tiny
 from test_evaluation import Colours

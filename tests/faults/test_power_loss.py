@@ -163,14 +163,14 @@ def losses(run: Path, place: Path) -> tuple[int, int, int]:
     """Record a run; cut the power after each of its calls, in three ways; (cuts, states lost, cuts with a half-written folder)."""
     recorder = Recorder(run)
     with recorder.watching(), runs.noted(None):
-        save = runs.training.Trainer.save
+        save = runs.loop.Trainer.save
 
         def noted(self: Any) -> Path:
             path = save(self)
             recorder.acknowledge(self.step)
             return path
 
-        runs.training.Trainer.save = noted  # type: ignore[method-assign]
+        runs.loop.Trainer.save = noted  # type: ignore[method-assign]
         runs.train(run, 3, training__keep=1)
     disk, acknowledged, cuts, lost, half = Disk(), -1, 0, 0, 0
     root = str(run / "checkpoints")

@@ -507,13 +507,13 @@ def test_a_run_folder_that_cannot_be_written_is_refused_before_training(tmp_path
 CHILD = """
 import sys; sys.path.insert(0, {tests!r})
 import tiny, torch; torch.set_num_threads(1)
-from unpaired import signals, training
+from unpaired import signals; from unpaired.training import loop
 from unpaired.errors import UnpairedError
 from unpaired.training.run import build
 config = tiny.config(model__first_steps=100000)
 with signals.handled():
     try:
-        training.fit(build(config, ("red", "blue")), tiny.pool(), config, {run!r}, quiet=True)
+        loop.fit(build(config, ("red", "blue")), tiny.pool(), config, {run!r}, quiet=True)
     except UnpairedError as error:
         print(error, file=sys.stderr); sys.exit(error.exit_code)
 """
