@@ -251,7 +251,7 @@ def test_the_option_and_its_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 CHILD = """
-import sys; sys.path[:0] = [{tests!r}, {tests!r} + "/training"]
+import sys; sys.path[:0] = [{tests!r}, {tests!r} + "/training", {tests!r} + "/evaluation"]
 import torch; torch.set_num_threads(1)
 from pathlib import Path
 from test_validation import fit
