@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever sees half of one, and hashing them. Standard library only."""
+"""One set of helpers for files: atomic writing, hashing, locking, refusing what cannot be written, and work over many files at once."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ import hashlib
 import os
 import secrets
 import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from unpaired.errors import ConfigError, RefusedError, UnpairedError
 
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 TEMPORARY_PREFIX = ".unpaired-tmp-"
 """Names that start so are half-written files of a run that is going on or was killed."""
 WRITE_CHUNK_BYTES = 16 * 2**20
@@ -44,7 +50,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def why_unwritten(path: Path, error: OSError, needed: int) -> str:
-    """Cause, needed and free bytes of a write that failed, in words: "No space left on device (1,234 bytes needed, 0 bytes free)"."""
+    """Say why a write failed: "No space left on device (1,234 bytes needed, 0 bytes free)"."""
     try:
         room = f"{shutil.disk_usage(path.parent).free:,} bytes free"
     except OSError:
@@ -62,14 +68,41 @@ def sync_folder(path: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes in hexadecimal, read in pieces."""
+    """Return the SHA-256 of a file's bytes in hexadecimal, read in pieces. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# ----------------------------------------------------------------------------------------------------
-# The one file that a long command writes at its end: refused before the work where it could not be written, and told in words where
-# the write fails all the same. Standard library only.
+@contextlib.contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Hold the lock file ``path``, which stays there. The system frees it when its owner dies, so none is ever stale.
+
+    Raises:
+        RefusedError: another process holds it; the text is ``busy``.
+        OSError: the file cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RefusedError(busy) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def parallel(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+    """Map over threads, in order, for work that leaves the interpreter's lock; at most a few results wait at a time."""
+    workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    iterator = iter(items)
+    with ThreadPoolExecutor(workers) as executor:
+        waiting: list[Future[_Result]] = [executor.submit(function, item) for item in islice(iterator, 4 * workers)]
+        while waiting:
+            yield waiting.pop(0).result()
+            waiting += [executor.submit(function, item) for item in islice(iterator, 1)]
 
 
 def check_run_apart(out: Path | str, *images: Path | str) -> None:
@@ -85,7 +118,7 @@ def check_run_apart(out: Path | str, *images: Path | str) -> None:
 
 
 def check_output(path: Path | str, example: str) -> None:
-    """Refuse a file that cannot be written; nothing is made yet. ``example`` is a file name for the advice. Raises ConfigError."""
+    """Refuse a file that cannot be written, before any work. ``example`` is a file name for the advice. Raises ConfigError."""
     path = Path(path)
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder; name the file, as in --out {path / example}")

@@ -534,7 +534,7 @@ def test_data_that_does_not_fit_the_model_exits_2(said: Said, tmp_path: Path) ->
         (["--source", "one"], "fewer than two class folders"),
         (["--source", "bad.npz"], "not a readable npz file"),
         (["--source", "objects.npz"], "objects.npz"),
-        (["--source", "unlabelled.npz"], "one integer array [n] named like y, labels or y_train"),
+        (["--source", "unlabelled.npz"], "one integer array y [n]"),
         (["--target", "empty"], "no images"),
         (["--test", "strange"], "are not among the source's: one, zero"),
         (["--set", "data.size=20"], "multiple of 16"),

@@ -15,9 +15,9 @@ from PIL import Image
 
 from image_zoo import bad_files, encoded, picture, png16, snapshot, write_tree
 from unpaired.config import DataConfig
-from unpaired.data import cache
 from unpaired.data.check import CheckReport, check
 from unpaired.errors import DataError
+from unpaired.files import parallel
 
 
 @pytest.fixture(autouse=True)
@@ -270,7 +270,7 @@ def test_the_report_does_not_depend_on_threads_or_memory(
 
 
 def test_a_changed_file_is_looked_at_again(tmp_path: Path) -> None:
-    """Findings are kept by size and modification time, so a file that is replaced is decoded again."""
+    """Findings are kept by content, so a file that is replaced is decoded again."""
     root = sane(tmp_path / "d")
     (root / "train/a/0.png").write_bytes(b"")
     assert len(check(root).bad) == 1
@@ -311,6 +311,6 @@ def test_unreadable_files_and_folders_are_reported(tmp_path: Path) -> None:
 
 def test_parallel_keeps_order_and_passes_errors_on() -> None:
     """Results come in the order of the items; an exception in a worker reaches the caller."""
-    assert list(cache.parallel(lambda n: n * n, range(100))) == [n * n for n in range(100)]
+    assert list(parallel(lambda n: n * n, range(100))) == [n * n for n in range(100)]
     with pytest.raises(ZeroDivisionError):
-        list(cache.parallel(lambda n: 1 // n, [1, 0]))
+        list(parallel(lambda n: 1 // n, [1, 0]))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from image_zoo import encoded, picture, write_tree
 from unpaired.config import DataConfig
 from unpaired.data.folders import TEST_SHARE, find, find_labelled, hashed_split
-from unpaired.data.labelled import open_labelled, open_unlabelled
+from unpaired.data.labelled import open_labelled, open_to_test, open_unlabelled
 from unpaired.errors import DataError
 
 SMALL = encoded(picture(width=8, height=8))
@@ -33,7 +33,7 @@ def names(root: Path, split: str, domain: str) -> list[str]:
     return [tree.name(p) for p in tree.files[split, domain]]
 
 
-@pytest.mark.parametrize("test", ["test", "val", "Test", "validation"])
+@pytest.mark.parametrize("test", ["test", "val", "Test", "validation", "testing", "val2017"])
 def test_split_layout(tmp_path: Path, test: str) -> None:
     """DATA/train/<domain> and DATA/test/<domain> (or val) are read as they say; any number of domains, any depth."""
     touch(
@@ -51,6 +51,22 @@ def test_split_layout(tmp_path: Path, test: str) -> None:
     assert tree.files["test", "dog"] == ()
 
 
+@pytest.mark.parametrize(("train", "test"), [("train", "test"), ("Training", "Testing"), ("train2017", "val2017")])
+def test_splits_may_lie_in_the_domains_and_labelled_sets_have_the_same(tmp_path: Path, train: str, test: str) -> None:
+    """DATA/<domain>/train and /test are read as they say, and a labelled set's splits by the same names in any case."""
+    touch(tmp_path, *(f"d/{d}/{s}/{n}.png" for d in ("horse", "zebra") for s, n in ((train, 1), (train, 2), (test, 3))))
+    tree = find(tmp_path / "d")
+    assert (tree.layout, tree.domains) == ("split", ("horse", "zebra"))
+    assert names(tmp_path / "d", "test", "horse") == [f"horse/{test}/3.png"]
+    touch(tmp_path, *(f"l/{s}/{c}/1.png" for s in (train, test) for c in ("one", "two")), f"l/{test}/one/2.png")
+    counts = [open_labelled(tmp_path / "l", DataConfig(size=8), "d", split=s).count("d") for s in (None, "test")]
+    assert counts == [2, 3] and open_to_test(tmp_path / "l", DataConfig(size=8), "d").count("d") == 3
+    touch(tmp_path, "l/three/1.png", "d/ox/1.png")
+    for refused in (lambda: find(tmp_path / "d"), lambda: open_unlabelled(tmp_path / "l", DataConfig(size=8), "d")):
+        with pytest.raises(DataError, match=r"ox has none|three with images beside"):
+            refused()
+
+
 def test_test_is_preferred_to_val(tmp_path: Path) -> None:
     """With both test and val, test is held out and a note says that val is not used."""
     touch(tmp_path, "train/a/1.png", "train/b/1.png", "val/a/2.png", "test/a/3.png")
@@ -63,6 +79,7 @@ def test_test_is_preferred_to_val(tmp_path: Path) -> None:
     [
         (("trainA", "trainB", "testA", "testB"), ("A", "B")),
         (("trainA", "trainB", "valA", "valB"), ("A", "B")),
+        (("traina", "trainb", "testa"), ("A", "B")),
         (("train_cat", "train_dog", "test_cat"), ("cat", "dog")),
         (("trainA", "trainB", "trainC"), ("A", "B", "C")),
         (("train-summer", "train-winter"), ("summer", "winter")),
@@ -176,7 +193,7 @@ REFUSED = {
     "one wrapped": (("data/trainA/1.png", "data/trainB/1.png"), "Did you mean .*data"),
     "nothing": ((), "no domain folders"),
     "case twins": (("Cat/1.png", "cat/1.png"), "Cat and cat differ only in case"),
-    "split twins": (("train/a/1.png", "train/b/1.png", "Train/a/1.png"), "differ only in case"),
+    "split twins": (("train/a/1.png", "train/b/1.png", "Train/a/1.png"), "Train and train name the same split"),
     "odd name": (("a\nb/1.png", "c/1.png"), r"a\\nb cannot be a domain's name"),
 }
 
@@ -228,9 +245,10 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     (a / "out").symlink_to(tmp_path / "outside")
     (a / "four.png").symlink_to(tmp_path / "elsewhere" / "4.png")
     (a / "gone.png").symlink_to(tmp_path / "gone")
+    (a / "self.png").symlink_to("self.png")
     tree = find(tmp_path / "data")
     found = sorted(p.name for s in ("train", "test") for p in tree.files[s, "a"])
-    assert found == ["1.png", "2.png", "3.png", "four.png", "gone.png"]
+    assert found == ["1.png", "2.png", "3.png", "four.png", "gone.png", "self.png"]
     reasons = {p.name: r for p, r in tree.ignored}
     assert "counted already" in reasons["same.png"]
     assert {"loop", "up", "again"} <= set(reasons)
@@ -346,58 +364,44 @@ def test_class_folders_that_are_none(tmp_path: Path, files: tuple[str, ...], tex
 
 
 @pytest.mark.parametrize("shape", [(6, 20, 16), (6, 20, 16, 1), (6, 16, 20, 3)])
-@pytest.mark.parametrize(
-    "keys", [("x", "y"), ("images", "labels"), ("x_train", "y_train"), ("mnist_train", "mnist_train_y")]
-)
+@pytest.mark.parametrize("keys", [("x", "y"), ("x_train", "y_train")])
 def test_npz_files(tmp_path: Path, shape: tuple[int, ...], keys: tuple[str, str]) -> None:
-    """Grey and RGB arrays under any of the usual names become square RGB images with their labels."""
+    """Grey and RGB arrays become square RGB images with their labels."""
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    np.savez(tmp_path / "d.npz", **{keys[0]: images, keys[1]: np.array([0, 1, 2, 2, 1, 4], np.uint8)})
+    np.savez(tmp_path / "d.npz", **{keys[0]: images, keys[1]: np.array([0, 1, 2, 2, 1, 3], np.uint8)})
     pool = open_labelled(tmp_path / "d.npz", DataConfig(size=16), "d")
-    assert pool.classes == ("0", "1", "2", "3", "4")
-    assert [pool.label("d", i) for i in range(6)] == [0, 1, 2, 2, 1, 4]
+    assert pool.classes == ("0", "1", "2", "3")
+    assert [pool.label("d", i) for i in range(6)] == [0, 1, 2, 2, 1, 3]
     expected = images if images.ndim == 4 else images[..., None]
     middle = expected[:, 2:18] if shape[1] == 20 else expected[:, :, 2:18]
     assert np.array_equal(pool.images["d"], np.broadcast_to(middle, (6, 16, 16, 3)))
 
 
 def test_npz_files_that_cannot_be_used(tmp_path: Path) -> None:
-    """Pickled arrays, missing labels, other types, unequal lengths, no such split and plain text are refused, not run."""
-    x, y, path = np.zeros((3, 8, 8), np.uint8), np.zeros(3, np.int64), tmp_path / "d.npz"
+    """Pickled arrays, missing labels, other names, types and lengths, gaps in the labels, no such split and plain text are refused."""
+    x, y, path = np.zeros((3, 8, 8), np.uint8), np.arange(3), tmp_path / "d.npz"
     cases = [
-        ({"x": np.array([{}] * 3), "y": y}, "expected one uint8 array"),
-        ({"x": x}, "one integer array"),
+        ({"x": np.array([{}] * 3), "y": y}, "expected one uint8 array x"),
+        ({"x": x}, "one integer array y"),
+        ({"images": x, "labels": y}, r"there are: images uint8 \[3, 8, 8\]; labels int64 \[3\]"),
         ({"x": x.astype(np.float32), "y": y}, r"there are: x float32 \[3, 8, 8\]; y int64 \[3\]"),
-        ({"x": x, "y": y[:2]}, "differ in length"),
-        ({"x": x, "x2": x, "y": y}, "expected one uint8 array"),
-        ({"x": x, "y": y - 1}, "labels from -1"),
+        ({"x": x, "y": y[:2]}, r"y int64 \[2\]"),
+        ({"x": x, "y": y - 1}, "the labels are -1, 0, 1; expected each of 0 to classes - 1"),
+        ({"x": x, "y": np.array([0, 1, 255])}, "the labels are 0, 1, 255"),
+        ({"x_train": x, "y_train": y + 1}, "the labels are 1, 2, 3"),
     ]
     for arrays, text in cases:
         np.savez(path, **arrays)
         with pytest.raises(DataError, match=text):
             open_labelled(path, DataConfig(size=8), "d")
     np.savez(path, x=x, y=y)
-    with pytest.raises(DataError, match="no test arrays"):
+    with pytest.raises(DataError, match="one uint8 array x_test"):
         open_labelled(path, DataConfig(size=8), "d", split="test")
     with pytest.raises(DataError, match=r"more than data\.cache_gib"):
         open_labelled(path, DataConfig(size=2048, cache_gib=0.001), "d")
     path.write_text("hello")
     with pytest.raises(DataError, match="not a readable npz file"):
         open_labelled(path, DataConfig(size=8), "d")
-
-
-def test_shared_digits_are_read(shared: Path, tmp_path: Path) -> None:
-    """The digit sets of ../shared/data have the sizes that their papers state."""
-    import zipfile
-
-    archive = shared / "data" / "digits.zip"
-    if not archive.is_file():
-        pytest.skip("../shared/data/digits.zip is not here")
-    with zipfile.ZipFile(archive) as file:
-        file.extract("usps.npz", tmp_path)
-    train = open_labelled(tmp_path / "usps.npz", DataConfig(size=16), "usps")
-    test = open_labelled(tmp_path / "usps.npz", DataConfig(size=16), "usps", split="test")
-    assert (train.count("usps"), test.count("usps"), len(train.classes)) == (7291, 2007, 10)
 
 
 def test_a_single_domain_where_it_is_asked_for(tmp_path: Path) -> None:

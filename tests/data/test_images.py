@@ -217,19 +217,28 @@ def test_alpha_is_laid_over_the_background(mode: str, format: str) -> None:
     assert (result[0] == (9, 8, 7)).all()
 
 
-@pytest.mark.parametrize(("colour", "depth"), [(0, 8), (2, 8), (0, 16)])
+@pytest.mark.parametrize(("colour", "depth"), [(0, 2), (0, 4), (0, 8), (2, 8), (0, 16), (2, 16)])
 def test_transparent_colour_of_a_png_shows_the_background(colour: int, depth: int) -> None:
-    """The one colour that a PNG names transparent (tRNS) becomes the background, all others stay."""
+    """The one colour that a PNG names transparent (tRNS) becomes the background, whatever its depth; all others stay, also those
+    that differ in the low byte alone or have the transparent colour's low byte as their high one."""
     channels = 3 if colour == 2 else 1
-    row = b"".join(struct_of(v, depth) * channels for v in ([5] * 8 + [77] * 8))
-    marked = chunk(b"tRNS", b"\0\5" * channels)
-    result = opened(png(16, 16, depth, colour, (b"\0" + row) * 16, marked), background=(1, 2, 3))
-    assert (result[:, :8] == (1, 2, 3)).all()
-    assert (result[:, 8:] == (77 if depth == 8 else 0)).all()
+    values = {2: (1, 3), 4: (5, 10), 8: (5, 77), 16: (0x1234, 0x3412, 0x1235)}[depth]
+    lines = [f"{''.join(f'{v:0{depth}b}' for v in [value] * channels) * 16}" for value in values]
+    rows = b"".join(b"\0" + int(line, 2).to_bytes(len(line) // 8, "big") for line in lines for _ in range(8))
+    marked = chunk(b"tRNS", values[0].to_bytes(2, "big") * channels)
+    result = opened(png(16, 8 * len(values), depth, colour, rows, marked), background=(1, 2, 3))
+    assert (result[:8] == (1, 2, 3)).all()
+    for n, value in enumerate(values[1:], start=1):
+        assert np.abs(result[8 * n : 8 * n + 8] - value * 255 / (2**depth - 1)).max() <= 1
 
 
-def struct_of(value: int, depth: int) -> bytes:
-    return value.to_bytes(depth // 8, "big")
+@pytest.mark.parametrize(("bits", "kind"), [(16, 1), (32, 3)])
+def test_white_is_zero(bits: int, kind: int) -> None:
+    """A grey TIFF whose zero means white (X-rays, scans) is turned round, as Pillow does with 8 bits."""
+    values = np.linspace(0, 1, 16, dtype=np.float32).reshape(1, 16).repeat(16, 0)
+    stored = (values * 65535).round().astype(np.uint16) if bits == 16 else values
+    data = encoded(Image.fromarray(stored), "TIFF", tiffinfo={262: 0})
+    assert np.abs(opened(data)[..., 0] - 255 * (1 - values)).max() <= 0.51
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import pickle
@@ -20,6 +19,7 @@ from image_zoo import encoded, picture, snapshot, write_tree
 from unpaired.batch import AllPairs, Batch
 from unpaired.config import DataConfig
 from unpaired.data import cache
+from unpaired.data.check import check
 from unpaired.data.folders import find
 from unpaired.data.images import Pixels
 from unpaired.data.sampling import ArrayPool, FolderPool, Pool, Sampler, StepDataset, centre_crops, open_pool
@@ -243,14 +243,33 @@ def test_the_cache_changes_nothing_but_speed(tmp_path: Path, own_cache: Path) ->
 
 
 def test_what_a_killed_build_left_is_removed_and_a_living_one_is_not(tmp_path: Path, own_cache: Path) -> None:
-    """Half-written caches may be as large as whole ones; the next build frees their room. One that is being written is locked."""
+    """Half-written caches may be as large as whole ones; the next build frees their room, of those that nobody writes to."""
     own_cache.mkdir()
     for name in (".building-dead", ".building-alive"):
         (own_cache / name).write_bytes(b"half")
-    with (own_cache / ".building-alive").open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        open_pool(mixed(tmp_path / "d"), CONFIG)
+    os.utime(own_cache / ".building-dead", (1, 1))
+    open_pool(mixed(tmp_path / "d"), CONFIG)
     assert [p.name for p in own_cache.glob(".*")] == [".building-alive"]
+
+
+def test_what_is_kept_is_found_by_content(tmp_path: Path, own_cache: Path) -> None:
+    """Files of the same names, sizes and times, in another folder or in the same one, are other data: their own pixels, their own
+    fingerprint, their own findings. A copy elsewhere shares the cache."""
+    roots = [tmp_path / n for n in ("v1", "v2", "copy")]
+    for root, seed in zip(roots, (0, 500, 0), strict=True):
+        for n, domain in enumerate("aabb"):
+            (root / domain).mkdir(parents=True, exist_ok=True)
+            (root / domain / f"{n}.bmp").write_bytes(encoded(picture(seed + n), "BMP"))
+            os.utime(root / domain / f"{n}.bmp", (1, 1))
+    one, two, copy = (open_pool(root, CONFIG) for root in roots)
+    assert one.fingerprint == copy.fingerprint != two.fingerprint and one.store.path == copy.store.path  # type: ignore[union-attr]
+    assert not np.array_equal(one.image("a", 0), two.image("a", 0))
+    assert check(roots[0]).ok
+    path = roots[0] / "a" / "0.bmp"
+    path.write_bytes(bytes(path.stat().st_size))
+    os.utime(path, (1, 1))
+    assert [f.name for f in check(roots[0]).bad] == ["a/0.bmp"]
+    assert open_pool(roots[1], CONFIG).store.path == two.store.path  # type: ignore[union-attr]
 
 
 def test_the_cache_follows_settings_and_files(tmp_path: Path, own_cache: Path) -> None:
@@ -267,28 +286,25 @@ def test_the_cache_follows_settings_and_files(tmp_path: Path, own_cache: Path) -
     assert len(list(own_cache.glob("*.images"))) == 4
 
 
-@pytest.mark.parametrize("harm", ["cut", "grown", "header", "footer", "empty"])
+@pytest.mark.parametrize("harm", ["cut", "grown", "list", "no list", "empty"])
 def test_a_damaged_cache_is_noticed_and_built_again(
     tmp_path: Path, own_cache: Path, harm: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A cache that was cut, has grown, or whose header was altered is built again, with a warning."""
+    """A cache that was cut, has grown, or whose list of images was altered is built again, with a warning."""
     root = mixed(tmp_path / "d")
     good = open_pool(root, CONFIG).image("a", 1).copy()
     (path,) = own_cache.glob("*.images")
-    content = path.read_bytes()
-    damaged = {
-        "cut": content[:-100],
-        "grown": b"x" + content,
-        "header": content[:-60] + b"?" + content[-59:],
-        "footer": content[:-1] + b"?",
-        "empty": b"",
-    }[harm]
+    content, listed = path.read_bytes(), path.with_suffix(".json").read_bytes()
+    changed = {"cut": content[:-100], "grown": content + b"x", "empty": b""}.get(harm, content)
     path.unlink()
-    path.write_bytes(damaged)
+    path.write_bytes(changed)
+    path.with_suffix(".json").write_bytes({"list": listed[:-9] + b"?" + listed[-8:], "no list": b""}.get(harm, listed))
     with caplog.at_level(logging.WARNING, logger="unpaired"):
         assert np.array_equal(open_pool(root, CONFIG).image("a", 1), good)
     assert "damaged" in caplog.text
-    assert path.read_bytes() == content, "the same cache is written again, byte for byte"
+    assert (path.read_bytes(), path.with_suffix(".json").read_bytes()) == (content, listed), (
+        "the same cache is written again, byte for byte"
+    )
 
 
 def test_a_cache_that_would_not_fit_is_not_built(

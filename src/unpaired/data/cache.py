@@ -1,56 +1,47 @@
-"""A memory-mapped file of decoded, resized uint8 images, and the fingerprint of the files it came from.
+"""What is kept on disk so that it need not be computed again: decoded, resized images, and what ``unpaired check`` found out.
 
-One file for each (data folder, split, resize settings), below ``$UNPAIRED_CACHE``, else ``$XDG_CACHE_HOME/unpaired``, else
-``~/.cache/unpaired``. Its name is a digest of the settings and of every file's relative name, size and modification time,
-so a changed folder gets a new cache and never sees an old one. The whole folder may be deleted at any time.
+Everything lies below ``$UNPAIRED_CACHE``, else ``$XDG_CACHE_HOME/unpaired``, else ``~/.cache/unpaired``, under names that
+are digests of the content and the settings it was made from: other bytes or settings have another name, whatever the files
+are called and whenever they were written. The whole folder may be deleted at any time.
 
-File format, little-endian::
-
-    pixels of all usable images, one after the other (uint8, 3 × H × W each: a crop then becomes a tensor without reordering)
-    header: JSON, one entry a file: name, size, mtime_ns, sha256, and shape with offset, or the reason it is unusable
-    48 bytes: magic, length of the header, SHA-256 of the header
-
-The header stands last because it is known last. Writing is atomic: temporary file, fsync, rename.
+The images of one (data folder, split, resize settings) are two files: ``NAME.images``, the pixels one image after the other
+(uint8, 3 × H × W each: a crop then becomes a tensor without reordering), and ``NAME.json``, where each image lies. The second
+is written last, and both by temporary file, fsync, rename.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
-import struct
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+import time
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 import numpy as np
 import PIL
 from numpy.typing import NDArray
 
 from unpaired.config import DataConfig
-from unpaired.data.folders import DataTree, name_bytes
-from unpaired.data.images import Pixels, load_resized, open_regular, probe, short_side, show
+from unpaired.data.folders import DataTree
+from unpaired.data.images import Pixels, load_all, probe, short_side, show
 from unpaired.errors import ImageError
-from unpaired.files import sync_folder, write_atomically
+from unpaired.files import parallel, sync_folder, write_atomically
 
 log = logging.getLogger("unpaired")
-MAGIC = b"UNPCACH2"
-_FOOTER = struct.Struct("<8sQ32s")
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
+LAYOUT = 3
+"""Counts up when the files of a cache change their form: what is there is then not read."""
+LEFT_SECONDS = 3600
+"""A half-written cache that nobody has written to for so long was left by a killed process."""
 
 
 def home() -> Path:
-    """The folder that caches are kept in; it need not exist."""
+    """Name the folder that caches are kept in; it need not exist."""
     named = os.environ.get("UNPAIRED_CACHE")
     if named:
         return Path(named)
@@ -58,95 +49,63 @@ def home() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "unpaired"
 
 
-def parallel(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-    """``map`` over threads, in order. Pillow and hashlib leave the interpreter's lock while they work, and at most a few
-    results wait at a time."""
-    workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    iterator = iter(items)
-    with ThreadPoolExecutor(workers) as executor:
-        waiting: list[Future[_Result]] = [executor.submit(function, item) for item in islice(iterator, 4 * workers)]
-        while waiting:
-            yield waiting.pop(0).result()
-            waiting += [executor.submit(function, item) for item in islice(iterator, 1)]
+def keep(path: Path, value: Any) -> None:
+    """Write a JSON value into the cache, its digest in front. Raises OSError."""
+    body = json.dumps(value).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
 
 
-def digest_file(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes; ``unreadable`` when they cannot be read."""
+def kept(path: Path) -> Any:
+    """Read what :func:`keep` wrote; None where there is nothing, or it is damaged."""
     try:
-        with open_regular(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except (ImageError, OSError):
-        return "unreadable"
+        digest, _, body = path.read_bytes().partition(b"\n")
+    except OSError:
+        return None
+    return json.loads(body) if hashlib.sha256(body).hexdigest().encode() == digest else None
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One listed file."""
-
-    split: str
-    domain: str
-    name: str
-    path: Path
-    size: int
-    mtime_ns: int
-
-
-def entries_of(tree: DataTree, split: str) -> list[Entry]:
-    """The files of a split in the order of the tree; size and time are -1 for a file that is gone."""
-    found = []
-    for domain in tree.domains:
-        for path in tree.files[split, domain]:
-            try:
-                status = path.stat()
-                size, mtime = status.st_size, status.st_mtime_ns
-            except OSError:
-                size = mtime = -1
-            found.append(Entry(split, domain, tree.name(path), path, size, mtime))
-    return found
-
-
-def key(entries: Sequence[Entry], settings: dict[str, Any]) -> str:
-    """Name of the cache for these files and settings: a digest of both."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for e in entries:
-        digest.update(repr((e.split, e.domain, name_bytes(e.name), e.size, e.mtime_ns)).encode())
-    return digest.hexdigest()[:40]
+def key(*parts: object) -> str:
+    """Make the name of something kept: a digest of what it was made from."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]
 
 
 def _settings(config: DataConfig) -> dict[str, Any]:
     """Whatever changes the pixels; the versions of Pillow and PyTorch too, because decoders and filters change with them."""
-    names = ("interpolation", "antialias", "draft", "background")
     import torch
 
-    versions = {"pillow": PIL.__version__, "torch": torch.__version__}
-    return {"format": MAGIC.decode(), **versions, "side": short_side(config), **{n: getattr(config, n) for n in names}}
+    names = ("interpolation", "antialias", "draft", "background")
+    versions = {"layout": LAYOUT, "pillow": PIL.__version__, "torch": torch.__version__}
+    return {**versions, "side": short_side(config), **{n: getattr(config, n) for n in names}}
 
 
 class Store:
-    """An open cache. Pickles as its path, so loader workers map the file themselves."""
+    """An open cache of images. Pickles as its path, so loader workers map the file themselves."""
 
     def __init__(self, path: Path) -> None:
-        """Map ``path``. Raises ValueError when it is not a complete, undamaged cache."""
+        """Map the pixels ``path``. Raises ValueError when they are not complete or their list is damaged."""
         self.path = path
-        header = read_header(path)
-        self.digests: list[str] = [e["sha256"] for e in header["entries"]]
-        self.bad = tuple((e["name"], e["reason"]) for e in header["entries"] if "reason" in e)
+        header = kept(path.with_suffix(".json"))
+        if header is None or path.stat().st_size != header["bytes"]:
+            raise ValueError("cut, grown, or its list damaged")
+        self.bad = tuple((e["name"], e["reason"]) for e in header["images"] if "reason" in e)
+        """(name, reason) of the files that could not be used."""
         self._places: dict[tuple[str, str], list[tuple[int, int, int] | None]] = {}
-        for e in header["entries"]:
+        for e in header["images"]:
             place = None if "reason" in e else (e["offset"], e["height"], e["width"])
             self._places.setdefault((e["split"], e["domain"]), []).append(place)
-        length = header["bytes"]
-        self._pixels: Pixels = np.memmap(path, np.uint8, "r", shape=(length,)) if length else np.empty(0, np.uint8)
+        empty = np.empty(0, np.uint8)
+        self._pixels: Pixels = np.memmap(path, np.uint8, "r") if header["bytes"] else empty
 
     def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
         return Store, (self.path,)
 
     def usable(self, split: str, domain: str) -> NDArray[np.bool_]:
-        """[n] whether each listed file is in the cache."""
+        """Say of each listed file whether it is in the cache: [n]."""
         return np.array([p is not None for p in self._places.get((split, domain), [])], dtype=np.bool_)
 
     def image(self, split: str, domain: str, index: int) -> Pixels:
-        """uint8 [H, W, 3], a read-only view into the file."""
+        """Return a read-only view into the file, uint8 [H, W, 3]."""
         place = self._places[split, domain][index]
         if place is None:
             raise ImageError(f"{domain} number {index}", "unusable when the cache was built")
@@ -155,36 +114,16 @@ class Store:
         return np.moveaxis(planes, 0, -1)
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """The header of a cache file. Raises ValueError when the file is cut, grown, or its header damaged."""
-    with path.open("rb") as file:
-        total = file.seek(0, os.SEEK_END)
-        if total < _FOOTER.size:
-            raise ValueError("too short")
-        file.seek(total - _FOOTER.size)
-        magic, length, digest = _FOOTER.unpack(file.read(_FOOTER.size))
-        if magic != MAGIC or length > total - _FOOTER.size:
-            raise ValueError("no footer")
-        file.seek(total - _FOOTER.size - length)
-        text = file.read(length)
-    if hashlib.sha256(text).digest() != digest:
-        raise ValueError("wrong digest of the header")
-    header: dict[str, Any] = json.loads(text)
-    if header["bytes"] + length + _FOOTER.size != total:
-        raise ValueError(f"{total} bytes, expected {header['bytes'] + length + _FOOTER.size}")
-    return header
-
-
 def open_store(tree: DataTree, split: str, config: DataConfig) -> Store | None:
-    """The cache of a split, built when it is not there or damaged; None when it would not fit, with the reason logged."""
-    entries = entries_of(tree, split)
-    path = home() / f"{key(entries, _settings(config))}.images"
+    """Open the cache of a split, built when it is not there or damaged; None when it would not fit, with the reason logged."""
+    path = home() / f"{key(tree.fingerprint(split), _settings(config))}.images"
     if path.exists():
         try:
             return Store(path)
         except (OSError, ValueError, KeyError) as error:
             log.warning("the cache %s is damaged (%s); it is built again", path, error)
-    needed = sum(parallel(partial(_cached_bytes, side=short_side(config)), entries))
+    files = tree.listing(split)
+    needed = sum(parallel(partial(_cached_bytes, side=short_side(config)), [f for _, f in files]))
     if needed > config.cache_gib * 2**30:
         log.info(
             "decoded images of %s (%s) would take %.1f GiB, more than data.cache_gib=%g; each is decoded when it is used",
@@ -200,103 +139,54 @@ def open_store(tree: DataTree, split: str, config: DataConfig) -> Store | None:
                 needed / 2**30, path.parent, free / 2**30,
             )  # fmt: skip
             return None
-        log.info("decoding %d %s images into %s (%.2f GiB)", len(entries), split, path, needed / 2**30)
-        _build(path, entries, config)
+        log.info("decoding %d %s images into %s (%.2f GiB)", len(files), split, path, needed / 2**30)
+        _build(path, tree, split, config)
         return Store(path)
-    except OSError as error:  # a full or read-only disk must not stop the training
+    except (OSError, ValueError) as error:  # a full or read-only disk must not stop the training
         log.warning("no cache (%s); each image is decoded when it is used", error)
         return None
 
 
-def _cached_bytes(entry: Entry, side: int) -> int:
+def _cached_bytes(path: Path, side: int) -> int:
     """Bytes of an image after the resize, from its header alone; 0 for a file that has no readable header."""
     try:
-        width, height = probe(entry.path)
+        width, height = probe(path)
     except ImageError:
         return 0
     return 3 * side * max(side, round(max(width, height) * side / min(width, height)))
 
 
-def _build(path: Path, entries: Sequence[Entry], config: DataConfig) -> None:
-    """Decode every file once, write the cache, rename it into place. What killed builds have left is removed."""
+def _build(path: Path, tree: DataTree, split: str, config: DataConfig) -> None:
+    """Decode every file once and write the cache. What killed builds have left is removed: it may be as large as the whole."""
     for left in path.parent.glob(".building-*"):
-        with contextlib.suppress(OSError), left.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its builder, if there is one, holds it
-            left.unlink()
+        with contextlib.suppress(OSError):
+            if left.stat().st_mtime < time.time() - LEFT_SECONDS:
+                left.unlink()
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".building-")
     try:
         with os.fdopen(handle, "wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            _write(file, entries, config)
+            header = _write(file, tree, split, config)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+    keep(path.with_suffix(".json"), header)
     sync_folder(path.parent)
 
 
-def _write(file: BinaryIO, entries: Sequence[Entry], config: DataConfig) -> None:
-    offset, listed = 0, []
-    for entry, (pixels, digest, reason) in zip(
-        entries, parallel(partial(_decode, config=config), entries), strict=True
-    ):
-        about: dict[str, Any] = {
-            "split": entry.split,
-            "domain": entry.domain,
-            "name": show(entry.name),
-            "sha256": digest,
-        }
-        about |= {"size": entry.size, "mtime_ns": entry.mtime_ns}
-        if pixels is None:
-            about["reason"] = reason
+def _write(file: BinaryIO, tree: DataTree, split: str, config: DataConfig) -> dict[str, Any]:
+    """Write the pixels; the list of where they are, or why a file is not among them."""
+    offset, images = 0, []
+    files = tree.listing(split)
+    for (domain, path), pixels in zip(files, load_all([p for _, p in files], config), strict=True):
+        about: dict[str, Any] = {"split": split, "domain": domain, "name": show(tree.name(path))}
+        if isinstance(pixels, ImageError):
+            about["reason"] = pixels.reason
         else:
             about |= {"offset": offset, "height": pixels.shape[0], "width": pixels.shape[1]}
             file.write(np.ascontiguousarray(np.moveaxis(pixels, -1, 0)).data)
             offset += pixels.nbytes
-        listed.append(about)
-    header = json.dumps({"settings": _settings(config), "bytes": offset, "entries": listed}).encode()
-    file.write(header)
-    file.write(_FOOTER.pack(MAGIC, len(header), hashlib.sha256(header).digest()))
-
-
-def _decode(entry: Entry, config: DataConfig) -> tuple[Pixels | None, str, str]:
-    """(pixels or None, SHA-256 of the file, reason)."""
-    digest = digest_file(entry.path)
-    try:
-        return load_resized(entry.path, config), digest, ""
-    except ImageError as error:
-        return None, digest, error.reason
-
-
-def fingerprint(tree: DataTree, split: str, store: Store | None) -> str:
-    """SHA-256 (hex) over (domain, split, relative name, SHA-256 of the bytes) of every listed file of a split.
-
-    From the cache's header where there is one. Else the files are read, and their digests kept beside the caches, so that
-    the next run need not read them again.
-    """
-    entries = entries_of(tree, split)
-    digests = store.digests if store is not None else _file_digests(entries)
-    total = hashlib.sha256(b"unpaired data 1\n")
-    for entry, digest in zip(entries, digests, strict=True):
-        for part in (entry.domain.encode(), entry.split.encode(), name_bytes(entry.name), digest.encode()):
-            total.update(struct.pack("<Q", len(part)) + part)  # lengths first: no two lists can look the same
-    return total.hexdigest()
-
-
-def _file_digests(entries: Sequence[Entry]) -> list[str]:
-    path = home() / f"{key(entries, {'digests': 1})}.digests"
-    try:
-        kept = path.read_text().split()
-        if len(kept) == len(entries) + 1 and kept[-1] == "end":
-            return kept[:-1]
-    except (OSError, UnicodeDecodeError):
-        pass
-    digests = list(parallel(digest_file, [e.path for e in entries]))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, "\n".join([*digests, "end"]).encode())
-    except OSError as error:
-        log.debug("digests not kept: %s", error)
-    return digests
+        images.append(about)
+    return {"settings": _settings(config), "bytes": offset, "images": images}

@@ -1,26 +1,25 @@
 """The data doctor: what a data folder holds, what is wrong with it, and how to train on it. Reads, never writes there.
 
 Every listed file is decoded in full by the same opener that training uses, so a file that passes here passes there. What
-was found out about a file is kept beside the image caches, by name, size and modification time; checking an unchanged
-folder again is quick.
+was found out is kept beside the image caches, by the files' content; checking an unchanged folder again is quick.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
+import PIL
 from PIL import Image
 
 from unpaired.config import DataConfig
@@ -28,7 +27,7 @@ from unpaired.data import cache
 from unpaired.data.folders import MAX_BAD_SHARE, DataTree, find, in_another_format
 from unpaired.data.images import open_image, show
 from unpaired.errors import DataError, ImageError
-from unpaired.files import write_atomically
+from unpaired.files import parallel
 
 log = logging.getLogger("unpaired")
 FLAT_LEVELS = 2.0
@@ -52,9 +51,6 @@ class FileFacts:
     domain: str
     name: str
     """Relative to the data folder, printable."""
-    bytes: int
-    sha256: str
-    """Of the file's bytes."""
     reason: str | None = None
     """Why it cannot be used."""
     format: str = ""
@@ -211,47 +207,30 @@ def check(path: DataTree | str | os.PathLike[str], config: DataConfig | None = N
     """
     tree = path if isinstance(path, DataTree) else find(path)
     config = config or DataConfig()
-    entries = [e for split in ("train", "test") for e in cache.entries_of(tree, split)]
-    keep = cache.home() / f"{cache.key(entries, {'check': 1, 'background': config.background})}.check"
-    files = _kept(keep, len(entries))
-    if files is None:
-        files = tuple(cache.parallel(partial(_examine, background=config.background), entries))
-        _keep(keep, files)
-    return CheckReport(tree, files, config)
+    files = [(split, *f) for split in ("train", "test") for f in tree.listing(split)]
+    # of the code that finds things out, the number in front says when it has changed
+    name = cache.key(2, PIL.__version__, tree.fingerprint("train"), tree.fingerprint("test"), config.background)
+    place = cache.home() / f"{name}.check"
+    facts = cache.kept(place)
+    if facts is None:
+        facts = list(parallel(partial(_examine, tree, background=config.background), files))
+        try:
+            cache.keep(place, facts)
+        except OSError as error:
+            log.debug("findings not kept: %s", error)
+    return CheckReport(tree, tuple(FileFacts(**f) for f in facts), config)
 
 
-def _examine(entry: cache.Entry, background: tuple[int, int, int]) -> FileFacts:
-    facts: dict[str, Any] = {}
-    name, digest = show(entry.name), cache.digest_file(entry.path)
+def _examine(tree: DataTree, file: tuple[str, str, Path], *, background: tuple[int, int, int]) -> dict[str, Any]:
+    split, domain, path = file
+    facts: dict[str, Any] = {"split": split, "domain": domain, "name": show(tree.name(path))}
     try:
-        image = open_image(entry.path, background=background, facts=facts)
+        image = open_image(path, background=background, facts=facts)
     except ImageError as error:
-        return FileFacts(entry.split, entry.domain, name, entry.size, digest, reason=error.reason)
-    pixels = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
+        return facts | {"reason": error.reason}
     reduced = np.asarray(image.resize((64, 64), Image.Resampling.BOX), np.float64)
-    spread = float(reduced.std(axis=(0, 1)).max())
-    return FileFacts(entry.split, entry.domain, name, entry.size, digest, None, pixels=pixels, spread=spread, **facts)
-
-
-def _keep(path: Path, files: Sequence[FileFacts]) -> None:
-    body = json.dumps([asdict(f) for f in files]).encode()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
-    except OSError as error:
-        log.debug("findings not kept: %s", error)
-
-
-def _kept(path: Path, count: int) -> tuple[FileFacts, ...] | None:
-    """The findings of an earlier check of the same files; None when there are none, or they are damaged."""
-    try:
-        digest, _, body = path.read_bytes().partition(b"\n")
-        if hashlib.sha256(body).hexdigest().encode() != digest:
-            return None
-        files = tuple(FileFacts(**f) for f in json.loads(body))
-    except (OSError, ValueError, TypeError):
-        return None
-    return files if len(files) == count else None
+    pixels = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
+    return facts | {"pixels": pixels, "spread": float(reduced.std(axis=(0, 1)).max())}
 
 
 # ---- findings -----------------------------------------------------------------------------------------------------------

@@ -3,14 +3,16 @@
 ==========  ========================================================  =================================================
 layout      looks like                                                splits
 ==========  ========================================================  =================================================
-split       DATA/train/<domain>/…, DATA/test/<domain>/… (or val)      as the folders say
+split       DATA/train/<domain>/…, DATA/test/<domain>/…, or           as the folders say
+            DATA/<domain>/train/…, DATA/<domain>/test/…
 cyclegan    DATA/trainA, trainB, testA, testB (or valA, train_cat…)   as the folders say
 domain      DATA/<domain>/…                                           90 % train, 10 % test, by hash of the name
 lists       DATA/list_trainA.txt, train_cat.txt… or DATA/lists/*.txt  as the list's name says, else by hash
 ==========  ========================================================  =================================================
 
-Folders below a domain are read to any depth. Order is by name, in bytes, never by the file system. Nothing is opened here
-but list files; whether a file really is an image is for ``unpaired check`` and the opener to say.
+A split's name may be in any case, and end as in training, testing, val, validation or train2017. Folders below a domain are
+read to any depth. Order is by name, in bytes, never by the file system. Nothing is opened here but list files; whether a file
+really is an image is for ``unpaired check`` and the opener to say.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import struct
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,8 +30,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from unpaired.data.images import IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES, show
+from unpaired.data.images import IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES, digest_file, show
 from unpaired.errors import DataError
+from unpaired.files import parallel
 
 Layout = Literal["split", "cyclegan", "domain", "lists"]
 TEST_SHARE = 0.1
@@ -37,8 +41,8 @@ MAX_BAD_SHARE = 0.05
 """Share of unusable files above which training refuses to start."""
 MAX_LIST_BYTES = 64 * 2**20
 """Largest list file: about a million paths."""
-_SPLITS = {"train": "train", "test": "test", "val": "test", "valid": "test", "validation": "test"}
-_PREFIXED = re.compile(r"(?:list_)?((?i:train|test|val))(?:([A-Z0-9]{1,2})|[_-](.+))", re.DOTALL)
+_SPLIT = re.compile(r"(train|test|val)(?:ing|id|idation)?(?:[_-]?\d{4})?", re.IGNORECASE)
+_PREFIXED = re.compile(r"(?:list_)?((?i:train|test|val))(?:([A-Zab0-9]|[A-Z0-9]{2})|[_-](.+))", re.DOTALL)
 _SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "lost+found", "System Volume Information"})
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
 _EXPECTED = """Arrange it as one of:
@@ -50,7 +54,7 @@ _EXPECTED = """Arrange it as one of:
 
 @dataclass(frozen=True)
 class DataTree:
-    """The files of a data folder by split and domain."""
+    """The files of a data folder by split and domain, as they were when it was read."""
 
     root: Path
     layout: Layout
@@ -64,24 +68,47 @@ class DataTree:
     """Folders that could not be read, with the reason."""
     notes: tuple[str, ...] = ()
     """What a user should know about how the folder was understood."""
+    _fingerprints: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def name(self, path: Path) -> str:
-        """``path`` relative to the root, with slashes and in Unicode form NFC: the same on every machine."""
+        """Return ``path`` relative to the root, with slashes and in Unicode form NFC: the same on every machine."""
         return stable_name(path, self.root)
+
+    def listing(self, split: str) -> list[tuple[str, Path]]:
+        """List the (domain, path) of a split's files, domain by domain."""
+        return [(domain, path) for domain in self.domains for path in self.files[split, domain]]
+
+    def fingerprint(self, split: str) -> str:
+        """SHA-256 (hex) over (domain, split, relative name, SHA-256 of the bytes) of every listed file of a split.
+
+        All files are read, once in the life of a tree: names, sizes and times do not tell what is in them.
+        """
+        if split not in self._fingerprints:
+            total = hashlib.sha256(b"unpaired data 1\n")
+            files = self.listing(split)
+            for (domain, path), digest in zip(files, parallel(digest_file, [p for _, p in files]), strict=True):
+                for part in (domain.encode(), split.encode(), name_bytes(self.name(path)), digest.encode()):
+                    total.update(struct.pack("<Q", len(part)) + part)  # lengths first: no two lists can look the same
+            self._fingerprints[split] = total.hexdigest()
+        return self._fingerprints[split]
 
 
 def stable_name(path: Path, root: Path) -> str:
-    """``path`` relative to ``root``, with slashes, in Unicode form NFC (macOS stores NFD). Odd bytes stay surrogates."""
-    return unicodedata.normalize("NFC", path.relative_to(root).as_posix())
+    """Return ``path`` relative to ``root``, with slashes, in Unicode form NFC (macOS stores NFD). Odd bytes stay surrogates."""
+    return _nfc(path.relative_to(root).as_posix())
+
+
+def _nfc(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def name_bytes(name: str) -> bytes:
-    """The bytes of a name from `stable_name`, for hashing; works for names that are not UTF-8."""
+    """Encode a name from `stable_name` for hashing; works for names that are not UTF-8."""
     return name.encode("utf-8", "surrogateescape")
 
 
 def hashed_split(name: str) -> str:
-    """ "test" for about one name in ten, else "train": a function of the name alone, so adding a file moves no other."""
+    """Give about one name in ten to "test", the others to "train": by the name alone, so adding a file moves no other."""
     number = int.from_bytes(hashlib.sha256(name_bytes(name)).digest()[:8], "big")
     return "test" if number < TEST_SHARE * 2**64 else "train"
 
@@ -91,12 +118,12 @@ def _by_bytes(path: Path) -> bytes:
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file of this name is taken for an image: by its ending, upper or lower case; hidden files never."""
+    """Say whether a file of this name is taken for an image: by its ending, upper or lower case; hidden files never."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 (a plain name)
 
 
 def in_another_format(path: Path) -> bool:
-    """Whether the ending is that of a picture in a format that is not read, such as a phone's HEIC."""
+    """Say whether the ending is that of a picture in a format that is not read, such as a phone's HEIC."""
     return path.suffix.lower() in OTHER_IMAGE_SUFFIXES
 
 
@@ -112,14 +139,21 @@ def _leads_back(link: Path) -> bool:
     return Path(os.path.realpath(link.parent)).is_relative_to(os.path.realpath(link))
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that points at itself, or into a folder that may not be entered
+        return False
+
+
 @dataclass
 class Walk:
     """Image files below some folders; folders and linked files that were met before are not read again."""
 
-    files: list[Path] = field(default_factory=list)
     ignored: list[tuple[Path, str]] = field(default_factory=list)
     unreadable: list[tuple[Path, str]] = field(default_factory=list)
-    _folders: set[tuple[int, int]] = field(default_factory=set)
+    met: dict[tuple[int, int], str] = field(default_factory=dict)
+    """(device, inode) of the folders that are not to be read (again), and why."""
 
     def read(self, top: Path) -> list[Path]:
         """Sorted image files below ``top``, each once; links are followed, loops are not."""
@@ -128,57 +162,39 @@ class Walk:
         file_links: list[Path] = []
         while folder_links:  # real folders before links to them, so that a file is known by its real place
             start = folder_links.pop(0)
-            if start is not top and _leads_back(
-                start
-            ):  # else a link to the parent would read the other domains as well
+            if start is not top and _leads_back(start):  # or the other domains would be read as well
                 self.ignored.append((start, "a link back to a folder above it"))
                 continue
             pending = [start]
             while pending:
                 folder = pending.pop()
                 try:
-                    status = folder.stat()
-                    if (status.st_dev, status.st_ino) in self._folders:
-                        self.ignored.append((folder, "a link to a folder that is read already"))
-                        continue
-                    self._folders.add((status.st_dev, status.st_ino))
-                    with os.scandir(folder) as entries:
-                        listed = sorted(entries, key=lambda e: os.fsencode(e.name))
+                    listed = self._entries(folder)
                 except OSError as error:
                     self.unreadable.append((folder, f"cannot be read: {error.strerror}"))
                     continue
                 for entry in listed:
-                    self._sort(entry, found, pending, folder_links, file_links)
+                    path = Path(entry.path)
+                    if reason := _not_wanted(entry):
+                        self.ignored.append((path, reason))
+                    elif _is_folder(entry):
+                        (folder_links if entry.is_symlink() else pending).append(path)
+                    else:
+                        (file_links if entry.is_symlink() else found).append(path)
         if file_links:
             self._add_links(found, file_links)
         found.sort(key=_by_bytes)
-        self.files += found
         return found
 
-    def _sort(
-        self,
-        entry: os.DirEntry[str],
-        found: list[Path],
-        folders: list[Path],
-        folder_links: list[Path],
-        file_links: list[Path],
-    ) -> None:
-        path, name = Path(entry.path), entry.name
-        if entry.is_dir():
-            if name.startswith(".") or name in _SYSTEM_FOLDERS:
-                self.ignored.append((path, "a hidden or system folder"))
-            else:
-                (folder_links if entry.is_symlink() else folders).append(path)
-        elif name.startswith(".") or name.lower() in _SYSTEM_FILES:
-            self.ignored.append((path, "a hidden or system file"))
-        elif not is_image_name(name):
-            self.ignored.append((path, _not_an_image(path)))
-        elif entry.is_symlink():
-            file_links.append(path)
-        elif entry.is_file():
-            found.append(path)
-        else:
-            self.ignored.append((path, "a FIFO, socket or device"))
+    def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
+        """What lies in a folder, sorted; nothing, with the reason listed, where it is not to be read. Raises OSError."""
+        status = folder.stat()
+        if reason := self.met.get((status.st_dev, status.st_ino)):
+            self.ignored.append((folder, reason))
+            return []
+        self.met[status.st_dev, status.st_ino] = "a link to a folder that is read already"
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda e: os.fsencode(e.name))
 
     def _add_links(self, found: list[Path], file_links: Sequence[Path]) -> None:
         known = {(s.st_dev, s.st_ino) for s in (p.stat() for p in found)}
@@ -195,6 +211,18 @@ class Walk:
             else:
                 known.add((status.st_dev, status.st_ino))
                 found.append(path)
+
+
+def _not_wanted(entry: os.DirEntry[str]) -> str:
+    """Why an entry is left out by its name and kind; empty for folders and for what may be an image."""
+    name = entry.name
+    if _is_folder(entry):
+        return "a hidden or system folder" if name.startswith(".") or name in _SYSTEM_FOLDERS else ""
+    if name.startswith(".") or name.lower() in _SYSTEM_FILES:
+        return "a hidden or system file"
+    if not is_image_name(name):
+        return _not_an_image(Path(entry.path))
+    return "" if entry.is_symlink() or entry.is_file() else "a FIFO, socket or device"
 
 
 @dataclass(frozen=True)
@@ -236,23 +264,47 @@ def _look(root: Path) -> _Top:
     open_ = [e for e in listed if not e.name.startswith(".") and e.name not in _SYSTEM_FOLDERS]
     return _Top(
         root,
-        tuple(e.name for e in open_ if e.is_dir()),
-        tuple(e.name for e in open_ if is_image_name(e.name) and not e.is_dir()),
-        tuple(e.name for e in open_ if e.name.lower().endswith(".txt") and e.is_file()),
+        tuple(e.name for e in open_ if _is_folder(e)),
+        tuple(e.name for e in open_ if is_image_name(e.name) and not _is_folder(e)),
+        tuple(e.name for e in open_ if e.name.lower().endswith(".txt") and not _is_folder(e)),
     )
+
+
+def _split_of(name: str) -> str:
+    """The split that a folder's name means, "train" or "test"; empty for any other name."""
+    match = _SPLIT.fullmatch(name)
+    return ("train" if match[1].lower() == "train" else "test") if match else ""
+
+
+def _is_val(path: Path) -> bool:
+    return path.name.lower().removeprefix("list_").startswith("val")
 
 
 def _prefixed(name: str) -> tuple[str, str] | None:
     """``trainA`` -> ("train", "A"), ``test_cat`` -> ("test", "cat"); None for any other name."""
-    match = _PREFIXED.fullmatch(name)
-    return (_SPLITS[match[1].lower()], match[2] or match[3]) if match else None
+    match = None if _split_of(name) else _PREFIXED.fullmatch(name)
+    return (_split_of(match[1]), match[2].upper() if match[2] else match[3]) if match else None
 
 
-Plan = dict[tuple[str, str], list[Path]]  # (split or "" for by-hash, domain) -> folders to read
+Plan = dict[tuple[str, str], Path]
+"""(split or "" for by-hash, domain) -> the folder or list file to read."""
+
+
+def _planned(top: _Top, found: Iterable[tuple[str, str, Path]]) -> tuple[Plan, tuple[str, ...]]:
+    """Put (split, domain, path) together: a validation set gives way to a test set, with a note; other doubles are refused."""
+    plan: Plan = {}
+    notes = []
+    for split, domain, path in sorted(found, key=lambda f: (_is_val(f[2]), _by_bytes(f[2]))):
+        other = plan.setdefault((split, _nfc(domain)), path)
+        if other is not path and _is_val(path):
+            notes.append(f"{show(path.name)} is not used, because {show(other.name)} is there")
+        elif other is not path:
+            raise top.refuse(f"{show(other.name)} and {show(path.name)} name the same split and domain.")
+    return plan, tuple(notes)
 
 
 def find(root: str | os.PathLike[str], least: int = 2) -> DataTree:
-    """The files of ``root`` by split and domain.
+    """Find the files of ``root`` by split and domain.
 
     With ``least`` = 1 a single domain will do, and so will a folder of images without any folders in it: it is the domain.
 
@@ -264,10 +316,10 @@ def find(root: str | os.PathLike[str], least: int = 2) -> DataTree:
     top = _look(Path(root))
     if least == 1 and top.images and not top.folders:
         name = top.root.resolve().name or "images"
-        return _read(top, "domain", {("", name): [top.root]}, (), least)
-    lists = _list_files(top)
+        return _read(top, "domain", {("", name): top.root}, (), least)
+    lists, notes = _planned(top, _list_files(top))
     if len({domain for _, domain in lists}) > 1 or (lists and not top.folders):
-        return _from_lists(top, lists)
+        return _from_lists(top, lists, notes)
     tree = _from_folders(top, least)
     unused = tuple(f"{show(p.name)} is not used: list files count when they name two domains" for p in lists.values())
     return replace(tree, notes=tree.notes + unused)
@@ -279,69 +331,69 @@ def _from_folders(top: _Top, least: int) -> DataTree:
             "beside the folders; it is not clear which domain is theirs." if top.folders else "in it, and no folders."
         )
         raise top.refuse(f"{len(top.images)} images lie {what}")
-    splits = [n for n in top.folders if n.lower() in _SPLITS]
-    prefixed = [n for n in top.folders if _prefixed(n)]
+    splits = [n for n in top.folders if _split_of(n)]
+    prefixed = {n: key for n in top.folders if (key := _prefixed(n))}
     if splits and prefixed:
-        raise top.refuse(f"both {_listing(splits)} and {_listing(prefixed)} name splits.")
+        raise top.refuse(f"both {_listing(splits)} and {_listing([*prefixed])} name splits.")
     if splits:
-        return _read(top, "split", *_split_plan(top, splits), least)
+        return _read(top, "split", *_split_plan(top), least)
     if prefixed:
-        return _read(top, "cyclegan", *_prefixed_plan(top, prefixed), least)
-    if len(top.folders) == 1:
-        inner = _look(top.root / top.folders[0])
-        if len(inner.folders) > 1:
-            hint = f"Did you mean {show(inner.root)}? It has the folders {_listing(inner.folders)}."
-            raise top.refuse("only one folder.", hint)
-    return _read(top, "domain", {("", name): [top.root / name] for name in top.folders}, (), least)
+        _refuse_others(top, [*prefixed])
+        if all(split == "test" for split, _ in prefixed.values()):
+            raise top.refuse(f"{_listing([*prefixed])} without a training folder such as trainA.")
+        return _read(top, "cyclegan", *_planned(top, ((*k, top.root / n) for n, k in prefixed.items())), least)
+    inner = {name: _look(top.root / name) for name in top.folders}
+    if any(_split_of(n) for below in inner.values() for n in below.folders):
+        found = {name: _splits(below) for name, below in inner.items()}
+        if bare := [name for name, below in found.items() if not below]:
+            raise top.refuse(
+                f"{_listing([n for n in found if n not in bare])} has folders of splits, {_listing(bare)} has none."
+            )
+        return _read(top, "split", *_planned(top, ((s, d, p) for d, f in found.items() for s, p in f.items())), least)
+    if len(inner) == 1 and len(only := next(iter(inner.values())).folders) > 1:
+        inside = show(top.root / top.folders[0])
+        raise top.refuse("only one folder.", f"Did you mean {inside}? It has the folders {_listing(only)}.")
+    return _read(top, "domain", *_planned(top, (("", name, top.root / name) for name in top.folders)), least)
 
 
-def _split_plan(top: _Top, splits: Sequence[str]) -> tuple[Plan, tuple[str, ...]]:
-    chosen: dict[str, str] = {}
-    notes = []
-    for name in sorted(splits, key=lambda n: list(_SPLITS).index(n.lower())):  # test before val
-        split = _SPLITS[name.lower()]
-        if split not in chosen:
-            chosen[split] = name
-        elif name.lower() == chosen[split].lower():
-            raise top.refuse(f"{chosen[split]} and {name} differ only in case; rename or merge one.")
-        else:
-            notes.append(f"{name}/ is not used, because {chosen[split]}/ is there")
-    if "train" not in chosen:
-        raise top.refuse(f"{_listing(splits)} without train; rename the folder with the training images to train.")
-    others = [n for n in top.folders if n not in splits and Walk().read(top.root / n)]
+def _refuse_others(top: _Top, known: Sequence[str]) -> None:
+    others = [n for n in top.folders if n not in known and Walk().read(top.root / n)]
     if others:
-        raise top.refuse(f"{_listing(others)} with images beside {_listing(splits)}; move them into train/, or away.")
+        raise top.refuse(f"{_listing(others)} with images beside {_listing(known)}; rename or move them away.")
+
+
+def _splits(top: _Top) -> dict[str, Path]:
+    """Split -> its folder, of folders named so; empty where there are none. Of test and val the first is taken."""
+    names = sorted((n for n in top.folders if _split_of(n)), key=lambda n: (_is_val(Path(n)), n))
+    found: dict[str, str] = {}
+    for name in names:
+        other = found.setdefault(_split_of(name), name)
+        if other != name and not (_is_val(Path(name)) and not _is_val(Path(other))):
+            raise top.refuse(f"{other} and {name} name the same split; rename or merge one.")
+    if names:
+        _refuse_others(top, names)
+        if "train" not in found:
+            raise top.refuse(f"{_listing(names)} without train; rename the folder with the training images to train.")
+    return {split: top.root / name for split, name in found.items()}
+
+
+def _split_plan(top: _Top) -> tuple[Plan, tuple[str, ...]]:
+    chosen = _splits(top)
+    unused = [n for n in top.folders if _split_of(n) and top.root / n not in chosen.values()]
     plan: Plan = {}
-    for split, name in chosen.items():
-        inner = _look(top.root / name)
+    for split, folder in sorted(chosen.items(), reverse=True):  # train before test
+        inner = _look(folder)
         if inner.images:
-            raise inner.refuse(f"{len(inner.images)} images lie in it without a domain; expected {name}/<domain>/….")
-        for domain in inner.folders:
+            raise inner.refuse(
+                f"{len(inner.images)} images lie in it without a domain; expected {folder.name}/<domain>/…."
+            )
+        here, _ = _planned(inner, ((split, domain, folder / domain) for domain in inner.folders))
+        for _, domain in here:
             if split == "test" and ("train", domain) not in plan:
                 there = _listing([d for _, d in plan])
-                raise inner.refuse(f"the domain {show(domain)} is not in {chosen['train']}, which has: {there}.")
-            plan[split, domain] = [inner.root / domain]
-    return plan, tuple(notes)
-
-
-def _prefixed_plan(top: _Top, prefixed: Sequence[str]) -> tuple[Plan, tuple[str, ...]]:
-    others = [n for n in top.folders if n not in prefixed and Walk().read(top.root / n)]
-    if others:
-        raise top.refuse(f"{_listing(others)} with images beside {_listing(prefixed)}; rename or move them away.")
-    plan: Plan = {}
-    notes = []
-    for name in sorted(prefixed, key=lambda n: (n.lower().startswith("val"), n)):  # test before val
-        key = _prefixed(name)
-        assert key is not None
-        if key in plan:
-            if not name.lower().startswith("val"):
-                raise top.refuse(f"{show(plan[key][0].name)} and {show(name)} name the same split and domain.")
-            notes.append(f"{show(name)}/ is not used, because {show(plan[key][0].name)}/ is there")
-        else:
-            plan[key] = [top.root / name]
-    if all(split == "test" for split, _ in plan):
-        raise top.refuse(f"{_listing(prefixed)} without a training folder such as trainA.")
-    return plan, tuple(notes)
+                raise inner.refuse(f"the domain {show(domain)} is not in {chosen['train'].name}, which has: {there}.")
+        plan |= here
+    return plan, tuple(f"{name}/ is not used, because {chosen['test'].name}/ is there" for name in unused)
 
 
 def _read(top: _Top, layout: Layout, plan: Plan, notes: tuple[str, ...], least: int) -> DataTree:
@@ -353,19 +405,13 @@ def _read(top: _Top, layout: Layout, plan: Plan, notes: tuple[str, ...], least: 
         walk = Walk()  # one for both splits: a link from test into train must not count twice
         walks.append(walk)
         for split in ("train", "test"):
-            files[split, domain] = tuple(p for folder in plan.get((split, domain), ()) for p in walk.read(folder))
-        if ("", domain) in plan:
-            (folder,) = plan["", domain]
+            folder = plan.get((split, domain))
+            files[split, domain] = tuple(walk.read(folder)) if folder is not None else ()
+        if (folder := plan.get(("", domain))) is not None:
             files |= _hash_split(domain, walk.read(folder), folder)
-    return DataTree(
-        top.root,
-        layout,
-        domains,
-        files,
-        ignored=tuple(i for w in walks for i in w.ignored),
-        unreadable=tuple(u for w in walks for u in w.unreadable),
-        notes=notes,
-    )
+    ignored = tuple(i for w in walks for i in w.ignored)
+    unreadable = tuple(u for w in walks for u in w.unreadable)
+    return DataTree(top.root, layout, domains, files, ignored, unreadable, notes)
 
 
 def _hash_split(domain: str, paths: Sequence[Path], base: Path) -> dict[tuple[str, str], tuple[Path, ...]]:
@@ -399,44 +445,40 @@ def _checked_domains(top: _Top, names: Iterable[str], least: int = 2) -> tuple[s
 # ---- UNIT's list files --------------------------------------------------------------------------------------------------
 
 
-def _list_files(top: _Top) -> dict[tuple[str, str], Path]:
-    """(split or "", domain) -> list file; empty when there is none."""
-    found: dict[tuple[str, str], Path] = {}
+def _list_files(top: _Top) -> list[tuple[str, str, Path]]:
+    """(split or "", domain, list file); empty when there is none."""
+    found: list[tuple[str, str, Path]] = []
     places = [top.root / n for n in top.texts]
     if "lists" in top.folders:
         places += [top.root / "lists" / n for n in _look(top.root / "lists").texts]
     for path in places:
         key = _prefixed(path.stem)
-        if key is None and path.parent != top.root:
-            key = ("", path.stem)
-        if key is None:
-            continue  # a README, say
-        if key in found:
-            raise top.refuse(f"the lists {show(found[key].name)} and {show(path.name)} name the same split and domain.")
-        found[key] = path
-    by_hash = {d for s, d in found if not s}
+        if key is not None:
+            found.append((*key, path))
+        elif path.parent != top.root:
+            found.append(("", path.stem, path))  # in the root it is a README, say
+    by_hash = sorted(d for s, d, _ in found if not s)
     if by_hash and len(by_hash) < len(found):
-        raise top.refuse(f"some lists name a split (as list_trainA.txt), others do not: {_listing(sorted(by_hash))}.")
+        raise top.refuse(f"some lists name a split (as list_trainA.txt), others do not: {_listing(by_hash)}.")
     return found
 
 
-def _from_lists(top: _Top, lists: Mapping[tuple[str, str], Path]) -> DataTree:
+def _from_lists(top: _Top, lists: Plan, notes: tuple[str, ...]) -> DataTree:
     domains = _checked_domains(top, {domain for _, domain in lists})
     files: dict[tuple[str, str], tuple[Path, ...]] = {(s, d): () for d in domains for s in ("train", "test")}
-    notes = []
     for (split, domain), list_file in lists.items():
         names = _read_list(list_file)
         base = _base_of(top, list_file, names)
         paths = sorted((base / n for n in dict.fromkeys(names)), key=_by_bytes)
         if len(paths) < len(names):
-            notes.append(f"{show(list_file.name)} names {len(names) - len(paths)} files twice; each is counted once")
+            notes += (f"{show(list_file.name)} names {len(names) - len(paths)} files twice; each is counted once",)
         if split:
             files[split, domain] = tuple(paths)
         else:
             files |= _hash_split(domain, paths, base)
     if not any(files["train", d] for d in domains):
         raise top.refuse("there are lists of test images, but none of training images such as list_trainA.txt.")
-    return DataTree(top.root, "lists", domains, files, notes=tuple(notes))
+    return DataTree(top.root, "lists", domains, files, notes=notes)
 
 
 def _read_list(path: Path) -> list[str]:
@@ -483,13 +525,31 @@ def _base_of(top: _Top, list_file: Path, names: Sequence[str]) -> Path:
 # ---- labelled data ------------------------------------------------------------------------------------------------------
 
 
-def find_labelled(root: str | os.PathLike[str]) -> tuple[tuple[str, ...], tuple[Path, ...], NDArray[np.int64]]:
-    """A folder of class folders -> (classes, files, labels): sorted names, paths, and [n] int64 indices into ``classes``.
+def split_folder(root: Path, split: str | None) -> Path:
+    """Find the folder of one split of a labelled set: of "train" or "test", or of what there is to train on for None.
+
+    Raises DataError: there is no such split.
+    """
+    there = _splits(_look(root))
+    if not there and split in (None, "train"):
+        return root
+    if (split or "train") not in there:
+        raise DataError(f"{show(root)}: no {split or 'train'} folder; there are: {', '.join(there) or 'no splits'}")
+    return there[split or "train"]
+
+
+def has_splits(root: Path) -> bool:
+    """Say whether a folder has folders named like splits. Raises DataError."""
+    return bool(_splits(_look(root)))
+
+
+def find_labelled(root: Path) -> tuple[tuple[str, ...], tuple[Path, ...], NDArray[np.int64]]:
+    """Find a folder's class folders: (classes, files, labels), sorted names, paths, and [n] int64 indices into ``classes``.
 
     Raises:
         DataError: images without a class, fewer than two classes, or a class without images.
     """
-    top = _look(Path(root))
+    top = _look(root)
     hint = "Arrange it as LABELLED/<class>/…, one folder a class."
     if top.images:
         raise top.refuse(f"{len(top.images)} images lie beside the class folders.", hint)

@@ -9,12 +9,13 @@ Legend: N batch, H height, W width.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import stat
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -25,6 +26,7 @@ from PIL import Image, UnidentifiedImageError
 
 from unpaired.config import DataConfig
 from unpaired.errors import ConfigError, ImageError, Interrupted
+from unpaired.files import parallel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -120,6 +122,15 @@ def open_regular(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
             raise ImageError(show(path), "a FIFO, socket or device, not a file")
         _check_bytes(show(path), status.st_size)
         yield file
+
+
+def digest_file(path: str | os.PathLike[str]) -> str:
+    """SHA-256 (hex) of a file's bytes; ``unreadable`` when they cannot be read."""
+    try:
+        with open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (ImageError, OSError):
+        return "unreadable"
 
 
 def _check_bytes(name: str, size: int) -> None:
@@ -248,8 +259,11 @@ def _decoded(
             _check_png(name, file)
         if at_least is not None and image.format in ("JPEG", "MPO"):
             image.draft(None, (at_least, at_least))  # never below at_least in either direction
+        raw = image.tile[0].args if image.format == "PNG" and image.tile else None
         try:
             image.load()
+            if raw is not None and "transparency" in image.info:
+                _mend_transparency(image, str(raw), file)
         except Interrupted:
             raise
         except Exception as error:
@@ -272,6 +286,23 @@ def _decoded(
     if orientation in _UPRIGHT:
         rgb = rgb.transpose(_UPRIGHT[orientation])
     return rgb
+
+
+def _mend_transparency(image: Image.Image, raw: str, file: BinaryIO) -> None:
+    """Put right what Pillow makes of the one transparent colour of a PNG that is not 8 bits deep.
+
+    It leaves the colour in the file's own depth beside pixels of 8 bits, and keeps the high bytes of 16-bit colours alone.
+    """
+    transparent = image.info["transparency"]
+    if raw in ("L;2", "L;4"):
+        image.info["transparency"] = transparent * 255 // (2 ** int(raw[2]) - 1)
+    elif raw == "RGB;16B":
+        file.seek(0)
+        low = Image.open(file, formats=("PNG",))
+        low.tile = [low.tile[0]._replace(args="RGB;16L")]  # the other byte of each value
+        values = np.asarray(image).astype(np.uint16) << 8 | np.asarray(low)
+        del image.info["transparency"]
+        image.putalpha(Image.fromarray(np.where((values == transparent).all(axis=-1), 0, 255).astype(np.uint8)))
 
 
 def _frames(image: Image.Image) -> int:
@@ -311,19 +342,22 @@ def _over(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
 def _to_grey8(name: str, image: Image.Image) -> Image.Image:
     """16-bit and 32-bit integers are read as 0 to 65535, floats as 0 to 1; the rest is refused, not clipped."""
     values = np.asarray(image)
+    # a TIFF's PhotometricInterpretation, which Pillow follows up to 8 bits alone: X-rays and scans
+    white_is_0 = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(262) == 0
     if image.mode == "F":
         low, high = float(values.min()), float(values.max())
         if not (np.isfinite(values).all() and low >= 0 and high <= 1):
             raise ImageError(
                 name, f"float values from {low:g} to {high:g}; 0 to 1 can be read; rescale it or save 8-bit"
             )
-        return Image.fromarray(np.round(values * 255).astype(np.uint8))
+        return Image.fromarray(np.round((1 - values if white_is_0 else values) * 255).astype(np.uint8))
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
         raise ImageError(
             name, f"integer values from {low} to {high}; 0 to 65535 can be read; save it as 8-bit or 16-bit"
         )
-    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    levels = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return Image.fromarray(255 - levels if white_is_0 else levels)
 
 
 def _target(size: tuple[int, int], side: int) -> tuple[int, int]:
@@ -362,7 +396,7 @@ def short_side(config: DataConfig) -> int:
     return max(config.resize or config.size, config.size)
 
 
-def load_resized(source: Source, config: DataConfig, facts: dict[str, object] | None = None) -> Pixels:
+def load_resized(source: Source, config: DataConfig) -> Pixels:
     """uint8 [H, W, 3] with min(H, W) = ``short_side(config)``: what training crops from.
 
     Large JPEGs are decoded at a reduced scale of at least ``config.draft`` times that side, unless the config asks for
@@ -371,10 +405,22 @@ def load_resized(source: Source, config: DataConfig, facts: dict[str, object] | 
     side = short_side(config)
     smooth = config.antialias and config.interpolation != "nearest"
     at_least = config.draft * side if smooth and config.draft else None
-    image = _decoded(source, config.background, at_least, facts)
+    image = _decoded(source, config.background, at_least, None)
     if config.antialias and config.interpolation in _VECTORISED and min(image.size) != side:
         return _resized(np.asarray(image), side, config.interpolation)
     return np.asarray(resize(image, side, config))
+
+
+def load_all(paths: Iterable[str | os.PathLike[str]], config: DataConfig) -> Iterator[Pixels | ImageError]:
+    """Load images as `load_resized` does, over several threads, in order; the error in the place of one that is unusable."""
+
+    def load(path: str | os.PathLike[str]) -> Pixels | ImageError:
+        try:
+            return load_resized(path, config)
+        except ImageError as error:
+            return error
+
+    return parallel(load, paths)
 
 
 _VECTORISED = ("bilinear", "bicubic")

@@ -139,7 +139,7 @@ class FolderPool:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over (domain, split, relative name, SHA-256 of the file's bytes) of every listed file."""
-        return cache.fingerprint(self.tree, self.split, self.store)
+        return self.tree.fingerprint(self.split)
 
     def count(self, domain: str) -> int:
         """Number of images of a domain."""
