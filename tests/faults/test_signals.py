@@ -20,7 +20,7 @@ from figures import Figure, pick
 
 import tiny
 from unpaired import checkpoint, cli, files, signals
-from unpaired.data import cache, check, feature_cache
+from unpaired.data import check, feature_cache, images
 from unpaired.evaluation import run as evaluate_run
 from unpaired.networks.pyramid import Pyramid
 from unpaired.training import loop
@@ -31,7 +31,7 @@ NUMBERS = {"SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
 BEFORE = {
     "start": (package_runs, "resolve"),
     "check": (check, "_examine"),
-    "image cache": (cache, "_decode"),
+    "image cache": (images, "load_resized"),
     "statistics": (Pyramid, "measure"),
 }
 """Phase -> what to wrap; there is nothing to save yet."""

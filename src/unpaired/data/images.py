@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from unpaired.config import DataConfig
 from unpaired.errors import ConfigError, ImageError, Interrupted
@@ -156,7 +156,7 @@ def _stream(source: Source) -> Iterator[tuple[str, BinaryIO]]:
         yield name, source
 
 
-def _header(name: str, file: BinaryIO, max_pixels: int, min_side: int) -> Image.Image:
+def _header(name: str, file: BinaryIO, max_pixels: int, min_side: int) -> ImageFile.ImageFile:
     """The image with only its header read; its size has passed the limits."""
     try:
         image = Image.open(file, formats=FORMATS)
