@@ -25,7 +25,7 @@ from unpaired import load
 from unpaired.config import DataConfig
 from unpaired.data.images import IMAGE_SUFFIXES, open_image, resize, to_tensor, to_uint8
 from unpaired.methods.attend import Attend
-from unpaired.report import Report
+from unpaired.report import Report, line_panel
 from unpaired.translate.translator import Translator
 
 
@@ -58,7 +58,7 @@ def learning(page: Report, run: Path) -> None:
     }.items():
         found = {n: ([e["step"] for e in lines if n in e], [e[n] for e in lines if n in e]) for n in names}
         if any(steps for steps, _ in found.values()):
-            page.lines(found, caption=f"{title} over the steps of all stages.", alt=f"{title} over training steps")
+            page.panels([line_panel(title, found)], caption=f"{title} over the steps of all stages.")
 
 
 def main() -> None:
@@ -101,7 +101,7 @@ def main() -> None:
     page.section("Pictures")
     shown = {"input": to_uint8(x[:n]), "G0(x)": to_uint8(initial[:n])}
     shown |= {"mask": (mask[:n, 0] * 255).round().to(torch.uint8).numpy(), "G(x)": to_uint8(final[:n])}
-    page.images(shown, alt=f"{source} to {target}", caption="Input, G0(x), mask, G(x).")
+    page.sheet(shown, alt=f"{source} to {target}", caption="Input, G0(x), mask, G(x).")
     page.section("Background")
     page.table(
         ("picture", "mean |Δ| outside"), rows, caption=f"Grey levels of 255, where the mask is below {args.threshold}."

@@ -39,7 +39,7 @@ from unpaired.data.images import load_resized, to_tensor, to_uint8
 from unpaired.evaluation.classifier import ConvNet, train_classifier
 from unpaired.evaluation.distances import Statistics, kernel_distance
 from unpaired.evaluation.features import open_backbone
-from unpaired.report import Report
+from unpaired.report import Report, line_panel
 from unpaired.translate.translator import Translator
 
 SPLIT_SEED = 16
@@ -224,13 +224,13 @@ def page(out: Path, results: dict[str, Any], sheets: dict[str, dict[str, np.ndar
         caption="Means over the 8 classes: distances to real val images (less is better), accuracies (more is better).",
     )  # fmt: skip
     for figure in ("FD", "KD"):
-        report.lines(
-            {name: ([int(s) for s in looks], [look[figure] for look in looks.values()]) for name, looks in runs.items()},
-            caption=f"{figure}-MobileNet over training.", alt=f"{figure} of each run falls with the steps", y=figure,
-        )  # fmt: skip
+        lines = {
+            name: ([int(s) for s in looks], [look[figure] for look in looks.values()]) for name, looks in runs.items()
+        }
+        report.panels([line_panel(figure, lines)], caption=f"{figure}-MobileNet over training.")
     report.section("Sheets")
     for name, rows in sheets.items():
-        report.images(
+        report.sheet(
             rows,
             caption=f"{name} images a class: one input of each class, and its translations to every class.",
             alt=name,

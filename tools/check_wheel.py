@@ -20,6 +20,7 @@ WANTED = [
     "unpaired/cli/__init__.py",
     "unpaired/methods/unit.py",
     "unpaired/report/page.css",
+    "unpaired/report/page.html.j2",
     "unpaired/report/page.js",
 ]
 

@@ -25,7 +25,7 @@ from unpaired.data.images import encode_image, to_tensor, to_uint8
 from unpaired.data.labelled import open_labelled
 from unpaired.errors import UnpairedError
 from unpaired.evaluation import classifier
-from unpaired.report import Report
+from unpaired.report import Report, line_panel
 from unpaired.training.log import Reporter
 from unpaired.translate.translator import load
 
@@ -233,8 +233,8 @@ def _page(
         there = translator.translate(to_tensor(images), source, target)
         back = translator.translate(there, target, source)
         rows = {source: images, f"as {target}": to_uint8(there), "and back": to_uint8(back)}
-        page.images(
-            rows, alt=f"Held-out {source} digits and their translations", columns=12,
+        page.sheet(
+            rows, alt=f"Held-out {source} digit", columns=12,
             caption=f"Held-out images, {title}: input, translation, and the translation of that back to {source}.",
         )  # fmt: skip
     _learning(page, out)
@@ -278,4 +278,4 @@ def _learning(page: Report, out: Path) -> None:
     page.section("Losses")
     steps = [line["step"] for line in lines]
     curves = {k: (steps, [float(line.get(k, "nan")) for line in lines]) for k in names}
-    page.lines(curves, caption="Weighted loss terms of both players.", alt="Loss terms over training steps", log=True)
+    page.panels([line_panel("loss terms", curves, log=True)], caption="Weighted loss terms of both players.")

@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 import tiny
-from unpaired.report import ENLARGE_TO, Card, Pair, Report
-from unpaired.report.charts import Dot, intervals, line_chart, log_ticks, scatter, short, starts, ticks
-from unpaired.report.page import MAX_SIDE, encode, interval_panel, scatter_panel
+from unpaired.report import Card, Pair, Report, line_panel, scatter_panel
+from unpaired.report.charts import Dot, interval_panel
+from unpaired.report.page import MAX_SIDE, encode
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -55,15 +55,42 @@ class Page(HTMLParser):
 def full() -> Report:
     page = Report("Title & <more>", lead="In short.")
     page.section("One").text("First <b>.\n\nSecond.").items(["a & b"])
-    page.images(
-        {"input": tiny.pictures(5, 16), "output": tiny.pictures(3, 16)}, alt="Blobs", caption="Blobs.", columns=4
-    )
+    page.sheet({"input": tiny.pictures(5, 16), "output": tiny.pictures(3, 16)}, alt="Blob", caption="Blobs.", columns=4)
     page.section("Two").table(["name", "value", "n"], [["x<y", 0.12345, 10], ["z", None, 2000]], caption="Figures.")
     page.confusion(np.array([[9, 1], [4, 4]]), ["cat", "dog"], caption="Who is who.")
-    page.section("Three").lines(
-        {"d": [1.0, 2.0, float("nan"), 3.0], "g": ([0, 50], [2.0, 1.0])}, alt="Up", caption="Loss."
-    )
+    lines = {"d": [1.0, 2.0, float("nan"), 3.0, 4.0], "<g> $x$": ([0, 50], [2.0, 1.0])}
+    page.section("Three").panels([line_panel("Up", lines)], caption="Loss.")
     return page.commands(["unpaired demo --out 'a b'"])
+
+
+HOSTILE = "</style><script>alert(1)</script>\"' onload=x {{ 7 * 7 }} {% raw %} $x$ #abcdff"
+
+
+def test_what_others_wrote_stays_text() -> None:
+    """A name that is HTML, an attribute's end, a template or a formula: in every place it is text, and no element comes of it."""
+    n, picture, h = np.array([[1, 0], [0, 1]]), tiny.pictures(1, 16), HOSTILE
+    page = (
+        Report(h, lead=h, kicker=h)
+        .section(h)
+        .heading(h)
+        .text(h)
+        .note(h)
+        .items([h])
+        .facts({h: h})
+        .commands([h, "#" + h])
+    )
+    page.details(h, h).sheet({h: picture}, alt=h, caption=h, heads=[h]).gallery(
+        [Card({h: picture[0]}, h, h, {h: h})], caption=h
+    )
+    page.compare([Pair(picture[0], picture[0], (h, h), h)], caption=h).pairs([(h, h)], caption=h).footer(h)
+    page.table([h, h], [[h, f"{h}\n{h}"]], caption=h, notes=[h], groups=[h]).confusion(n, [h, h], caption=h)
+    page.panels(
+        [line_panel(h, {h: [1.0], "b": [2.0]}, y=h, marks={h: 1.5}), interval_panel(h, [Dot(h, 1.0)])], caption=h
+    )
+    found = Page(page.html())
+    assert len(found.all("script")) == len(found.all("style")) == 1
+    assert not any(key.startswith("on") or "{{" in key for _, attributes in found.elements for key in attributes)
+    assert "".join(found.texts).count("{{ 7 * 7 }}") > 30 and "49" not in found.texts
 
 
 def test_the_page_nests_and_fetches_nothing() -> None:
@@ -73,7 +100,7 @@ def test_the_page_nests_and_fetches_nothing() -> None:
     assert not page.all("script") and not page.all("link")
     anchors = {a["id"] for _, a in page.elements if "id" in a}
     for _, attributes in page.elements:
-        for key in ("src", "href", "xlink:href"):
+        for key in ("src", "href", "href"):
             address = attributes.get(key)
             assert address is None or address.startswith("data:image/png;base64,") or address[1:] in anchors
     assert not re.search(r"url\((?!#)|@import", html)
@@ -85,35 +112,22 @@ def test_texts_are_escaped_and_pictures_have_texts() -> None:
     page = Page(full().html())
     assert "First <b>." in page.texts and "x<y" in page.texts
     assert all(a["alt"] for a in page.all("img"))
-    assert page.all("img")[0]["alt"] == "Blobs: input (1 to 4)"
+    assert page.all("img")[0]["alt"] == "Blob, 1: input"
     charts = [a["aria-label"] for a in page.all("div") if a.get("role") == "img"]
-    assert charts == ["Up: d from 1 to 3; g from 2 to 1"]
+    assert charts == ["Up: d from 1 to 4; <g> $x$ from 2 to 1"]
     assert len(page.all("figure")) == len(page.all("figcaption")) == 2
     assert len(page.all("table")) == len(page.all("caption")) == 2
     assert len(page.all("nav")) == 1
 
 
-def test_tiny_pictures_are_enlarged_without_inventing_pixels() -> None:
-    """A 16-pixel picture is repeated by a whole factor; taking every k-th pixel gives it back exactly."""
-    images = tiny.pictures(2, 16)
-    page = Page(Report("t").images({"x": images}, alt="a", caption="c").html())
-    uri = page.all("img")[0]["src"] or ""
-    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1]))))
-    k = ENLARGE_TO // 16
-    assert sheet.shape[0] == 96
-    assert np.array_equal(sheet[:, : 16 * k][k // 2 :: k, k // 2 :: k, :3], images[0])
-    assert np.array_equal(sheet[:, -16 * k :][k // 2 :: k, k // 2 :: k, :3], images[1])
-    assert (sheet[:, 16 * k : -16 * k, 3] == 0).all()  # the gap is transparent
-
-
-def test_large_and_grey_pictures_pass() -> None:
-    """A picture above the limit is not enlarged; [N, H, W] is grey; other types are refused."""
-    page = Page(Report("t").images({"x": np.full((1, 100, 120), 7, np.uint8)}, alt="a", caption="c").html())
-    assert page.all("img")[0]["style"] == "width:120px"
+def test_what_is_no_picture_is_refused() -> None:
+    """[N, H, W] is grey; other types and nothing at all are refused."""
+    page = Page(Report("t").sheet({"x": np.full((1, 100, 120), 7, np.uint8)}, alt="a", caption="c").html())
+    assert page.all("img")[0]["width"] == "120"
     with pytest.raises(ValueError, match="expected uint8"):
-        Report("t").images({"x": np.zeros((1, 8, 8, 3))}, alt="a", caption="c")
+        Report("t").sheet({"x": np.zeros((1, 8, 8, 3))}, alt="a", caption="c")
     with pytest.raises(ValueError, match="no images"):
-        Report("t").images({"x": np.zeros((0, 8, 8, 3), np.uint8)}, alt="a", caption="c")
+        Report("t").sheet({"x": np.zeros((0, 8, 8, 3), np.uint8)}, alt="a", caption="c")
 
 
 def test_confusion_cells_are_shaded_by_the_share_of_their_row() -> None:
@@ -164,76 +178,81 @@ def test_many_classes_are_a_picture_and_the_weakest_by_name() -> None:
         assert words in html, words
 
 
+def strokes(svg: str, colour: str) -> list[list[tuple[float, float]]]:
+    """Corners of every line of that colour, in the order in which they were drawn."""
+    paths = [
+        p.get("d") or "" for p in ET.fromstring(svg).iter("path") if f"stroke: var(--{colour})" in p.get("style", "")
+    ]
+    return [[(float(x), float(y)) for x, y in re.findall(r"[ML] ([-\d.]+) ([-\d.]+)", d)] for d in paths]
+
+
 def test_a_chart_is_svg_that_follows_the_page_and_repeats_bit_for_bit() -> None:
-    """Well-formed SVG whose colours are classes of the style sheet and whose texts are texts; the same data give the same bytes."""
+    """Well-formed SVG without a colour of its own or a formula; its texts are texts; the same data give the same bytes; names that its
+    parts refer to are its own on the page; NaN leaves a gap."""
     one, two = full().html(), full().html()
     assert one == two
     svg = one[one.index('<svg viewBox="0 0 360') :]
     svg = svg[: svg.index("</svg>") + 6]
-    root = ET.fromstring(svg)
-    assert not re.search(r"#[0-9a-f]{3}|rgb", svg) and ">step<" in svg
-    lines = [p for p in root.iter("path") if "line" in p.get("class", "")]
-    assert [p.get("class") for p in lines] == ["line c0", "line c1"]
-    assert (lines[0].get("d") or "").count("M") == 2  # the NaN in the middle leaves a gap
-
-
-def points(svg: str, name: str) -> list[tuple[float, float]]:
-    """Corners of the line of class ``name``."""
-    path = next(p.get("d") or "" for p in ET.fromstring(svg).iter("path") if p.get("class") == name)
-    return [(float(x), float(y)) for x, y in re.findall(r"[ML]([-\d.]+) ([-\d.]+)", path)]
+    assert not re.search(r"#[0-9a-f]{3}|rgb|font-family", svg) and ">step<" in svg
+    path = next(p.get("d") or "" for p in ET.fromstring(svg).iter("path") if "var(--c0)" in p.get("style", ""))
+    assert path.count("M") == 2
+    panels = [
+        scatter_panel("m", {"a": np.eye(2), "b": np.ones((1, 2))}, alt="map"),
+        interval_panel("i", [Dot("a", 1.0)]),
+    ]
+    page = Page(Report("t").panels(panels, caption="c").html())
+    names = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(set(names)) == len(names) > 2
+    assert {a["href"] for t, a in page.elements if t == "use"} <= {f"#{name}" for name in names}
 
 
 def test_heights_are_drawn_to_scale() -> None:
     """On the linear axis equal differences are equally high, on the logarithmic one equal factors; up is more."""
-    flat = [y for _, y in points(line_chart({"a": [1.0, 2.0, 3.0]}), "line c0")]
-    assert flat[0] - flat[1] == pytest.approx(flat[1] - flat[2], abs=0.2) and flat[0] > flat[2]
-    steep = [y for _, y in points(line_chart({"a": [0.1, 1.0, 10.0]}, log=True), "line c0")]
-    assert steep[0] - steep[1] == pytest.approx(steep[1] - steep[2], abs=0.2) and steep[0] > steep[2]
-    places = [x for x, _ in points(line_chart({"a": ([0, 10, 100], [1.0, 2.0, 3.0])}), "line c0")]
+
+    def drawn(values: Any, **options: Any) -> np.ndarray[Any, Any]:
+        return np.array(strokes(line_panel("t", {"a": values}, **options).svg, "c0")[0])
+
+    flat, steep = drawn([1.0, 2.0, 3.0])[:, 1], drawn([0.1, 1.0, 10.0], log=True)[:, 1]
+    for heights in (flat, steep):
+        assert heights[0] - heights[1] == pytest.approx(heights[1] - heights[2], abs=0.3) and heights[0] > heights[2]
+    places = drawn(([0, 10, 100], [1.0, 2.0, 3.0]))[:, 0]
     assert (places[2] - places[0]) == pytest.approx(10 * (places[1] - places[0]), rel=0.02)
 
 
 def test_long_noisy_lines_get_a_moving_average_and_few_points() -> None:
     """1,000 points: the raw line pale behind a smoother one, both with at most 240 points; its ups and downs are fewer."""
     noise = np.random.default_rng(0).normal(size=1000)
-    svg = line_chart({"a": noise.tolist()})
-    raw, smooth = (np.array(points(svg, name))[:, 1] for name in ("line raw c0", "line c0"))
-    assert len(raw) == len(smooth) == 240
+    raw, smooth = (np.array(p)[:, 1] for p in strokes(line_panel("t", {"a": noise.tolist()}).svg, "c0")[:2])
+    assert max(len(raw), len(smooth)) <= 240
     assert np.abs(np.diff(smooth)).mean() < 0.3 * np.abs(np.diff(raw)).mean()
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     "values", [[], [float("nan")], [5.0], [0.0, 0.0], [1e-9, 2e-9], [1e12, -1e12], [float("inf"), 1.0], [0.0, 100.0]]
 )
 def test_odd_values_still_make_a_chart(values: list[float]) -> None:
     """Nothing, one point, equal, tiny, huge, infinite or zero heights: well-formed SVG without NaN, linear and logarithmic."""
     for log in (False, True):
-        svg = line_chart({"a": values}, log=log, y="height", marks={"start": 1.0})
+        svg = line_panel("t", {"a": values}, log=log, y="高 height", marks={"start": 1.0}).svg
         ET.fromstring(svg)
-        assert "nan" not in svg and "inf" not in svg.replace("infinite", "").replace("finite", "")
-
-
-def test_ticks_are_round_and_inside() -> None:
-    """1, 2, 2.5 or 5 times a power of ten; numbers are written short; a stage begins after the last step of the one before."""
-    assert ticks(0, 10) == [0, 2.5, 5, 7.5, 10] and ticks(0.11, 0.49) == [0.2, 0.3, 0.4] and ticks(3, 3) == [3]
-    assert log_ticks(0.1, 100) == [0.1, 1, 10, 100] and log_ticks(1, 4) == [1, 2]
-    assert [short(v) for v in (0, 0.25, 1500, 20000, 2e6, 1e-5)] == ["0", "0.25", "1500", "20k", "2e6", "1e-5"]
-    assert starts([1, 2, 3, 4], ["a", "a", "b", "b"]) == {"a": 1, "b": 2} and starts([1, 2], ["a", "a"]) == {}
+        assert "nan" not in svg and "inf" not in svg.replace("finite", "")
 
 
 def test_dots_points_and_intervals() -> None:
-    """A scatter has a mark for each point, of another shape for each group; an interval spans its ends, around the value."""
-    groups = {"x": np.zeros((3, 2)), "y": np.array([[1.0, 2.0], [3.0, 4.0]])}
-    root = ET.fromstring(scatter(groups))
-    assert len(list(root.iter("circle"))) == 3 and len(list(root.iter("path"))) == 2
-    root = ET.fromstring(intervals([Dot("a", 2.0, (1.0, 4.0)), Dot("b", 3.0)]))
-    whisker = next(p.get("d") or "" for p in root.iter("path") if "whisker" in p.get("class", ""))
-    start, end = (float(v) for v in re.findall(r"^M([-\d.]+) [-\d.]+H([-\d.]+)", whisker)[0])
-    dot = next(c for c in root.iter("circle"))
-    assert (float(dot.get("cx") or 0) - start) * 2 == pytest.approx(end - float(dot.get("cx") or 0), abs=0.5)
-    alt = interval_panel("FD", [Dot("a", 2.0, (1.0, 4.0))]).alt
-    assert alt == "FD: a 2 (1 to 4)"
-    assert scatter_panel("t", groups, alt="map").legend[1][1] == "y (2)"
+    """A scatter has a mark for each point, of another shape for each group; an interval spans its ends, around the value; both are told in
+    words."""
+    groups = {"x": np.random.default_rng(0).normal(size=(3, 2)), "y": np.array([[1.0, 2.0], [3.0, 4.0]])}
+    panel = scatter_panel("t", groups, alt="map")
+    marks = [a.get("href") for t, a in Page(panel.svg).elements if t == "use"]
+    assert panel.legend == ["x (3)", "y (2)"] and len(marks) == 5 and len(set(marks)) == 2
+    panel = interval_panel("FD", [Dot("a", 2.0, (1.0, 4.0)), Dot("b", 3.0)])
+    assert panel.alt == "FD: a 2 (1 to 4); b 3"
+    (start, _), (end, _) = strokes(panel.svg, "c0")[0]
+    dot = next(
+        float(a["x"] or 0) for t, a in Page(panel.svg).elements if t == "use" and float(a["x"] or 0) not in (start, end)
+    )
+    assert (dot - start) * 2 == pytest.approx(end - dot, abs=0.5)
 
 
 def test_sliders_bring_the_only_script_and_the_page_allows_no_other() -> None:
@@ -269,19 +288,20 @@ def test_sheets_and_galleries_name_every_picture() -> None:
 
 
 def test_small_pictures_are_exact_and_large_ones_compact() -> None:
-    """Below 96 pixels PNG, bit for bit; above, WebP near the original; above 512 reduced, aspect kept."""
+    """Below 96 pixels PNG, bit for bit, also in grey; above, WebP near the original; above 512 reduced, aspect kept."""
     small, large, huge = tiny.pictures(1, 16)[0], tiny.pictures(1, 128)[0], np.zeros((600, 1200, 3), np.uint8)
 
     def decoded(uri: str) -> np.ndarray[Any, Any]:
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).convert("RGB"))
 
-    uri, *size = encode(small)
-    assert uri.startswith("data:image/png") and size == [16, 16] and np.array_equal(decoded(uri), small)
-    uri, *size = encode(large)
-    assert (
-        uri.startswith("data:image/webp") and np.abs(decoded(uri).astype(int) - large).mean() < 5
-    )  # its noise is of 4 levels
-    assert encode(huge)[1:] == (MAX_SIDE, MAX_SIDE // 2)
+    found = encode(small)
+    assert found.uri.startswith("data:image/png") and (found.width, found.height, found.tiny) == (16, 16, True)
+    assert np.array_equal(decoded(found.uri), small)
+    assert np.array_equal(decoded(encode(small[..., 0]).uri)[..., 1], small[..., 0])
+    found = encode(large)
+    assert found.uri.startswith("data:image/webp") and not found.tiny
+    assert np.abs(decoded(found.uri).astype(int) - large).mean() < 5  # its noise is of 4 levels
+    assert (encode(huge).width, encode(huge).height) == (MAX_SIDE, MAX_SIDE // 2)
 
 
 def test_notes_facts_pairs_and_details() -> None:

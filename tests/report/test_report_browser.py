@@ -13,8 +13,8 @@ import tiny
 from browser import Browser, find
 from report_toys import many  # noqa: F401 - a fixture
 from unpaired.report import Report, write_report
-from unpaired.report.charts import Dot
-from unpaired.report.page import Card, Pair, interval_panel, line_panel, scatter_panel
+from unpaired.report.charts import Dot, interval_panel, line_panel, scatter_panel
+from unpaired.report.page import Card, Pair
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [Card({"input": images[0], "near": images[1]}, "words", f"row {i}", {"near": "0.5"}) for i in range(3)],
         caption="c",
     )
-    report.images({"strip": images}, alt="strip", caption="c")
+    report.sheet({"strip": images}, alt="strip", caption="c", columns=8)
     rng = np.random.default_rng(0)
     report.section("Charts").panels(
         [

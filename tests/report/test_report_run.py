@@ -540,7 +540,7 @@ def test_the_log_is_grouped_by_what_it_says() -> None:
     }  # fmt: skip
     made = [{**entry, "validation/FD-x/a->a": 1.0, "validation/mean": 1.0} for entry in log]
     (looks_at,) = (panels for kind, panels in figures.curves(made) if kind == "Distances while training")
-    assert [text for panel in looks_at for _, text in panel.legend] == ["a → b", "a"]
+    assert [text for panel in looks_at for text in panel.legend] == ["a → b", "a"]
     assert figures.seconds(log) == 30 + 30 + 10 and figures.duration(70) == "70 s" and figures.duration(9000) == "2.5 h"
     assert "nearly always" in figures.won([{"step": s, "d/sign_accuracy": 0.99} for s in range(40)])[0]
     assert figures.won(log) == []

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from unpaired.report.page import ENLARGE_TO, Card, Pair, Panel, Report
+from unpaired.report.charts import Panel, interval_panel, line_panel, scatter_panel
+from unpaired.report.page import Card, Pair, Report
 
-__all__ = ["ENLARGE_TO", "Card", "Pair", "Panel", "Report", "write_report"]
+__all__ = ["Card", "Pair", "Panel", "Report", "interval_panel", "line_panel", "scatter_panel", "write_report"]
 
 
 def write_report(*paths: Path | str, **options: Any) -> Path:

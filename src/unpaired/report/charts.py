@@ -1,25 +1,35 @@
-"""Charts as inline SVG: lines over steps, points in the plane, dots with intervals. Standard library and NumPy alone.
+"""Charts of a page, drawn by matplotlib as inline SVG: lines over steps, points in the plane, values with their intervals.
 
-Colours are the classes c0 to c6 of the page's style sheet, so a chart follows light and dark; text stays text. Every chart is
-drawn for a width of 360 pixels, readable on a phone, and scales up. The same data give the same bytes.
+Text stays text and every colour is a variable of page.css, so that a chart follows light and dark. Charts are 360 units wide,
+readable on a phone, and scale up. The same data give the same bytes.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import math
+import re
+import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
-from itertools import pairwise
+from typing import Any, Literal
 
+import matplotlib as mpl
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from numpy.typing import NDArray
 
 WIDTH = 360
 """Width of every chart in its own units, pixels on a phone."""
 COLOURS = 7
-"""Classes c0, c1, ...; further series repeat them with another dash."""
-DASHES = ("", "6 3", "2 3", "8 3 2 3")
+"""Line colours c0, c1, ... of page.css; further series repeat them with another dash."""
+DASHES = ("-", "--", ":", "-.")
+SHAPES = "os^D"
 MOST_POINTS = 240
 """A line has at most this many points: neighbours are averaged."""
 LOG_FROM = 20
@@ -27,221 +37,33 @@ LOG_FROM = 20
 SMOOTH_FROM = 40
 """Lines of at least this many points get a moving average over a twentieth of them; the raw one stays behind it, pale."""
 
+_VARIABLES = (*(f"c{i}" for i in range(COLOURS)), "ink", "dim", "line", "paper")
+# matplotlib knows no CSS variables: each has a colour of its own here, which gives way to the variable once the SVG is there
+_COLOUR = {name: f"#abcd{index:02x}" for index, name in enumerate(_VARIABLES)}
+_STYLE: Any = {
+    "svg.fonttype": "none", "svg.hashsalt": "unpaired", "text.parse_math": False, "font.size": 11.0, "text.color": _COLOUR["dim"],
+    "axes.spines.left": False, "axes.spines.right": False, "axes.spines.top": False, "axes.edgecolor": _COLOUR["dim"],
+    "axes.labelcolor": _COLOUR["dim"], "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "grid.color": _COLOUR["line"],
+    "xtick.color": _COLOUR["dim"], "ytick.color": _COLOUR["dim"], "xtick.bottom": False, "ytick.left": False, "ytick.minor.left": False,
+    "lines.solid_capstyle": "round", "axes.titlelocation": "left", "axes.titlesize": 11.0,
+}  # fmt: skip
+
 Series = Sequence[float] | tuple[Sequence[float], Sequence[float]]
 """Heights alone, or (positions, heights)."""
 Values = NDArray[np.float64]
 
 
-def ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round numbers (1, 2, 2.5 or 5 times a power of ten) within [low, high], about so many."""
-    if not high > low:
-        return [low]
-    rough = (high - low) / about
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(f * power for f in (1, 2, 2.5, 5, 10) if f * power >= rough * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten within [low, high]; 2 and 5 times them where there would be fewer than three."""
-    for factors in ((1,), (1, 2, 5)):
-        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        found = [f * 10.0**p for p in powers for f in factors if low * 0.999 <= f * 10.0**p <= high * 1.001]
-        if len(found) >= 3:
-            return found
-    return found or [low]
-
-
-def short(value: float) -> str:
-    """A number for an axis: 0.001, 12k, 1e-6."""
-    if value == 0:
-        return "0"
-    if abs(value) >= 1e6 or abs(value) < 1e-3:
-        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
-    if abs(value) >= 1e4:
-        return f"{value / 1000:g}k"
-    return f"{value:.4g}"
-
-
 @dataclass(frozen=True)
-class _Scale:
-    """From values to pixels."""
+class Panel:
+    """One chart among several of a figure."""
 
-    low: float
-    high: float
-    start: float
-    end: float
-    log: bool = False
-
-    def __call__(self, value: ArrayLike) -> Values:
-        v = np.asarray(value, np.float64)
-        low, high = (math.log10(self.low), math.log10(self.high)) if self.log else (self.low, self.high)
-        v = np.log10(v) if self.log else v
-        return self.start + (v - low) / ((high - low) or 1) * (self.end - self.start)
-
-    def at(self, value: float) -> float:
-        return float(self(value))
-
-
-def _n(value: float) -> str:
-    return f"{value:.1f}".removesuffix(".0")
-
-
-def _text(x: float, y: float, text: str, anchor: str = "middle", kind: str = "") -> str:
-    name = f' class="{kind}"' if kind else ""
-    return f'<text x="{_n(x)}" y="{_n(y)}" text-anchor="{anchor}"{name}>{escape(text)}</text>'
-
-
-def _svg(width: float, height: float, parts: Sequence[str]) -> str:
-    # the figure around it carries the words; the drawing itself is hidden from screen readers
-    return f'<svg viewBox="0 0 {_n(width)} {_n(height)}" aria-hidden="true" focusable="false">{"".join(parts)}</svg>'
-
-
-def _path(x: Values, y: Values) -> str:
-    """An SVG path; non-finite points leave gaps, a point alone becomes a dot (a line of no length with round ends)."""
-    parts, pen = [], False
-    for a, b in zip(x, y, strict=True):
-        if not (math.isfinite(a) and math.isfinite(b)):
-            pen = False
-            continue
-        parts.append(f"{'L' if pen else 'M'}{_n(a)} {_n(b)}" + ("" if pen else "h0"))
-        pen = True
-    return "".join(parts)
-
-
-def _thin(x: Values, y: Values) -> tuple[Values, Values]:
-    """Means of neighbours, so that at most MOST_POINTS are left; a group with a gap in it keeps its finite part."""
-    if len(x) <= MOST_POINTS:
-        return x, y
-    groups = np.array_split(np.arange(len(x)), MOST_POINTS)
-    means = [float(np.mean(y[g][np.isfinite(y[g])])) if np.isfinite(y[g]).any() else math.nan for g in groups]
-    return np.array([x[g].mean() for g in groups]), np.array(means)
-
-
-def _smooth(y: Values) -> Values:
-    """Moving average over a twentieth of the points, over those that are finite; gaps stay gaps."""
-    window = max(3, len(y) // 20)
-    kernel, good = np.ones(window), np.isfinite(y)
-    sums = np.convolve(np.where(good, y, 0), kernel, "same")
-    counts = np.convolve(good.astype(np.float64), kernel, "same")
-    return np.where(good, sums / np.maximum(counts, 1), np.nan)
-
-
-def line_chart(
-    series: Mapping[str, Series],
-    *,
-    x: str = "step",
-    y: str = "",
-    log: bool = False,
-    marks: Mapping[str, float] | None = None,
-    span: tuple[float, float] | None = None,
-) -> str:
-    """Lines over a common axis.
-
-    Args:
-        log: logarithmic heights, where all of them are above 0 and they span more than LOG_FROM.
-        marks: name -> position of dashed vertical lines, such as the starts of stages.
-        span: least and largest height that the axis shows; those of the lines where it is not given.
-    """
-    lines: dict[str, tuple[Values, Values]] = {}
-    for name, values in series.items():
-        heights = np.asarray(values[1] if isinstance(values, tuple) else values, np.float64)
-        places = np.asarray(values[0] if isinstance(values, tuple) else range(1, len(heights) + 1), np.float64)
-        lines[name] = places, np.where(np.isfinite(heights), heights, np.nan)
-    all_x = np.concatenate([p for p, _ in lines.values()]) if lines else np.zeros(0)
-    all_y = np.concatenate([h[np.isfinite(h)] for _, h in lines.values()]) if lines else np.zeros(0)
-    if not len(all_y):
-        return _svg(WIDTH, 40, [_text(WIDTH / 2, 24, "no finite values")])
-    log = log and float(all_y.min()) > 0 and float(all_y.max()) > LOG_FROM * float(all_y.min())
-    low, high = span or _range(all_y, log)
-    marks_y = log_ticks(low, high) if log else ticks(low, high)
-    left, top, right, bottom, height = 8 + 6.4 * max(len(short(t)) for t in marks_y), 22 if y else 10, 10, 36, 214
-    across = _Scale(float(all_x.min()), float(all_x.max()), left, WIDTH - right)
-    up = _Scale(low, high, height - bottom, top, log)
-    parts = _grid(across, up, marks_y, x, y, top)
-    for name, place in (marks or {}).items():
-        if not across.low < place < across.high:
-            continue
-        at = across.at(place)
-        parts.append(f'<path class="mark" d="M{_n(at)} {top}V{_n(up.start)}"/>')
-        late = at + 6 * len(name) > WIDTH - right
-        parts.append(_text(at - 3 if late else at + 3, top + 8, name, "end" if late else "start", "small"))
-    for index, (places, heights) in enumerate(lines.values()):
-        dash = DASHES[(index // COLOURS) % len(DASHES)]
-        kind = f"c{index % COLOURS}"
-        px, py = _thin(places, heights)
-        if len(py) >= SMOOTH_FROM:
-            parts.append(f'<path class="line raw {kind}" d="{_path(across(px), up(py))}"/>')
-            py = _smooth(py)
-        style = f' stroke-dasharray="{dash}"' if dash else ""
-        parts.append(f'<path class="line {kind}"{style} d="{_path(across(px), up(py))}"/>')
-    return _svg(WIDTH, height, parts)
-
-
-def _range(values: Values, log: bool) -> tuple[float, float]:
-    low, high = float(values.min()), float(values.max())
-    if log:
-        return (low, high) if high > low * 1.05 else (low / 1.5, high * 1.5)
-    room = 0.06 * (high - low) or abs(high) * 0.1 or 1.0
-    return (0.0 if 0 <= low < 0.5 * high else low - room), high + room
-
-
-def _grid(across: _Scale, up: _Scale, marks_y: Sequence[float], x: str, y: str, top: float) -> list[str]:
-    parts = [f'<path class="grid" d="M{_n(across.start)} {_n(up.at(t))}H{_n(across.end)}"/>' for t in marks_y]
-    parts += [_text(across.start - 6, up.at(t) + 4, short(t), "end") for t in marks_y]
-    for t in ticks(across.low, across.high):  # the last one may stand at the very edge
-        wide = across.at(t) + 3.2 * len(short(t)) > across.end + 6
-        parts.append(
-            _text(across.end + 6 if wide else across.at(t), up.start + 15, short(t), "end" if wide else "middle")
-        )
-    parts.append(f'<path class="axis" d="M{_n(across.start)} {_n(up.start)}H{_n(across.end)}"/>')
-    parts.append(_text((across.start + across.end) / 2, up.start + 31, x))
-    if y:
-        parts.append(_text(2, top - 9, y, "start"))
-    return parts
-
-
-SHAPES = ("circle", "square", "triangle", "diamond")
-
-
-def _marker(shape: str, x: float, y: float, r: float, kind: str) -> str:
-    if shape == "circle":
-        return f'<circle class="{kind}" cx="{_n(x)}" cy="{_n(y)}" r="{_n(r)}"/>'
-    if shape == "square":
-        return f'<path class="{kind}" d="M{_n(x - r * 0.9)} {_n(y - r * 0.9)}h{_n(1.8 * r)}v{_n(1.8 * r)}h{_n(-1.8 * r)}z"/>'
-    if shape == "triangle":
-        return f'<path class="{kind}" d="M{_n(x)} {_n(y - 1.2 * r)}l{_n(1.1 * r)} {_n(2 * r)}h{_n(-2.2 * r)}z"/>'
-    return f'<path class="{kind}" d="M{_n(x)} {_n(y - 1.3 * r)}l{_n(1.2 * r)} {_n(1.3 * r)}l{_n(-1.2 * r)} {_n(1.3 * r)}l{_n(-1.2 * r)} {_n(-1.3 * r)}z"/>'
-
-
-def marker(index: int) -> str:
-    """The mark of a scatter's group alone, for a legend."""
-    return f'<svg class="key" viewBox="0 0 12 12" aria-hidden="true">{_marker(SHAPES[index % len(SHAPES)], 6, 6, 4.2, f"dot c{index % COLOURS}")}</svg>'
-
-
-def swatch(index: int) -> str:
-    """A piece of line ``index``, for a legend."""
-    dash = DASHES[(index // COLOURS) % len(DASHES)]
-    style = f' stroke-dasharray="{dash}"' if dash else ""
-    return f'<svg class="key wide" viewBox="0 0 22 12" aria-hidden="true"><path class="line c{index % COLOURS}"{style} d="M1 6H21"/></svg>'
-
-
-def scatter(groups: Mapping[str, NDArray[np.float64]]) -> str:
-    """Points [N, 2] of each group; colour and shape tell them apart. No axes: a map of features has none that mean something."""
-    points = np.concatenate(list(groups.values()))
-    low, high = points.min(0), points.max(0)
-    middle = (low + high) / 2
-    height = 290.0
-    scale = min((WIDTH - 24) / (float(high[0] - low[0]) or 1), (height - 24) / (float(high[1] - low[1]) or 1))
-    r = 3.2 if len(points) <= 240 else 2.4
-    marks: list[str] = []
-    for index, found in enumerate(groups.values()):
-        for a, b in found:
-            x, y = WIDTH / 2 + (a - middle[0]) * scale, height / 2 - (b - middle[1]) * scale
-            marks.append(_marker(SHAPES[index % len(SHAPES)], x, y, r, f"dot c{index % COLOURS}"))
-    order = np.random.default_rng(0).permutation(len(marks))  # drawn in turn, so that no group covers another
-    return _svg(WIDTH, height, [marks[i] for i in order])
+    title: str
+    svg: Markup
+    alt: str
+    """What the chart says, in words."""
+    kind: Literal["line", "point"] = "line"
+    legend: Sequence[str] = ()
+    """Names of lines or groups, in the order in which they were drawn."""
 
 
 @dataclass(frozen=True)
@@ -254,54 +76,181 @@ class Dot:
     colour: int = 0
 
 
-def intervals(rows: Sequence[Dot]) -> str:
-    """Dots with their intervals on one axis, one row each; the axis contains 0 where the values come near it."""
-    ends = [v for row in rows for v in (row.value, *(row.interval or ())) if math.isfinite(v)]
-    low, high = _range(np.array(ends), log=False)
-    left = 12 + 6.3 * max(len(row.label) for row in rows)
-    left = min(left, WIDTH * 0.45)
-    top, line = 6, 24
-    height = top + line * len(rows) + 24
-    across = _Scale(low, high, left, WIDTH - 44)
-    marks = ticks(low, high, 3)
-    bottom = height - 20
-    parts = [f'<path class="grid" d="M{_n(across.at(t))} {top}V{_n(bottom)}"/>' for t in marks]
-    parts += [_text(across.at(t), height - 6, short(t)) for t in marks]
-    if low < 0 < high:
-        parts.append(f'<path class="axis" d="M{_n(across.at(0))} {top}V{_n(bottom)}"/>')
+@mpl.rc_context(_STYLE)
+def line_panel(
+    title: str,
+    series: Mapping[str, Series],
+    *,
+    y: str = "",
+    log: bool = False,
+    marks: Mapping[str, float] | None = None,
+    span: tuple[float, float] | None = None,
+) -> Panel:
+    """Draw lines over the steps; non-finite heights leave gaps. A single line has no legend.
+
+    Args:
+        y: what the heights are, with their unit.
+        log: logarithmic heights, where all of them are above 0 and they span more than LOG_FROM.
+        marks: name -> position of dashed vertical lines, such as the starts of stages.
+        span: least and largest height that the axis shows; those of the lines where it is not given.
+    """
+    lines = {name: _line(values) for name, values in series.items()}
+    alt = f"{title}: {'; '.join(_first_last(name, heights) for name, (_, heights) in lines.items())}".removeprefix(": ")
+    finite = np.concatenate([h[np.isfinite(h)] for _, h in lines.values()]) if lines else np.zeros(0)
+    if not len(finite):
+        return Panel(title, Markup("<p>no finite values</p>"), alt)
+    figure, axes = _axes(214)
+    for index, (places, heights) in enumerate(lines.values()):
+        x, h = _thin(places, heights)
+        style: dict[str, Any] = {
+            "color": _COLOUR[f"c{index % COLOURS}"],
+            "ls": DASHES[index // COLOURS % len(DASHES)],
+            "clip_on": False,
+        }
+        if len(h) >= SMOOTH_FROM:
+            axes.plot(x, h, **{**style, "ls": "-"}, lw=1, alpha=0.28)
+            h = _smooth(h)
+        good = np.pad(np.isfinite(h), 1)
+        alone = good[1:-1] & ~good[:-2] & ~good[2:]
+        axes.plot(x, h, **style, lw=1.8, marker="o", ms=3, markevery=alone.tolist())
+    low, high = float(finite.min()), float(finite.max())
+    if log and low > 0 and high > LOG_FROM * low:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if high > 100 * low else (1.0, 2.0, 5.0), numticks=9))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_ylim(low, high)
+    else:
+        axes.yaxis.set_major_locator(_rounds())
+        axes.set_ylim(span or _limits(low, high))
+    positions = np.concatenate([p for p, _ in lines.values()])
+    first, last = float(positions.min()), float(positions.max())
+    axes.set_xlim(first, last if last > first else first + 1)
+    axes.xaxis.set_major_locator(_rounds())
+    axes.yaxis.set_major_formatter(FuncFormatter(_short))
+    axes.xaxis.set_major_formatter(FuncFormatter(_short))
+    axes.set_xlabel("step")
+    axes.set_title(y)
+    for name, place in (marks or {}).items():
+        if first < place < last:
+            axes.axvline(place, color=_COLOUR["dim"], lw=1, ls="--", clip_on=False)
+            late = place > (first + last) / 2
+            axes.text(
+                place, 1, f"{name} " if late else f" {name}", fontsize=9.5, va="top", ha="right" if late else "left",
+                transform=axes.get_xaxis_transform(),
+            )  # fmt: skip
+    return Panel(title, _svg(figure), alt, "line", list(lines) if len(lines) > 1 else [])
+
+
+@mpl.rc_context(_STYLE)
+def scatter_panel(title: str, groups: Mapping[str, Values], *, alt: str) -> Panel:
+    """Draw points [N, 2] of each group; colour and shape tell them apart. A map of features has no axes that mean something."""
+    figure, axes = _axes(290)
+    axes.set_axis_off()
+    axes.set_aspect("equal", adjustable="datalim")
+    size = 36 if sum(map(len, groups.values())) <= 240 else 22
+    for index, points in enumerate(groups.values()):
+        axes.scatter(
+            points[:, 0], points[:, 1], s=size, marker=SHAPES[index % len(SHAPES)], alpha=0.62, clip_on=False,
+            color=_COLOUR[f"c{index % COLOURS}"], edgecolor=_COLOUR["paper"], linewidth=0.4,
+        )  # fmt: skip
+    return Panel(title, _svg(figure), alt, "point", [f"{name} ({len(points)})" for name, points in groups.items()])
+
+
+@mpl.rc_context(_STYLE | {"axes.grid.axis": "x", "axes.spines.bottom": False, "ytick.color": _COLOUR["ink"]})
+def interval_panel(title: str, rows: Sequence[Dot]) -> Panel:
+    """Draw values with their intervals on one axis, one row each."""
+    labels = [textwrap.fill(row.label, 22) for row in rows]
+    figure, axes = _axes(30 + sum(10 + 14 * (label.count("\n") + 1) for label in labels))
     for index, row in enumerate(rows):
-        y = top + line * (index + 0.5)
-        kind = f"c{row.colour % COLOURS}"
-        parts.append(_text(left - 10, y + 4, row.label, "end"))
-        if row.interval is not None:
-            a, b = (across.at(v) for v in row.interval)
-            parts.append(
-                f'<path class="whisker {kind}" d="M{_n(a)} {_n(y)}H{_n(b)}M{_n(a)} {_n(y - 4)}v8M{_n(b)} {_n(y - 4)}v8"/>'
-            )
-        parts.append(_marker(SHAPES[row.colour % len(SHAPES)], across.at(row.value), y, 4.2, f"dot solid {kind}"))
-        edge = max(across.at(v) for v in (row.value, *(row.interval or ())))
-        parts.append(_text(edge + 8, y + 4, f"{row.value:.3g}", "start", "value"))
-    return _svg(WIDTH, height, parts)
-
-
-def first_last(series: Mapping[str, Series]) -> str:
-    """What lines say, in words for who cannot see them: each with its first and last finite value."""
-    said = []
-    for name, values in series.items():
-        heights = [v for v in (values[1] if isinstance(values, tuple) else values) if math.isfinite(v)]
-        said.append(
-            f"{name} from {heights[0]:.3g} to {heights[-1]:.3g}" if heights else f"{name} without finite values"
+        low, high = row.interval or (row.value, row.value)
+        colour = _COLOUR[f"c{row.colour % COLOURS}"]
+        axes.plot(
+            [low, high], [index, index], color=colour, lw=1.6, marker="|" if row.interval else "", ms=8, clip_on=False
         )
-    return "; ".join(said)
+        axes.plot([row.value], [index], color=colour, marker=SHAPES[row.colour % len(SHAPES)], ms=7, clip_on=False)
+        axes.annotate(
+            f"{row.value:.3g}", (max(high, row.value), index), (8, 0), textcoords="offset points", va="center",
+            weight="bold", color=_COLOUR["ink"],
+        )  # fmt: skip
+    ends = [v for row in rows for v in (row.value, *(row.interval or ())) if math.isfinite(v)]
+    axes.set_xlim(_limits(min(ends), max(ends)))
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_yticks(range(len(rows)), labels)
+    axes.xaxis.set_major_locator(_rounds())
+    axes.xaxis.set_major_formatter(FuncFormatter(_short))
+    said = "; ".join(
+        f"{r.label} {r.value:.4g}" + (f" ({r.interval[0]:.4g} to {r.interval[1]:.4g})" if r.interval else "")
+        for r in rows
+    )
+    return Panel(title, _svg(figure), f"{title}: {said}")
 
 
-def starts(steps: Sequence[float], names: Sequence[str]) -> dict[str, float]:
-    """Where each stage begins, from the stage's name at each logged step: at the last one of the stage before it, since a step is
-    logged when it is over; empty for a single stage."""
-    found: dict[str, float] = {}
-    if names:
-        found[names[0]] = steps[0]
-    for (last, before), (_, now) in pairwise(zip(steps, names, strict=True)):
-        if now != before:
-            found.setdefault(now, last)
-    return found if len(found) > 1 else {}
+def _axes(height: int) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")  # matplotlib's SVG has 72 units an inch
+    return figure, figure.add_subplot()
+
+
+def _rounds() -> MaxNLocator:
+    return MaxNLocator(4, steps=[1, 2, 2.5, 5, 10])
+
+
+def _svg(figure: Figure) -> Markup:
+    buffer = io.StringIO()
+    with warnings.catch_warnings():  # letters that matplotlib's own font lacks: the reader's browser draws them
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(
+            buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        )
+    text = buffer.getvalue()
+    text = re.sub(r"<style.*?</style>|<metadata>.*?</metadata>|<!--.*?-->", "", text[text.index("<svg") :], flags=re.S)
+    text = re.sub(r"<clipPath.*?</clipPath>", "", text, flags=re.S)  # nothing is drawn outside the axes
+    text = re.sub(r' clip-path="[^"]*"| ?font-family: [^;"]*;?| transform="rotate\(-0 [^"]*"', "", text)
+    text = re.sub(r' (d|x|y)="[^"]*"', lambda m: re.sub(r"(\.\d)\d+", r"\1", m[0]).replace("\n", ""), text)
+    # several drawings share a page: names that something refers to become the drawing's own, the others go
+    own = hashlib.sha256(text.encode()).hexdigest()[:8]
+    text = text.replace("xlink:href=", "href=")
+    used = set(re.findall(r'href="#([^"]+)"', text))
+    text = re.sub(r' id="([^"]+)"', lambda m: f' id="{own}-{m[1]}"' if m[1] in used else "", text)
+    text = re.sub(r'href="#([^"]+)"', rf'href="#{own}-\1"', text)
+    text = re.sub(r"#abcd0([0-9a])", lambda m: f"var(--{_VARIABLES[int(m[1], 16)]})", text)
+    head = f'<svg viewBox="0 0 {WIDTH} {figure.get_figheight() * 72:g}" aria-hidden="true" focusable="false"'
+    return Markup(re.sub(r"\n\s*", "\n", re.sub(r"^<svg[^>]*", head, text)).strip())  # the words stand beside it
+
+
+def _line(values: Series) -> tuple[Values, Values]:
+    heights = np.asarray(values[1] if isinstance(values, tuple) else values, np.float64)
+    places = np.asarray(values[0] if isinstance(values, tuple) else range(1, len(heights) + 1), np.float64)
+    return places, np.where(np.isfinite(heights), heights, np.nan)
+
+
+def _thin(x: Values, y: Values) -> tuple[Values, Values]:
+    """Average neighbours, so that at most MOST_POINTS are left; a group with a gap in it keeps its finite part."""
+    if len(x) <= MOST_POINTS:
+        return x, y
+    groups = np.array_split(np.arange(len(x)), MOST_POINTS)
+    means = [float(np.mean(y[g][np.isfinite(y[g])])) if np.isfinite(y[g]).any() else math.nan for g in groups]
+    return np.array([x[g].mean() for g in groups]), np.array(means)
+
+
+def _smooth(y: Values) -> Values:
+    """Average over a twentieth of the points around each, over those that are finite; gaps stay gaps."""
+    kernel, good = np.ones(max(3, len(y) // 20)), np.isfinite(y)
+    sums = np.convolve(np.where(good, y, 0), kernel, "same")
+    return np.where(good, sums / np.maximum(np.convolve(good.astype(np.float64), kernel, "same"), 1), np.nan)
+
+
+def _limits(low: float, high: float) -> tuple[float, float]:
+    """Leave room around the values; the axis begins at 0 where they come near it."""
+    room = 0.06 * (high - low) or abs(high) * 0.1 or 1.0
+    return (0.0 if 0 <= low < 0.5 * high else low - room), high + room
+
+
+def _short(value: float, _: object) -> str:
+    """Write a number for an axis: 0.001, 12k, 1e-6."""
+    text = f"{value / 1000:g}k" if 1e4 <= abs(value) < 1e6 else f"{value:.4g}"
+    return re.sub(r"e([+-])0*", lambda m: "e" + m[1].strip("+"), text)
+
+
+def _first_last(name: str, heights: Values) -> str:
+    found = heights[np.isfinite(heights)]
+    return f"{name} from {found[0]:.3g} to {found[-1]:.3g}" if len(found) else f"{name} without finite values"

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from statistics import fmean
 from typing import Any, TypeGuard
 
 from unpaired.evaluation.results import makes_noise, not_comparable, places
-from unpaired.report.charts import COLOURS, Dot, Series, starts
-from unpaired.report.page import Cell, Panel, interval_panel, line_panel, number
+from unpaired.report.charts import COLOURS, Dot, Panel, Series, interval_panel, line_panel
+from unpaired.report.page import Cell, number
 
 Entry = Mapping[str, Any]
 TITLES = {
@@ -43,7 +44,7 @@ SHARES = "share that a player judges rightly"
 def curves(log: Sequence[Entry]) -> list[tuple[str, list[Panel]]]:
     """Panels of a run's log by kind: losses of each player, λ and what it follows, distances, shares."""
     steps = [float(e["step"]) for e in log]
-    marks = starts(steps, [str(e.get("stage", "")) for e in log])
+    marks = _starts(steps, [str(e.get("stage", "")) for e in log])
     keys = dict.fromkeys(
         k for e in log for k, v in e.items() if isinstance(v, (int, float)) and not isinstance(v, bool)
     )
@@ -75,6 +76,16 @@ def curves(log: Sequence[Entry]) -> list[tuple[str, list[Panel]]]:
             panels.setdefault(kind, []).append(panel)
     order = ("Distances while training", "λ and distance", "Losses", "Watched values")
     return [(kind, panels[kind]) for kind in order if kind in panels]
+
+
+def _starts(steps: Sequence[float], names: Sequence[str]) -> dict[str, float]:
+    """Say where each stage begins, from its name at each logged step: at the last one of the stage before it, since a step is logged when
+    it is over; empty for a single stage."""
+    found = dict(zip(names[:1], steps[:1], strict=True))
+    for (last, before), (_, now) in pairwise(zip(steps, names, strict=True)):
+        if now != before:
+            found.setdefault(now, last)
+    return found if len(found) > 1 else {}
 
 
 def _group(key: str) -> tuple[str, str]:

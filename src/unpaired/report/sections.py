@@ -12,10 +12,10 @@ import numpy as np
 
 from unpaired.evaluation.distances import share_interval
 from unpaired.report import figures, looks, words
-from unpaired.report.charts import Dot
+from unpaired.report.charts import Dot, Panel, interval_panel, line_panel, scatter_panel
 from unpaired.report.gather import Pictures
 from unpaired.report.looks import Job
-from unpaired.report.page import Card, Cell, Pair, Panel, interval_panel, line_panel, scatter_panel
+from unpaired.report.page import Card, Cell, Pair
 from unpaired.training.loop import MAX_SHEET_DIRECTIONS
 from unpaired.translate.translator import Translator
 
