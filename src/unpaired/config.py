@@ -6,6 +6,7 @@ holds the method's own ``Config``. Nothing here imports torch.
 
 from __future__ import annotations
 
+import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from cyclopts import Parameter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from unpaired.errors import ConfigError, nearest
 
@@ -22,6 +24,75 @@ class Settings(BaseModel):
     """Base of all settings: frozen, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def _listed(given: Any) -> Any:
+    """Split texts at their commas: ``"a,b"`` and ``["a,b", "c"]`` are lists of names; other values stay."""
+    parts = [given] if isinstance(given, (str, int, float)) else given
+    if not isinstance(parts, (list, tuple)):
+        return given
+    return [w for p in parts for w in ([w.strip() for w in p.split(",") if w.strip()] if isinstance(p, str) else [p])]
+
+
+_LISTED = (
+    BeforeValidator(_listed),
+    Parameter(negative="", consume_multiple=False, show_default=lambda values: ",".join(map(_as_typed, values))),
+)
+Words = Annotated[tuple[str, ...], *_LISTED]
+"""Names: a list of them in Python, commas between them (or the option repeated) on the command line."""
+Numbers = Annotated[tuple[float, ...], *_LISTED]
+"""Numbers, in the same way."""
+
+
+class Options(Settings):
+    """Base of the options of a command: one model that the Python function and the command line share.
+
+    1. Write ``class NameConfig(Options)`` in this module: a field an option, its docstring is the help. Ranges are ``Field(ge=1)``;
+       what crosses fields is a ``model_validator(mode="after")`` that raises ConfigError. Python-only fields: ``Parameter(parse=False)``.
+    2. Write ``def name(subject, options: NameConfig | None = None, /, **changes)``; its first line is ``options = NameConfig.of(options, changes)``.
+    3. In the command line take ``options: Flat[NameConfig] | None = None`` (no default where a field is required) and hand it on.
+    4. Record ``options.model_dump(mode="json")``; ``options.typed()`` is what must be typed to have the same again.
+    """
+
+    @classmethod
+    def of(cls, given: Self | None = None, changes: Mapping[str, Any] | None = None) -> Self:
+        """Take ``given`` (or the defaults) with some options changed. Raises ConfigError that names every wrong one."""
+        changes = changes or {}
+        if given is not None and not changes:
+            return given
+        try:
+            return cls.model_validate((dict(given) if given is not None else {}) | dict(changes))
+        except ValidationError as error:
+            raise ConfigError(explain(error, known=list(cls.model_fields))) from error
+
+    def typed(self, *leave: str) -> str:
+        """Write the options that differ from their defaults as a shell takes them, but those to ``leave`` out.
+
+        A field ``NAME_config`` that holds settings becomes ``--set NAME.KEY=VALUE``.
+        """
+        parts = []
+        for name, field in type(self).model_fields.items():
+            value, option = getattr(self, name), f"--{name.replace('_', '-')}"
+            if name in leave or value == field.get_default(call_default_factory=True):
+                continue
+            if isinstance(value, Settings):
+                table = name.removesuffix("_config")
+                usual = type(value)().model_dump(mode="json")
+                chosen = {k: v for k, v in value.model_dump(mode="json").items() if v != usual[k]}
+                parts += [f"--set {shlex.quote(f'{table}.{k}={_as_typed(v)}')}" for k, v in chosen.items()]
+            elif isinstance(value, bool):
+                parts.append(option if value else f"--no-{option[2:]}")
+            elif value is not None:
+                parts.append(f"{option} {shlex.quote(_as_typed(value))}")
+        return " ".join(parts)
+
+
+def _as_typed(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return ",".join(map(_as_typed, value))
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 class MethodConfig(Settings):
@@ -155,15 +226,18 @@ def _fields_of(model: type[BaseModel], method_config: type[MethodConfig], prefix
     return keys
 
 
-def _explain(error: ValidationError, prefix: str, known: Sequence[str]) -> str:
-    """All problems at once, one line each: what is wrong, what is there, what would do."""
+def explain(error: ValidationError, prefix: str = "", known: Sequence[str] = (), *, option: bool = False) -> str:
+    """Say all problems at once, a line each: what is wrong, what is there, what would do. ``option``: as typed, ``--name value``."""
     lines = []
     for problem in error.errors():
         key = prefix + ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             lines.append(f"unknown setting '{key}'.{nearest(key, known)}")
-        else:
-            lines.append(f"{key} = {problem['input']!r}: {problem['msg'][:1].lower()}{problem['msg'][1:]}")
+            continue
+        shown = f"--{str(problem['loc'][0]).replace('_', '-')} " if option else f"{key} = "
+        given = problem["input"]
+        given = str(given) if isinstance(given, Path) else repr(given)
+        lines.append(f"{shown}{given}: {problem['msg'][:1].lower()}{problem['msg'][1:]}")
     return "\n".join(lines)
 
 
@@ -183,14 +257,151 @@ def from_dict(values: Mapping[str, Any], model: type[MethodConfig]) -> RunConfig
     try:
         run = RunConfig(**values)
     except ValidationError as error:
-        problems.append(_explain(error, "", known))
+        problems.append(explain(error, "", known))
     try:
         settings = model(**table)
     except ValidationError as error:
-        problems.append(_explain(error, "model.", known))
+        problems.append(explain(error, "model.", known))
     if problems or run is None:
         raise ConfigError("\n".join(problems))
     return run.model_copy(update={"model": settings})
+
+
+GROUPS = ("distances", "coverage", "errors", "content", "lpips", "classifier")
+"""What ``evaluate`` measures: ``distances`` (FD, KD, their means over classes, FD∞), ``coverage`` (precision, recall, density,
+coverage), ``errors`` (cycle, identity, reconstruction), ``content`` (feature cosine, SSIM), ``lpips``, ``classifier`` (RC, FC)."""
+
+
+class ClassifierConfig(Settings):
+    """The classifier of RC and FC; the whole of it stands in the results."""
+
+    classifier: Literal["convnet"] = "convnet"
+    """(3×3 convolution, BatchNorm, ReLU, pooling) up to five times, dropout, a linear layer."""
+    width: Annotated[int, Field(ge=1)] = 32
+    """Channels of its first layer."""
+    side: Annotated[int, Field(ge=8)] = 64
+    """Largest side in pixels of its input; larger pictures are shrunk by an area filter."""
+    steps: Annotated[int, Field(ge=1)] = 500
+    """Training steps: Adam, one-cycle rate with 4e-3 at its top."""
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    """Images in a step, drawn with replacement, each class as often."""
+    jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.15
+    """Random rotation, scale, shear and shift of its training images."""
+    mirror: bool = True
+    """Flip half of its training images."""
+    runs: Annotated[int, Field(ge=1)] = 3
+    """Trainings, with the seeds seed, seed + 1, and so on; the figure is their mean. The last step counts, nothing is chosen."""
+    split: str = (
+        "RC: real training images, generated from test images. FC: generated from training images, real test images"
+    )
+    """Who sees what; no test image is ever trained on."""
+
+
+def classifier_settings(values: Mapping[str, Any]) -> ClassifierConfig:
+    """Build the settings of RC and FC from ``{"classifier.steps": 300}``. Raises ConfigError."""
+    known = [f"classifier.{name}" for name in ClassifierConfig.model_fields if name not in ("classifier", "split")]
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"unknown setting '{key}'.{nearest(key, known)} There are: {', '.join(known)}.")
+    try:
+        return ClassifierConfig(**{key.removeprefix("classifier."): value for key, value in values.items()})
+    except ValidationError as error:
+        raise ConfigError(explain(error, "classifier.")) from error
+
+
+class EvaluateConfig(Options):
+    """Options of ``evaluate``."""
+
+    out: Path | None = None
+    """JSON file for the results."""
+    metrics: Words = ("distances", "coverage", "errors", "content")
+    """Comma-separated: distances, coverage, errors, content, lpips, classifier (RC and FC), or all."""
+    backbone: Words = ()
+    """Feature networks, comma-separated: mobilenet_v1 (where none is named; without its weights the figures are left out), fid (the
+    Inception of FID and KID), or any classifier of torchvision. The name stands in every figure."""
+    weights: Path | None = None
+    """File or folder with the weights of those networks and of LPIPS."""
+    feature_precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 is faster and moves the figures a little."""
+    lpips: Words = ("alex",)
+    """Networks of LPIPS: alex, vgg or both."""
+    split: Literal["train", "test"] = "test"
+    """Which images to use."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """At most this many images a domain, drawn at random with the seed."""
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    """Images at a time; does not change the result."""
+    seed: int = 0
+    """For random halves, subsets, resamples and random outputs."""
+    bootstrap: Annotated[int, Field(ge=0)] = 200
+    """Resamples for the intervals of distances, at least 20; 0 for none."""
+    by: Literal["auto", "direction", "target"] = "auto"
+    """direction: every pair of domains; target: each target from a mix of its sources; auto: the first up to 12 pairs."""
+    checkpoint: Literal["auto", "last", "best"] = "auto"
+    """Of a run with --during-training: auto reports both."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "fp32"
+    """Of the translations."""
+    pairs: Path | None = None
+    """Folder of true pairs, for pixel accuracy: pictures of two halves, or two folders named like the domains."""
+    threshold: Numbers = (12.0, 16.0)
+    """Colour differences (0 to 255), comma-separated, up to which a pixel is right: of all three channels together, and of each. 12 is of
+    Show, Attend and Translate (section 3.2), 16 of UNIT (section 4)."""
+    left: str | None = None
+    """Domain of the left halves; the model's first source if not given."""
+    palette: Path | None = None
+    """facades, or a file with a name and a colour a line: mean IoU where the targets of the pairs are label maps."""
+    masks: Path | None = None
+    """Folder with pictures (named like the source) and true masks (mask), for the overlap with the attention's masks."""
+    mask_threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Where the attention's masks are cut."""
+    classifier: Path | None = None
+    """Classifier of unpaired adapt, for its accuracy and confusion table on --labelled."""
+    labelled: Path | None = None
+    """Labelled target images: a folder of class folders, or an npz file."""
+    classifier_config: Annotated[ClassifierConfig, Parameter(parse=False)] = ClassifierConfig()
+    """Settings of RC and FC."""
+    keep_features: bool = False
+    """Write the features of every set beside the results."""
+    cache: bool = True
+    """Keep features on disk, by the content of each picture."""
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if not self.metrics or not set(self.metrics) <= {*GROUPS, "all"}:
+            unknown = [m for m in self.metrics if m not in GROUPS]
+            what = (
+                f"unknown metrics '{unknown[0]}'.{nearest(unknown[0], GROUPS)}"
+                if unknown
+                else "metrics: none is named."
+            )
+            raise ConfigError(f"{what} There are: {', '.join(GROUPS)}, all.")
+        if "lpips" in self.groups and not self.lpips:
+            raise ConfigError("lpips: no network is named; there are alex and vgg")
+        if 0 < self.bootstrap < 20:
+            raise ConfigError(f"bootstrap = {self.bootstrap}: 0 for no intervals, or at least 20 resamples")
+        if (self.classifier is None) != (self.labelled is None):
+            raise ConfigError(
+                "--classifier and --labelled go together: a classifier, and labelled target images to test it on"
+            )
+        if not self.threshold:
+            raise ConfigError("threshold: none is named; colour differences from 0 to 255 are wanted, as in 12,16")
+        for value in self.threshold:
+            if not 0 <= value < float("inf"):  # NaN is not, either
+                raise ConfigError(f"threshold = {value}: must be a finite number, at least 0")
+        if self.palette is not None and self.pairs is None:
+            raise ConfigError("--palette needs --pairs: the true label maps")
+        if self.keep_features and self.out is None:
+            raise ConfigError("--keep-features needs --out: the features are written beside the results")
+        if "classifier" in self.groups and self.split == "train":
+            raise ConfigError("RC and FC are tested on images that nothing is trained on: leave out --split train")
+        return self
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The metrics, in the order of GROUPS."""
+        return tuple(g for g in GROUPS if g in self.metrics or "all" in self.metrics)
 
 
 def parse_value(text: str) -> Any:

@@ -499,7 +499,7 @@ def test_a_disk_that_fails_while_translating_exits_1_and_keeps_what_is_done(
         (["run", "nowhere"], "there is no such folder"),
         (["run", "data", "--backbone", "inceptoin_v3"], "Did you mean 'inception_v3'?"),
         (["run", "data", "--weights", "nowhere.pth"], "nowhere.pth"),
-        (["run", "data", "--limit", "0"], "must be at least 1"),
+        (["run", "data", "--limit", "0"], "greater than or equal to 1"),
         (["run", "data", "--split", "val"], "val"),
         (["run", "data", "--pairs", "nowhere"], "no such folder"),
         (["run", "data", "--pairs", "data/test", "--left", "gren"], "no domain 'gren'"),

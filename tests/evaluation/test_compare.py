@@ -24,7 +24,7 @@ from unpaired.report.gather import gather
 def results() -> tuple[dict[str, Any], dict[str, Any]]:
     """A perfect translator and a noisy one on the same images."""
     pool = ArrayPool({"day": tiny.pictures(24, 16, 0), "night": 255 - tiny.pictures(24, 16, 1)})
-    good, noisy = (evaluate(translator(kind()), pool, backbone=Colours(), bootstrap=40) for kind in (Negative, Noise))
+    good, noisy = (evaluate(translator(kind()), pool, networks=[Colours()], bootstrap=40) for kind in (Negative, Noise))
     return good, noisy
 
 

@@ -37,7 +37,7 @@ def pool(n: int = 24) -> ArrayPool:
 
 def test_a_perfect_translator_reaches_the_floor() -> None:
     """For exact negatives: distances far below those of the untranslated images, cycle error 0, known reconstruction error."""
-    results = evaluate(translator(Negative()), pool(), backbone=Colours())
+    results = evaluate(translator(Negative()), pool(), networks=[Colours()])
     forth, back = results["directions"]
     assert (forth["source"], forth["target"]) == ("day", "night") and back["source"] == "night"
     for entry in (forth, back):
@@ -52,7 +52,7 @@ def test_a_perfect_translator_reaches_the_floor() -> None:
 @pytest.mark.parametrize("kind", [Negative, Noise])
 def test_the_batch_size_does_not_change_the_figures(kind: type[Negative]) -> None:
     """5 or 24 at a time: equal to 1e-9, random outputs included."""
-    few, all_ = (evaluate(translator(kind()), pool(), backbone=Colours(), batch_size=b) for b in (5, 24))
+    few, all_ = (evaluate(translator(kind()), pool(), networks=[Colours()], batch_size=b) for b in (5, 24))
     for a, b in zip(few["directions"], all_["directions"], strict=True):
         assert a["FD-colours"]["value"] == pytest.approx(b["FD-colours"]["value"], rel=1e-5, abs=1e-9)
         assert a["cycle_error"]["value"] == pytest.approx(b["cycle_error"]["value"], rel=1e-6, abs=1e-12)
@@ -61,7 +61,7 @@ def test_the_batch_size_does_not_change_the_figures(kind: type[Negative]) -> Non
 def test_results_are_json_with_everything_that_they_depend_on(tmp_path: Path) -> None:
     """The file holds what is returned; provenance has version, hashes, split, seed, N, backbone, resize, device, seconds."""
     results = evaluate(
-        translator(Negative()), pool(), backbone=Colours(), limit=10, seed=3, out=tmp_path / "deep" / "results.json"
+        translator(Negative()), pool(), networks=[Colours()], limit=10, seed=3, out=tmp_path / "deep" / "results.json"
     )
     assert json.loads((tmp_path / "deep" / "results.json").read_text()) == results
     about = results["provenance"]
@@ -74,10 +74,10 @@ def test_results_are_json_with_everything_that_they_depend_on(tmp_path: Path) ->
 def test_one_image_and_nan_are_never_a_bare_number() -> None:
     """With one image in a domain, or NaN outputs, the figure says why it is not comparable."""
     one = ArrayPool({"day": tiny.pictures(4, 16), "night": tiny.pictures(1, 16)})
-    figure = evaluate(translator(Negative()), one, backbone=Colours())["directions"][0]["FD-colours"]
+    figure = evaluate(translator(Negative()), one, networks=[Colours()])["directions"][0]["FD-colours"]
     assert figure["value"] is None and "at least 2 images, there is 1" in figure["not_comparable"]
     white = ArrayPool({"day": np.full((4, 16, 16, 3), 255, np.uint8), "night": tiny.pictures(4, 16)})
-    results = evaluate(translator(OneWay()), white, backbone=Colours())
+    results = evaluate(translator(OneWay()), white, networks=[Colours()])
     entry = results["directions"][0]
     assert entry["FD-colours"]["value"] is None and "NaN or infinity" in entry["FD-colours"]["not_comparable"]
     assert entry["cycle_error"]["not_comparable"] == "the way back does not exist"
@@ -106,11 +106,11 @@ def test_without_weights_only_errors_are_given_and_a_line_says_which_file(
 def test_refusals() -> None:
     """A domain that the data lacks, an unknown backbone, a limit of zero."""
     with pytest.raises(DataError, match="the data has no domain dusk, which the model knows; it has: day, night"):
-        evaluate(translator(Negative(("day", "dusk"))), pool(), backbone=Colours())
+        evaluate(translator(Negative(("day", "dusk"))), pool(), networks=[Colours()])
     with pytest.raises(ConfigError, match="unknown backbone 'resnet'"):
         evaluate(translator(Negative()), pool(), backbone="resnet")
-    with pytest.raises(ConfigError, match="at least 1"):
-        evaluate(translator(Negative()), pool(), backbone=Colours(), limit=0)
+    with pytest.raises(ConfigError, match="limit = 0: input should be greater"):
+        evaluate(translator(Negative()), pool(), networks=[Colours()], limit=0)
 
 
 def test_a_folder_is_cut_to_centred_squares_of_the_training_size(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_folder_is_cut_to_centred_squares_of_the_training_size(tmp_path: Path)
             seen.append(images)
             return super().__call__(images)
 
-    results = evaluate(translator(Negative()), tmp_path, backbone=Watching())
+    results = evaluate(translator(Negative()), tmp_path, networks=[Watching()])
     expected = torch.from_numpy(tiny.pictures(5, 16, 0)).permute(0, 3, 1, 2).double() / 127.5 - 1
     assert torch.allclose(seen[0], expected.float())
     assert results["directions"][0]["per_image"]["name"] == [f"test/day/{i}.png" for i in range(5)]

@@ -70,7 +70,6 @@ def masks(root: Path, sizes: tuple[tuple[int, int], ...]) -> Path:
         ({"classifier": "absent", "labelled": "folder"}, "absent: no such file"),
         ({"metrics": ()}, "metrics: none is named"),
         ({"metrics": ("lpips",), "lpips": ()}, "lpips: no network"),
-        ({"backbone": ()}, "backbone: none is named"),
     ],
 )  # fmt: skip
 def test_mistakes_cost_no_translation(options: dict[str, Any], text: str, tmp_path: Path) -> None:
@@ -84,10 +83,10 @@ def test_mistakes_cost_no_translation(options: dict[str, Any], text: str, tmp_pa
     paths = ("out", "pairs", "palette", "masks", "classifier", "labelled")
     given = {k: tmp_path / v if k in paths else v for k, v in options.items()}
     with pytest.raises(RefusedError, match=text):
-        evaluate(translator(Untouched()), pool(), **{"backbone": Colours(), "bootstrap": 0, **given})
+        evaluate(translator(Untouched()), pool(), **{"networks": [Colours()], "bootstrap": 0, **given})
     if "masks" in options:  # the same folder with a model that has no attention
         with pytest.raises(RefusedError, match="no attention"):
-            evaluate(translator(OneWay()), pool(), backbone=Colours(), masks=masks(tmp_path / "m", ((20, 30),)))
+            evaluate(translator(OneWay()), pool(), networks=[Colours()], masks=masks(tmp_path / "m", ((20, 30),)))
 
 
 def test_a_picture_that_cannot_be_used_costs_its_own_figures_alone(tmp_path: Path) -> None:
@@ -96,7 +95,7 @@ def test_a_picture_that_cannot_be_used_costs_its_own_figures_alone(tmp_path: Pat
     root = pairs(tmp_path / "pairs", joined=True)
     Image.fromarray(np.zeros((16, 17, 3), np.uint8)).save(root / "odd.png")
     results = evaluate(
-        translator(Dark()), pool(), backbone=Colours(), bootstrap=0, pairs=root, masks=masks(tmp_path / "m", ((20, 30), (10, 15))),
+        translator(Dark()), pool(), networks=[Colours()], bootstrap=0, pairs=root, masks=masks(tmp_path / "m", ((20, 30), (10, 15))),
     )  # fmt: skip
     (entry,) = results["directions"]
     for key in ("mask_iou_0.5", "mask_f1_0.5"):
@@ -117,7 +116,7 @@ def test_results_that_cannot_be_written_are_told(tmp_path: Path) -> None:
 
     with pytest.raises(UnpairedError, match=r"results\.json: could not be written: File exists") as caught:
         evaluate(
-            translator(Negative()), pool(), backbone=Blocking(), bootstrap=0, out=tmp_path / "deep" / "results.json"
+            translator(Negative()), pool(), networks=[Blocking()], bootstrap=0, out=tmp_path / "deep" / "results.json"
         )
     assert "FD-colours" in str(caught.value) and "cycle error" in str(caught.value)
 
@@ -139,7 +138,6 @@ def test_the_commands_refuse_a_folder_as_their_file(
         (("evaluate", model, data, "--metrics", ""), 2, "none is named"),
         (("evaluate", model, data, *options, "--threshold", ""), 2, "none is named"),
         (("evaluate", model, data, *options, "--threshold", "nan"), 2, "must be a finite number"),
-        (("evaluate", model, data, *options, "--backbone", ""), 2, "none is named"),
     ):
         with pytest.raises(SystemExit) as left:
             cli.main([str(a) for a in arguments])

@@ -17,12 +17,12 @@ from torch import Tensor
 
 import tiny
 from toys import Noise, translator
+from unpaired.config import ClassifierConfig
 from unpaired.data.sampling import ArrayPool
-from unpaired.evaluation.classes import ClassifierConfig
 from unpaired.evaluation.features import LPIPS
 from unpaired.evaluation.run import evaluate
 
-FAST: dict[str, Any] = {"backbone": Colours(), "bootstrap": 0}
+FAST: dict[str, Any] = {"networks": [Colours()], "bootstrap": 0}
 CLASSIFIER = ClassifierConfig(steps=10, width=4, batch_size=12, runs=1, jitter=0, side=8)
 
 
@@ -86,8 +86,8 @@ def test_a_generator_is_compared_with_no_input(alex: LPIPS) -> None:  # noqa: F8
         translator(Dice()),
         images,
         metrics=["distances", "coverage", "errors", "content", "lpips"],
-        lpips=[alex],
-        **FAST,
+        networks=[Colours(), alex],
+        bootstrap=0,
     )
     for entry in results["directions"]:
         assert {"FD-colours", "KD-colours", "recall-colours", "lpips_diversity_alex"} <= set(entry)
@@ -108,7 +108,7 @@ def test_a_generator_is_compared_with_no_input(alex: LPIPS) -> None:  # noqa: F8
 
 def test_diversity_of_outputs_that_are_not_finite_is_no_number(alex: LPIPS) -> None:  # noqa: F811 - the fixture
     """One input of six has NaN translations: neither distance to the input nor diversity is a number, and the reason counts them."""
-    entry = evaluate(translator(BrokenNoise()), with_white(), metrics=["lpips"], lpips=[alex])["directions"][0]
+    entry = evaluate(translator(BrokenNoise()), with_white(), metrics=["lpips"], networks=[alex])["directions"][0]
     for key in ("lpips_to_input_alex", "lpips_diversity_alex"):
         assert entry[key]["value"] is None and entry[key]["not_comparable"] == "1 outputs are not finite", key
 

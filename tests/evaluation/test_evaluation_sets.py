@@ -22,10 +22,10 @@ from torch import Tensor
 import tiny
 from toys import Negative, Noise, OneWay, translator
 from unpaired import weights
+from unpaired.config import ClassifierConfig, classifier_settings
 from unpaired.data.images import to_tensor
 from unpaired.data.sampling import ArrayPool
 from unpaired.errors import ConfigError, DataError
-from unpaired.evaluation.classes import ClassifierConfig, classifier_settings
 from unpaired.evaluation.classifier import save_classifier, train_classifier
 from unpaired.evaluation.features import LPIPS, backbone_from_state, lpips_from_state
 from unpaired.evaluation.figures import Sets, feature_figures, split_in_halves
@@ -33,7 +33,7 @@ from unpaired.evaluation.inputs import MIXED, Images, plan
 from unpaired.evaluation.run import evaluate, format_table
 from unpaired.machine import Ranks
 
-FAST: dict[str, Any] = {"backbone": Colours(), "bootstrap": 20}
+FAST: dict[str, Any] = {"networks": [Colours()], "bootstrap": 20}
 
 
 class Repaint(Negative):
@@ -223,7 +223,8 @@ def test_lpips_to_the_input_and_diversity(alex: LPIPS) -> None:
     has no diversity, and the reason is said."""
     pool = ArrayPool({"day": tiny.pictures(4, 16), "night": tiny.pictures(4, 16, 1)})
     still, noisy = (
-        evaluate(translator(kind()), pool, metrics=["lpips"], lpips=[alex])["directions"][0] for kind in (Lazy, Noise)
+        evaluate(translator(kind()), pool, metrics=["lpips"], networks=[alex])["directions"][0]
+        for kind in (Lazy, Noise)
     )
     assert still["lpips_to_input_alex"]["value"] == 0 and noisy["lpips_to_input_alex"]["value"] > 0
     assert "one input has one result" in still["lpips_diversity_alex"]["not_comparable"]
@@ -320,7 +321,7 @@ def test_several_backbones_stand_side_by_side_under_their_names() -> None:
             return super().__call__(images)[:, :3]
 
     pool = ArrayPool({"day": tiny.pictures(7, 16), "night": tiny.pictures(7, 16, 1)})
-    results = evaluate(translator(Negative()), pool, backbone=[Colours(), Light()], bootstrap=0)
+    results = evaluate(translator(Negative()), pool, networks=[Colours(), Light()], bootstrap=0)
     assert {"FD-colours", "FD-light", "density-light"} <= set(results["directions"][0])
     assert "interval" not in results["directions"][0]["FD-light"]
     assert results["provenance"]["backbones"]["light"]["dim"] == 3
@@ -331,8 +332,8 @@ def test_bad_options_are_refused() -> None:
     pool = ArrayPool({"day": tiny.pictures(2, 16), "night": tiny.pictures(2, 16)})
     for options, text in (
         ({"metrics": ["distance"]}, "Did you mean 'distances'"),
-        ({"by": "pair"}, "auto, direction and target"),
-        ({"checkpoint": "first"}, "auto, last and best"),
+        ({"by": "pair"}, "'auto', 'direction' or 'target'"),
+        ({"checkpoint": "first"}, "'auto', 'last' or 'best'"),
         ({"bootstrap": 5}, "at least 20"),
         ({"labelled": "x"}, "go together"),
         ({"palette": "facades"}, "needs --pairs"),
@@ -350,7 +351,7 @@ from toys import Noise, translator
 from unpaired.data.sampling import ArrayPool
 from unpaired.evaluation.run import evaluate
 pool = ArrayPool({{"day": tiny.pictures(11, 16), "night": tiny.pictures(8, 16, 1)}})
-evaluate(translator(Noise()), pool, backbone=Colours(), bootstrap=20, batch_size=3, out={out!r})
+evaluate(translator(Noise()), pool, networks=[Colours()], bootstrap=20, batch_size=3, out={out!r})
 """
 
 
@@ -405,7 +406,7 @@ def test_no_batch_size_changes_a_figure_of_a_network() -> None:
     network = backbone_from_state("squeezenet1_1", models.squeezenet1_1(weights=None).state_dict())
     pool = ArrayPool({"day": tiny.pictures(4, 16), "night": tiny.pictures(3, 16, 1)})
     found = [
-        evaluate(translator(Negative()), pool, backbone=network, bootstrap=0, batch_size=b, cache=cached)
+        evaluate(translator(Negative()), pool, networks=[network], bootstrap=0, batch_size=b, cache=cached)
         for b, cached in ((1, False), (5, False), (16, True), (3, True))
     ]
     assert all(f["directions"] == found[0]["directions"] and f["means"] == found[0]["means"] for f in found)

@@ -162,7 +162,7 @@ def test_keys_of_results_and_header(tmp_path: Path) -> None:
     """The keys and types of what ``evaluate`` writes and of a model file's header: others read them."""
     model = train("unit-munit", tmp_path / "run", 1)
     pool = ArrayPool({"red": tiny.pictures(24, 16, 0, 0), "blue": tiny.pictures(24, 16, 1, 2)})
-    evaluate(model, pool, backbone=Colours(), device="cpu", out=tmp_path / "results.json")
+    evaluate(model, pool, networks=[Colours()], device="cpu", out=tmp_path / "results.json")
     with safe_open(model, "pt") as file:
         header = json.loads(file.metadata()["unpaired"])
     lines = []

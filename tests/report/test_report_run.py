@@ -451,7 +451,7 @@ def test_results_of_a_generator_translate_nothing(tmp_path: Path) -> None:
     assert unpaired.load(model).info()["directions"] == "none: makes images of red, blue from noise"
     side = cases.SIZES["biggan"]
     pool = ArrayPool({"red": tiny.pictures(3, side), "blue": tiny.pictures(5, side)})
-    found = unpaired.evaluate(model, pool, backbone=Colours(), metrics=["distances"], cache=False, bootstrap=0)
+    found = unpaired.evaluate(model, pool, networks=[Colours()], metrics=["distances"], cache=False, bootstrap=0)
     assert [(e["source"], e["target"], e["FD-colours"]["n"]) for e in found["directions"]] == [
         ("red", "red", [3, 3]), ("blue", "blue", [5, 5]),
     ]  # fmt: skip

@@ -213,7 +213,7 @@ def test_evaluate_reports_best_and_last(tmp_path: Path) -> None:
     """A run with a best checkpoint has both in its results and both tables; each can be asked for alone; a run without one refuses
     best and says how to get one."""
     fit(tmp_path / "run")
-    options: dict[str, Any] = {"backbone": Colours(), "bootstrap": 0, "device": "cpu"}
+    options: dict[str, Any] = {"networks": [Colours()], "bootstrap": 0, "device": "cpu"}
     results = evaluate(tmp_path / "run", tiny.pool(6), **options)
     step = json.loads((tmp_path / "run/best/best.json").read_text())["step"]
     assert results["provenance"]["checkpoint"] == "last" and results["provenance"]["step"] == 13

@@ -7,6 +7,7 @@ import sys
 import traceback
 
 from cyclopts import App, CycloptsError, MissingArgumentError, UnusedCliTokensError
+from pydantic import ValidationError
 
 from unpaired import signals
 from unpaired._memory import keep_memory
@@ -14,6 +15,7 @@ from unpaired._version import __version__
 from unpaired.cli import imports, train
 from unpaired.cli import use as cli_use
 from unpaired.cli.options import PlainColumns
+from unpaired.config import explain
 from unpaired.errors import Interrupted, UnpairedError
 
 app = App(
@@ -38,7 +40,7 @@ app.register_install_completion_command()
 
 
 def _typed_wrongly(error: CycloptsError) -> str:
-    """The parser's message, in plain words where it says in its own that something is missing or too much."""
+    """The parser's message, in plain words where it says in its own that something is missing, too much or out of range."""
     command = " ".join(("unpaired", *(error.command_chain or ())))
     more = f"`{command} --help` shows what it takes"
     missing = error.argument if type(error) is MissingArgumentError and error.keyword is None else None
@@ -46,6 +48,8 @@ def _typed_wrongly(error: CycloptsError) -> str:
         return f"{command}: {missing.name} is missing. {more}"
     if isinstance(error, UnusedCliTokensError):
         return f"{command}: too much was typed: {' '.join(map(str, error.unused_tokens or ()))}. {more}"
+    if isinstance(error.__cause__, ValidationError):
+        return f"{explain(error.__cause__, option=True)}. {more}"
     return str(error)
 
 

@@ -10,7 +10,7 @@ import json
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
 
 
+T = TypeVar("T")
+Flat = Annotated[T, Parameter(name="*")]
+"""The options object of a command (unpaired.config.Options), each field an option of its own."""
 AnyPrecision = Literal["auto", "fp32", "tf32", "bf16"]
 
 Data = Annotated[Path, Parameter(help="Folder of images, as for training.")]
@@ -106,7 +109,7 @@ def _label_and_text(entry: HelpEntry, parameter: bool) -> tuple[str, str]:
         return ", ".join((*entry.positive_names, *entry.positive_shorts)), parts[0]
     if entry.choices:
         parts.append(f"[choices: {', '.join(entry.choices)}]")
-    if entry.default is not None:
+    if entry.default:
         parts.append(f"[default: {entry.default}]")
     if entry.required:
         parts.append("[required]")

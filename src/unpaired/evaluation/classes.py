@@ -11,19 +11,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
-from unpaired.config import Settings
+from unpaired.config import ClassifierConfig
 from unpaired.data.images import Pixels, to_tensor
 from unpaired.data.labelled import open_to_test
 from unpaired.data.sampling import centre_crops
-from unpaired.errors import ConfigError, nearest
+from unpaired.errors import ConfigError
 from unpaired.evaluation.classifier import confusion_counts, load_classifier, parts, train_classifier
 from unpaired.evaluation.features import Pass
 from unpaired.evaluation.figures import Figure, mean_figure, nothing
@@ -33,44 +32,6 @@ from unpaired.machine import Ranks
 
 Made = tuple[Tensor, Tensor]
 """Translations uint8 [n, S, S, 3], and which of them are finite, bool [n]."""
-
-
-class ClassifierConfig(Settings):
-    """The classifier of RC and FC; the whole of it stands in the results."""
-
-    classifier: str = "convnet"
-    """unpaired.evaluation.classifier.ConvNet: (3×3 convolution, BatchNorm, ReLU, pooling) up to five times, dropout, a linear layer."""
-    width: Annotated[int, Field(ge=1)] = 32
-    """Channels of its first layer."""
-    side: Annotated[int, Field(ge=8)] = 64
-    """Largest side in pixels of its input; larger pictures are shrunk by an area filter."""
-    steps: Annotated[int, Field(ge=1)] = 500
-    """Training steps: Adam, one-cycle rate with 4e-3 at its top."""
-    batch_size: Annotated[int, Field(ge=2)] = 64
-    """Images in a step, drawn with replacement, each class as often."""
-    jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.15
-    """Random rotation, scale, shear and shift of its training images."""
-    mirror: bool = True
-    """Flip half of its training images."""
-    runs: Annotated[int, Field(ge=1)] = 3
-    """Trainings, with the seeds seed, seed + 1, and so on; the figure is their mean. The last step counts, nothing is chosen."""
-    split: str = (
-        "RC: real training images, generated from test images. FC: generated from training images, real test images"
-    )
-    """Who sees what; no test image is ever trained on."""
-
-
-def classifier_settings(values: Mapping[str, Any]) -> ClassifierConfig:
-    """From ``{"classifier.steps": 300}``. Raises ConfigError."""
-    known = [f"classifier.{name}" for name in ClassifierConfig.model_fields if name not in ("classifier", "split")]
-    for key in values:
-        if key not in known:
-            raise ConfigError(f"unknown setting '{key}'.{nearest(key, known)} There are: {', '.join(known)}.")
-    try:
-        return ClassifierConfig(**{key.removeprefix("classifier."): value for key, value in values.items()})
-    except ValidationError as error:
-        lines = [f"classifier.{'.'.join(map(str, p['loc']))} = {p['input']!r}: {p['msg']}" for p in error.errors()]
-        raise ConfigError("\n".join(lines)) from error
 
 
 def class_figures(

@@ -14,35 +14,12 @@ from typing import Any, Literal
 import torch
 
 from unpaired._version import __version__
+from unpaired.config import EvaluateConfig
 from unpaired.data.images import show
 from unpaired.errors import ConfigError, DataError
-from unpaired.evaluation.classes import ClassifierConfig
 from unpaired.evaluation.features import Pass
 from unpaired.evaluation.figures import ENOUGH_IMAGES, describe
-from unpaired.evaluation.inputs import MIXED, By, Images
-
-
-@dataclass(frozen=True)
-class Options:
-    """What :func:`unpaired.evaluate` was asked for, checked."""
-
-    groups: tuple[str, ...]
-    batch_size: int
-    limit: int | None
-    seed: int
-    bootstrap: int
-    by: By
-    split: str
-    pairs: Path | str | None
-    thresholds: float | Sequence[float]
-    left: str | None
-    palette: Path | str | None
-    masks: Path | str | None
-    mask_threshold: float
-    classifier: Path | str | None
-    labelled: Path | str | None
-    classifier_config: ClassifierConfig
-    keep_features: bool
+from unpaired.evaluation.inputs import MIXED, Images
 
 
 def measures_of(results: Mapping[str, Any], backbones: Sequence[str]) -> dict[str, Any]:
@@ -57,7 +34,7 @@ def measures_of(results: Mapping[str, Any], backbones: Sequence[str]) -> dict[st
     return {key: describe(key, backbones) for key in sorted(keys)}
 
 
-def provenance_of(run: Pass, name: str | None, by: str, options: Options, seconds: float) -> dict[str, Any]:
+def provenance_of(run: Pass, name: str | None, by: str, options: EvaluateConfig, seconds: float) -> dict[str, Any]:
     """What the figures were computed from."""
     translator, images = run.translator, run.images
     networks = {b: store.backbone for b, store in run.stores.items()}
@@ -91,13 +68,14 @@ def provenance_of(run: Pass, name: str | None, by: str, options: Options, second
         "bootstrap": options.bootstrap,
         "metrics": list(options.groups),
         "pairs": _path(options.pairs),
-        "threshold": None if options.pairs is None else list(numbers(options.thresholds)),
+        "threshold": None if options.pairs is None else list(options.threshold),
         "left": options.left,
         "palette": _path(options.palette),
         "masks": _path(options.masks),
         "mask_threshold": None if options.masks is None else options.mask_threshold,
         "classifier": _path(options.classifier),
         "labelled": _path(options.labelled),
+        "options": options.model_dump(mode="json", exclude={"out"}),
         "device": str(translator.device),
         "precision": translator.precision,
         "processes": run.ranks.world,
@@ -109,11 +87,6 @@ def provenance_of(run: Pass, name: str | None, by: str, options: Options, second
 
 def _path(given: Path | str | None) -> str | None:
     return None if given is None else str(given)
-
-
-def numbers(given: float | Sequence[float]) -> tuple[float, ...]:
-    """One number or several, as several."""
-    return (float(given),) if isinstance(given, (int, float)) else tuple(map(float, given))
 
 
 def warnings_of(entries: Sequence[Mapping[str, Any]], images: Images) -> list[str]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from unpaired.config import EvaluateConfig
 from unpaired.data.images import IMAGE_SUFFIXES, Pixels, open_image, show, to_tensor, to_uint8
 from unpaired.errors import ConfigError, DataError, nearest
 from unpaired.evaluation.distances import centred
@@ -24,17 +25,13 @@ MASKS = ("mask", "masks")
 """Name of the folder with true masks beside the folder of pictures."""
 
 
-THRESHOLDS = (12.0, 16.0)
-"""Colour differences of the papers: Show, Attend and Translate (section 3.2) and UNIT (section 4)."""
-
-
 def pixel_figures(
     translator: Translator,
     folder: Path | str,
     source: str,
     target: str,
     *,
-    threshold: float | Sequence[float] = THRESHOLDS,
+    threshold: float | Sequence[float] = EvaluateConfig().threshold,
     left: str | None = None,
     palette: Palette | None = None,
     seed: int = 0,

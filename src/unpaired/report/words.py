@@ -12,9 +12,8 @@ import numpy as np
 from pydantic import BaseModel
 
 from unpaired._version import __version__
-from unpaired.config import DataConfig, TrainingConfig, differences
+from unpaired.config import ClassifierConfig, DataConfig, TrainingConfig, differences
 from unpaired.data.check import CheckReport
-from unpaired.evaluation.classes import ClassifierConfig
 from unpaired.evaluation.distances import share_interval
 from unpaired.report import figures
 from unpaired.report.gather import Pictures, Subject
