@@ -304,9 +304,9 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
     return LoadedModel(method.eval().to(device), header, file, digest.result())
 
 
-def start_from(method: Method, name: str, path: Path | str) -> dict[str, Any]:
+def start_from(method: Method, name: str, path: Path | str) -> Beginning:
     """Give a fresh method the weights of a model file of the same shape; what the file lacks (most have no discriminators)
-    keeps its initialisation. ``name`` is the method's key. Returns where the weights came from, for the header.
+    keeps its initialisation. ``name`` is the method's key.
 
     Raises CheckpointError with the tensors that do not fit, or those of :func:`load_method`.
     """
@@ -333,19 +333,20 @@ def start_from(method: Method, name: str, path: Path | str) -> dict[str, Any]:
             f"tensors differ.{lines}\nUse its settings: unpaired info {file} shows them"
         )
     method.load_state_dict(tensors, strict=False)
-    method.begun_with = Beginning(
-        tuple(there),
-        frozenset(k.split(".")[0] for k in tensors),
-        header["config"]["model"],
-        tuple(header.get("pretrained", ())),
-    )
-    return {
+    about = {
         "source": str(file.name),
         "sha256": hashlib.sha256(data).hexdigest(),
         "step": header.get("step", 0),
         "tensors": len(tensors),
         "of": len(own),
     }
+    return Beginning(
+        about,
+        tuple(there),
+        frozenset(k.split(".")[0] for k in tensors),
+        header["config"]["model"],
+        tuple(header.get("pretrained", ())),
+    )
 
 
 # --------------------------------------------------------------------------------------------- checkpoints of a run

@@ -1,38 +1,38 @@
 """Pretrained weights: a catalogue (address, SHA-256, licence), and finding or fetching a file by its name.
 
 Looked for in this order: the given file or folder, the folder ``$UNPAIRED_WEIGHTS``, the cache of ``torch.hub``
-(``$TORCH_HOME/hub/checkpoints``), the Python package that brings it; then downloaded, unless ``$UNPAIRED_OFFLINE`` is set. A file counts only when its
-SHA-256 is the catalogue's.
+(``$TORCH_HOME/hub/checkpoints``), the Python package that brings it; then downloaded, unless ``$UNPAIRED_OFFLINE`` is set.
+A file counts only when its SHA-256 is the catalogue's.
 """
 
 from __future__ import annotations
 
-import hashlib
-import http.client
 import importlib
 import importlib.metadata
 import os
-import secrets
+import socket
 import sys
-import urllib.request
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+from urllib.error import HTTPError
 
 from unpaired.errors import Interrupted, UnpairedError, WeightsError, nearest
-from unpaired.files import sha256_of, sync_folder
+from unpaired.files import sha256_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 DOWNLOAD_TIMEOUT_S = 30.0
-"""Seconds without a byte after which a download is given up."""
+"""Seconds without a byte after which a try to download is given up."""
+TRIES, PAUSE_S = 3, 2.0
+"""How often a download is tried, and seconds before the second try; twice as many before the third."""
 MAX_BYTES = 4 * 2**30
 """No weights file in the catalogue comes near this size; a larger one is not read."""
-_CHUNK = 2**20
-_HUB = "https://download.pytorch.org/models/"
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class Weights:
 
 def _torchvision(name: str, file: str, note: str) -> Weights:
     digest = file.rsplit("-", 1)[1].removesuffix(".pth")
-    return Weights(name, file, _HUB + file, digest, "BSD-3-Clause (torchvision); trained on ImageNet", note)
+    url = f"https://download.pytorch.org/models/{file}"
+    return Weights(name, file, url, digest, "BSD-3-Clause (torchvision); trained on ImageNet", note)
 
 
 def _lpips(net: str, sha256: str) -> Weights:
@@ -119,14 +120,6 @@ CATALOGUE: dict[str, Weights] = {
         ),
         _lpips("alex", "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0"),
         _lpips("vgg", "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868"),
-        Weights(
-            "tiny_darknet",
-            "tiny_darknet.pth",
-            None,
-            "cb9592b81a814918e157e10ff88acb165ced1b0506b6e7db2f1554f634f80e6e",
-            _UNCLEAR,
-            "Tiny Darknet, 1000 classes",
-        ),
     )
 }
 """All known files by name."""
@@ -181,9 +174,19 @@ def find(
     return download(weights, folders[0])
 
 
-def load(name: str, where: Path | str | None = None, *, offline: bool | None = None) -> dict[str, Tensor]:
-    """The tensors of the weights ``name`` on the CPU, by key. Never unpickles. Raises WeightsError as :func:`find`."""
-    return read(find(name, where, offline=offline))
+def first(names: Sequence[str], where: Path | str | None = None) -> tuple[str, Path]:
+    """The first of ``names`` that is on this machine, or else the first fetched; ``where`` and errors as of :func:`find`."""
+    for name in names:
+        try:
+            return name, find(name, where, offline=True)
+        except WeightsError:
+            continue
+    return names[0], find(names[0], where)
+
+
+def load(name: str, where: Path | str | None = None) -> dict[str, Tensor]:
+    """The tensors of the weights ``name``, found as by :func:`find` and read as by :func:`read`."""
+    return read(find(name, where))
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -201,6 +204,24 @@ def read(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise WeightsError(f"{path}: not a plain dictionary of tensors")
     return state
+
+
+class Fillable(Protocol):
+    """A network that takes weights of the catalogue."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of files that fit, in order of preference."""
+
+    def fill(self, name: str, state: Mapping[str, Tensor]) -> None:
+        """Take the tensors of the file ``name``. Raises WeightsError when they do not fit."""
+
+
+def fill(network: Fillable, where: Path | str | None = None) -> dict[str, str]:
+    """Give ``network`` its pretrained weights, found as by :func:`find`; returns where they came from. Raises WeightsError."""
+    name, path = first(network.sources, where)
+    network.fill(name, read(path))
+    return provenance(name, path)
 
 
 def torchvision_weights(name: str) -> Weights:
@@ -237,41 +258,25 @@ def provenance(name: str, path: Path) -> dict[str, str]:
 
 
 def download(weights: Weights, folder: Path) -> Path:
-    """Fetch a file into ``folder``: under a temporary name, hashed on the way, renamed only when its hash is right.
+    """Fetch a file into ``folder``, under its name only when its hash is right. Raises WeightsError; nothing is left behind then."""
+    from torch.hub import download_url_to_file
 
-    Raises WeightsError; nothing is left behind then.
-    """
     assert weights.url is not None, "callers look at url first"
-    target = folder / weights.file
-    temporary = folder / f"{weights.file}.{secrets.token_hex(4)}.partial"
-    digest = hashlib.sha256()
+    target, before = folder / weights.file, socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)  # torch.hub sets none
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        request = urllib.request.Request(weights.url, headers={"User-Agent": "unpaired"})
-        with urllib.request.urlopen(request, timeout=DOWNLOAD_TIMEOUT_S) as answer, temporary.open("xb") as file:
-            size = 0
-            while chunk := answer.read(_CHUNK):
-                size += len(chunk)
-                if size > MAX_BYTES:
-                    raise OSError("far larger than any known weights")
-                digest.update(chunk)
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-            announced = answer.headers.get("Content-Length")
-        if announced is not None and int(announced) != size:
-            raise OSError(f"cut short after {size:,} of {int(announced):,} bytes")
-        if not digest.hexdigest().startswith(weights.sha256):
-            raise WeightsError(
-                f"{weights.url}: SHA-256 is {digest.hexdigest()}, expected {weights.sha256}…; the download was removed. "
-                "A proxy may have answered in place of the server: try again, or fetch it by hand. " + _advice(weights)
-            )
-        temporary.replace(target)
-        sync_folder(folder)
-    except (OSError, http.client.HTTPException, ValueError) as error:  # URLError is an OSError
-        raise WeightsError(f"{weights.url}: download failed: {error}. {_advice(weights)}") from error
+        for left in reversed(range(TRIES)):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                download_url_to_file(weights.url, str(target), weights.sha256, progress=sys.stderr.isatty())
+                break
+            except (OSError, HTTPException, RuntimeError, ValueError) as error:  # RuntimeError: another hash
+                if not left or (isinstance(error, HTTPError) and error.code < 500):
+                    cut = " (cut short, or a proxy answered in place of the server)" * isinstance(error, RuntimeError)
+                    raise WeightsError(f"{weights.url}: download failed: {error}{cut}. {_advice(weights)}") from error
+            time.sleep(PAUSE_S * (TRIES - left))
     finally:
-        temporary.unlink(missing_ok=True)
+        socket.setdefaulttimeout(before)
     return target
 
 

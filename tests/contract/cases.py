@@ -15,8 +15,9 @@ import tiny
 from unpaired.config import RunConfig, merge
 from unpaired.data.sampling import ArrayPool
 from unpaired.methods import run_from
-from unpaired.methods.base import Method, Stage
+from unpaired.methods.base import Beginning, Method, Stage
 from unpaired.training import loop
+from unpaired.training.pretrained import Start
 from unpaired.training.run import build
 
 BASE: dict[str, Any] = {
@@ -170,6 +171,11 @@ def method(name: str, run: RunConfig | None = None) -> Method:
     """A fresh one."""
     p = pool(name)
     return build(run or config(name), p.domains, p.classes)
+
+
+def start(name: str, begun_with: Beginning | None = None) -> Start:
+    """What its ``prepare`` is handed."""
+    return Start(pool(name), config(name).data, begun_with=begun_with)
 
 
 def trainer(name: str, run: RunConfig | None = None) -> loop.Trainer:

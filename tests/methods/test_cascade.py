@@ -55,13 +55,7 @@ def deepvae(**model: Any) -> DeepVAE:
 
 def fill(method: Cascade | DeepVAE) -> None:
     """Statistics of the tiny images, and eval mode."""
-
-    def examples(domain: str, count: int, first: int = 0) -> Tensor:
-        images = tiny.pictures(8, 32, seed=len(domain))[first : first + count]
-        return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-    method.examples = examples
-    method.prepare()
+    method.prepare(cases.start("deepvae" if isinstance(method, DeepVAE) else "cascade"))
     method.eval().requires_grad_(False)
 
 
@@ -334,7 +328,7 @@ def test_parts_that_only_another_model_can_bring() -> None:
     for model in ({"kept_levels": [5]}, {"inversion_steps": 0}):
         method = cases.method("cascade", settings(**model))
         with pytest.raises(ConfigError, match="--start-from"):
-            method.prepare()
+            method.prepare(cases.start("cascade"))
 
 
 def test_translation_goes_as_far_as_training_has_come() -> None:

@@ -24,10 +24,10 @@ from unpaired.data.sampling import ArrayPool, Sampler
 from unpaired.errors import CheckpointError, ConfigError, DataError
 from unpaired.methods import run_from
 from unpaired.methods.deepi2i import Adaptors, DeepI2I
-from unpaired.methods.gans import BigGAN
-from unpaired.networks.biggan import Shape
-from unpaired.training import loop, pretrained
+from unpaired.methods.gans import BigGAN, States
+from unpaired.training import loop
 from unpaired.training import run as training_run
+from unpaired.training.pretrained import Start
 from unpaired.translate.synthesis import synthesize
 from unpaired.translate.translator import Translator
 
@@ -265,7 +265,7 @@ def run_config(**model: Any) -> Any:
     return run_from(merge(base, {"model": model}))
 
 
-@pytest.mark.parametrize("rule", ["nearest", "mean", "index"])
+@pytest.mark.parametrize("rule", ["nearest", "index"])
 def test_a_fresh_run_starts_from_the_pretrained_networks(rule: str, tmp_path: Path) -> None:
     """Before the first step encoder and discriminator have the pretrained discriminator's weights, the generator has the
     generator's, and class rows follow the rule; the model's header says where they came from, after a resume too."""
@@ -278,10 +278,9 @@ def test_a_fresh_run_starts_from_the_pretrained_networks(rule: str, tmp_path: Pa
 
     original = method.prepare
 
-    def prepare() -> list[dict[str, str]]:
-        found = original()
+    def prepare(start: Any) -> None:
+        original(start)
         seen.update({k: v.clone() for k, v in method.state_dict().items()})
-        return found
 
     method.prepare = prepare  # type: ignore[method-assign]
     path = loop.fit(method, pool(), config, tmp_path / "run", quiet=True)
@@ -294,8 +293,6 @@ def test_a_fresh_run_starts_from_the_pretrained_networks(rule: str, tmp_path: Pa
     assert table.shape[0] == shared.shape[0] == 3
     if rule == "index":
         assert torch.equal(table, theirs["discriminator.embed.weight"][:3])
-    if rule == "mean":
-        assert torch.allclose(shared, theirs["generator.shared.weight"].mean(0).expand(3, -1))
     if rule == "nearest":
         assert all(any(torch.equal(row, o) for o in theirs["generator.shared.weight"]) for row in shared)
     (source,) = unpaired.load(path).info()["pretrained"]
@@ -313,64 +310,57 @@ def test_a_fresh_run_starts_from_the_pretrained_networks(rule: str, tmp_path: Pa
     assert unpaired.load(path).info()["pretrained"] == [source]
 
 
+def transferred(file: Path, domains: tuple[str, ...], rule: str) -> tuple[States, list[str], Start]:
+    """The states that a ``biggan`` of ``domains`` takes from ``file``, the domains whose images it looked at, and its start."""
+    start, asked = Start(pool(domains), run_config().data), list[str]()
+    examples = start.examples
+
+    def noted(domain: str, count: int, first: int = 0) -> Tensor:
+        asked.append(domain)
+        return examples(domain, count, first)
+
+    start.examples = noted  # type: ignore[method-assign]
+    method = BigGAN(BigGAN.Config(**{**SMALL, "pretrained": str(file), "class_rows": rule}), domains, image_size=32)
+    return method.pretrained_states(start), asked, start
+
+
 def test_spectral_vector_of_new_class_rows_has_settled(tmp_path: Path) -> None:
     """After the surgery σ of the class table is right at once: its largest singular value is 1."""
-    found = pretrained.read(gan(tmp_path), Shape(32, 2, 2, 4, 8), ("a", "b"), "index", None)
-    weight = found.discriminator["embed.weight"]
-    assert found.discriminator["embed.sv0"].item() == pytest.approx(
-        torch.linalg.matrix_norm(weight, 2).item(), rel=1e-3
-    )
-    assert found.rows == [0, 1]
+    (_, found), _, _ = transferred(gan(tmp_path), ("a", "b"), "index")
+    largest = torch.linalg.matrix_norm(found["embed.weight"], 2).item()
+    assert found["embed.sv0"].item() == pytest.approx(largest, rel=1e-3)
 
 
 def test_the_same_classes_are_taken_as_they_are(tmp_path: Path) -> None:
     """With the pretrained model's own names nothing is gathered, whatever the rule."""
-    names = ("cat", "dog", "fox", "owl")
-    found = pretrained.read(gan(tmp_path), Shape(32, 2, 4, 4, 8), names, "mean", None)
+    (_, found), _, _ = transferred(gan(tmp_path), ("cat", "dog", "fox", "owl"), "index")
     old, _ = checkpoint.load_method(tmp_path / "gan.safetensors")
-    assert all(torch.equal(v, old.state_dict()[f"discriminator.{k}"]) for k, v in found.discriminator.items())
+    assert all(torch.equal(v, old.state_dict()[f"discriminator.{k}"]) for k, v in found.items())
 
 
-def test_the_same_classes_in_another_order_keep_their_rows(tmp_path: Path) -> None:
-    """An imported GAN's classes stand in its own order, folders in that of the alphabet: each class finds its own row, whatever the
-    rule."""
-    names = ("owl", "fox", "cat", "dog")
-    old, _ = checkpoint.load_method(gan(tmp_path))
-    for rule in ("mean", "index", "nearest"):
-        found = pretrained.read(tmp_path / "gan.safetensors", Shape(32, 2, 4, 4, 8), names, rule, None)
-        assert found.rows == [3, 2, 0, 1]
-        for state, table in (
-            (found.generator, "generator.shared.weight"),
-            (found.discriminator, "discriminator.embed.weight"),
+@pytest.mark.parametrize("rule", ["index", "nearest"])
+def test_classes_that_the_gan_knows_keep_their_rows(rule: str, tmp_path: Path) -> None:
+    """Also in another order, or some of them alone, and beside new ones: the rule is for those alone, and only their images are
+    looked at."""
+    file = gan(tmp_path)
+    old = checkpoint.load_method(file)[0].state_dict()
+    for names, rows, how in (
+        (("owl", "fox", "cat", "dog"), [3, 2, 0, 1], "4 -> 4, by name"),
+        (("fox", "cat"), [2, 0], "4 -> 2, by name"),
+        (("dog", "newt", "owl"), [1, None, 3], f"4 -> 3, 2 by name, {rule}"),
+    ):
+        (generator, discriminator), asked, start = transferred(file, names, rule)
+        assert start.pretrained[0]["classes"] == how
+        assert asked == (["newt"] if rule == "nearest" and None in rows else [])
+        for new, table in (
+            (generator["shared.weight"], old["generator.shared.weight"]),
+            (discriminator["embed.weight"], old["discriminator.embed.weight"]),
         ):
-            assert torch.equal(state[table.split(".", 1)[1]], old.state_dict()[table][[3, 2, 0, 1]])
-        assert found.came_from["classes"] == "4 -> 4, by name"
-
-
-def test_classes_that_the_gan_knows_keep_their_rows_beside_new_ones(tmp_path: Path) -> None:
-    """Of dog, newt and owl the GAN knows two: the rule is for the newt alone, and only its images are looked at."""
-    file, names = gan(tmp_path), ("dog", "newt", "owl")
-    old = checkpoint.load_method(file)[0].state_dict()["generator.shared.weight"]
-    asked: list[str] = []
-
-    def examples(domain: str, count: int) -> Tensor:
-        asked.append(domain)
-        return torch.rand(count, 3, 32, 32) * 2 - 1
-
-    for rule, row in (("index", 1), ("mean", None)):
-        found = pretrained.read(file, Shape(32, 2, 3, 4, 8), names, rule, None)  # type: ignore[arg-type]
-        assert found.rows == [1, row, 3] and found.came_from["classes"] == f"4 -> 3, 2 by name, {rule}"
-        wanted = torch.stack([old[1], old.mean(0) if row is None else old[row], old[3]])
-        assert torch.allclose(found.generator["shared.weight"], wanted)
-    nearest = pretrained.read(file, Shape(32, 2, 3, 4, 8), names, "nearest", examples)
-    assert (nearest.rows[0], nearest.rows[2]) == (1, 3) and nearest.rows[1] is not None
-    assert set(asked[1:]) == {"newt"}
-    assert pretrained.read(file, Shape(32, 2, 2, 4, 8), ("fox", "cat"), "nearest", None).rows == [
-        2,
-        0,
-    ]  # a part, and no new one
-    with pytest.raises(ConfigError, match="has 4 classes, the data 5"):
-        pretrained.read(file, Shape(32, 2, 5, 4, 8), ("a", "b", "c", "dog", "e"), "index", None)
+            assert all(torch.equal(new[i], table[row]) for i, row in enumerate(rows) if row is not None)
+            assert all(any(torch.equal(row, o) for o in table) for row in new)
+    if rule == "index":
+        with pytest.raises(ConfigError, match="has 4 classes, the data 5"):
+            transferred(file, ("a", "b", "c", "dog", "e"), "index")
 
 
 def test_a_run_that_cannot_begin_is_refused_before_images_are_read(tmp_path: Path) -> None:
@@ -453,8 +443,10 @@ def test_partial_transfer(tmp_path: Path) -> None:
     """Only the named networks start from the pretrained ones (Fig. 6, left)."""
     file = gan(tmp_path)
     old, _ = checkpoint.load_method(file)
-    method = make(transfer=["generator"], pretrained=str(file), class_rows="mean")
-    assert len(method.prepare()) == 1
+    method = make(transfer=["generator"], pretrained=str(file), class_rows="index")
+    start = Start(pool(), run_config().data)
+    method.prepare(start)
+    assert len(start.pretrained) == 1
     theirs = old.state_dict()
     assert torch.equal(method.generator.linear.weight, theirs["generator.linear.weight"])
     assert not torch.equal(
@@ -465,19 +457,21 @@ def test_partial_transfer(tmp_path: Path) -> None:
 def test_errors_of_transfer_say_what_to_do(tmp_path: Path) -> None:
     """No file, a file of another method, other widths, too few rows for index: each with the way out."""
     with pytest.raises(ConfigError, match=r"--pretrained FILE.*unpaired pretrain.*mode=scratch"):
-        make(transfer=["generator"]).prepare()
+        make(transfer=["generator"]).prepare(Start(pool(), run_config().data))
     file = gan(tmp_path)
     with pytest.raises(ConfigError, match="width is 2 there and 4 here"):
-        make(transfer=["generator"], pretrained=str(file), width=4).prepare()
+        make(transfer=["generator"], pretrained=str(file), width=4).prepare(Start(pool(), run_config().data))
     with pytest.raises(ConfigError, match=r"has 4 classes, the data 5.*class_rows=nearest"):
-        make(tuple("abcde"), transfer=["generator"], pretrained=str(file), class_rows="index").prepare()
+        make(tuple("abcde"), transfer=["generator"], pretrained=str(file), class_rows="index").prepare(
+            Start(pool(), run_config().data)
+        )
     config = run_config(transfer=[])
     other = make(adaptor_steps=0)
     path = checkpoint.write_model(tmp_path / "other.safetensors", other, checkpoint.make_header(other, config))
     with pytest.raises(CheckpointError, match="'deepi2i', not a pretrained GAN"):
-        make(transfer=["generator"], pretrained=str(path)).prepare()
+        make(transfer=["generator"], pretrained=str(path)).prepare(Start(pool(), run_config().data))
     with pytest.raises(CheckpointError, match="no such file"):
-        make(transfer=["generator"], pretrained=str(tmp_path / "none")).prepare()
+        make(transfer=["generator"], pretrained=str(tmp_path / "none")).prepare(Start(pool(), run_config().data))
 
 
 def test_pretrain_then_transfer_with_two_commands(tmp_path: Path) -> None:
@@ -494,41 +488,6 @@ def test_pretrain_then_transfer_with_two_commands(tmp_path: Path) -> None:
     assert model.domains == ("pink", "teal") and model.info()["pretrained"][0]["classes"] == "3 -> 2, nearest"
     (tmp_path / "gan").rename(tmp_path / "gone")
     assert unpaired.train(tmp_path / "b", tmp_path / "run", **call).sha256 == model.sha256
-
-
-@pytest.mark.parametrize("method", ["biggan", "deepi2i"])
-def test_carried_optimiser_state(method: str, tmp_path: Path) -> None:
-    """``optimizer_state = carried`` begins with Adam's moments of the pretraining run, rows of the class tables gathered as the
-    weights are; a run cut at its very start resumes with them bit for bit; a file without a run is refused."""
-    first = tiny.folder(tmp_path / "first", count=6, side=32, domains=("cat", "dog", "fox", "owl"))
-    settings = {f"model.{k}": v for k, v in {**SMALL, "attention": 64}.items()} | {
-        "data.size": 32, "data.cache": False, "training.tensorboard": False, "training.samples": 2, "training.device": "cpu",
-    }  # fmt: skip
-    unpaired.pretrain(first, tmp_path / "gan", settings=settings, steps=2, quiet=True)
-    saved, _ = checkpoint.latest(tmp_path / "gan/checkpoints")
-    assert saved is not None
-    old, _ = checkpoint.read_state(saved)
-    carried = {**SMALL, "pretrained": str(tmp_path / "gan"), "class_rows": "index", "optimizer_state": "carried"}
-    steps = {"steps": 2} if method == "biggan" else {"adaptor_steps": 1, "finetune_steps": 1}
-    config = merge(run_config().to_dict(), {"method": method, "training": {"checkpoint_every": 1, "keep": 9}})
-    config = run_from({**config, "model": {**carried, **steps}})
-    loop.fit(training_run.build(config, THREE), pool(), config, tmp_path / "run", quiet=True)
-    begun, _ = checkpoint.read_state(checkpoint.Saved(checkpoint.folder_of(tmp_path / "run/checkpoints", 0), 0, {}))
-    moments = {k for k in begun if k.startswith("optimizer/")}
-    assert {k.split("/")[1] for k in moments} == (
-        {"discriminator", "generator"} if method == "biggan" else {"discriminator"}
-    )
-    for name in moments:
-        rows = 3 if name.split("/")[2].endswith(("shared.weight", "embed.weight")) and old[name].ndim else None
-        assert torch.equal(begun[name], old[name][:rows] if rows else old[name]), name
-    last = checkpoint.folder_of(tmp_path / "run/checkpoints", 2) / checkpoint.STATE
-    whole = last.read_bytes()
-    for step in (1, 2):
-        shutil.rmtree(checkpoint.folder_of(tmp_path / "run/checkpoints", step))
-    loop.fit(training_run.build(config, THREE), pool(), config, tmp_path / "run", quiet=True)
-    assert last.read_bytes() == whole
-    with pytest.raises(ConfigError, match="optimizer_state = carried needs the folder of a pretraining run"):
-        pretrained.read(gan(tmp_path), Shape(32, 2, 3, 4, 8), THREE, "index", None, carry=True)
 
 
 def test_classes_come_equally_often() -> None:
@@ -725,7 +684,9 @@ def test_more_than_a_hundred_classes(tmp_path: Path) -> None:
 def test_wrong_resolution_of_the_pretrained_model(tmp_path: Path) -> None:
     """A GAN of another image size is refused with both sizes."""
     with pytest.raises(ConfigError, match=r"size is 32 there and 64 here.*--pretrained"):
-        make(size=64, transfer=["generator"], pretrained=str(gan(tmp_path)), z_dim=8).prepare()
+        make(size=64, transfer=["generator"], pretrained=str(gan(tmp_path)), z_dim=8).prepare(
+            Start(pool(), run_config().data)
+        )
 
 
 def test_bf16_losses_stay_near_those_in_fp32() -> None:

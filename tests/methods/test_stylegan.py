@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import cases
 import pytest
 import torch
 from torch import Tensor, nn
@@ -370,14 +371,16 @@ def test_a_fresh_run_starts_from_the_pretrained_networks(tmp_path: Path) -> None
     file = gan(tmp_path)
     theirs = checkpoint.load_method(file)[0].state_dict()
     method = make(transfer=["encoder", "generator", "discriminator"], pretrained=str(file))
-    (source,) = method.prepare()
+    start = cases.start("stylegan")
+    method.prepare(start)
+    (source,) = start.pretrained
     assert source["name"] == "stylegan" and source["file"] == str(file) and len(source["sha256"]) == 64
     for name, value in method.state_dict().items():
         network, _, rest = name.partition(".")
         if network != "adaptors":
             assert torch.equal(value, theirs[f"{network.replace('encoder', 'discriminator')}.{rest}"]), name
     method = make(transfer=["generator"], pretrained=str(file))
-    method.prepare()
+    method.prepare(cases.start("stylegan"))
     assert torch.equal(method.generator.constant, theirs["generator.constant"])
     assert not torch.equal(method.encoder.from_rgb.weight, theirs["discriminator.from_rgb.weight"])
 
@@ -449,16 +452,16 @@ def test_pretrain_then_transfer_then_translate(tmp_path: Path) -> None:
 def test_errors_of_transfer_say_what_to_do(tmp_path: Path) -> None:
     """No file, a BigGAN in place of a StyleGAN, another size or width, a run of another method: each with the way out."""
     with pytest.raises(ConfigError, match=r"--pretrained FILE.*pretrain DATA --method stylegan.*mode=scratch"):
-        make(transfer=["generator"]).prepare()
+        make(transfer=["generator"]).prepare(cases.start("stylegan"))
     config = run_from({"method": "biggan", "data": {"size": 32}, "model": {"width": 2, "shared_dim": 4, "z_dim": 8}})
     other = BigGAN(config.model, ("faces",), image_size=32)
     file = checkpoint.write_model(tmp_path / "b.safetensors", other, checkpoint.make_header(other, config))
     with pytest.raises(CheckpointError, match=r"'biggan', a GAN of another kind.*--method stylegan"):
-        make(transfer=["generator"], pretrained=str(file)).prepare()
+        make(transfer=["generator"], pretrained=str(file)).prepare(cases.start("stylegan"))
     with pytest.raises(ConfigError, match="size is 32 there and 64 here"):
-        make(64, transfer=["generator"], pretrained=str(gan(tmp_path))).prepare()
+        make(64, transfer=["generator"], pretrained=str(gan(tmp_path))).prepare(cases.start("stylegan"))
     with pytest.raises(ConfigError, match="width is 2 there and 4 here"):
-        make(transfer=["generator"], pretrained=str(gan(tmp_path)), width=4).prepare()
+        make(transfer=["generator"], pretrained=str(gan(tmp_path)), width=4).prepare(cases.start("stylegan"))
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.toml").write_text('method = "biggan"\n')

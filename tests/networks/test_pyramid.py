@@ -132,7 +132,7 @@ def test_each_domain_has_statistics_of_its_own_over_all_images() -> None:
     k divides it."""
     torch.manual_seed(0)
     p = Pyramid("tiny", (5, 3), 2, 32).eval()
-    p.prepare("random", ("red", "other"), examples)
+    p.take_statistics(("red", "other"), examples)
     assert BLOCK < 40
     for number, domain in enumerate(("red", "other")):
         raw = p.raw(examples(domain, 40), (3,))[0].double().transpose(0, 1).flatten(1)
@@ -153,7 +153,7 @@ def test_taking_statistics_leaves_the_classifier_as_it_is() -> None:
     assert p.train().training and not any(m.training for m in p.features.modules())
     before = {name: value.clone() for name, value in p.features.state_dict().items()}
     images = torch.from_numpy(tiny.pictures(20, 64)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    p.prepare("random", ("red",), lambda _domain, count, first=0: images[first : first + count])
+    p.take_statistics(("red",), lambda _domain, count, first=0: images[first : first + count])
     p(images, 0)
     assert all(torch.equal(before[name], value) for name, value in p.features.state_dict().items())
     for level, raw in zip((5, 4), p.eval().raw(images, (5, 4)), strict=True):
@@ -165,7 +165,7 @@ def test_maps_are_clamped_and_clamping_twice_changes_nothing() -> None:
     """All values in [-1, 1] in float32, the ends reached."""
     torch.manual_seed(0)
     p = Pyramid("tiny", ALL, 1, 32).eval()
-    p.prepare("random", ("red",), examples)
+    p.take_statistics(("red",), examples)
     for x in p(X, 0).values():
         assert x.dtype == torch.float32 and float(x.min()) == -1.0 and float(x.max()) == 1.0
         assert torch.equal(x, x.clamp(-1, 1))
@@ -217,7 +217,7 @@ def test_levels_after_their_relu() -> None:
     for tap in ("before", "after"):
         torch.manual_seed(0)
         pyramids[tap] = p = Pyramid("tiny", (5, 3), 1, 32, tap=tap).eval()
-        p.prepare("random", ("red",), examples)
+        p.take_statistics(("red",), examples)
     before, after = pyramids["before"], pyramids["after"]
     raw = after.raw(X, (3,))[0].detach()
     assert torch.equal(raw, after.activations(X)[2]) and float(raw.min()) == 0

@@ -56,7 +56,7 @@ def test_command_and_reload(fixtures: Path, tmp_path: Path) -> None:
         main(["import", "cyclegan", *both, "--domains", "zebra,horse", "--out", str(whole)])
     run = run_from(load(whole).header["config"])
     fresh = build(run, ("zebra", "horse"))
-    assert start_from(fresh, "attend", whole)["tensors"] > start_from(fresh, "attend", out)["tensors"]
+    assert start_from(fresh, "attend", whole).about["tensors"] > start_from(fresh, "attend", out).about["tensors"]
     assert error(fresh.discriminator(io["x"])[0], io["dis"]) <= TOLERANCE
     assert whole.stat().st_size < 2_000_000  # no history, no features: weights alone
 

@@ -9,9 +9,11 @@ import torch
 
 import tiny
 from unpaired import checkpoint, signals
+from unpaired.config import DataConfig
 from unpaired.errors import ConfigError, Interrupted, WeightsError
 from unpaired.networks.pyramid import Pyramid
 from unpaired.training.finetuning import Tuned, finetune
+from unpaired.training.pretrained import Start
 
 
 def run(data: Path, out: Path, **options: object) -> Path:
@@ -80,16 +82,17 @@ def test_a_pyramid_takes_the_file(data: Path, tmp_path: Path) -> None:
     """With ``weights`` the file, the pyramid has its layers and the model says where they came from; a file of another network,
     or one that is no such file, is refused."""
     path = run(data, tmp_path / "f.safetensors", epochs=1)
-    pyramid = Pyramid("mobilenet_v1", (5, 4), 1, 32)
-    (about,) = pyramid.prepare(str(path), ("red",), None)
+    pyramid, start = Pyramid("mobilenet_v1", (5, 4), 1, 32), Start(tiny.pool(), DataConfig())
+    pyramid.features.fill(*start.classifier("mobilenet_v1", str(path)))
+    (about,) = start.pretrained
     tensors, _ = checkpoint.unpack(path, path.read_bytes())
     assert all(torch.equal(v, tensors[k]) for k, v in pyramid.features.layers.state_dict().items())
     assert "fine-tuned on blue, red" in about["name"] and len(about["sha256"]) == 64
     with pytest.raises(WeightsError, match="not fine-tuned features of alexnet"):
-        Pyramid("alexnet", (5, 4), 1, 64).prepare(str(path), ("red",), None)
+        start.classifier("alexnet", str(path))
     (tmp_path / "other.safetensors").write_bytes(b"nothing")
     with pytest.raises(WeightsError, match="not a readable checkpoint"):
-        pyramid.prepare(str(tmp_path / "other.safetensors"), ("red",), None)
+        start.classifier("mobilenet_v1", str(tmp_path / "other.safetensors"))
 
 
 def test_refusals(data: Path, tmp_path: Path) -> None:

@@ -98,13 +98,14 @@ class Prepared(tiny.Tiny):
 
     calls = 0
 
-    def prepare(self) -> list[dict[str, str]]:
+    def prepare(self, start: Any) -> None:
         """All ones, from nowhere."""
         Prepared.calls += 1
-        with torch.no_grad():
-            for parameter in self.forth.parameters():
-                parameter.fill_(1.0)
-        return [{"name": "ones", "file": "ones.pth"}]
+        if start.begun_with is None:
+            with torch.no_grad():
+                for parameter in self.forth.parameters():
+                    parameter.fill_(1.0)
+            start.pretrained.append({"name": "ones", "file": "ones.pth"})
 
 
 def test_a_fresh_run_is_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,13 +132,13 @@ def test_a_fresh_run_is_prepared_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert header["pretrained"] == [{"name": "ones", "file": "ones.pth"}]
     assert Prepared.calls == 1
     again = build(config, ("red", "blue"))  # started from that model: its weights stay
-    extra = {"started_from": checkpoint.start_from(again, "prepared", path)}
+    begun = checkpoint.start_from(again, "prepared", path)
 
     def enough(step: int, _method: object) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        loop.fit(again, tiny.pool(), config, tmp_path / "more", quiet=True, on_step=enough, header_extra=extra)
+        loop.fit(again, tiny.pool(), config, tmp_path / "more", quiet=True, on_step=enough, begun_with=begun)
     second, header = checkpoint.load_method(checkpoint.folder_of(tmp_path / "more/checkpoints", 0) / checkpoint.MODEL)
     last, _ = checkpoint.load_method(path)
     assert Prepared.calls == 2 and header["pretrained"] == [{"name": "ones", "file": "ones.pth"}]
@@ -465,15 +466,15 @@ def test_a_fresh_run_can_start_from_a_model(tmp_path: Path) -> None:
     whole = checkpoint.write_model(
         tmp_path / "whole.safetensors", build(tiny.config(seed=9), ("red", "blue")), header, whole=True
     )
-    assert checkpoint.start_from(method, "tiny", whole)["tensors"] > origin["tensors"]
+    assert checkpoint.start_from(method, "tiny", whole).about["tensors"] > origin.about["tensors"]
     assert not torch.equal(method.critic[0].weight, critic)  # type: ignore[index,union-attr]
     assert checkpoint.load_method(whole)[0].state_dict().keys() == trained.state_dict().keys()
-    path = loop.fit(method, tiny.pool(), config, tmp_path / "second", header_extra={"started_from": origin}, quiet=True)
+    path = loop.fit(method, tiny.pool(), config, tmp_path / "second", begun_with=origin, quiet=True)
     path.parent.joinpath(
         checkpoint.MANIFEST
     ).unlink()  # the last one is gone: resume from the one before, without saying it again
     again = fit(tmp_path / "second")
-    assert checkpoint.load_method(again)[1]["extra"]["started_from"] == origin
+    assert checkpoint.load_method(again)[1]["extra"]["started_from"] == origin.about
     with pytest.raises(
         checkpoint.CheckpointError, match=r"forth\.0\.weight: here \(5, 3, 3, 3\), in the file \(4, 3, 3, 3\)"
     ):

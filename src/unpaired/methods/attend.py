@@ -22,8 +22,8 @@ from unpaired import losses
 from unpaired.batch import Batch, Pair
 from unpaired.config import MethodConfig
 from unpaired.errors import ConfigError
-from unpaired.methods.base import Adam, Method, Stage, Update, asks_gradients, one_way
-from unpaired.networks.classifiers import NETWORKS, Features, load_pretrained
+from unpaired.methods.base import Adam, Method, Stage, Start, Update, asks_gradients, one_way
+from unpaired.networks.classifiers import NETWORKS, Features
 from unpaired.networks.convnets import (
     AttentionBranch,
     ImageBuffer,
@@ -250,15 +250,15 @@ class Attend(Method):
             direction="above" if side == "above" else "below",
         )
 
-    def prepare(self) -> list[dict[str, str]]:
+    def prepare(self, start: Start) -> None:
         """Pretrained weights for F, and for the first layers of G_attn ("warm-started", section 2). Raises WeightsError."""
         c: AttendConfig = self.config
         if c.weights == "random":
-            return []
-        where = None if c.weights == "pretrained" else c.weights
-        wanted = [self.features, self.branch.trunk if self.branch is not None else None]
-        found = [load_pretrained(f, where) for f in wanted if isinstance(f, Features)]
-        return [about for i, about in enumerate(found) if about not in found[:i]]
+            return
+        if isinstance(self.features, Features):
+            self.features.fill(*start.classifier(c.network, c.weights))
+        if self.branch is not None and start.begun_with is None:  # else it has been trained
+            self.branch.trunk.fill(*start.classifier(c.attention_network, c.weights))
 
     # -- plan
 

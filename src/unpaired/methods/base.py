@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ from unpaired.errors import ConfigError, nearest
 class Beginning:
     """The model whose weights a run begins with (``--start-from``)."""
 
+    about: Mapping[str, Any]
+    """Where the weights came from, for the header."""
     domains: tuple[str, ...]
     parts: frozenset[str]
     """Its networks by name; most models hold no discriminators."""
@@ -32,6 +34,27 @@ class Beginning:
     """Its method's settings."""
     pretrained: tuple[Mapping[str, str], ...]
     """Where its own pretrained weights came from, as in its header."""
+
+
+class Start(Protocol):
+    """Lends :meth:`Method.prepare` what a fresh run begins with, and notes in the header where it came from."""
+
+    begun_with: Beginning | None
+    """The model whose weights the method has already (``--start-from``); those must stay."""
+
+    def examples(self, domain: str, count: int, first: int = 0) -> Tensor:
+        """At most ``count`` training images of a domain from number ``first`` on, centre crops [n, 3, S, S]; none after the last."""
+
+    def classifier(self, network: str, source: str = "pretrained") -> tuple[str, dict[str, Tensor]]:
+        """The name and the tensors of a classifier's weights, for ``Features.fill``. ``source``: ``pretrained`` (found by name or
+        downloaded), a file or a folder. Raises WeightsError."""
+
+    def gan(self, path: str, kind: str, shape: object) -> Method:
+        """The pretrained GAN of method ``kind`` in a file or run folder, whose networks are ``shape`` but for the classes. Raises
+        CheckpointError, ConfigError."""
+
+    def note(self, **about: str) -> None:
+        """Note more about what was lent last."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +129,6 @@ class Method(nn.Module):
     """Names of child modules (or buffers) that ``translate()`` never needs; they stay out of the shared file."""
     never_averaged: ClassVar[tuple[str, ...]] = ()
     """Names of children in the shared file whose raw weights and buffers stay there also where ``training.ema`` is on."""
-    measured: ClassVar[tuple[str, ...]] = ()
-    """Starts of the names of what :meth:`prepare` may take from the training images where a run begins with another model's weights."""
     uncompiled: ClassVar[tuple[str, ...]] = ()
     """Names of functions that compiled losses call as they are written: what reads files, or keeps things from player to player."""
     reads: ClassVar[tuple[Side, ...]] = ("source", "target")
@@ -136,16 +157,8 @@ class Method(nn.Module):
         self.classes = tuple(classes)
         self.image_size = image_size
         """Side in pixels of the training crops."""
-        self.examples: Callable[..., Tensor] | None = None
-        """While :meth:`prepare` runs in a training: (domain, at most so many, first = 0) -> its training images from number
-        ``first`` on, centre crops [n, 3, S, S]; none after the last."""
         self.view_counts: dict[str, int] | None = None
         """In a training whose images have a limited number of crops (``data.views``): how many there are of each domain."""
-        self.begun_with: Beginning | None = None
-        """The model whose weights a run begins with (``--start-from``). :meth:`prepare` must leave those weights alone, but for what
-        ``measured`` names."""
-        self.carried: dict[str, Tensor] = {}
-        """Set by :meth:`prepare`: optimiser state that the first stage begins with, as ``optimizer/<update>/<parameter>/<what>``."""
         self.monitor: dict[str, Tensor] = {}
         """Detached scalars from the last losses, logged beside the terms. ``<player>/sign_accuracy`` (the share of real
         and fake samples that a discriminator judges rightly, in [0, 1]) feeds the GAN watch."""
@@ -187,13 +200,12 @@ class Method(nn.Module):
         """The training plan; a pure function of the config."""
         raise NotImplementedError(f"{type(self).__name__} must define stages()")
 
-    def prepare(self) -> list[dict[str, str]]:
-        """Called once, before the first step of a fresh run: load pretrained weights. Never on resume or when a model is loaded.
+    def prepare(self, start: Start) -> None:
+        """Called once, before the first step of a fresh run: take pretrained weights, or numbers measured on the training images.
 
-        Returns where they came from (name, file, sha256, licence, url), for the header's ``pretrained``. May raise a
-        WeightsError, which refuses the run. What is loaded must be parameters or buffers, so that it is saved with the run.
+        Never on resume or when a model is loaded, so what is taken must be parameters or buffers, which are saved with the run.
+        May raise a WeightsError or ConfigError, which refuses the run.
         """
-        return []
 
     def check_start(self) -> None:
         """Called before a fresh run reads any image, where no other model's weights are begun with. Raises ConfigError for settings

@@ -25,8 +25,9 @@ from unpaired import losses
 from unpaired.batch import Batch
 from unpaired.config import MethodConfig
 from unpaired.errors import CheckpointError, ConfigError
-from unpaired.methods.base import Adam, Stage, Update
+from unpaired.methods.base import Adam, Stage, Start, Update
 from unpaired.methods.gans import (
+    GANS,
     Betas,
     BigGANSettings,
     Count,
@@ -40,7 +41,6 @@ from unpaired.methods.gans import (
 )
 from unpaired.networks.biggan import Discriminator, DiscriminatorBlock, Features, Generator, orthogonal_weights
 from unpaired.networks.convnets import steady
-from unpaired.training import pretrained
 
 # ----------------------------------------------------------------------------------------------------
 # What both variants of DeepI2I have in common: encoder, adaptors, two phases, reconstruction in the discriminator's features.
@@ -220,34 +220,35 @@ class Hierarchical(OnGAN):
             )
         if c.transfer and not self.config.pretrained:
             raise ConfigError(
-                f"DeepI2I starts from a pretrained GAN: --pretrained FILE. {pretrained.get(self.gan)}. "
+                f"DeepI2I starts from a pretrained GAN: --pretrained FILE. {GANS[self.gan].way}. "
                 "Without any: --set model.mode=scratch"
             )
 
-    def prepare(self) -> list[dict[str, str]]:
+    def prepare(self, start: Start) -> None:
+        """Networks of the pretrained GAN. Raises CheckpointError, ConfigError."""
         c: HierarchicalConfig = self.config
-        if self.begun_with is not None:
-            return [] if "discriminator" in self.begun_with.parts else self._find_discriminator()
+        if start.begun_with is not None:
+            if "discriminator" not in start.begun_with.parts:
+                self._find_discriminator(start)
+            return
         self.check_start()
         if not c.transfer:
-            return []
-        found = self.read_pretrained()
+            return
+        generator, discriminator = self.pretrained_states(start)
         if "encoder" in c.transfer:
             own = self.encoder.state_dict()
-            self.encoder.load_state_dict({k: v for k, v in found.discriminator.items() if k in own})
+            self.encoder.load_state_dict({k: v for k, v in discriminator.items() if k in own})
         if "discriminator" in c.transfer:
-            self.discriminator.load_state_dict(found.discriminator)
-            self.carried = {k: v for k, v in found.moments.items() if k.startswith("optimizer/discriminator/")}
+            self.discriminator.load_state_dict(discriminator)
         if "generator" in c.transfer:
-            self.generator.load_state_dict(found.generator)
-        return [found.came_from]
+            self.generator.load_state_dict(generator)
 
-    def _find_discriminator(self) -> list[dict[str, str]]:
+    def _find_discriminator(self, start: Start) -> None:
         """For a run that begins with a translator's shared file, which has none: that of the pretrained GAN, or random weights where
         its file is gone."""
         if "discriminator" in self.config.transfer and self.config.pretrained:
             try:
-                found = self.read_pretrained()
+                _, discriminator = self.pretrained_states(start)
             except (CheckpointError, ConfigError) as error:
                 log.warning(
                     "the model of --start-from holds no discriminator, and that of the pretrained GAN cannot be had (%s): it begins with "
@@ -255,11 +256,9 @@ class Hierarchical(OnGAN):
                     error,
                 )
             else:
-                self.discriminator.load_state_dict(found.discriminator)
-                self.carried = {k: v for k, v in found.moments.items() if k.startswith("optimizer/discriminator/")}
-                return [found.came_from]
+                self.discriminator.load_state_dict(discriminator)
+                return
         self.draw_discriminator()
-        return []
 
     def draw_discriminator(self) -> None:
         """Give the discriminator the random weights of a network that starts from none, where those are not the ones it is built with."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -17,11 +18,18 @@ from unpaired import losses
 from unpaired.batch import Batch, Pair, Side
 from unpaired.config import MethodConfig
 from unpaired.errors import ConfigError
-from unpaired.methods.base import Adam, Method, Stage, Update
+from unpaired.methods.base import Adam, Method, Stage, Start, Update
 from unpaired.networks import biggan, stylegan
-from unpaired.networks.biggan import Discriminator, Generator, orthogonal_weights, standing_statistics
+from unpaired.networks.biggan import (
+    Discriminator,
+    Generator,
+    nearest_classes,
+    orthogonal_weights,
+    settled,
+    standing_statistics,
+    with_classes,
+)
 from unpaired.networks.convnets import draw_latents
-from unpaired.training import pretrained as training_pretrained
 
 Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
@@ -34,6 +42,36 @@ Betas = Annotated[tuple[float, float], Field(description="Adam's momentums.")]
 Epsilon = Annotated[Rate, Field(description="Adam's ε.")]
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A GAN that a translator starts from."""
+
+    translator: str
+    """The method that starts from it."""
+    fixed: tuple[str, ...]
+    """Settings that it fixes; the same names in every method on these networks."""
+    way: str
+    """How one comes by such a model."""
+
+
+GANS = {
+    "biggan": Kind(
+        "deepi2i",
+        ("width", "shared_dim", "z_dim", "attention"),
+        "Make one with: unpaired pretrain DATA --out RUN, or: unpaired import biggan G_ema.pth D.pth --out FILE",
+    ),
+    "stylegan": Kind(
+        "deepi2i-stylegan",
+        ("width", "latent", "mapping", "rgb_activation"),
+        "Make one with: unpaired pretrain DATA --method stylegan --out RUN, or: "
+        "unpaired import stylegan stylegan-256px-new.model --out FILE",
+    ),
+}
+"""By method."""
+EXAMPLES = 64
+"""Training images of each new class that are compared with the old classes."""
+States = tuple[dict[str, Tensor], dict[str, Tensor]]
+"""State dictionaries of a generator and of a discriminator."""
 WIDEST_CHANNELS_LAST = 48
 """Up to this width BigGAN's networks run in channels_last on a CPU: docs/results/speed.md."""
 
@@ -52,10 +90,7 @@ class BigGANSettings(MethodConfig):
     pretrained: str = ""
     """Model file of a ``biggan`` to start from: of ``unpaired pretrain`` or ``unpaired import biggan``; empty for none."""
     class_rows: biggan.Rule = "nearest"
-    """Where a class starts that ``pretrained`` does not have: from its nearest class, the mean, or that of its number."""
-    optimizer_state: Literal["fresh", "carried"] = "fresh"
-    """``carried`` begins with Adam's moments of the pretraining run, class rows included: of both networks in a ``biggan``, of the
-    discriminator in a ``deepi2i``."""
+    """Where a class starts that ``pretrained`` does not have: from its nearest class, or from that of its number."""
     orthogonal: Weight = 0.0
     """β of the orthogonal regularisation of the generator (BigGAN, Eq. 3); 1e-4 in BigGAN's paper, 0 in all released scripts."""
 
@@ -132,8 +167,8 @@ class OnGAN(Method):
         return size
 
     @abstractmethod
-    def read_pretrained(self) -> training_pretrained.Pretrained:
-        """State dictionaries of the configured ``pretrained`` that fit this method's networks."""
+    def pretrained_states(self, start: Start) -> States:
+        """The networks of the configured ``pretrained``, with this method's classes. Raises CheckpointError, ConfigError."""
 
     def translate(
         self,
@@ -185,14 +220,12 @@ class GAN(OnGAN):
         many images they have."""
         return tuple((d, d) for d in self.domains)
 
-    def prepare(self) -> list[dict[str, str]]:
-        if not self.config.pretrained or self.begun_with:
-            return []
-        found = self.read_pretrained()
-        self.generator.load_state_dict(found.generator)
-        self.discriminator.load_state_dict(found.discriminator)
-        self.carried = dict(found.moments)
-        return [found.came_from]
+    def prepare(self, start: Start) -> None:
+        """Both networks of ``pretrained``, where there is one."""
+        if self.config.pretrained and start.begun_with is None:
+            generator, discriminator = self.pretrained_states(start)
+            self.generator.load_state_dict(generator)
+            self.discriminator.load_state_dict(discriminator)
 
 
 class OnBigGAN(OnGAN):
@@ -207,12 +240,39 @@ class OnBigGAN(OnGAN):
         to 1.2 times."""
         return bool(self.config.width <= WIDEST_CHANNELS_LAST)
 
-    def read_pretrained(self) -> training_pretrained.Pretrained:
-        c = self.config
-        carry = c.optimizer_state == "carried"
-        return training_pretrained.read(
-            c.pretrained, self.shape, self.domains, c.class_rows, self.examples, carry=carry
-        )
+    def pretrained_states(self, start: Start) -> States:
+        """A class that the model knows by name keeps its row; ``class_rows`` says where the others start."""
+        gan: Any = start.gan(self.config.pretrained, "biggan", self.shape)
+        generator, discriminator = dict(gan.generator.state_dict()), dict(gan.discriminator.state_dict())
+        how = ""
+        if gan.domains != self.domains:
+            rows = self._rows(gan, start)
+            known = len(set(self.domains) & set(gan.domains))
+            ways = [f"{known} by name"] * (known > 0) + [self.config.class_rows]
+            how = ", by name" if known == len(self.domains) else f", {', '.join(ways)}"
+            generator = with_classes(generator, rows)
+            discriminator = settled(with_classes(discriminator, rows))
+        start.note(classes=f"{len(gan.domains)} -> {len(self.domains)}{how}")
+        return generator, discriminator
+
+    def _rows(self, gan: Any, start: Start) -> list[int]:
+        """The old class that each new one starts from: its own where there is one, else by ``class_rows``."""
+        old = gan.domains
+        unknown = [number for number, name in enumerate(self.domains) if name not in old]
+        if not unknown:
+            found = []
+        elif self.config.class_rows == "index":
+            if unknown[-1] >= len(old):
+                raise ConfigError(
+                    f"{self.config.pretrained}: has {len(old)} classes, the data {len(self.domains)}: class_rows = index needs "
+                    "as many. Use --set model.class_rows=nearest"
+                )
+            found = unknown
+        else:
+            images = (start.examples(self.domains[number], EXAMPLES) for number in unknown)
+            found = nearest_classes(gan.discriminator, images)
+        rows = dict(zip(unknown, found, strict=True))
+        return [rows[i] if i in rows else old.index(name) for i, name in enumerate(self.domains)]
 
     def hinge(self, fake: Tensor, batch: Batch) -> dict[str, Tensor]:
         """E[max(0, 1 - D(x, y))] + E[max(0, 1 + D(fake, y))]: both kinds of images come with the same classes, in one pass."""
@@ -238,8 +298,10 @@ class OnStyleGAN(OnGAN):
     discriminator: stylegan.Discriminator
     generator: stylegan.Generator
 
-    def read_pretrained(self) -> training_pretrained.Pretrained:
-        return training_pretrained.read_stylegan(self.config.pretrained, self.shape)
+    def pretrained_states(self, start: Start) -> States:
+        """As they are: there is one class."""
+        gan: Any = start.gan(self.config.pretrained, "stylegan", self.shape)
+        return dict(gan.generator.state_dict()), dict(gan.discriminator.state_dict())
 
     def inputs(
         self, images: Tensor, target: str, generator: torch.Generator | None = None, latents: Tensor | None = None

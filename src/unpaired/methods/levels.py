@@ -22,7 +22,7 @@ from unpaired import losses, machine
 from unpaired.batch import Batch
 from unpaired.config import MethodConfig
 from unpaired.errors import CheckpointError, ConfigError
-from unpaired.methods.base import Adam, Beginning, Method, Stage, Update
+from unpaired.methods.base import Adam, Beginning, Method, Stage, Start, Update
 from unpaired.networks.discriminators import StridedPatches
 from unpaired.networks.map_cache import MapCache
 from unpaired.networks.pyramid import LEVELS, Inverter, Narrowing, Pyramid, Tap, hash_tensor
@@ -146,8 +146,6 @@ class LevelMethod(Method):
     # Levels are trained on the raw weights of the deeper ones, and their hashes say so: an average would be another network.
     never_averaged: ClassVar[tuple[str, ...]] = ("pyramid", "makers", "encoder")
 
-    # a run that keeps nothing of the model that it begins with has the statistics of its own images
-    measured: ClassVar[tuple[str, ...]] = ("pyramid.mean", "pyramid.std", "made_on", "inverted_on", "reached")
     uncompiled: ClassVar[tuple[str, ...]] = ("_cached_maps",)
     made_from_deeper: ClassVar[bool] = True
     """A level is trained on what the networks of the deeper ones give, and not on real maps alone."""
@@ -205,12 +203,12 @@ class LevelMethod(Method):
     def fixed_size(self) -> int | None:
         return self.image_size
 
-    def prepare(self) -> list[dict[str, str]]:
+    def prepare(self, start: Start) -> None:
         """The pyramid's weights and statistics. Raises WeightsError, or ConfigError for parts that nothing would train."""
         c: LevelConfig = self.config
-        if self.begun_with is not None:
-            self._continue(self.begun_with)
-            return []
+        if start.begun_with is not None:
+            self._continue(start.begun_with, start)
+            return
         if c.kept_levels:
             raise ConfigError(
                 f"model.kept_levels = {list(c.kept_levels)} keeps what --start-from brings; without it there is nothing to keep"
@@ -219,9 +217,11 @@ class LevelMethod(Method):
             raise ConfigError(
                 "model.inversion_steps = 0 keeps the inversion networks of --start-from; without it there are none"
             )
-        return self.pyramid.prepare(c.weights, self.domains, self.examples, c.statistics_images)
+        if c.weights != "random":
+            self.pyramid.features.fill(*start.classifier(c.network, c.weights))
+        self.pyramid.take_statistics(self.domains, start.examples, c.statistics_images)
 
-    def _continue(self, model: Beginning) -> None:
+    def _continue(self, model: Beginning, start: Start) -> None:
         """After another model's weights have been taken in: what is kept must have been trained, on these domains and on what it is
         together with here; where nothing is kept, all is trained again, on statistics of the new images. Raises ConfigError,
         CheckpointError."""
@@ -239,7 +239,7 @@ class LevelMethod(Method):
             if not trained_on.any():
                 raise ConfigError(f"model.{what}, which the model of --start-from has never trained; leave it out")
         if not kept:
-            self.pyramid.take_statistics(self.domains, self.examples, c.statistics_images)
+            self.pyramid.take_statistics(self.domains, start.examples, c.statistics_images)
             for buffer in (self.made_on, self.inverted_on, self.reached):
                 buffer.zero_()
         elif set(model.domains) != set(self.domains):

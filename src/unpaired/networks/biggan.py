@@ -23,7 +23,7 @@ from unpaired.networks.kernels import SN_EPS, SNConv2d, SNEmbedding, SNLinear
 
 BN_EPS = 1e-5
 BN_MOMENTUM = 0.1
-Rule = Literal["nearest", "mean", "index"]
+Rule = Literal["nearest", "index"]
 
 
 # ------------------------------------------------------------------------------------------ batch norm
@@ -363,27 +363,14 @@ def nearest_classes(discriminator: Discriminator, images: Iterable[Tensor]) -> l
         return [int(i) for i in (means @ table.T).argmax(1)]
 
 
-def with_classes(state: Mapping[str, Tensor], rows: Sequence[int | None]) -> dict[str, Tensor]:
-    """``state`` with another set of classes: what is per class is gathered, everything else is kept.
-
-    Works on a network's state dictionary and on optimiser state alike: any key with a class table's name in it, such as
-    ``optimizer/d/embed.weight/exp_avg``, follows; scalars such as Adam's step stay.
-
-    Args:
-        rows: for each new class the old one whose row it starts from; None: from the mean over the old ones.
-    """
-
-    def gathered(old: Tensor, dim: int) -> Tensor:
-        mean = old.mean(dim, keepdim=True)
-        return torch.cat([mean if row is None else old.narrow(dim, row, 1) for row in rows], dim)
-
+def with_classes(state: Mapping[str, Tensor], rows: Sequence[int]) -> dict[str, Tensor]:
+    """A network's ``state`` with another set of classes: ``rows`` has for each new class the old one whose row it starts from."""
     changed = dict(state)
     for name, tensor in state.items():
-        parts = "/".join(name.split("/")[:3]) if name.startswith("optimizer/") else name
-        if tensor.ndim and parts.endswith(CLASS_ROWS):
-            changed[name] = gathered(tensor, 0)
+        if name.endswith(CLASS_ROWS):
+            changed[name] = tensor[list(rows)]
         elif name.endswith(CLASS_VECTOR):  # [1, K]: the direction that these rows had, again of length 1
-            follows = gathered(tensor, 1)
+            follows = tensor[:, list(rows)]
             if follows.norm() < SN_EPS:  # its rows had no part in that direction
                 follows = torch.ones_like(follows)
             changed[name] = F.normalize(follows, eps=SN_EPS)

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unpaired import weights
 from unpaired.errors import ConfigError, WeightsError, nearest
 from unpaired.networks import efficientnet
 from unpaired.networks.efficientnet import ConvBN
@@ -73,16 +71,11 @@ def from_state(state: Mapping[str, Tensor]) -> MobileNetV1:
     return network
 
 
-def mobilenet_v1(where: Path | str | None = None) -> MobileNetV1:
-    """The pretrained network; the weights are found by :func:`unpaired.weights.find`. Raises WeightsError."""
-    return from_state(weights.load("mobilenet_v1", where))
-
-
 # ----------------------------------------------------------------------------------------------------
 # Pretrained classifiers as sources of features: one small class, layers by name, any of which can be looked at.
 #
 # ``Features("vgg19", ("relu1_1", "relu2_1"))`` has the layers up to the last one asked for and no others. It is made with
-# random weights; :func:`load_pretrained` fills it from a file that :mod:`unpaired.weights` knows. Whether it is frozen or
+# random weights; :meth:`Features.fill` takes those of a file that ``unpaired.weights`` knows. Whether it is frozen or
 # trained is for its owner to say. Nothing works in place, so a layer before a ReLU stays what it was.
 #
 # =============  ==================================================================  ==========================
@@ -109,6 +102,8 @@ CAFFE_MEAN = (103.9, 116.8, 123.7)
 LINEAR = "_linear"
 """End of a tap's name that asks for what stands before the ReLU within a layer."""
 
+OWN = "own"
+"""In place of a file's name: tensors that are called as :class:`Features` calls them."""
 Layers = list[tuple[str, Callable[[], nn.Module], str]]
 """Name, how it is made, and the start of its tensors' names in torchvision's file (empty for layers without weights)."""
 
@@ -307,15 +302,22 @@ class Features(nn.Module):
                 found[name] = x
         return [found[tap] for tap in wanted]
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names in ``weights.CATALOGUE`` of files that fit, in order of preference."""
+        return NETWORKS[self.network].weights
+
     def fill(self, name: str, state: Mapping[str, Tensor]) -> None:
-        """Take the weights of the file ``name`` of the catalogue. Raises WeightsError when they do not fit."""
+        """Take the weights of the file ``name`` of the catalogue, or those of other ``Features`` (:data:`OWN`). Raises WeightsError when
+        they do not fit."""
         if name == "squeezenet_v1.1_features":
             state = _from_caffe(state)
         elif name == "mobilenet_v1":
             state = {_mobilenet_key(k): v for k, v in state.items()}
         elif name == "efficientnet_lite0":
             state = efficientnet.own_names(state)
-        prefixes = {layer: prefix for layer, _, prefix in NETWORKS[self.network].layers() if prefix}
+        layers = NETWORKS[self.network].layers()
+        prefixes = {layer: layer if name == OWN else prefix for layer, _, prefix in layers if prefix}
         own = self.layers.state_dict()
         taken: dict[str, Tensor] = {}
         for key in own:
@@ -327,7 +329,7 @@ class Features(nn.Module):
             if there not in state or state[there].shape != own[key].shape:
                 found = list(state[there].shape) if there in state else "nothing"
                 raise WeightsError(
-                    f"the file '{name}' does not fit {self.network}: {there} should be {list(own[key].shape)}, found {found}"
+                    f"the weights '{name}' do not fit {self.network}: {there} should be {list(own[key].shape)}, found {found}"
                 )
             taken[key] = state[there]
         self.layers.load_state_dict(taken)
@@ -361,26 +363,3 @@ def _from_caffe(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     except (KeyError, RuntimeError) as error:
         raise WeightsError(f"these tensors are no SqueezeNet 1.1 of Caffe: {error}") from error
     return ours
-
-
-def load_pretrained(features: Features, where: Path | str | None = None) -> dict[str, str]:
-    """Fill ``features`` with pretrained weights; where they came from (name, file, SHA-256, licence, address).
-
-    Args:
-        where: the file, or a folder with it; None looks in the usual places and downloads (:func:`unpaired.weights.find`).
-
-    Raises:
-        WeightsError: not there or not the right file; the text has its name, its address and where to put it.
-    """
-    names = NETWORKS[features.network].weights
-    for name in names:
-        try:
-            path = weights.find(name, where, offline=True)
-        except WeightsError:
-            continue
-        break
-    else:
-        name = names[0]
-        path = weights.find(name, where)
-    features.fill(name, weights.load(name, path))
-    return weights.provenance(name, path)

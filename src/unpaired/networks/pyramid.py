@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -20,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unpaired.errors import ConfigError, nearest
-from unpaired.networks.classifiers import NETWORKS, Features, load_pretrained
+from unpaired.networks.classifiers import NETWORKS, Features
 from unpaired.networks.convnets import Tanh, kaiming_convolutions, normal_convolutions
 from unpaired.networks.efficientnet import ConvBN
 from unpaired.networks.kernels import Convolution, instance_norm
@@ -67,7 +66,7 @@ class Moments:
 class Pyramid(nn.Module):
     """Levels of a frozen classifier in the units of each domain.
 
-    Made with random weights and statistics 0 and 1; :meth:`prepare` fills both. Weights and statistics are in its state.
+    Made with random weights and statistics 0 and 1. Weights and statistics are in its state.
     Maps are of type float32, computed in the precision around, and nothing is ever turned back into raw features.
 
     Args:
@@ -110,42 +109,17 @@ class Pyramid(nn.Module):
 
     # -- filling
 
-    def prepare(
-        self,
-        weights: str,
-        domains: Sequence[str],
-        examples: Callable[..., Tensor] | None,
-        limit: int | None = None,
-    ) -> list[dict[str, str]]:
-        """Load ``weights`` and gather the statistics of every domain; where the weights came from.
+    def take_statistics(
+        self, domains: Sequence[str], examples: Callable[[str, int, int], Tensor], limit: int | None = None
+    ) -> None:
+        """Gather the statistics of every domain from its images.
 
         Args:
-            weights: ``pretrained``, ``random``, or a file or folder (a fine-tuned network is a file, too).
-            examples: (domain, at most so many, from this one on) -> images; None leaves the statistics as they are.
+            examples: (domain, at most so many, from this one on) -> images.
             limit: images of each domain that statistics are taken from; None takes all.
-
-        Raises WeightsError.
         """
-        about = [] if weights == "random" else [self.load(weights)]
-        self.take_statistics(domains, examples, limit)
-        return about
-
-    def take_statistics(
-        self, domains: Sequence[str], examples: Callable[..., Tensor] | None, limit: int | None = None
-    ) -> None:
-        """Gather the statistics of every domain from its images; arguments as of :meth:`prepare`."""
-        if examples is not None:
-            for number, domain in enumerate(domains):
-                self.measure(number, blocks(examples, domain, limit))
-
-    def load(self, weights: str) -> dict[str, str]:
-        """Fill the network from ``pretrained`` or a path; where it came from. Raises WeightsError."""
-        from unpaired.training import finetuning  # not at the top: it trains, and so imports what imports this
-
-        path = None if weights == "pretrained" else Path(weights).expanduser()
-        if path is not None and finetuning.is_finetuned(path):
-            return finetuning.fill(self.features, path)
-        return load_pretrained(self.features, path)
+        for number, domain in enumerate(domains):
+            self.measure(number, blocks(examples, domain, limit))
 
     @torch.no_grad()
     def measure(self, domain: int, images: Iterable[Tensor]) -> None:
@@ -209,7 +183,7 @@ def hash_tensor(sha: hashlib._Hash, name: str, tensor: Tensor) -> None:
     sha.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
-def blocks(examples: Callable[..., Tensor], domain: str, limit: int | None) -> Iterator[Tensor]:
+def blocks(examples: Callable[[str, int, int], Tensor], domain: str, limit: int | None) -> Iterator[Tensor]:
     """All images of a domain (at most ``limit``), ``BLOCK`` at a time."""
     first = 0
     while limit is None or first < limit:

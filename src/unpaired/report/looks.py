@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unpaired import weights
 from unpaired.data.check import CheckReport
 from unpaired.data.images import Pixels, open_image, to_tensor, to_uint8
 from unpaired.errors import ImageError, Interrupted, NotComparableError, UnpairedError, WeightsError
 from unpaired.evaluation.classifier import Classifier
 from unpaired.evaluation.features import Backbone, open_backbone
-from unpaired.networks.classifiers import Features, load_pretrained
+from unpaired.networks.classifiers import Features
 from unpaired.report.gather import Pictures, Subject
 from unpaired.report.page import Report
 from unpaired.translate.translator import Translator
@@ -146,14 +147,14 @@ class Sight:
     why: str = ""
 
 
-def open_sight(weights: Path | str | None, device: torch.device) -> Sight:
-    """The feature network with its pretrained weights. Raises WeightsError only where ``weights`` was given."""
+def open_sight(where: Path | str | None, device: torch.device) -> Sight:
+    """The feature network with its pretrained weights. Raises WeightsError only where ``where`` was given."""
     try:
         layers = Features(NETWORK, TAPS)
-        load_pretrained(layers, weights)
-        return Sight(open_backbone(NETWORK, weights, device), layers.eval().requires_grad_(False))
+        weights.fill(layers, where)
+        return Sight(open_backbone(NETWORK, where, device), layers.eval().requires_grad_(False))
     except WeightsError as error:
-        if weights is not None:
+        if where is not None:
             raise
         return Sight(why=str(error))
 

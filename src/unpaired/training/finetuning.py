@@ -24,13 +24,11 @@ from unpaired._version import __version__
 from unpaired.config import DataConfig
 from unpaired.data.images import show, to_tensor
 from unpaired.data.sampling import Pool, Sampler, centre_crops, open_pool
-from unpaired.errors import CheckpointError, ConfigError, Interrupted, NonFiniteError, WeightsError, nearest
-from unpaired.files import sha256_of
-from unpaired.networks.classifiers import Features, load_pretrained
+from unpaired.errors import CheckpointError, ConfigError, Interrupted, NonFiniteError, nearest
+from unpaired.networks.classifiers import Features
 from unpaired.networks.convnets import kaiming_convolutions
 from unpaired.training.log import Reporter
 
-KIND = "features"
 STATE_EVERY = 500
 """Steps between two states from which an interrupted fine-tuning goes on."""
 
@@ -82,7 +80,7 @@ class Tuned(nn.Module):
 
     def fill(self, where: Path | None) -> dict[str, str]:
         """Pretrained weights for all but the new layer; where they came from. Raises WeightsError."""
-        about = load_pretrained(self.features, where)
+        about = weights.fill(self.features, where)
         if self.network == "vgg19":
             state = weights.load("vgg19", where)
             for there, layer in (("classifier.0", self.head[2]), ("classifier.3", self.head[5])):
@@ -193,7 +191,7 @@ def finetune(
         header = {
             "format": checkpoint.FORMAT,
             "version": __version__,
-            "kind": KIND,
+            "kind": "features",
             "accuracy": accuracy,
             "n": n,
             **settings,
@@ -287,37 +285,3 @@ class _Run:
                 right += int((self.model(images).argmax(1) == number).sum())
                 total += len(rows)
         return right / total, total
-
-
-# ---------------------------------------------------------------------------------------------- use
-
-
-def is_finetuned(path: Path) -> bool:
-    """Whether ``path`` is meant to be a file of :func:`finetune`."""
-    return path.suffix == ".safetensors" and path.is_file()
-
-
-def fill(features: Features, path: Path) -> dict[str, str]:
-    """Take the layers of a file of :func:`finetune`; where they came from. Raises WeightsError when they do not fit."""
-    try:
-        tensors, header = checkpoint.unpack(path, path.read_bytes())
-    except (CheckpointError, OSError) as error:
-        raise WeightsError(f"{show(path)}: {error}") from error
-    if header.get("kind") != KIND or header.get("network") != features.network:
-        raise WeightsError(
-            f"{show(path)}: holds '{header.get('network', header.get('method', 'something else'))}', not fine-tuned features of "
-            f"{features.network}. Make some with: unpaired finetune DATA --network {features.network} --out FILE"
-        )
-    own = features.layers.state_dict()
-    wrong = [k for k, v in own.items() if k not in tensors or tensors[k].shape != v.shape]
-    if wrong:
-        raise WeightsError(f"{show(path)}: {len(wrong)} layers do not fit {features.network}, such as {wrong[0]}")
-    features.layers.load_state_dict({k: tensors[k] for k in own})
-    origin = header.get("origin", {})
-    return {
-        "name": f"{features.network}, fine-tuned on {', '.join(header['classes'])}",
-        "file": path.name,
-        "sha256": sha256_of(path),
-        "licence": str(origin.get("licence", "that of its origin")),
-        "origin": str(origin.get("sha256", "random weights")),
-    }

@@ -34,9 +34,10 @@ from unpaired.errors import (
     UnpairedError,
 )
 from unpaired.machine import Ranks, joined
-from unpaired.methods.base import Method, Stage, Update
+from unpaired.methods.base import Beginning, Method, Stage, Update
 from unpaired.training import log as origins
 from unpaired.training.log import Reporter, RunLog, warn
+from unpaired.training.pretrained import Start
 from unpaired.training.state import Plan, TrainingState, compare_settings, lock, restore_newest
 
 if TYPE_CHECKING:
@@ -75,10 +76,12 @@ class Trainer(TrainingState):
         ranks: Ranks | None = None,
         reporter: Reporter | None = None,
         validator: Validator | None = None,
+        begun_with: Beginning | None = None,
     ) -> None:
         super().__init__(method.place(device), config.training.ema)
         self.pool, self.held_out, self.config, self.run_dir = pool, held_out, config, run_dir
-        self.header_extra, self.on_step, self.validator = header_extra or {}, on_step, validator
+        self.begun_with, self.on_step, self.validator = begun_with, on_step, validator
+        self.header_extra = {**(header_extra or {}), **({"started_from": begun_with.about} if begun_with else {})}
         self.settings, self.device, self.ranks, self.reporter = config.training, device, ranks or Ranks(), reporter
         if config.data.views:
             method.view_counts = {d: pool.count(d) * config.data.views for d in method.domains}
@@ -100,23 +103,10 @@ class Trainer(TrainingState):
 
     def prepare(self) -> None:
         """Before the first step of a fresh run: let the method load pretrained weights. Raises WeightsError."""
-        self.method.examples = self._examples
-        # a run that starts from another model has its weights already: those stay, and only the rest is prepared
-        kept = dict(self.method.shared_state()) if "started_from" in self.header_extra else {}
-        kept = {n: value.clone() for n, value in kept.items() if not n.startswith(self.method.measured)}
-        found = self.method.prepare()
-        earlier = self.method.begun_with.pretrained if self.method.begun_with else ()
-        self.pretrained = [*(dict(p) for p in earlier if p not in found), *found]
-        self.method.load_state_dict(kept, strict=False)
-        self.method.examples = None
-        self.take_optimizers(self.method.carried)
-        self.method.carried = {}
+        start = Start(self.pool, self.config.data, self.device, self.begun_with)
+        self.method.prepare(start)
+        self.pretrained = start.pretrained
         self.begin_average()
-
-    def _examples(self, domain: str, count: int, first: int = 0) -> Tensor:
-        """[n, 3, S, S]: centre crops of ``count`` training images of a domain from ``first`` on, fewer where there are fewer."""
-        rows = range(first, min(first + count, self.pool.count(domain)))
-        return to_tensor(centre_crops(self.pool, domain, rows, self.config.data)).to(self.device)
 
     def header(self) -> dict[str, Any]:
         """The header of a model of this step."""
@@ -506,6 +496,7 @@ def fit(
     allow_change: Sequence[str] = (),
     quiet: bool = False,
     validator: Validator | None = None,
+    begun_with: Beginning | None = None,
 ) -> Path:
     """Train ``method`` on ``pool`` in ``run_dir``, resuming what is there; the last checkpoint's ``model.safetensors``.
 
@@ -517,6 +508,7 @@ def fit(
         on_step: called after each step with (step, method); a returned mapping is logged. It must not change the method.
         allow_change: settings that may differ from the run being resumed (``data`` allows other images).
         validator: looks at images that are not in ``pool``, every ``config.training.validate_every`` steps.
+        begun_with: the model whose weights the method has been given (:func:`unpaired.checkpoint.start_from`).
 
     Raises:
         ConfigError, CheckpointError, WeightsError, RefusedError: before any work.
@@ -546,7 +538,7 @@ def fit(
         say = Reporter(1, 0, quiet=quiet or not ranks.main).say
         trainer = Trainer(
             method, pool, config, run_dir, held_out=held_out, header_extra=header_extra or {}, on_step=on_step,
-            device=device, ranks=ranks, reporter=None, validator=validator,
+            device=device, ranks=ranks, reporter=None, validator=validator, begun_with=begun_with,
         )  # fmt: skip
         _check_shares(trainer.plan, ranks)
         restore_newest(trainer, root, allow_change)

@@ -155,8 +155,8 @@ def train(
     from unpaired import checkpoint, machine
     from unpaired.data.folders import find
     from unpaired.methods import method_class
+    from unpaired.methods.gans import GANS
     from unpaired.training import loop
-    from unpaired.training.pretrained import TRANSLATOR
     from unpaired.translate.translator import load
 
     with signals.handled():
@@ -173,7 +173,7 @@ def train(
             if not named and not (out / "config.toml").exists():
                 method = translator
             asked = resolve(method=method, preset=preset, config=config, start_from=start_from, run_dir=out).method
-            if asked not in (kinds := [translator, *(k for k, t in TRANSLATOR.items() if t == translator)]):
+            if asked not in (kinds := [translator, *(k for k, gan in GANS.items() if gan.translator == translator)]):
                 raise ConfigError(
                     f"{pretrained} holds a {kinds[-1]}: method '{translator}' starts from it, not '{asked}'; leave out the "
                     "method, preset or config that says so"
@@ -196,11 +196,9 @@ def train(
         if saved is None and start_from is None:
             model.check_start()
         opened = open_data(tree, run)
-        extra = {}
-        if start_from is not None:
-            extra["started_from"] = checkpoint.start_from(model, run.method, start_from)
+        begun_with = None if start_from is None else checkpoint.start_from(model, run.method, start_from)
         path = loop.fit(
-            model, opened.pool, run, out, held_out=opened.held_out, header_extra=extra, allow_change=allow_change, quiet=quiet,
+            model, opened.pool, run, out, held_out=opened.held_out, begun_with=begun_with, allow_change=allow_change, quiet=quiet,
             validator=opened.validator, origin=note,
         )  # fmt: skip
         return load(path)
@@ -253,18 +251,19 @@ def _held_out(pool: Pool, run: RunConfig) -> tuple[Pool, Validator]:
 def _from_pretrained(path: Path | str, out: Path) -> tuple[str, dict[str, Any]]:
     """The translator that goes with a pretrained model, and the settings that this fixes; when the run is there already, those
     it was begun with."""
-    from unpaired.training.pretrained import ARCHITECTURE, TRANSLATOR, settings_from
+    from unpaired.methods.gans import GANS
+    from unpaired.training.pretrained import settings_from
 
     saved = out / "config.toml"
     if saved.exists():  # the pretrained file is not needed any more, and may be gone
         values = read_toml(saved)
         method, model = values.get("method", ""), values.get("model", {})
-        kind = next((k for k in ARCHITECTURE if method in (k, TRANSLATOR[k])), None)
+        kind = next((k for k, gan in GANS.items() if method in (k, gan.translator)), None)
         if kind is not None and model.get("pretrained") == str(path):
-            names = ("pretrained", *ARCHITECTURE[kind])
+            names = ("pretrained", *GANS[kind].fixed)
             return method, {"data.size": values["data"]["size"]} | {f"model.{name}": model[name] for name in names}
     kind, fixed = settings_from(path)
-    return TRANSLATOR[kind], fixed
+    return GANS[kind].translator, fixed
 
 
 def pretrain(
@@ -285,27 +284,26 @@ def pretrain(
     ``method`` is ``biggan`` (class-conditional, the default) or ``stylegan``. Other arguments and errors as :func:`train`; without
     ``preset`` and ``config`` a new run has the preset ``biggan-small`` or ``stylegan-small``.
     """
-    from unpaired.training.pretrained import ARCHITECTURE, settings_from
+    from unpaired.methods.gans import GANS
+    from unpaired.training.pretrained import settings_from
 
     saved = Path(out) / "config.toml"
     if method is None and preset is None and config is None and pretrained is not None and not saved.exists():
         method, _ = settings_from(pretrained)
-    if method is not None and method not in ARCHITECTURE:
-        raise ConfigError(f"--method {method} is no GAN; there are: {', '.join(ARCHITECTURE)}")
+    if method is not None and method not in GANS:
+        raise ConfigError(f"--method {method} is no GAN; there are: {', '.join(GANS)}")
     if preset is None and config is None:
         if not saved.exists():
             preset = f"{method or 'biggan'}-small"
-        elif (found := read_toml(saved).get("method")) not in ARCHITECTURE or method not in (None, found):
+        elif (found := read_toml(saved).get("method")) not in GANS or method not in (None, found):
             raise ConfigError(
                 f"{out} holds a run of method '{found}', not a pretraining{f' of {method}' if method else ''}; use another --out"
             )
     elif method is None:  # a preset names its method, a config file may leave it out
         named = read_preset(preset).get("method") if preset is not None else None
         method = str(named or (read_toml(Path(config)).get("method") if config is not None else None) or "biggan")
-        if method not in ARCHITECTURE:
-            raise ConfigError(
-                f"a preset or config for '{method}' is no pretraining; there are: {', '.join(ARCHITECTURE)}"
-            )
+        if method not in GANS:
+            raise ConfigError(f"a preset or config for '{method}' is no pretraining; there are: {', '.join(GANS)}")
     return train(
         data,
         out,
