@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -50,7 +51,7 @@ def test_every_command_of_the_documents_is_one(page: Path) -> None:
         for word in words:
             if word.startswith("--"):
                 assert word.split("=")[0] in options[name], f"{page}: {line}: {word}"
-        for before, word in zip(words, words[1:], strict=False):
+        for before, word in itertools.pairwise(words):
             if before == "--preset" and word != "…" and not word.isupper():
                 assert word in presets(), f"{page}: {line}: no preset {word}"
 
