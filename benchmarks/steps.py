@@ -3,8 +3,6 @@
     python benchmarks/steps.py attend-horse2zebra [--precision bf16] [--steps 10] [--stage NAME] [--set KEY=VALUE …]
     python benchmarks/steps.py cascade-zebra2giraffe --count
 
-Cached features: --set model.feature_cache=uint8 data.views=8 (the measured steps then read what the first one wrote).
-
 On a CPU the time is that of all threads together and of the clock (other programs disturb the latter), and the memory is
 the process's peak; on a GPU the time is the clock's after synchronising, and the memory PyTorch's peak. FLOP are counted by
 PyTorch's counter: 2 for each multiply-add, of convolutions and matrix products alone.
@@ -53,10 +51,10 @@ def count_flop(config: RunConfig, args: argparse.Namespace) -> None:
                 method.eval().requires_grad_(False)
                 for module in (*(m for u in stage.updates for m in u.modules), *stage.train_mode):
                     module.train()
-                for module in (*update.modules, *update.ahead):
+                for module in update.modules:
                     module.requires_grad_(True)
                 with flop_counter() as counter:
-                    torch.stack(list(update.loss(batch).values())).sum().backward()
+                    torch.stack(list(update.loss(*stage.arguments(batch)).values())).sum().backward()
                 total += counter.get_total_flops() / update.every
             print(
                 json.dumps(

@@ -189,9 +189,6 @@ class Reference:
         due = [u for u in self.stage.updates if self.trainer.step % u.every == 0]
         players = [p for u in self.stage.updates for m in u.modules for p in m.parameters()]
         for update in due:
-            # features and translations anew for each player
-            for kept in ("_last_maps", "_last_real", "_last_conditions", "_seen", "_made"):
-                getattr(self.method, kept, {}).clear()
             own = [p for m in update.modules for p in m.parameters()]
             for parameter in players:
                 parameter.requires_grad_(self.unfrozen)
@@ -204,7 +201,7 @@ class Reference:
                 loop.seed_everything(self.trainer.config.seed, self.trainer.step)
             apart = update.name == "discriminator" and isinstance(self.method, UNIT)
             with plain(), machine.autocast(self.precision, self.trainer.device):
-                terms = judged_apart(self.method, batch) if apart else update.loss(batch)  # type: ignore[arg-type]
+                terms = judged_apart(self.method, batch) if apart else update.loss(*self.stage.arguments(batch))  # type: ignore[arg-type]
             sum_of(t.float() for t in terms.values()).backward()
             self.optimizers[update.name].step()
             found |= {f"{update.name}/{k}": v.detach() for k, v in terms.items()}
@@ -234,8 +231,6 @@ class Case:
         torch.manual_seed(0)
         method = training_run.build(config, names)
         trainer = loop.Trainer(method, pool, config, Path("unused"), device=device)
-        if kind != "ours":
-            method.view_counts = None  # then nothing is kept
         stage = next(s for s in trainer.plan.stages if s.name.startswith(self.stage))
         torch.manual_seed(0)
         if stage.start is not None:

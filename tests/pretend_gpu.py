@@ -233,15 +233,10 @@ def rounds(name: str, run: Any, place: Callable[[Any], Any], device: torch.devic
 
 
 def tiny_run(name: str, **training: Any) -> Any:
-    """A method's tiny configuration, with no features on disk: reading a disk is waited for, that is what it is."""
+    """A method's tiny configuration."""
     import cases
 
-    run = cases.config(name, training=training)
-    return (
-        run
-        if not hasattr(run.model, "feature_cache")
-        else cases.config(name, training=training, model={"feature_cache": "off"})
-    )
+    return cases.config(name, training=training)
 
 
 def steps(name: str, precision: str) -> dict[str, list[str]]:

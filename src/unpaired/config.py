@@ -124,9 +124,6 @@ class DataConfig(Settings):
     1 is faster (38 dB and more), 0 always decodes in full."""
     mirror: bool = True
     """Flip half of the training crops left to right."""
-    views: Annotated[int, Field(ge=0)] = 0
-    """How many different training crops of each image there are, with their mirroring; 0 draws a new one each time. A limit makes
-    features of crops worth keeping (``model.feature_cache`` of the methods on a pyramid)."""
     background: tuple[int, int, int] = (255, 255, 255)
     """RGB colour (0 to 255) put under transparent pixels."""
     cache: bool = True

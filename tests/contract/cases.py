@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +74,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         },
     },
     "deepvae": {
-        "data": {"size": 32, "views": 2},
+        "data": {"size": 32},
         "model": {
-            "feature_cache": "uint8",
             "network": "tiny",
             "weights": "random",
             "width": 0.05,
@@ -184,10 +182,8 @@ def trainer(name: str, run: RunConfig | None = None) -> loop.Trainer:
     return loop.Trainer(method(name, run), pool(name), run, Path("unused"), device=torch.device("cpu"))
 
 
-def steps(trainer: loop.Trainer, stage: Stage, count: int, *, shared: bool = True) -> dict[str, float]:
-    """The terms of the last of ``count`` steps of a stage; without ``shared`` no player goes on with what another computed."""
-    if not shared:
-        stage = replace(stage, updates=tuple(replace(update, ahead=()) for update in stage.updates))
+def steps(trainer: loop.Trainer, stage: Stage, count: int) -> dict[str, float]:
+    """The terms of the last of ``count`` steps of a stage."""
     if stage.start is not None:
         stage.start()
     trainer.modes(stage)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import cases
 import pytest
 import torch
 from figures import Figure
+from torch.utils._pytree import tree_leaves
 
 from unpaired import checkpoint, signals
 from unpaired.errors import Interrupted
@@ -212,10 +215,33 @@ def test_an_update_says_whether_it_differentiates_a_gradient(
     for stage in method.stages():
         for update in stage.updates:
             built.clear()
-            update.loss(batch)
+            update.loss(*stage.arguments(batch))
             found[update.name] = any(built)
             assert update.second_order == any(built), f"{stage.name}/{update.name}"
     assert any(found.values()) or not changes
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_players_share_is_made_once(name: str, parts: int) -> None:
+    """``Stage.forward`` runs once for each part of a batch; where there are several and its result has a graph, once a player,
+    too, so that one graph at a time is held. After the step nothing asks for gradients."""
+    trainer = cases.trainer(name, cases.config(name, training={"accumulate": parts}))
+    for stage in trainer.plan.stages:
+        if stage.forward is None:
+            continue
+        made: list[Any] = []
+
+        def forward(batch: Any, made: list[Any] = made, real: Any = stage.forward) -> Any:
+            made.append(real(batch))
+            return made[-1]
+
+        trainer.modes(stage)
+        trainer.step = math.lcm(*(u.every for u in stage.updates))
+        trainer.run_step(replace(stage, forward=forward), 0, next(trainer.batches()))
+        again = parts > 1 and any(t.requires_grad for t in tree_leaves(made[0]) if isinstance(t, torch.Tensor))
+        assert len(made) == parts * (len(stage.updates) if again else 1), stage.name
+        assert not any(p.requires_grad for p in trainer.method.parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -226,7 +252,7 @@ def test_accumulation_keeps_the_objective(name: str) -> None:
     batch = loop.Sampler(cases.pool(name), config.data, method.pairs, config.seed).batch(1, 4)
     for stage in method.stages():
         for update in stage.updates:
-            update_terms = update.loss(batch)
+            update_terms = update.loss(*stage.arguments(batch))
             assert update_terms
             for key, value in update_terms.items():
                 assert value.ndim == 0 and torch.isfinite(value), key

@@ -11,14 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import kit
-import numpy as np
 import pytest
 import runs
 from figures import Figure
-from numpy.typing import NDArray
 
 from unpaired import checkpoint
-from unpaired.data.feature_cache import FeatureStore
 from unpaired.errors import CheckpointError, StoppedError, UnpairedError
 from unpaired.training import loop
 
@@ -214,38 +211,3 @@ def test_a_folder_that_goes_or_cannot_be_written_is_told(tmp_path: Path) -> None
     assert found.code == 2 and "run/checkpoints: cannot be made: Permission denied; use another --out" in found.said, (
         found
     )
-
-
-def test_a_disk_that_fills_up_beside_the_feature_cache_stops_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The room of a file of features is gone when its records come: those that fit are kept and read, also by the next process,
-    the others are told once and left to be computed."""
-    mount, place = kit.can_mount(), tmp_path / "disk"
-    place.mkdir()
-    size, record, count = 2 * 2**20, 2**16, 48  # 3 MiB on 2
-
-    def content(i: int) -> NDArray[np.uint8]:
-        return np.full(record, i, np.uint8)
-
-    def check(store: FeatureStore) -> int:
-        found = [store.get(bytes([i + 1] * 16), record) for i in range(count)]
-        assert all(x is None or np.array_equal(x, content(i)) for i, x in enumerate(found))
-        return sum(x is not None for x in found)
-
-    def work() -> None:
-        if mount:
-            kit.small_disk(place, size)
-        else:
-            kit.limit_files(size)
-        store = FeatureStore(place / "f", record, count)
-        for i in range(count):
-            store.put(bytes([i + 1] * 16), content(i))
-        kept = check(store)
-        store.close()
-        assert 0 < kept < count and kept == check(FeatureStore(place / "f", record, count))
-        print("kept some", *caplog.messages, sep="\n")
-
-    found = kit.outcome(work)
-    assert found.code == 0 and "kept some" in found.said, found
-    assert found.said.count("no more features are kept") == 1, found.said

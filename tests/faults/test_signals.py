@@ -20,7 +20,7 @@ from figures import Figure, pick
 
 import tiny
 from unpaired import checkpoint, cli, files, signals
-from unpaired.data import check, feature_cache, images
+from unpaired.data import check, images
 from unpaired.evaluation import run as evaluate_run
 from unpaired.networks.pyramid import Pyramid
 from unpaired.training import loop
@@ -40,9 +40,8 @@ DURING = {
     "stage switch": (tiny.Tiny, "halve"),
     "sample writing": (loop.Trainer, "sample"),
     "save": (files, "write_synced"),
-    "feature cache": (feature_cache.FeatureStore, "put"),
 }
-CASCADE = ("statistics", "feature cache")
+CASCADE = ("statistics",)
 """Phases that the method on a feature pyramid alone has; the others are those of the tiny method."""
 AFTER = {"evaluation": (evaluate_run, "_entry"), "translation": (translate_files._Job, "_translate")}
 # the n-th call: in the midst of a phase, not at its edge
@@ -53,7 +52,6 @@ CALL = {
     "training": 3,
     "sample writing": 2,
     "save": 5,
-    "feature cache": 6,
 }
 
 
@@ -73,7 +71,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 OWN = {
     "tiny": {"data.size": 16, "model.first_steps": 4, "model.second_steps": 4},
     "cascade": {
-        "data.size": 32, "data.views": 1, "model.feature_cache": "uint8", "model.network": "tiny", "model.weights": "random",
+        "data.size": 32, "model.network": "tiny", "model.weights": "random",
         "model.width": 0.05, "model.inversion_width": 0.2, "model.judge_width": 2, "model.levels": [5, 4], "model.batch_size": 2,
         "model.generator_every": 2, "model.level_steps": 2, "model.inversion_batch_size": 2, "model.inversion_steps": 3,
         "model.invert_all": "false",

@@ -292,10 +292,11 @@ def test_induction_is_frozen_in_eval_mode_and_saved() -> None:
 def test_rules_watch_the_named_player(rule: str) -> None:
     """λ's controller sees one loss a step, of the player that the rule names."""
     method = small(induction_rule=rule)
-    terms = method.discriminator_loss(batch(), "initial")
+    output = method.generator(batch().source)
+    terms = method.discriminator_loss(batch(), output, "initial")
     seen = [int(method.initial_induction.seen)]
     both = float(torch.stack(list(terms.values())).sum().detach())
-    adversarial = float(method.generator_loss(batch(), "initial")["adversarial"].detach())
+    adversarial = float(method.generator_loss(batch(), output, "initial")["adversarial"].detach())
     seen.append(int(method.initial_induction.seen))
     assert seen == ([0, 1] if rule.startswith("generator") else [1, 1])
     watched = adversarial if rule.startswith("generator") else both
@@ -403,7 +404,7 @@ def test_options_train(settings: dict[str, Any]) -> None:
         assert stage.start is not None
         stage.start()
         for update in stage.updates:
-            total = torch.stack(list(update.loss(batch()).values())).sum()
+            total = torch.stack(list(update.loss(*stage.arguments(batch())).values())).sum()
             players = [p for m in update.modules for p in m.parameters()]
             gradients = torch.autograd.grad(total, players, allow_unused=True)
             assert torch.isfinite(total)
@@ -457,43 +458,6 @@ def test_rate_is_constant_for_half_of_a_stage_then_falls_to_zero() -> None:
     assert [adam.schedule(s, 10_000) for s in (0, 4999, 5000, 7500)] == [1, 1, 1, 0.5]
     assert 0 < adam.schedule(9999, 10_000) < 1e-3
     assert [s.steps for s in stages] == [10_000] * 3
-
-
-def whole(**model: Any) -> loop.Trainer:
-    """Of the contract tests' run, its batches in one part."""
-    run = cases.config("attend")
-    return cases.trainer(
-        "attend",
-        run.model_copy(
-            update={
-                "model": run.model.model_copy(update=model),
-                "training": run.training.model_copy(update={"accumulate": 1}),
-            }
-        ),
-    )
-
-
-@pytest.mark.parametrize("stage", [0, 1, 2])
-def test_players_share_a_translation(stage: int) -> None:
-    """G0 and the branch run once a step, not once a player, and train as where each player translates for itself: but for the
-    running statistics of batch norm, which follow one pass instead of two."""
-    together, apart, calls = whole(), whole(), 0
-
-    def count(*_: object) -> None:
-        nonlocal calls
-        calls += 1
-
-    network = together.method.generator if stage != 1 else together.method.branch
-    network.register_forward_hook(count)  # type: ignore[union-attr, operator]
-    before = {k: v.clone() for k, v in together.method.state_dict().items()}
-    found = cases.steps(together, together.plan.stages[stage], 3)
-    assert calls == 3
-    assert together.method._ahead is None
-    wanted = cases.steps(apart, apart.plan.stages[stage], 3, shared=False)
-    assert found == pytest.approx(wanted, rel=1e-4)
-    for name, value in apart.method.named_parameters():
-        moved = (value - before[name]).norm()
-        assert (together.method.get_parameter(name) - value).norm() <= 1e-2 * moved + 1e-7, name
 
 
 def test_without_attention() -> None:

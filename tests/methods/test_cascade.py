@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,12 @@ from torch import Tensor, nn
 
 import tiny
 import unpaired
-from unpaired import checkpoint, losses, machine
+from unpaired import checkpoint, losses
 from unpaired.batch import Batch
 from unpaired.config import RunConfig
-from unpaired.data import feature_cache
 from unpaired.errors import CheckpointError, ConfigError, PartialError, RefusedError
 from unpaired.methods.cascade import Cascade
 from unpaired.methods.deepvae import DeepVAE
-from unpaired.networks.map_cache import MapCache
 from unpaired.networks.pyramid import Critic
 from unpaired.report import write_report
 from unpaired.training import loop
@@ -90,7 +87,7 @@ def test_a_conditional_level_goes_back_with_the_real_deeper_map() -> None:
     n = len(b)
 
     def pairs_of(translator: nn.Module) -> list[tuple[Tensor, ...]]:  # several batches may go through together
-        given = inputs_of(translator, lambda: method.translator_loss(b, 1))
+        given = inputs_of(translator, lambda: method.translator_loss(b, method.given(b, 1), 1))
         return [pair for x, y in given for pair in zip(x.split(n), y.split(n), strict=True)]
 
     pairs = pairs_of(to_blue)
@@ -113,28 +110,34 @@ def test_translators_raise_what_critics_lower() -> None:
     critic = method.critics["5"][1]  # type: ignore[index]
     for parameter in method.critics["5"].parameters():
         parameter.requires_grad_(True)
-    gap = method.critic_loss(b, 0)["gap/blue"]
+    gap = method.critic_loss(b, method.given(b, 0), 0)["gap/blue"]
     assert torch.allclose(gap, critic(fake)[0].mean() - critic(real)[0].mean(), atol=1e-6)
-    assert torch.allclose(method.translator_loss(b, 0)["adversarial/blue"], -critic(fake)[0].mean(), atol=1e-6)
+    assert torch.allclose(
+        method.translator_loss(b, method.given(b, 0), 0)["adversarial/blue"], -critic(fake)[0].mean(), atol=1e-6
+    )
 
 
 def test_weights_of_the_terms() -> None:
     """Cycle and identity are mean absolute differences times λ; with a λ of 0 a term is left out, and without the adversarial
     term there is no critic to train."""
     b = batch()
+
+    def terms_of(some: Cascade) -> dict[str, Tensor]:
+        return some.translator_loss(b, some.given(b, 1), 1)
+
     method = cascade()
-    terms = method.translator_loss(b, 0)
+    terms = method.translator_loss(b, method.given(b, 0), 0)
     other = cascade(cycle_weight=50.0, identity_weight=10.0)
     other.load_state_dict(method.state_dict())
-    less = other.translator_loss(b, 0)
+    less = other.translator_loss(b, other.given(b, 0), 0)
     assert torch.allclose(terms["cycle/red"], 2 * less["cycle/red"])
     assert torch.allclose(terms["identity/blue"], 10 * less["identity/blue"])
     own = method.pyramid(b.source, 0)[5]
     assert torch.allclose(terms["identity/red"], 100 * (method.make(0, own, None, 0) - own).abs().mean())
-    assert {k.split("/")[0] for k in cascade(cycle_weight=0.0).translator_loss(b, 1)} == {"adversarial", "identity"}
-    assert {k.split("/")[0] for k in cascade(identity_weight=0.0).translator_loss(b, 1)} == {"adversarial", "cycle"}
+    assert {k.split("/")[0] for k in terms_of(cascade(cycle_weight=0.0))} == {"adversarial", "identity"}
+    assert {k.split("/")[0] for k in terms_of(cascade(identity_weight=0.0))} == {"adversarial", "cycle"}
     without = cascade(adversarial_weight=0.0)
-    assert {k.split("/")[0] for k in without.translator_loss(b, 0)} == {"cycle", "identity"}
+    assert {k.split("/")[0] for k in without.translator_loss(b, without.given(b, 0), 0)} == {"cycle", "identity"}
     assert [u.name for u in without.stages()[-1].updates] == ["translator-3"]
     with pytest.raises(ConfigError, match="nothing would be learnt"):
         settings(adversarial_weight=0, cycle_weight=0, identity_weight=0)
@@ -155,7 +158,7 @@ def test_the_penalty_of_a_linear_critic_is_known() -> None:
     for seed in (0, 1):
         for enabled in (False, True):
             with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-                penalty = method.critic_loss(batch(seed=seed), 0)["penalty/red"]
+                penalty = method.critic_loss(batch(seed=seed), method.given(batch(seed=seed), 0), 0)["penalty/red"]
             assert penalty.dtype == torch.float32
             assert torch.allclose(penalty, expected, rtol=1e-5)
 
@@ -191,9 +194,8 @@ def test_a_critic_knows_its_slopes(side: int) -> None:
 def test_losses_are_those_of_passes_apart(index: int, off: str) -> None:
     """Real and fake maps judged together, translation and identity made together: the terms are those of a pass for each."""
     method, b = cascade(**({off: 0.0} if off else {})), batch(3)
-    real, level = method._both(b, index), (5, 4)[index]
+    (real, translated), level = method.given(b, index), (5, 4)[index]
     deeper = [real[s][5] if index else None for s in (0, 1)]
-    translated = method._conditions(index, real)
     wanted: dict[str, Tensor] = {}
     for target, source, name, other in ((0, 1, "red", "blue"), (1, 0, "blue", "red")):
         critic = method.critics[str(level)][target]  # type: ignore[index]
@@ -204,30 +206,13 @@ def test_losses_are_those_of_passes_apart(index: int, off: str) -> None:
         wanted[f"cycle/{other}"] = 100 * (back - real[source][level]).abs().mean()
         same = method.make(index, real[target][level], deeper[target], target)
         wanted[f"identity/{name}"] = 100 * (same - real[target][level]).abs().mean()
-    terms = method.translator_loss(b, index) | (method.critic_loss(b, index) if off != "adversarial_weight" else {})
+    terms = method.translator_loss(b, method.given(b, index), index) | (
+        method.critic_loss(b, method.given(b, index), index) if off != "adversarial_weight" else {}
+    )
     assert {k.split("/")[0] for k in wanted} - {k.split("/")[0] for k in terms} <= {off.removesuffix("_weight"), "gap"}
     for key, value in terms.items():
         if not key.startswith("penalty"):
             torch.testing.assert_close(value, wanted[key], rtol=1e-5, atol=1e-6)
-
-
-def test_players_of_a_step_share_the_deeper_translations() -> None:
-    """The frozen chain runs once a step and direction, not once a player; for other images it runs again."""
-    trainer = cases.trainer("cascade")
-    stage = next(s for s in trainer.plan.stages if s.name == "level-4")
-    trainer.modes(stage)
-    batches, passes = trainer.batches(), 0
-
-    def count(*_: object) -> None:
-        nonlocal passes
-        passes += 1
-
-    for deepest in trainer.method.makers["5"]:  # type: ignore[union-attr, index]
-        deepest.register_forward_hook(count)
-    for step, expected in ((2, 2), (4, 4)):  # steps of both players
-        trainer.step = step
-        trainer.run_step(stage, 0, next(batches))
-        assert passes == expected
 
 
 def test_one_point_on_the_line_for_each_sample() -> None:
@@ -237,7 +222,7 @@ def test_one_point_on_the_line_for_each_sample() -> None:
     critic = method.critics["5"][1]  # type: ignore[index]
     for parameter in method.critics["5"].parameters():
         parameter.requires_grad_(True)
-    mixed = inputs_of(critic.convolutions[0], lambda: method.critic_loss(b, 0))[-1][0].detach()
+    mixed = inputs_of(critic.convolutions[0], lambda: method.critic_loss(b, method.given(b, 0), 0))[-1][0].detach()
     apart = (real - fake).abs() > 0.1
     share = torch.where(apart, (mixed - fake) / (real - fake), torch.nan).flatten(1)
     mean = share.nanmean(1)
@@ -258,7 +243,7 @@ def test_a_translator_step_leaves_the_critics_without_gradients() -> None:
     critic, translator = stage.updates
     assert (critic.every, translator.every) == (1, 2)
     before = {n: p.clone() for n, p in method.critics.named_parameters()}  # type: ignore[union-attr, operator]
-    trainer._update(translator, stage, 0, [batch()])
+    trainer._update(translator, 0, loop.Forward(stage, [batch()], []))
     for name, parameter in method.critics.named_parameters():  # type: ignore[union-attr, operator]
         assert parameter.grad is None and torch.equal(parameter, before[name])
 
@@ -268,7 +253,7 @@ def test_all_levels_of_a_sample_come_from_one_crop() -> None:
     method, b = cascade(), batch()
     for own in (b, Batch(b.source.flip(3), b.source_domain, b.target.flip(3), b.target_domain)):
         for maps, images, domain in (
-            (m, i, d) for d, (m, i) in enumerate(zip(method._both(own, 2), method.sides_of(own), strict=True))
+            (m, i, d) for d, (m, i) in enumerate(zip(method.given(own, 2).real, method.sides_of(own), strict=True))
         ):
             for level in (5, 4, 3):
                 alone = method.pyramid(images, domain, (level,))[level]
@@ -278,7 +263,7 @@ def test_all_levels_of_a_sample_come_from_one_crop() -> None:
 def test_inversion_pays_for_the_image_its_features_and_the_judge() -> None:
     """L1 of the image, the weighted mean square of activations, LSGAN; each weight scales its term and 0 leaves it out."""
     method, b = cascade(image_weight=2.0, perceptual_weight=3.0, inversion_gan_weight=0.5), batch()
-    terms = method.inverter_loss(b, 3)
+    terms = method.inverter_loss(b, method.real(b, 3), 3)
     image = method.picture(3, method.pyramid(b.source, 0)[3], 0)
     assert torch.allclose(terms["image/red"], 2 * (image - b.source).abs().mean())
     judged = method.judges["3"][0](image)[0]  # type: ignore[index]
@@ -289,7 +274,7 @@ def test_inversion_pays_for_the_image_its_features_and_the_judge() -> None:
     expected = torch.stack([w * (x - y).square().mean() for x, y, w in pairs]).sum() / 4.2
     assert torch.allclose(terms["perceptual/red"], 3 * expected)
     plain = cascade(perceptual_weight=0.0, inversion_gan_weight=0.0)
-    assert set(plain.inverter_loss(b, 3)) == {"image/red", "image/blue"}
+    assert set(plain.inverter_loss(b, plain.real(b, 3), 3)) == {"image/red", "image/blue"}
     assert [u.name for u in plain.stages()[0].updates] == ["inverter-3"]
 
 
@@ -578,184 +563,6 @@ def test_averages_never_replace_what_levels_were_trained_on() -> None:
     assert {"mean5", "std5"} <= statistics and not any("mean5" in n or "std5" in n for n in trainer.average)
 
 
-# -- features on disk
-
-
-def kept(method: Cascade, crops: int, kind: str = "uint8", limit: float = 1.0, precision: str = "fp32") -> MapCache:
-    return MapCache(method.pyramid, kind, crops, limit, precision)
-
-
-def test_runs_of_different_precision_share_no_features() -> None:
-    """What a bf16 run has written is off by more than the rounding that fp32 runs expect: they do not read it. In a training the loop's
-    autocast decides."""
-    method = cascade(feature_cache="uint8")
-    images = batch().source
-    names = []
-    for precision in ("fp32", "bf16"):
-        method.view_counts, method._maps_kept, method._last_maps = {"red": 2, "blue": 2}, None, {}
-        with machine.autocast(precision, torch.device("cpu")):
-            method.maps(images, 0, 2)
-        assert method._maps_kept is not None and method._maps_kept.store is not None and method._maps_kept.misses == 2
-        names.append(method._maps_kept.store.path)
-    assert len(set(names)) == 2
-
-
-def test_a_store_that_is_forgotten_frees_its_file(tmp_path: Path) -> None:
-    """A second run of one process, as in a notebook, is not told that another process has the file."""
-    store = feature_cache.FeatureStore(tmp_path / "f", 8, 2)
-    with pytest.raises(BlockingIOError):
-        feature_cache.FeatureStore(tmp_path / "f", 8, 2)
-    del store
-    again = feature_cache.FeatureStore(tmp_path / "f", 8, 2)
-    again.close()
-    again.close()
-
-
-@pytest.mark.parametrize("kind", ["uint8", "bf16"])
-def test_read_and_computed_maps_are_the_same_bits(kind: str) -> None:
-    """Written, read again by another object, or never on disk: equal; and within the rounding of the plain maps."""
-    method = cascade()
-    images = torch.cat([batch(3, seed).source for seed in range(2)])
-    plain = method.pyramid(images, 1)
-    first = kept(method, 10, kind)
-    written = first.maps(images, 1, 3)
-    assert (first.hits, first.misses) == (0, 6) and first.store is not None
-    first.store.close()
-    second = kept(method, 10, kind)
-    read = second.maps(images, 1, 3)
-    mixed = second.maps(torch.cat([images[4:], batch(2, 9).source, images[:1]]), 1, 3)
-    assert (second.hits, second.misses) == (9, 2)
-    computed = kept(method, 0, kind).maps(images, 1, 3)
-    for level in (5, 4, 3):
-        assert torch.equal(written[level], read[level]) and torch.equal(read[level], computed[level])
-        assert torch.equal(mixed[level][:2], read[level][4:]) and torch.equal(mixed[level][4], read[level][0])
-        assert float((read[level] - plain[level]).abs().max()) <= 1 / 255 + 1e-6
-    assert set(second.maps(images, 1, 1)) == {5}  # a stage reads no further than it needs
-    assert second.store is not None
-    second.store.close()
-
-
-def test_another_domain_or_other_statistics_are_other_features() -> None:
-    """The same crop in the units of the other domain is another record, and with other statistics another file."""
-    method = cascade()
-    cache = kept(method, 8)
-    images = batch().source
-    a, b = cache.maps(images, 0, 3), cache.maps(images, 1, 3)
-    assert cache.misses == 4 and not torch.equal(a[5], b[5])
-    assert cache.store is not None
-    path = cache.store.path
-    method.pyramid.get_buffer("mean5").add_(0.1)
-    other = kept(method, 8)
-    assert other.store is not None and other.store.path != path
-    other.store.close()
-    cache.store.close()
-
-
-def test_a_damaged_record_is_computed_again() -> None:
-    """A flipped bit on disk is noticed by the record's checksum, and the maps come out as before."""
-    method = cascade()
-    images = batch(4).source
-    cache = kept(method, 4)
-    before = cache.maps(images, 0, 3)
-    assert cache.store is not None
-    path, record = cache.store.path, cache.store.record
-    cache.store.close()
-    data = bytearray(path.read_bytes())
-    data[-record // 2] ^= 1  # within the last record
-    path.write_bytes(bytes(data))
-    again = kept(method, 4)
-    after = again.maps(images, 0, 3)
-    assert (again.hits, again.misses) == (3, 1)
-    assert all(torch.equal(before[level], after[level]) for level in before)
-    assert again.store is not None
-    again.store.close()
-
-
-def test_size_is_said_before_it_is_written_and_bounded(caplog: pytest.LogCaptureFixture) -> None:
-    """Number of crops, bytes and place are logged; above the bound, and where another process has the file, nothing is written."""
-    method = cascade()
-    with caplog.at_level(logging.WARNING, "unpaired"):
-        cache = kept(method, 5)
-        second = kept(method, 5)
-        small = kept(method, 5, limit=1e-6)
-    assert cache.store is not None and second.store is None and small.store is None
-    texts = [r.getMessage() for r in caplog.records]
-    assert "features of 5 crops" in texts[0] and str(cache.store.path) in texts[0]
-    assert any("in use by another process" in t for t in texts) and any("feature_cache_gib = 1e-06" in t for t in texts)
-    cache.store.close()
-
-
-def test_a_full_file_stays_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Records beyond the capacity are not kept; the others stay readable; another kind of file is refused."""
-    store = feature_cache.FeatureStore(tmp_path / "f", 8, 2)
-    keys = [bytes([i + 1] * 16) for i in range(3)]
-    for i, key in enumerate(keys):
-        store.put(key, np.full(8, i, np.uint8))
-    assert len(store) == 2 and store.get(keys[2], 8) is None
-    store.put(bytes([9] * 16), np.zeros(8, np.uint8))
-    assert caplog.text.count("is full of other crops") == 1  # said once
-    found = store.get(keys[1], 3)
-    assert found is not None and found.tolist() == [1, 1, 1]
-    store.close()
-    with pytest.raises(ValueError, match="another kind"):
-        feature_cache.FeatureStore(tmp_path / "f", 9, 2)
-
-
-@pytest.mark.parametrize("left", [0, 24, 100_000])
-def test_a_file_of_features_that_was_only_begun_is_begun_again(left: int, tmp_path: Path) -> None:
-    """Killed before its first bytes were written, it holds nothing or zeros: the next process uses it."""
-    (tmp_path / "f").write_bytes(bytes(left))
-    store = feature_cache.FeatureStore(tmp_path / "f", 8, 2)
-    store.put(b"k" * 16, np.full(8, 7, np.uint8))
-    store.close()
-    again = feature_cache.FeatureStore(tmp_path / "f", 8, 2)
-    found = again.get(b"k" * 16, 8)
-    assert found is not None and found.tolist() == [7] * 8
-    again.close()
-
-
-def test_with_a_limit_of_views_crops_repeat(tmp_path: Path) -> None:
-    """data.views = 2: an image has two crops, the same in every epoch and for every seed; without a limit there are many more."""
-    from unpaired.data.sampling import Sampler
-
-    pool = cases.pool("cascade")
-    seen: dict[int, set[bytes]] = {}
-    for views in (0, 2):
-        config = settings().data.model_copy(update={"views": views, "resize": 36})
-        crops = [
-            bytes(image.numpy().data)
-            for seed in (0, 1)
-            for step in range(20)
-            for image in Sampler(pool, config, (DOMAINS,), seed).batch(step, 4).source
-        ]
-        seen[views] = set(crops)
-    assert len(seen[2]) <= 2 * pool.count("red") < len(seen[0])
-
-
-def test_training_with_features_on_disk_equals_training_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Rounded maps that were read and rounded maps that were computed give the same weights, bit for bit."""
-    weights, caches = [], []
-    real = MapCache.__init__
-
-    def noted(cache: MapCache, *given: Any) -> None:
-        real(cache, *given)
-        caches.append(cache)
-
-    monkeypatch.setattr(MapCache, "__init__", noted)
-    for name, views, limit in (("disk", 2, 1.0), ("full", 2, 1e-9)):
-        config = cases.config(
-            "cascade",
-            data={"views": views},
-            model={"feature_cache": "uint8", "feature_cache_gib": limit, "levels": [5, 4], "level_steps": 8},
-        )
-        path = train(tmp_path / name, config)
-        weights.append(checkpoint.unpack(path, path.read_bytes())[0])
-    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
-    assert [c.hits > 0 for c in caches] == [True, False]
-
-
 # -- sheets of levels
 
 
@@ -795,7 +602,7 @@ def test_the_vae_pays_for_squares_and_divergence() -> None:
     mean, log_variance = method.encoder(x)
     kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1).mean()
     torch.manual_seed(5)
-    terms = method.vae_loss(b)
+    terms = method.vae_loss(b, method.given(b, 0))
     torch.manual_seed(5)
     z = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
     assert torch.allclose(terms["kl"], kl / x[0].numel())
@@ -806,7 +613,7 @@ def test_generators_learn_on_real_deeper_maps_and_draw_on_their_own() -> None:
     """In training G_4 is given the real map of level 5; in synthesis the one that the VAE made."""
     method, b = deepvae(), batch()
     real = method.maps(b.source, 0, 1)[5]
-    given = inputs_of(method.makers["4"], lambda: method.generator_loss(b, 1))
+    given = inputs_of(method.makers["4"], lambda: method.generator_loss(b, method.given(b, 1), 1))
     assert torch.equal(given[0][1], real)
     z = torch.randn(2, method.latent_size or 0)
     made = method.synthesise(z, 2)
@@ -820,7 +627,7 @@ def test_a_critic_may_see_the_condition() -> None:
     for parameter in method.critics.parameters():
         parameter.requires_grad_(True)
     critic: Any = method.critics["4"]
-    seen = inputs_of(critic.convolutions[0], lambda: method.critic_loss(b, 1))
+    seen = inputs_of(critic.convolutions[0], lambda: method.critic_loss(b, method.given(b, 1), 1))
     channels, n = method.pyramid.channels, len(b)
     judged = [part for (x,) in seen for part in x.split(n)]
     assert len(judged) == 3 and all(x.shape[1] == channels[4] + channels[5] for x in judged)  # real, fake, between

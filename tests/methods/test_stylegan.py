@@ -236,10 +236,11 @@ def test_bf16_losses_stay_near_those_in_fp32(loss: str) -> None:
     for precision in ("fp32", "bf16"):
         method = make(width=16, loss=loss, r1=1.0)
         found.append({})
-        for update in method.stages()[1].updates:
+        stage = method.stages()[1]
+        for update in stage.updates:
             torch.manual_seed(1)
             with machine.autocast(precision, torch.device("cpu")):
-                terms = update.loss(batch())
+                terms = update.loss(*stage.arguments(batch()))
             torch.stack([t.float() for t in terms.values()]).sum().backward()
             found[-1].update({f"{update.name}/{k}": float(v.detach()) for k, v in terms.items()})
         assert all(bool(torch.isfinite(p.grad).all()) for p in method.parameters() if p.grad is not None)

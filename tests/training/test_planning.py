@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -112,18 +111,6 @@ def test_a_trial_counts_what_the_run_does(tmp_path: Path) -> None:
     assert [(s.name, s.steps) for s in cost.stages] == [("first", 6), ("second", 7)]
     for seconds in (cost.save_seconds, cost.sheet_seconds, cost.look_seconds, cost.start_seconds):
         assert seconds > 0
-
-
-def test_crops_that_come_again_are_timed_apart(tmp_path: Path) -> None:
-    """With data.views a stage draws new crops first and known ones then: of 40 images in steps of 2 x 4, with 40 crops in all, the
-    first stage of 4 steps sees new ones alone, the second of 4 a quarter of them, the third none."""
-    trial = _Trial(resolve(preset="unit-small"), tmp_path, torch.device("cpu"), time.perf_counter)
-    method = build(resolve(preset="unit-small"), ("a", "b"))
-    trainer = SimpleNamespace(method=method)
-    stage = SimpleNamespace(steps=4, batch_size=4)
-    assert trial._new_crops(trainer, stage) == 1  # type: ignore[arg-type]
-    method.view_counts = {"a": 20, "b": 20}
-    assert [trial._new_crops(trainer, stage) for _ in range(3)] == [1, 0.25, 0]  # type: ignore[arg-type]
 
 
 def test_what_is_tried_where_memory_is_short(data: Path) -> None:

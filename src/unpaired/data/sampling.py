@@ -304,10 +304,7 @@ class Sampler:
                 if role not in self.reads:
                     continue
                 index, image = self._load(name, self._index(role, name, visit))
-                numbers = drawn[role][row]
-                if self.config.views:
-                    numbers = self._view(name, index, int(numbers[0] * self.config.views))
-                crop, mirror = self._crop(image, *numbers)
+                crop, mirror = self._crop(image, *drawn[role][row])
                 normalise(crop, values[role][n], mirror=mirror)
                 if role == "source":
                     label[n] = self.pool.label(name, index)
@@ -322,11 +319,6 @@ class Sampler:
     def _numbers(self, purpose: str, role: str, step: int, count: int) -> NDArray[np.float64]:
         """[count, 3] in [0, 1): row i depends on (seed, step, i) alone, whatever the count."""
         return _generator(self.seed, purpose, role, step).random((count, 3))
-
-    @staticmethod
-    def _view(domain: str, index: int, view: int) -> NDArray[np.float64]:
-        """[3] in [0, 1): crop and mirroring of one of an image's views, the same for every seed, step and role."""
-        return _generator("view", domain, index, view).random(3)
 
     def _pair(self, position: int) -> tuple[Pair, tuple[int, int]]:
         """(pair, (visits of its source as source, of its target as target) before this position)."""

@@ -22,7 +22,7 @@ from unpaired import losses
 from unpaired.batch import Batch, Pair
 from unpaired.config import MethodConfig
 from unpaired.errors import ConfigError
-from unpaired.methods.base import Adam, Method, Stage, Start, Update, asks_gradients, one_way
+from unpaired.methods.base import Adam, Method, Stage, Start, Update, one_way
 from unpaired.networks.classifiers import NETWORKS, Features
 from unpaired.networks.convnets import (
     AttentionBranch,
@@ -221,8 +221,6 @@ class Attend(Method):
         self.past = ImageBuffer(c.history, image_size)
         self.initial_induction = self._induction(c.initial_steps)
         self.attention_induction = self._induction(c.attention_steps)
-        self._ahead: tuple[Batch, Tensor] | None = None
-        """What the discriminator's update leaves for the generator's of the same step: G(x)."""
         self.register_buffer("attending", torch.zeros((), dtype=torch.int64))
         for network in (self.generator, self.discriminator):
             normal_convolutions(network)
@@ -294,13 +292,12 @@ class Attend(Method):
         updates = (
             Update(
                 f"{phase}-discriminator",
-                lambda b: self.discriminator_loss(b, phase),
+                lambda b, output: self.discriminator_loss(b, output, phase),
                 (self.discriminator,),
                 adam,
                 second_order=c.gan == "wgan-gp",
-                ahead=players,
             ),
-            Update(f"{phase}-generator", lambda b: self.generator_loss(b, phase), players, adam),
+            Update(f"{phase}-generator", lambda b, output: self.generator_loss(b, output, phase), players, adam),
         )
 
         def start() -> None:
@@ -310,7 +307,9 @@ class Attend(Method):
         awake: tuple[nn.Module, ...] = (self.past,)
         if phase != "joint":  # there λ keeps what the second stage found
             awake += (self._induction_of(phase),)
-        return Stage(phase, steps, updates, c.batch_size, start=start, train_mode=awake)
+        return Stage(
+            phase, steps, updates, c.batch_size, lambda b: self._output(b.source, phase), start=start, train_mode=awake
+        )
 
     def _induction_of(self, phase: Phase) -> WeightInduction:
         return self.initial_induction if phase == "initial" else self.attention_induction
@@ -373,15 +372,9 @@ class Attend(Method):
 
     # -- losses
 
-    def discriminator_loss(self, batch: Batch, phase: Phase) -> dict[str, Tensor]:
-        """Eq. 2 as a loss: -log D(y) - log(1 - D(G(x))), G fixed; D sees a history of translations."""
+    def discriminator_loss(self, batch: Batch, output: Tensor, phase: Phase) -> dict[str, Tensor]:
+        """Eq. 2 as a loss: -log D(y) - log(1 - D(G(x))), G fixed; D sees a history of translations ``output``."""
         c: AttendConfig = self.config
-        if asks_gradients(*self._players(phase)):  # their update follows, and goes on from here
-            output = self._output(batch.source, phase)
-            self._ahead = batch, output
-        else:
-            with torch.no_grad():
-                output = self._output(batch.source, phase)
         fake = self.past(output.detach())
         # one pass each: batch norm must not see both kinds at once
         judged_real, judged_fake = self.discriminator(batch.target), self.discriminator(fake)
@@ -400,12 +393,10 @@ class Attend(Method):
             self._induction_of(phase)(torch.stack(list(terms.values())).sum())
         return terms
 
-    def generator_loss(self, batch: Batch, phase: Phase) -> dict[str, Tensor]:
-        """Eq. 1: l_adv + λ l_reg."""
+    def generator_loss(self, batch: Batch, output: Tensor, phase: Phase) -> dict[str, Tensor]:
+        """Eq. 1: l_adv + λ l_reg, of the translations ``output`` = G(x)."""
         c: AttendConfig = self.config
         x = batch.source
-        ahead, self._ahead = self._ahead, None
-        output = ahead[1] if ahead is not None and ahead[0] is batch else self._output(x, phase)  # G(x)
         judged = self.discriminator(output)
         if c.gan == "wgan-gp":
             adversarial = -torch.stack([logits.float().mean() for logits in judged]).sum()

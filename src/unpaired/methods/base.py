@@ -76,8 +76,9 @@ class Update:
     name: str
     """Names the optimiser: the same name in a later stage keeps its state, a new name starts fresh. A later stage may add
     modules to a name, never take some away."""
-    loss: Callable[[Batch], dict[str, Tensor]]
-    """Weighted scalar terms by name; their sum is the objective that is minimised."""
+    loss: Callable[..., dict[str, Tensor]]
+    """Returns weighted scalar terms by name; their sum is the objective that is minimised. Called with the batch and, where the
+    stage has a ``forward``, with its result."""
     modules: tuple[nn.Module, ...]
     """The only modules whose parameters this update may change."""
     optimizer: Adam
@@ -87,16 +88,6 @@ class Update:
     """Factor of ``optimizer.lr`` for each of ``modules``, where they differ; empty means 1 for all."""
     second_order: bool = False
     """The loss differentiates a gradient (a gradient penalty), which compiled code cannot: it stays uncompiled."""
-    ahead: tuple[nn.Module, ...] = ()
-    """Modules of a later player of the same step that ask for gradients during this loss already, so that what it computes with
-    them can serve that player, graph and all. Not where a batch has several parts, whose graphs would be kept side by side, and
-    not where losses are compiled, each by itself: there the later player computes it anew. That player must be due in every step
-    (``every = 1``): else what is kept would wait for it, with its graph."""
-
-
-def asks_gradients(*modules: nn.Module) -> bool:
-    """Whether a loss may keep what it computes with ``modules`` for their own player's update: see :attr:`Update.ahead`."""
-    return torch.is_grad_enabled() and any(p.requires_grad for module in modules for p in module.parameters())
 
 
 @dataclass(frozen=True)
@@ -107,10 +98,19 @@ class Stage:
     steps: int
     updates: tuple[Update, ...]
     batch_size: int
+    forward: Callable[[Batch], Any] | None = None
+    """Computes what several players of a step need: frozen features, translations. Called once a step (with accumulation once a
+    part) while the modules of all due updates ask for gradients; the result goes to the loss of each. A loss must detach what
+    its own player does not train. A result with a graph is computed anew for each player where a batch has several parts,
+    whose graphs would be kept side by side, and where losses are compiled, each by itself."""
     start: Callable[[], None] | None = None
     """Called once, before the stage's first step: copy weights, empty a pool. Seeded like a step."""
     train_mode: tuple[nn.Module, ...] = ()
     """Frozen modules that nevertheless run in train() mode."""
+
+    def arguments(self, batch: Batch) -> tuple[Any, ...]:
+        """What each loss of a step on ``batch`` is called with: the batch, and the result of ``forward`` where there is one."""
+        return (batch,) if self.forward is None else (batch, self.forward(batch))
 
 
 class Method(nn.Module):
@@ -119,7 +119,7 @@ class Method(nn.Module):
     Everything that training changes must be a parameter or a buffer, so that it is saved: networks, image pools,
     running statistics, controllers. A loss may put detached scalars worth watching into ``self.monitor``.
 
-    Losses must not keep state in plain attributes from step to step, and all randomness must come from torch's global generator: the
+    Losses must not keep state in plain attributes, and all randomness must come from torch's global generator: the
     loop seeds it from (seed, step).
     """
 
@@ -129,8 +129,6 @@ class Method(nn.Module):
     """Names of child modules (or buffers) that ``translate()`` never needs; they stay out of the shared file."""
     never_averaged: ClassVar[tuple[str, ...]] = ()
     """Names of children in the shared file whose raw weights and buffers stay there also where ``training.ema`` is on."""
-    uncompiled: ClassVar[tuple[str, ...]] = ()
-    """Names of functions that compiled losses call as they are written: what reads files, or keeps things from player to player."""
     reads: ClassVar[tuple[Side, ...]] = ("source", "target")
     """Sides of a batch whose images the losses look at. Those of the other are neither opened nor decoded: it has its domains, and
     images of no pixel."""
@@ -157,8 +155,6 @@ class Method(nn.Module):
         self.classes = tuple(classes)
         self.image_size = image_size
         """Side in pixels of the training crops."""
-        self.view_counts: dict[str, int] | None = None
-        """In a training whose images have a limited number of crops (``data.views``): how many there are of each domain."""
         self.monitor: dict[str, Tensor] = {}
         """Detached scalars from the last losses, logged beside the terms. ``<player>/sign_accuracy`` (the share of real
         and fake samples that a discriminator judges rightly, in [0, 1]) feeds the GAN watch."""

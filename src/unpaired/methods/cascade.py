@@ -10,8 +10,8 @@ G_i^B gives maps of b's domain, D_i^B judges them. In code a domain is its index
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from pydantic import model_validator
@@ -23,6 +23,15 @@ from unpaired.errors import ConfigError
 from unpaired.methods.base import Adam, Update
 from unpaired.methods.levels import LevelConfig, LevelMethod, Maps, Weight, bind
 from unpaired.networks.pyramid import Conditional, ContentTrunk, Critic, DeepTranslator, StyleFromMap
+
+
+class Given(NamedTuple):
+    """What a level's players are given, of both domains: nothing in it is trained."""
+
+    real: tuple[Maps, Maps]
+    """The maps of a and of b, from the deepest down to the level."""
+    deeper: tuple[Tensor | None, Tensor | None]
+    """(ã_{i+1}, b̃_{i+1}), by target, from the translators of the deeper levels; None for the deepest level."""
 
 
 class CascadeConfig(LevelConfig):
@@ -64,7 +73,6 @@ class Cascade(LevelMethod):
             self.critics[str(level)] = nn.ModuleList(
                 [Critic(channels[level], sides[level], c.width) for _ in domains]
             )  # D_i^A, D_i^B
-        self._last_conditions: dict[int, tuple[Maps, Maps, tuple[Tensor, Tensor]]] = {}
 
     def _translator(self, index: int) -> nn.Module:
         """Table 3 for the deepest level, Tables 4 and 5 for the others."""
@@ -84,16 +92,14 @@ class Cascade(LevelMethod):
         """The domains in their order: each batch has images of both, and both directions are trained on it."""
         return ((self.domains[0], self.domains[1]),)
 
-    def level_updates(self, index: int, adam: Adam) -> tuple[Update, ...]:
+    def level_updates(self, index: int, adam: Adam) -> tuple[Callable[[Batch], Any], tuple[Update, ...]]:
         c: CascadeConfig = self.config
         key = str(c.levels[index])
         translators = Update(
             f"translator-{key}", bind(self.translator_loss, index), (self.makers[key],), adam, every=c.generator_every
         )
-        if c.adversarial_weight == 0:
-            return (translators,)
-        critics = (self.critics[key],)
-        return Update(f"critic-{key}", bind(self.critic_loss, index), critics, adam), translators
+        critics = Update(f"critic-{key}", bind(self.critic_loss, index), (self.critics[key],), adam)
+        return bind(self.given, index), (critics, translators) if c.adversarial_weight > 0 else (translators,)
 
     # -- translation
 
@@ -169,31 +175,19 @@ class Cascade(LevelMethod):
 
     # -- losses
 
-    def _both(self, batch: Batch, index: int) -> tuple[Maps, Maps]:
-        """The maps of a and of b, down to level number ``index``."""
-        return self.maps(batch.source, 0, index), self.maps(batch.target, 1, index)
-
-    def _conditions(self, index: int, real: tuple[Maps, Maps]) -> tuple[Tensor | None, Tensor | None]:
-        """(ã_{i+1}, b̃_{i+1}), by target, from the frozen translators of the deeper levels; None for the deepest. Those of the maps
-        asked for last are kept, since the players of a step share a batch."""
+    def given(self, batch: Batch, index: int) -> Given:
+        """The frozen part of a step of level number ``index``: real maps, and translations of the next deeper level."""
+        real = self.maps(batch.source, 0, index), self.maps(batch.target, 1, index)
         if index == 0:
-            return None, None
-        compiling = torch.compiler.is_compiling()  # a compiled loss can hold no such store
-        last = None if compiling else self._last_conditions.get(index)
-        if last is not None and last[0] is real[0] and last[1] is real[1]:
-            return last[2]
+            return Given(real, (None, None))
         with torch.no_grad():
-            made = self.cascade(real[1], 0, index)[-1], self.cascade(real[0], 1, index)[-1]
-        if not compiling:
-            self._last_conditions = {index: (*real, made)}
-        return made
+            return Given(real, (self.cascade(real[1], 0, index)[-1], self.cascade(real[0], 1, index)[-1]))
 
-    def forth_and_same(
-        self, index: int, real: tuple[Maps, Maps], deeper: tuple[Tensor | None, Tensor | None], target: int
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """What ``target``'s translator makes of the other domain's maps (given ``deeper``), and of its own (given the real deeper
-        map): the translation and the identity, each None where no loss asks for it. One pass for both, since no norm looks past
-        a sample."""
+    def forth_and_same(self, index: int, given: Given, target: int) -> tuple[Tensor | None, Tensor | None]:
+        """What ``target``'s translator makes of the other domain's maps (given translated deeper ones), and of its own (given the
+        real deeper map): the translation and the identity, each None where no loss asks for it. One pass for both, since no norm
+        looks past a sample."""
+        real, deeper = given
         c: CascadeConfig = self.config
         level = c.levels[index]
         forth, same = c.adversarial_weight > 0 or c.cycle_weight > 0, c.identity_weight > 0
@@ -209,12 +203,11 @@ class Cascade(LevelMethod):
         parts = torch.split(made, len(own[0]))
         return parts[0] if forth else None, parts[-1] if same else None
 
-    def critic_loss(self, batch: Batch, index: int) -> dict[str, Tensor]:
+    def critic_loss(self, batch: Batch, given: Given, index: int) -> dict[str, Tensor]:
         """Eq. 1 for the critics, of both domains: E D(ỹ) - E D(y) + λ_gp E (||∇D(ŷ)|| - 1)²; unconditional at every level."""
         c: CascadeConfig = self.config
-        level, real = c.levels[index], self._both(batch, index)
+        level, (real, deeper) = c.levels[index], given
         critics: Any = self.critics[str(level)]
-        deeper = self._conditions(index, real)
         terms = {}
         for target, name in enumerate(self.domains):
             own = real[1 - target][level]
@@ -224,16 +217,15 @@ class Cascade(LevelMethod):
             terms[f"gap/{name}"], terms[f"penalty/{name}"] = self.critic_terms(critic, y, fake, critic.slopes)
         return terms
 
-    def translator_loss(self, batch: Batch, index: int) -> dict[str, Tensor]:
+    def translator_loss(self, batch: Batch, given: Given, index: int) -> dict[str, Tensor]:
         """Eq. 4 for the translators: -E D(ỹ) for both, λ_cyc times the cycle, λ_idty times the identity loss; means of |·|.
 
         Below the deepest level, the way back and the identity are given the *real* deeper map.
         """
         c: CascadeConfig = self.config
-        level, real = c.levels[index], self._both(batch, index)
+        level, real = c.levels[index], given.real
         critics: Any = self.critics[str(level)]
-        deeper = self._conditions(index, real)
-        both = [self.forth_and_same(index, real, deeper, target) for target in range(2)]
+        both = [self.forth_and_same(index, given, target) for target in range(2)]
         terms = {}
         for target, name in enumerate(self.domains):
             source = 1 - target

@@ -53,6 +53,8 @@ from unpaired.networks.convnets import steady
 
 log = logging.getLogger("unpaired")
 Part = Literal["encoder", "generator", "discriminator"]
+Taps = Mapping[int, Tensor]
+"""Maps [N, C, r, r] of the encoder by resolution r: Υ_r(t)."""
 AdaptorRate = Annotated[Rate, Field(description="Adam's learning rate for the adaptors.")]
 EncoderRate = Annotated[Rate, Field(description="Adam's learning rate for the encoder where it is trained.")]
 SCRATCH_DEFAULTS: dict[str, Any] = {
@@ -209,7 +211,6 @@ class Hierarchical(OnGAN):
             self.adaptors = Adaptors(self.resolutions, lambda r: block(taps[r], maps[r]))
         else:
             self.adaptors = Repeat({r: maps[r] // taps[r] for r in self.resolutions})
-        self._seen: dict[Any, tuple[Tensor, dict[int, Tensor]]] = {}
 
     def check_start(self) -> None:
         """A transfer wants a pretrained GAN, and training from scratch wants none."""
@@ -289,11 +290,12 @@ class Hierarchical(OnGAN):
             )
 
         first = (judge, translators(players)) if players else (judge,)
-        finetune = Stage("finetune", c.finetune_steps, (judge, translators(everyone)), c.batch_size)
+        forward = self.frozen_taps if c.freeze_encoder else None
+        finetune = Stage("finetune", c.finetune_steps, (judge, translators(everyone)), c.batch_size, forward)
         if c.mode == "scratch":
             return (finetune,)
         # batch norms of the fixed generator see maps with something added to them: their statistics must follow
-        return (Stage("adaptor", c.adaptor_steps, first, c.batch_size, train_mode=(self.generator,)), finetune)
+        return (Stage("adaptor", c.adaptor_steps, first, c.batch_size, forward, train_mode=(self.generator,)), finetune)
 
     # -- translation
 
@@ -309,43 +311,28 @@ class Hierarchical(OnGAN):
 
     # -- training
 
-    def _taps(self, images: Tensor) -> dict[int, Tensor]:
-        """Υ_r(t); of a frozen encoder once for each batch, for all updates that see it, and without a graph.
-
-        Images are known by the batch that they are a part of, and their place in it. The store holds on to them, so that no other
-        batch takes that one's place.
-        """
-        if not self.config.freeze_encoder:
-            return self.encode(images)
-        if torch.compiler.is_compiling():  # a compiled loss can hold no such store
-            with torch.no_grad(), steady(self.encoder):
-                return self.encode(images)
-        weights = sum(p._version for p in self.encoder.parameters())
-        whole = _whole(images)
-        key = (id(whole), images.storage_offset(), tuple(images.shape), images._version, weights, _precision(images))
-        if key not in self._seen:
-            kept = self._seen.items()  # other parts of this batch; earlier batches go
-            self._seen = {k: v for k, v in kept if _whole(v[0]) is whole}
-            with torch.no_grad(), steady(self.encoder):
-                self._seen[key] = (images, self.encode(images))
-        return self._seen[key][1]
+    def frozen_taps(self, batch: Batch) -> dict[int, Tensor]:
+        """Υ_r(t) of a frozen encoder, which are the same for both players, without a graph."""
+        with torch.no_grad(), steady(self.encoder):
+            return self.encode(batch.source)
 
     @abstractmethod
-    def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
+    def discriminator_loss(self, batch: Batch, taps: Taps | None = None) -> dict[str, Tensor]:
         """The discriminator's part of Eq. 1."""
 
     @abstractmethod
-    def translated(self, batch: Batch) -> Tensor:
-        """Translations of the batch's sources, with latents drawn for training."""
+    def translated(self, batch: Batch, taps: Taps | None) -> Tensor:
+        """Translations of the batch's sources, whose encoder maps are ``taps`` (None: not there yet), with latents drawn for
+        training."""
 
     @abstractmethod
     def fooling(self, psi: Mapping[int, Tensor], batch: Batch) -> Tensor:
         """The generator's part of Eq. 1 for translations whose discriminator features are ``psi``."""
 
-    def generator_loss(self, batch: Batch) -> dict[str, Tensor]:
+    def generator_loss(self, batch: Batch, taps: Taps | None = None) -> dict[str, Tensor]:
         """λ_adv L_adv + λ_rec L_rec (Eq. 4) of adaptors and generator."""
         c: HierarchicalConfig = self.config
-        fake = self.translated(batch)
+        fake = self.translated(batch, taps)
         with steady(self.discriminator):  # so that translation and source go through the very same weights
             psi = self.discriminator.taps(fake)  # type: ignore[operator]
             terms = {"gan": c.adversarial_weight * self.fooling(psi, batch)}
@@ -371,17 +358,6 @@ class Hierarchical(OnGAN):
     def paired(self, psi: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
         """Which rows of translations and sources are compared: each with its own."""
         return psi, goal
-
-
-def _whole(images: Tensor) -> Tensor:
-    """The batch that ``images`` are a part of, or they themselves."""
-    return images if images._base is None else images._base
-
-
-def _precision(images: Tensor) -> Any:
-    """What autocast would compute in, or None."""
-    kind = images.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
 class DeepI2IConfig(BigGANSettings, HierarchicalConfig):
@@ -433,24 +409,24 @@ class DeepI2I(OnBigGAN, Hierarchical):
         """Φ(Λ(Υ(t)), z, c); ``source`` does not matter and may be None."""
         return self.decode(self.encode(images), *inputs)
 
-    def translated(self, batch: Batch) -> Tensor:
+    def translated(self, batch: Batch, taps: Taps | None) -> Tensor:
         """Φ(Λ(Υ(t)), z, c) with z from N(0, I) and c the classes of the real images beside."""
         z = torch.randn(len(batch), self.shape.latent, device=batch.source.device)
-        return self.decode(self._taps(batch.source), z, batch.target_domain)
+        return self.decode(self.encode(batch.source) if taps is None else taps, z, batch.target_domain)
 
-    def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
+    def discriminator_loss(self, batch: Batch, taps: Taps | None = None) -> dict[str, Tensor]:
         """The discriminator's part of Eq. 1 as hinge: E[max(0, 1 - Ψ(x, y))] + E[max(0, 1 + Ψ(Φ(Λ(Υ(t)), z, c), c))]."""
         with torch.no_grad():
-            fake = self.translated(batch)
+            fake = self.translated(batch, taps)
         return self.hinge(fake, batch)
 
     def fooling(self, psi: Mapping[int, Tensor], batch: Batch) -> Tensor:
         """-E[Ψ(Φ(Λ(Υ(t)), z, c), c)]."""
         return losses.hinge_fooling(self.discriminator.judge(psi, batch.target_domain))
 
-    def generator_loss(self, batch: Batch) -> dict[str, Tensor]:
+    def generator_loss(self, batch: Batch, taps: Taps | None = None) -> dict[str, Tensor]:
         """Eq. 4, and β times the orthogonal penalty."""
-        return super().generator_loss(batch) | self.orthogonal()
+        return super().generator_loss(batch, taps) | self.orthogonal()
 
     def paired(self, psi: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
         """Each translation with its own source, or the two rows of the released code."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from unpaired.batch import Batch, Pair
 from unpaired.errors import ConfigError
 from unpaired.methods.base import one_way
-from unpaired.methods.deepi2i import AdaptorRate, EncoderRate, Hierarchical, HierarchicalConfig
+from unpaired.methods.deepi2i import AdaptorRate, EncoderRate, Hierarchical, HierarchicalConfig, Taps
 from unpaired.methods.gans import (
     Betas,
     Count,
@@ -113,15 +113,15 @@ class DeepI2IStyleGAN(OnStyleGAN, Hierarchical):
         z, *noise = inputs
         return self.decode(self.encode(images), z, noise).clamp(-1, 1).to(images.dtype)
 
-    def translated(self, batch: Batch) -> Tensor:
+    def translated(self, batch: Batch, taps: Taps | None) -> Tensor:
         """Φ(Λ(Υ(t)), z) with style mixing."""
         z, mix = self.mixed(len(batch), batch.source.device)
-        return self.decode(self._taps(batch.source), z, draw_noise(self.shape, z), mix)
+        return self.decode(self.encode(batch.source) if taps is None else taps, z, draw_noise(self.shape, z), mix)
 
-    def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
+    def discriminator_loss(self, batch: Batch, taps: Taps | None = None) -> dict[str, Tensor]:
         """The discriminator's part of Eq. 1 with R1, or of WGAN-GP as released."""
         with torch.no_grad():
-            fake = self.translated(batch)
+            fake = self.translated(batch, taps)
         return self.critic(fake, batch.target)
 
     def fooling(self, psi: Mapping[int, Tensor], batch: Batch) -> Tensor:

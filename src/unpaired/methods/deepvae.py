@@ -11,7 +11,7 @@ of the deepest map, D_i the critics. A latent of the method is all z_i side by s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -94,13 +94,14 @@ class DeepVAE(LevelMethod):
     def latent_size(self) -> int:
         return int(self.config.latent) * len(self.config.levels)
 
-    def level_updates(self, index: int, adam: Adam) -> tuple[Update, ...]:
+    def level_updates(self, index: int, adam: Adam) -> tuple[Callable[[Batch], Any], tuple[Update, ...]]:
         c: DeepVAEConfig = self.config
         key = str(c.levels[index])
         maker = self.makers[key]
+        given = bind(self.given, index)
         if index == 0:
-            return (Update(f"vae-{key}", self.vae_loss, (self.encoder, maker), adam),)
-        return (
+            return given, (Update(f"vae-{key}", self.vae_loss, (self.encoder, maker), adam),)
+        return given, (
             Update(f"critic-{key}", bind(self.critic_loss, index), (self.critics[key],), adam),
             Update(f"generator-{key}", bind(self.generator_loss, index), (maker,), adam, every=c.generator_every),
         )
@@ -172,10 +173,14 @@ class DeepVAE(LevelMethod):
 
     # -- losses
 
-    def vae_loss(self, batch: Batch) -> dict[str, Tensor]:
+    def given(self, batch: Batch, index: int) -> Maps:
+        """Real maps of the same crops, down to level number ``index``: no loss sees anything else of a batch."""
+        return self.maps(batch.source, 0, index)
+
+    def vae_loss(self, batch: Batch, maps: Maps) -> dict[str, Tensor]:
         """Eq. 1 as a loss, divided by the elements of a map: ½ ||x - G(z)||² + β KL(q(z | x) || N(0, I)), z ~ q = N(μ, σ²)."""
         c: DeepVAEConfig = self.config
-        x = self.maps(batch.source, 0, 0)[c.levels[0]]
+        x = maps[c.levels[0]]
         mean, log_variance = self.encoder(x)
         z = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
         elements = x[0].numel()
@@ -184,9 +189,8 @@ class DeepVAE(LevelMethod):
             "kl": c.kl_weight * losses.kl_normal(mean, log_variance) / elements,
         }
 
-    def _pair(self, batch: Batch, index: int) -> tuple[Tensor, Tensor]:
-        """Real maps (y, x) of level number ``index`` and of the next deeper one, of the same crops."""
-        maps: Maps = self.maps(batch.source, 0, index)
+    def _pair(self, maps: Maps, index: int) -> tuple[Tensor, Tensor]:
+        """Those (y, x) of level number ``index`` and of the next deeper one."""
         return maps[self.config.levels[index]], maps[self.config.levels[index - 1]]
 
     def _noise(self, like: Tensor) -> Tensor:
@@ -206,17 +210,17 @@ class DeepVAE(LevelMethod):
 
         return lambda maps: critic(seen(maps)), lambda maps: critic.slopes(seen(maps))[:, : maps.shape[1]]
 
-    def critic_loss(self, batch: Batch, index: int) -> dict[str, Tensor]:
+    def critic_loss(self, batch: Batch, maps: Maps, index: int) -> dict[str, Tensor]:
         """Eq. 2 for D_i: E D(G(x, z)) - E D(y) + λ_gp E (||∇D(ŷ)|| - 1)², x a real deeper map."""
-        y, x = self._pair(batch, index)
+        y, x = self._pair(maps, index)
         with torch.no_grad():
             fake = self.make(index, self._noise(x), x)
         judge, slopes = self._judge(index, x)
         gap, penalty = self.critic_terms(judge, y, fake, slopes)
         return {"gap": gap, "penalty": penalty}
 
-    def generator_loss(self, batch: Batch, index: int) -> dict[str, Tensor]:
+    def generator_loss(self, batch: Batch, maps: Maps, index: int) -> dict[str, Tensor]:
         """Eq. 2 for G_i, which raises what D lowers: -E D(G(x, z))."""
-        _, x = self._pair(batch, index)
+        _, x = self._pair(maps, index)
         fake = self.make(index, self._noise(x), x)
         return {"adversarial": -self._judge(index, x)[0](fake)[0].float().mean()}

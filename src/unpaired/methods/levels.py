@@ -11,20 +11,19 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from unpaired import losses, machine
+from unpaired import losses
 from unpaired.batch import Batch
 from unpaired.config import MethodConfig
 from unpaired.errors import CheckpointError, ConfigError
 from unpaired.methods.base import Adam, Beginning, Method, Stage, Start, Update
 from unpaired.networks.discriminators import StridedPatches
-from unpaired.networks.map_cache import MapCache
 from unpaired.networks.pyramid import LEVELS, Inverter, Narrowing, Pyramid, Tap, hash_tensor
 
 Count = Annotated[int, Field(ge=1)]
@@ -38,6 +37,13 @@ Judge = Callable[[Tensor], list[Tensor]]
 """A critic: maps [N, C, h, h] -> its one output [N, 1], in a list."""
 Slopes = Callable[[Tensor], Tensor]
 """Its gradient there: maps [N, C, h, h] -> the same shape."""
+
+
+class Real(NamedTuple):
+    """The map of real images at one level, and their activations where the perceptual distance wants them."""
+
+    map: Tensor
+    activations: list[Tensor]
 
 
 class LevelConfig(MethodConfig):
@@ -71,12 +77,6 @@ class LevelConfig(MethodConfig):
     """Its strided convolutions."""
     invert_all: bool = True
     """Train an inversion network for each level, for pictures of them; False: for the last one alone, which makes the image."""
-
-    feature_cache: Literal["off", "uint8", "bf16"] = "off"
-    """Round maps to 256 steps or to bf16, so that they can be kept on disk where ``data.views`` limits the crops. What is learnt
-    is the same whether a map was read or computed."""
-    feature_cache_gib: Positive = 16.0
-    """Largest file of features in GiB; where all crops do not fit, maps are computed each time."""
 
     penalty_weight: Weight = 10.0
     """λ_gp of the gradient penalty."""
@@ -146,7 +146,6 @@ class LevelMethod(Method):
     # Levels are trained on the raw weights of the deeper ones, and their hashes say so: an average would be another network.
     never_averaged: ClassVar[tuple[str, ...]] = ("pyramid", "makers", "encoder")
 
-    uncompiled: ClassVar[tuple[str, ...]] = ("_cached_maps",)
     made_from_deeper: ClassVar[bool] = True
     """A level is trained on what the networks of the deeper ones give, and not on real maps alone."""
 
@@ -176,9 +175,6 @@ class LevelMethod(Method):
         for name in ("made_on", "inverted_on"):
             self.register_buffer(name, torch.zeros(len(c.levels), 32, dtype=torch.uint8))
         self.register_buffer("reached", torch.zeros((), dtype=torch.int64))
-        self._last_maps: dict[int, tuple[Tensor, Maps]] = {}
-        self._last_real: dict[int, tuple[Tensor, int, Tensor, list[Tensor]]] = {}
-        self._maps_kept: MapCache | None = None
 
     def _check_size(self) -> None:
         c: LevelConfig = self.config
@@ -256,43 +252,20 @@ class LevelMethod(Method):
         stages = self.inversion_stages(adam)
         for index, level in enumerate(c.levels):
             if level not in c.kept_levels:
-                updates, start = self.level_updates(index, adam), bind(self.start_level, index)
-                stages.append(Stage(f"level-{level}", c.level_steps, updates, c.batch_size, start=start))
+                forward, updates = self.level_updates(index, adam)
+                start = bind(self.start_level, index)
+                stages.append(Stage(f"level-{level}", c.level_steps, updates, c.batch_size, forward, start))
         return tuple(stages)
 
     @abstractmethod
-    def level_updates(self, index: int, adam: Adam) -> tuple[Update, ...]:
-        """What trains level number ``index``."""
+    def level_updates(self, index: int, adam: Adam) -> tuple[Callable[[Batch], Any], tuple[Update, ...]]:
+        """What trains level number ``index``: ``Stage.forward`` and the updates."""
 
     # -- maps
 
     def maps(self, images: Tensor, domain: int, index: int) -> Maps:
-        """Levels of ``images`` down to number ``index``, all of the same crops, in training. Those of the images asked for last are
-        kept, since the players of a step share a batch."""
-        if (
-            torch.compiler.is_compiling() and self.config.feature_cache == "off"
-        ):  # a compiled loss can hold no such store
-            return self.pyramid(images, domain, self.config.levels[: index + 1])  # type: ignore[no-any-return]
-        last = self._last_maps.get(domain)
-        if last is not None and last[0] is images and len(last[1]) > index:
-            return last[1]
-        if self.config.feature_cache == "off":
-            found: Maps = self.pyramid(images, domain, self.config.levels[: index + 1])
-        else:
-            found = self._cached_maps(images, domain, index)
-        self._last_maps[domain] = (images, found)
-        return found
-
-    def _cached_maps(self, images: Tensor, domain: int, index: int) -> Maps:
-        return self._cache().maps(images, domain, index + 1)
-
-    def _cache(self) -> MapCache:
-        if self._maps_kept is None:
-            c: LevelConfig = self.config
-            crops = sum(self.view_counts.values()) if self.view_counts else 0
-            precision = machine.precision_around(self.inverted_on.device)
-            self._maps_kept = MapCache(self.pyramid, c.feature_cache, crops, c.feature_cache_gib, precision)
-        return self._maps_kept
+        """Levels of ``images`` down to number ``index``, all of the same crops."""
+        return self.pyramid(images, domain, self.config.levels[: index + 1])  # type: ignore[no-any-return]
 
     def picture(self, level: int, maps: Tensor, domain: int) -> Tensor:
         """The inversion of a map of ``domain``: [N, 3, S, S]."""
@@ -359,7 +332,7 @@ class LevelMethod(Method):
             stages.append(
                 Stage(
                     f"inversion-{level}", c.inversion_steps, tuple(updates), c.inversion_batch_size,
-                    start=bind(self._start_inversion, c.levels.index(level)),
+                    bind(self.real, level), bind(self._start_inversion, c.levels.index(level)),
                 )
             )  # fmt: skip
         return stages
@@ -368,31 +341,23 @@ class LevelMethod(Method):
         """The images of each domain, in the order of the domains; all are different ones."""
         return [batch.source, batch.target][: len(self.domains)]
 
-    def _real(self, images: Tensor, domain: int, level: int) -> tuple[Tensor, list[Tensor]]:
-        """The map of real images at ``level``, and their activations where the perceptual distance wants them: one pass for both,
-        and for both players of a step."""
-        last = self._last_real.get(domain)
-        if last is not None and last[0] is images and last[1] == level:
-            return last[2], last[3]
-        c: LevelConfig = self.config
-        activations: list[Tensor] = []
-        if c.feature_cache == "off" and c.perceptual_weight > 0:
-            own, activations = self.pyramid.with_activations(images, domain, level)
-        else:
-            own = self.maps(images, domain, c.levels.index(level))[level]
-            if c.perceptual_weight > 0:
-                with torch.no_grad():
-                    activations = self.pyramid.activations(images)
-        self._last_real[domain] = (images, level, own, activations)
-        return own, activations
+    def real(self, batch: Batch, level: int) -> list[Real]:
+        """What both players of an inversion stage need of the images of each domain, in one pass."""
+        found = []
+        for domain, images in enumerate(self.sides_of(batch)):
+            if self.config.perceptual_weight > 0:
+                found.append(Real(*self.pyramid.with_activations(images, domain, level)))
+            else:
+                found.append(Real(self.pyramid(images, domain, (level,))[level], []))
+        return found
 
-    def judge_loss(self, batch: Batch, level: int) -> dict[str, Tensor]:
+    def judge_loss(self, batch: Batch, real: Sequence[Real], level: int) -> dict[str, Tensor]:
         """LSGAN: what the discriminators pay for real images and for inversions."""
         judges: Any = self.judges[str(level)]
         terms, right = {}, []
         for domain, (name, images) in enumerate(zip(self.domains, self.sides_of(batch), strict=True)):
             with torch.no_grad():
-                fake = self.picture(level, self._real(images, domain, level)[0], domain)
+                fake = self.picture(level, real[domain].map, domain)
             judged_real, judged_fake = judges[domain](images), judges[domain](fake)
             terms[f"real/{name}"] = losses.judged_real(judged_real, "lsgan")
             terms[f"fake/{name}"] = losses.judged_fake(judged_fake, "lsgan")
@@ -400,19 +365,18 @@ class LevelMethod(Method):
         self.monitor[f"judge-{level}/sign_accuracy"] = torch.stack(right).mean()
         return terms
 
-    def inverter_loss(self, batch: Batch, level: int) -> dict[str, Tensor]:
+    def inverter_loss(self, batch: Batch, real: Sequence[Real], level: int) -> dict[str, Tensor]:
         """Reconstruction of the image and of its features, and LSGAN (Dosovitskiy and Brox 2016)."""
         c: LevelConfig = self.config
         terms: dict[str, Tensor] = {}
         for domain, (name, images) in enumerate(zip(self.domains, self.sides_of(batch), strict=True)):
-            own, activations = self._real(images, domain, level)
-            image = self.picture(level, own, domain)
+            image = self.picture(level, real[domain].map, domain)
             if c.image_weight > 0:
                 l2 = c.image_distance == "l2"
                 far = losses.mean_square(image - images) if l2 else losses.mean_l1(image, images)
                 terms[f"image/{name}"] = c.image_weight * far
             if c.perceptual_weight > 0:
-                terms[f"perceptual/{name}"] = c.perceptual_weight * self._perceptual(activations, image)
+                terms[f"perceptual/{name}"] = c.perceptual_weight * self._perceptual(real[domain].activations, image)
             if c.inversion_gan_weight > 0:
                 judges: Any = self.judges[str(level)]
                 terms[f"gan/{name}"] = c.inversion_gan_weight * losses.fooling(judges[domain](image), "lsgan")
@@ -436,18 +400,12 @@ class LevelMethod(Method):
                 hash_tensor(sha, f"{level}.{name}", tensor)
         return sha.digest()
 
-    def _forget(self) -> None:
-        """Let go of what players of a step share: activations of the last batch of a stage would stay through all later ones."""
-        self._last_maps, self._last_real = {}, {}
-
     def _start_inversion(self, index: int) -> None:
-        self._forget()
         level = self.config.levels[index]
         self.inverted_on[index].copy_(_bytes(self.pyramid.digest((level,))))
 
     def start_level(self, index: int) -> None:
         """Start of a level's stage: it is in use from now on, and what was trained on its former state is not any more."""
-        self._forget()
         self.reached.fill_(index + 1)
         self.made_on[index].copy_(_bytes(self._trained_on(index)))
         self.made_on[index + 1 :].zero_()

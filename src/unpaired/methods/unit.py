@@ -24,7 +24,7 @@ from unpaired import losses
 from unpaired.batch import Batch, Pair
 from unpaired.config import MethodConfig
 from unpaired.errors import ConfigError
-from unpaired.methods.base import Adam, Method, Stage, Update, asks_gradients
+from unpaired.methods.base import Adam, Method, Stage, Update
 from unpaired.networks.convnets import ResidualBlock, SampleNorm, Tanh, kaiming_convolutions, normal_convolutions
 from unpaired.networks.discriminators import (
     GaussianHalf,
@@ -237,9 +237,9 @@ class Translated(NamedTuple):
 class UNIT(Method):
     """Two-way translation between two domains through a shared latent space (arXiv 1703.00848).
 
-    Trains in one stage with two updates, the discriminators first (section 3, "Learning"). Both see one sample of each code: the
-    discriminators' update changes nothing that made it, so that the generators' goes on with the same graph. The released codes
-    draw another for the second, and so does this where gradients are accumulated or losses compiled. ``translate``
+    Trains in one stage with two updates, the discriminators first (section 3, "Learning"). Both see one sample of each code
+    (``Stage.forward``); the released codes draw another for the second, and so does this where gradients are accumulated or
+    losses compiled. ``translate``
     decodes the mean of the code, without noise, as the released code does; it accepts sizes divisible by
     ``stride`` = 2 ** downsampling.
     """
@@ -259,8 +259,6 @@ class UNIT(Method):
         self.generator_shared = nn.Sequential(*_residual(c, c.shared_layers))  # G_H
         self.generators = nn.ModuleList([build_generator(c) for _ in domains])  # G_L,1 and G_L,2
         self.discriminators = build_discriminators(c)
-        self._ahead: tuple[Batch, Translated] | None = None
-        """What the discriminators' update leaves for the generators' of the same step."""
         munit = c.architecture == "munit"
         normal_convolutions(self.discriminators, zero_bias=munit)
         for network in self.translators:
@@ -292,10 +290,10 @@ class UNIT(Method):
             schedule=(lambda step, _: 0.5 ** (step // every)) if every else None,
         )
         updates = (
-            Update("discriminator", self.discriminator_loss, (self.discriminators,), adam, ahead=self.translators),
+            Update("discriminator", self.discriminator_loss, (self.discriminators,), adam),
             Update("generator", self.generator_loss, self.translators, adam),
         )
-        return (Stage("train", c.steps, updates, c.batch_size),)
+        return (Stage("train", c.steps, updates, c.batch_size, self.forth),)
 
     # -- translation
 
@@ -333,12 +331,12 @@ class UNIT(Method):
             mu.shape, device=mu.device, dtype=mu.dtype
         ) if noise else mu  # z = E_mu(x) + eta, eta ~ N(0, I)
 
-    def _translated(self, batch: Batch, *, recons: bool = True) -> Translated:
-        """Both streams of both codes; with ``recons`` the reconstructions where they have a weight."""
+    def forth(self, batch: Batch) -> Translated:
+        """Both streams of both codes, the reconstructions where they have a weight."""
         c: UNITConfig = self.config
         mu, z = self._codes(batch.source, batch.target, noise=c.noise != "none")
         h_a, h_b = self.generator_shared(z).chunk(2)  # both streams of a code share G_H's result
-        if recons and c.reconstruction_weight > 0:
+        if c.reconstruction_weight > 0:
             both = torch.cat([h_a, h_b])
             (x_aa, x_ba), (x_ab, x_bb) = self.generators[0](both).chunk(2), self.generators[1](both).chunk(2)
             return Translated(mu, z, x_ba, x_ab, x_aa, x_bb)
@@ -352,16 +350,10 @@ class UNIT(Method):
         code = mu if c.architecture == "munit" else z  # the released codes penalise before and after the noise
         return sum_of(losses.mean_square(m) for m in code.chunk(2))
 
-    def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
+    def discriminator_loss(self, batch: Batch, made: Translated) -> dict[str, Tensor]:
         """Eq. 5 and 6 for D_1 and D_2, encoders and generators fixed; only translated images are judged."""
         c: UNITConfig = self.config
         x_a, x_b = batch.source, batch.target
-        if asks_gradients(self.generators):  # their update follows, and goes on from here
-            made = self._translated(batch)
-            self._ahead = batch, made
-        else:
-            with torch.no_grad():
-                made = self._translated(batch, recons=False)
         x_ba, x_ab = made.x_ba.detach(), made.x_ab.detach()
         judged = self.discriminators([torch.cat([x_a, x_ba]), torch.cat([x_b, x_ab])])
         real = [[logits.chunk(2)[0] for logits in scales] for scales in judged]
@@ -374,14 +366,12 @@ class UNIT(Method):
             "fake": c.gan_weight * sum_of(losses.judged_fake(d, c.gan) for d in fake),  # λ0 E[log(1 - D(G(z)))]
         }
 
-    def generator_loss(self, batch: Batch) -> dict[str, Tensor]:
+    def generator_loss(self, batch: Batch, made: Translated) -> dict[str, Tensor]:
         """The first player's part of Eq. 2: L_VAE (Eq. 3, 4), L_GAN (Eq. 5, 6) and L_CC (Eq. 7, 8) of both
         domains."""
         c: UNITConfig = self.config
         x_a, x_b = batch.source, batch.target
         terms: dict[str, Tensor] = {}
-        ahead, self._ahead = self._ahead, None
-        made = ahead[1] if ahead is not None and ahead[0] is batch else self._translated(batch)
         if made.x_aa is not None and made.x_bb is not None:
             error = losses.mean_l1(made.x_aa, x_a) + losses.mean_l1(made.x_bb, x_b)
             terms["reconstruction"] = c.reconstruction_weight * error  # -λ2 E[log p_G(x|z)], Eq. 3, 4

@@ -224,18 +224,6 @@ def _first(value: Any) -> int:
     return int(value[0] if isinstance(value, tuple) else value)
 
 
-def quantise(maps: Tensor, kind: str) -> Tensor:
-    """Maps in [-1, 1] as they are kept on disk: ``uint8`` (256 equal steps, -1 and 1 exactly) or ``bf16``."""
-    if kind == "bf16":
-        return maps.to(torch.bfloat16)
-    return ((maps + 1) * 127.5).round().to(torch.uint8)
-
-
-def restore(kept: Tensor) -> Tensor:
-    """What :func:`quantise` gave, as float32 again."""
-    return kept.float() / 127.5 - 1 if kept.dtype == torch.uint8 else kept.float()
-
-
 # ----------------------------------------------------------------------------------------------------
 # Networks on feature maps: translators deep and conditional, critics, inversion to images, and a VAE of the deepest map.
 #

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
 from unpaired import checkpoint, machine, signals
@@ -52,11 +53,42 @@ _NO_BATCH = 1000
 """What a rank without a batch tells the others; above every signal number."""
 
 OnStep = Callable[[int, Method], Mapping[str, float] | None]
+Terms = dict[str, Tensor]
+"""Terms of a loss by name."""
 
 
 def seed_everything(seed: int, step: int, rank: int = 0) -> None:
     """Seed torch's generators from (seed, step, rank): noise, dropout and pools then need no saved state."""
     torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1))
+
+
+class Forward:
+    """The parts of a step's batch, each with the result of ``Stage.forward``: what losses are called with.
+
+    A result is computed when a loss first asks for it, while all ``players`` (parameters of the updates that are due) ask for
+    gradients, and kept for the other losses of the step. Of several parts only results without a graph are kept, since the
+    graphs of all would be side by side in memory, which accumulation is there to avoid.
+    """
+
+    def __init__(self, stage: Stage, parts: Sequence[Batch], players: Sequence[Tensor]) -> None:
+        self.stage, self.parts, self.players = stage, parts, players
+        self.kept: dict[int, tuple[Any, ...]] = {}
+
+    def __call__(self, index: int) -> tuple[Any, ...]:
+        """Arguments of a loss for part number ``index``."""
+        if index in self.kept:
+            return self.kept[index]
+        asleep = [p for p in self.players if not p.requires_grad]
+        for parameter in asleep:
+            parameter.requires_grad_(True)
+        try:
+            found = self.stage.arguments(self.parts[index])
+        finally:
+            for parameter in asleep:
+                parameter.requires_grad_(False)
+        if len(self.parts) == 1 or not any(isinstance(t, Tensor) and t.requires_grad for t in tree_leaves(found[1:])):
+            self.kept[index] = found
+        return found
 
 
 class Trainer(TrainingState):
@@ -83,9 +115,7 @@ class Trainer(TrainingState):
         self.begun_with, self.on_step, self.validator = begun_with, on_step, validator
         self.header_extra = {**(header_extra or {}), **({"started_from": begun_with.about} if begun_with else {})}
         self.settings, self.device, self.ranks, self.reporter = config.training, device, ranks or Ranks(), reporter
-        if config.data.views:
-            method.view_counts = {d: pool.count(d) * config.data.views for d in method.domains}
-        self.losses: dict[tuple[str, str], Callable[[Batch], dict[str, Tensor]]] = {}
+        self.losses: dict[tuple[str, str], Callable[..., Terms]] = {}
         pictures = held_out or pool
         self.sheet = [d for d in method.directions if pictures.count(d[0])][:MAX_SHEET_DIRECTIONS]
         # read once, before training: a file that vanishes later must not break a sheet
@@ -152,41 +182,34 @@ class Trainer(TrainingState):
         for module in (*(m for u in stage.updates for m in u.modules), *stage.train_mode):
             module.train()
 
-    def run_step(self, stage: Stage, first: int, batch: Batch) -> dict[str, Tensor]:
+    def run_step(self, stage: Stage, first: int, batch: Batch) -> Terms:
         """All updates of step ``self.step``; the terms by ``update/term``, detached."""
         seed_everything(self.config.seed, self.step, self.ranks.rank)
         self.method.monitor.clear()
-        terms: dict[str, Tensor] = {}
+        terms: Terms = {}
         # the same number of parts on all ranks: they meet in each
         accumulate = min(self.settings.accumulate, stage.batch_size // self.ranks.world)
-        # cut once: a method that keeps what players share (features, translations) knows images again by being the same object
-        parts = [batch.part(i, accumulate) for i in range(accumulate)]
-        for update in stage.updates:
-            if self.step % update.every == 0:
-                terms |= self._update(update, stage, first, parts)
+        due = [update for update in stage.updates if self.step % update.every == 0]
+        players = [p for u in due for group in self.optimizer(u).param_groups for p in group["params"]]
+        forward = Forward(stage, [batch.part(i, accumulate) for i in range(accumulate)], players)
+        for update in due:
+            terms |= self._update(update, first, forward)
         self.ranks.share_buffers(self.method.buffers())
         self.move_average()
         return terms
 
-    def _update(self, update: Update, stage: Stage, first: int, parts: Sequence[Batch]) -> dict[str, Tensor]:
+    def _update(self, update: Update, first: int, forward: Forward) -> Terms:
         optimizer = self.optimizer(update)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for parameter in parameters:
             parameter.requires_grad_(True)
-        # also where compiling was asked for and has failed for all of them
-        as_written = not self.settings.compile or all(
-            self.losses.get((stage.name, u.name)) == u.loss for u in stage.updates
-        )
-        if len(parts) == 1 and as_written:
-            for module in update.ahead:
-                module.requires_grad_(True)  # until that player's own update is done
         optimizer.zero_grad(set_to_none=True)
-        sums = self._gradients(update, stage, parts)
+        sums = self._gradients(update, forward)
         self.ranks.average_gradients(parameters)
         if self.settings.clip is not None:
             nn.utils.clip_grad_norm_(parameters, self.settings.clip)
         spec = update.optimizer
-        factor = spec.schedule(self.step - first - 1, stage.steps) if spec.schedule else 1.0
+        factor = spec.schedule(self.step - first - 1, forward.stage.steps) if spec.schedule else 1.0
         for group in optimizer.param_groups:
             group["lr"] = spec.lr * factor * group["rate"]
         optimizer.step()
@@ -195,19 +218,19 @@ class Trainer(TrainingState):
             parameter.grad = None
         return sums
 
-    def _gradients(self, update: Update, stage: Stage, parts: Sequence[Batch]) -> dict[str, Tensor]:
-        """Leave the gradients of the batch's ``parts`` in the parameters that want one; the terms. A compiled loss that fails, forward or backward, is
-        done again as it is written, and stays that."""
-        key = (stage.name, update.name)
+    def _gradients(self, update: Update, forward: Forward) -> Terms:
+        """Leave the gradients of a batch in the parameters that want one; the terms. A compiled loss that fails, forward or backward,
+        is done again as it is written, and stays that."""
+        key = (forward.stage.name, update.name)
         fresh = key not in self.losses
-        loss = self._loss(update, stage)
+        loss = self._loss(update, forward.stage)
         if loss is update.loss:
-            return self._differentiated(update, stage, loss, parts)
+            return self._differentiated(update, forward)
         # compiling fails at the first use: what the loss moved until then is put back, so that all is as without compiling
         before = [b.detach().clone() for b in self.method.buffers()] if fresh else []
         drawn = [(g, g.get_state()) for g in machine.generators(self.device)] if fresh else []
         try:
-            return self._differentiated(update, stage, loss, parts)
+            return self._differentiated(update, forward, loss)
         except UnpairedError:
             raise
         except Exception as error:  # the compiler raises many kinds; if the loss is at fault, it raises again below
@@ -218,20 +241,21 @@ class Trainer(TrainingState):
         for buffer, value in zip(self.method.buffers(), before, strict=False):  # none after the first use
             buffer.copy_(value)
         self.method.zero_grad(set_to_none=True)
-        return self._differentiated(update, stage, update.loss, parts)
+        return self._differentiated(update, forward)
 
     def _differentiated(
-        self, update: Update, stage: Stage, loss: Callable[[Batch], dict[str, Tensor]], parts: Sequence[Batch]
-    ) -> dict[str, Tensor]:
-        """Forward and backward of each part through ``loss``; the terms of all by ``update/term``, detached."""
-        sums: dict[str, Tensor] = {}
-        mine = sum(map(len, parts))
+        self, update: Update, forward: Forward, compiled: Callable[[Batch], Terms] | None = None
+    ) -> Terms:
+        """Forward and backward of each part through the loss, or what was ``compiled`` of it; the terms of all by ``update/term``,
+        detached."""
+        sums: Terms = {}
+        mine = sum(map(len, forward.parts))
         # gradients are averaged over ranks: 1 where all have as many images
-        weight = mine * self.ranks.world / stage.batch_size
-        for piece in parts:
+        weight = mine * self.ranks.world / forward.stage.batch_size
+        for index, piece in enumerate(forward.parts):
             share = len(piece) / mine
             with machine.autocast(self.settings.precision, self.device):
-                terms = loss(piece)
+                terms = compiled(piece) if compiled is not None else update.loss(*forward(index))
             total = torch.stack([t.float() for t in terms.values()]).sum()
             if self.device.type == "cpu":
                 if self.ranks.largest(int(not torch.isfinite(total))):  # one rank's stops all at this step
@@ -243,14 +267,14 @@ class Trainer(TrainingState):
                 sums[f"{update.name}/{key}"] = sums.get(f"{update.name}/{key}", 0) + value.detach().float() * share
         return sums
 
-    def _loss(self, update: Update, stage: Stage) -> Callable[[Batch], dict[str, Tensor]]:
+    def _loss(self, update: Update, stage: Stage) -> Callable[..., Terms]:
+        """``update.loss`` itself, or where losses are compiled a function of the batch alone."""
         key = (stage.name, update.name)
         if key not in self.losses:
-            compiled = self.settings.compile and not update.second_order
-            for name in self.method.uncompiled if compiled else ():
-                if name not in vars(self.method):
-                    setattr(self.method, name, torch.compiler.disable(getattr(self.method, name)))  # type: ignore[no-untyped-call]
-            self.losses[key] = torch.compile(update.loss) if compiled else update.loss
+            if self.settings.compile and not update.second_order:
+                self.losses[key] = torch.compile(lambda batch: update.loss(*stage.arguments(batch)))
+            else:
+                self.losses[key] = update.loss
         return self.losses[key]
 
     def check_finite(self) -> None:

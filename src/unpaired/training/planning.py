@@ -353,8 +353,6 @@ class _Trial:
 
     def __init__(self, run: RunConfig, folder: Path, device: torch.device, clock: Clock) -> None:
         self.run, self.folder, self.device, self.clock = run, folder, device, clock
-        self.drawn = 0
-        """Images that the run has drawn before the stage being timed."""
 
     def timed(self, work: Callable[[], object]) -> float:
         """Seconds of ``work``."""
@@ -422,23 +420,9 @@ class _Trial:
         while len(rounds) < CYCLES and sum(rounds) < SECONDS:
             rounds.append(self.timed(one_round))
         usual = statistics.median(rounds)
-        share = self._new_crops(trainer, stage)
-        if share < 1:  # crops come again, and what is kept of them may make that cheaper: the same steps once more
-            trainer.step, batches = first, trainer.batches()
-            usual = share * usual + (1 - share) * statistics.median(self.timed(one_round) for _ in rounds)
         gflop = counter.get_total_flops() / period / 1e9
-        return StageCost(stage.name, stage.steps, stage.batch_size, usual / period, gflop), once + max(
-            0.0, warm - usual
-        )
-
-    def _new_crops(self, trainer: loop.Trainer, stage: Stage) -> float:
-        """Share of the stage's images that no step before has seen: 1 unless ``data.views`` limits the crops."""
-        method = trainer.method
-        if not method.view_counts:
-            return 1.0
-        crops, before = sum(method.view_counts.values()), self.drawn
-        self.drawn += stage.steps * stage.batch_size * len(method.reads)
-        return (min(crops, self.drawn) - min(crops, before)) / (self.drawn - before)
+        cost = StageCost(stage.name, stage.steps, stage.batch_size, usual / period, gflop)
+        return cost, once + max(0.0, warm - usual)
 
 
 def _peak(device: torch.device) -> int:
