@@ -2,7 +2,6 @@
 
     python benchmarks/training_speed.py                                     every row of ROWS, on the presets made for CPUs
     python benchmarks/training_speed.py unit-horse2zebra-128 train          one row: preset, stage, --set KEY=VALUE ...
-    python benchmarks/training_speed.py cascade-mobilenet-128 level-5 --cached   cached features against recomputing
     python benchmarks/training_speed.py PRESET STAGE --precision bf16       the reference, the reference under autocast, ours
 
 OMP_NUM_THREADS=1 makes the clock the processor's, which other programs disturb least. Random images and weights: neither
@@ -29,9 +28,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,8 +74,6 @@ ROWS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 GOALS = {"fp32": 1.2, "bf16": 3.0}
 AUTOCAST_GOAL = 1.3
 """Of bf16 against the reference under plain autocast."""
-CACHED_GOALS = {"fp32": {"level-5": 2.0, "level-4": 1.4, "level-3": 1.2}, "bf16": {"level-5": 8.0}}
-"""In fp32 against our own step that recomputes; in bf16 against the reference."""
 Step = Callable[[], dict[str, float]]
 
 
@@ -93,11 +88,9 @@ def plain_terms(self: LevelMethod, judge: Any, y: Tensor, fake: Tensor, slopes: 
     return gap, self.config.penalty_weight * losses.gradient_penalty(judge, y, fake)
 
 
-def plain_translations(
-    self: Cascade, index: int, real: Any, deeper: Any, target: int
-) -> tuple[Tensor | None, Tensor | None]:
+def plain_translations(self: Cascade, index: int, given: Any, target: int) -> tuple[Tensor | None, Tensor | None]:
     """The cascade's translation and identity, each in a pass of its own."""
-    c, level = self.config, self.config.levels[index]
+    c, level, (real, deeper) = self.config, self.config.levels[index], given
     own_deeper = real[target][c.levels[index - 1]] if index else None
     forth = c.adversarial_weight > 0 or c.cycle_weight > 0
     return (
@@ -218,8 +211,7 @@ class Case:
     device: str
 
     def way(self, kind: str, precision: str = "fp32", *more: str) -> tuple[Step, str]:
-        """A round of the stage's players as ``reference``, ``ours`` or ``recomputed`` (ours, its features never on disk), and what
-        it was: preset, stage, changes, batch."""
+        """A round of the stage's players as ``reference`` or ``ours``, and what it was: preset, stage, changes, batch."""
         settings = parse_assignments([*self.settings, *more])
         settings |= {"training.precision": precision, "training.device": self.device}
         config = training_run.resolve(preset=self.preset, settings=settings)
@@ -271,34 +263,24 @@ def measure(case: Case, args: Any) -> list[harness.Row]:
     ways: dict[str, Step] = {}
     precision: dict[str, str] = {}
     goal = GOALS.get(args.precision)
-    if args.cached:
-        os.environ["UNPAIRED_CACHE"] = tempfile.mkdtemp(prefix="features-")
-        goal = CACHED_GOALS.get(args.precision, {}).get(case.stage)
-        kinds = [("recomputed", "recomputed", args.precision), ("cached", "ours", args.precision)]
-        if args.precision == "bf16":
-            kinds = [("reference", "reference", "fp32"), ("reference, autocast", "reference", "bf16"), kinds[1]]
-        for name, kind, within in kinds:  # all round maps to 256 steps
-            ways[name], about = case.way(kind, within, "model.feature_cache=uint8", "data.views=1")
-            precision[name] = within
-    else:
-        ways["reference"], about = case.way("reference")
-        precision["reference"] = "fp32"
-        if args.precision != "fp32":
-            ways["reference, autocast"], _ = case.way("reference", args.precision)
-            precision["reference, autocast"] = args.precision
-        ways["ours"], _ = case.way("ours", args.precision)
-        precision["ours"] = args.precision
-        if args.compile:
-            from torch._inductor import config as inductor
+    ways["reference"], about = case.way("reference")
+    precision["reference"] = "fp32"
+    if args.precision != "fp32":
+        ways["reference, autocast"], _ = case.way("reference", args.precision)
+        precision["reference, autocast"] = args.precision
+    ways["ours"], _ = case.way("ours", args.precision)
+    precision["ours"] = args.precision
+    if args.compile:
+        from torch._inductor import config as inductor
 
-            inductor.fallback_random = True  # draws PyTorch's own numbers, so that losses can be compared
-            ways["ours, compiled"], _ = case.way("ours", args.precision, "training.compile=true")
-            precision["ours, compiled"] = args.precision
+        inductor.fallback_random = True  # draws PyTorch's own numbers, so that losses can be compared
+        ways["ours, compiled"], _ = case.way("ours", args.precision, "training.compile=true")
+        precision["ours, compiled"] = args.precision
     first = {name: way() | {f"{k}, second": v for k, v in way().items()} for name, way in ways.items()}
     # rounding to bf16 is what that is allowed; within fp32 only the order of sums may differ, which Adam's first steps, signs of
-    # gradients more or less, make larger within a round of several; and of cached features nothing
+    # gradients more or less, make larger within a round of several
     within_fp32 = 5e-3 if about.endswith(" steps") else 2e-3
-    allowed = 5e-2 if args.precision != "fp32" else 1e-6 if args.cached else within_fp32
+    allowed = 5e-2 if args.precision != "fp32" else within_fp32
     rtol = args.rtol if args.rtol is not None else allowed
     worst = max(agree(about, next(iter(first.values())), found, rtol) for found in first.values())
     device = machine.choose_device(args.device)
@@ -320,7 +302,6 @@ def main() -> None:
     p.add_argument("stage", nargs="?", default="")
     p.add_argument("--precision", default="fp32", choices=("fp32", "tf32", "bf16"))
     p.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
-    p.add_argument("--cached", action="store_true", help="cached features against recomputing")
     p.add_argument("--compile", action="store_true", help="one more way: ours through torch.compile")
     p.add_argument("--rtol", type=float, help="largest relative difference of the first losses")
     args = p.parse_args()

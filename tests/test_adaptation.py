@@ -258,11 +258,12 @@ def test_anchor_pulls_on_the_translator_alone() -> None:
     method = build(config, ("a", "b"), CLASSES)
     network = ConvNet(2, 16, 8).eval().requires_grad_(False)
     add_anchor(method, network, 2.0, 0.0)
-    update = {u.name: u for u in Plan(method.stages()).stages[0].updates}
+    stage = Plan(method.stages()).stages[0]
+    update = {u.name: u for u in stage.updates}
     x, zero = pictures(4), torch.zeros(4, dtype=torch.long)
     batch = Batch(x, zero, x, zero + 1, torch.tensor([0, 1, -1, -1]))
-    assert "anchor" not in update["discriminator"].loss(batch)
-    term = update["generator"].loss(batch)["anchor"]
+    assert "anchor" not in update["discriminator"].loss(*stage.arguments(batch))
+    term = update["generator"].loss(*stage.arguments(batch))["anchor"]
     there = method.translate(x[:2], "a", "b")
     assert torch.allclose(term, 2 * torch.nn.functional.cross_entropy(network(there), batch.source_label[:2]))
     term.backward()

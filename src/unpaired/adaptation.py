@@ -518,7 +518,7 @@ def add_anchor(
 
     def anchored(update: Update) -> Update:
         loss = update.loss
-        return replace(update, loss=lambda batch: {**loss(batch), **term(batch)})
+        return replace(update, loss=lambda batch, *shared: {**loss(batch, *shared), **term(batch)})
 
     def stages() -> tuple[Stage, ...]:
         return tuple(

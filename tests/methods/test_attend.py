@@ -314,7 +314,7 @@ def test_terms_of_both_players() -> None:
         output = method.generator(b.source)
         real, fake = (torch.sigmoid(method.discriminator(v)[0]) for v in (b.target, output))
     d, g = (
-        {k: v.detach() for k, v in loss(b, "initial").items()}
+        {k: v.detach() for k, v in loss(b, output, "initial").items()}
         for loss in (method.discriminator_loss, method.generator_loss)
     )
     assert float(d["real"]) == pytest.approx(float(-real.log().mean()), rel=1e-4)

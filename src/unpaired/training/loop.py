@@ -271,10 +271,12 @@ class Trainer(TrainingState):
         """``update.loss`` itself, or where losses are compiled a function of the batch alone."""
         key = (stage.name, update.name)
         if key not in self.losses:
-            if self.settings.compile and not update.second_order:
-                self.losses[key] = torch.compile(lambda batch: update.loss(*stage.arguments(batch)))
-            else:
-                self.losses[key] = update.loss
+
+            def whole(batch: Batch) -> Terms:
+                return update.loss(*stage.arguments(batch))
+
+            compiled = self.settings.compile and not update.second_order
+            self.losses[key] = torch.compile(whole) if compiled else update.loss
         return self.losses[key]
 
     def check_finite(self) -> None:
