@@ -276,7 +276,8 @@ class Trainer(TrainingState):
                 return update.loss(*stage.arguments(batch))
 
             compiled = self.settings.compile and not update.second_order
-            self.losses[key] = torch.compile(whole) if compiled else update.loss
+            loss = update.loss if stage.forward is None else whole
+            self.losses[key] = torch.compile(loss) if compiled else update.loss
         return self.losses[key]
 
     def check_finite(self) -> None:
