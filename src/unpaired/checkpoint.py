@@ -33,7 +33,7 @@ from torch import Tensor
 
 from unpaired import files as _files
 from unpaired._version import __version__
-from unpaired.config import RunConfig
+from unpaired.config import RunConfig, without_retired
 from unpaired.errors import CheckpointError, ConfigError, StoppedError
 from unpaired.machine import shapes_only
 from unpaired.methods import method_class, run_from
@@ -274,6 +274,7 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
             f"{file}: the state for resuming, not a model; give {file.parent / MODEL} or the run's folder"
         )
     try:
+        header["config"] = without_retired(header["config"])
         config = run_from(header["config"])
         with shapes_only():  # no memory yet: a lying header must not cost any
             method = method_class(header["method"])(

@@ -264,6 +264,35 @@ def from_dict(values: Mapping[str, Any], model: type[MethodConfig]) -> RunConfig
     return run.model_copy(update={"model": settings})
 
 
+RETIRED: dict[str, Any] = {
+    "data.views": 0,
+    "model.feature_cache": "off",
+    "model.feature_cache_gib": None,
+    "model.reconstruction_rows": "each",
+    "model.optimizer_state": "fresh",
+}
+"""Settings that are no more -> what they have to have been for a run to be what it was; None: whatever they were."""
+
+
+def without_retired(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that an earlier version saved, without those that are no more.
+
+    Raises:
+        ConfigError: one of them had a value that this version cannot honour.
+    """
+    kept = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+    for name, meant in RETIRED.items():
+        table, _, key = name.partition(".")
+        if not isinstance(kept.get(table), dict) or key not in kept[table]:
+            continue
+        value = kept[table].pop(key)
+        if meant is not None and value != meant:
+            raise ConfigError(
+                f"{name} = {value!r} is no longer built; saved with it, this needs an earlier version of unpaired (commit 813e7b5)"
+            )
+    return kept
+
+
 GROUPS = ("distances", "coverage", "errors", "content", "lpips", "classifier")
 """What ``evaluate`` measures: ``distances`` (FD, KD, their means over classes, FD∞), ``coverage`` (precision, recall, density,
 coverage), ``errors`` (cycle, identity, reconstruction), ``content`` (feature cosine, SSIM), ``lpips``, ``classifier`` (RC, FC)."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from unpaired import checkpoint
-from unpaired.config import RunConfig, differences, read_toml, setting_names
+from unpaired.config import RunConfig, differences, read_toml, setting_names, without_retired
 from unpaired.errors import CheckpointError, ConfigError, RefusedError, nearest
 from unpaired.methods import run_from
 from unpaired.methods.base import Method, Stage, Update
@@ -306,7 +306,9 @@ def compare_settings(run_dir: Path, config: RunConfig, allow_change: Sequence[st
     if not path.exists():
         return
     try:
-        old = run_from(read_toml(path))  # what a file by hand, or of an older version, leaves out means the default
+        old = run_from(
+            without_retired(read_toml(path))
+        )  # what a file by hand, or of an older version, leaves out means the default
     except ConfigError as error:
         raise ConfigError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
     if old.training.precision == "auto":  # never written by a run, only by hand
