@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Adversarial = Literal["nonsaturating", "minimax", "lsgan"]
+Adversarial = Literal["nonsaturating", "minimax", "lsgan", "hinge"]
 """``nonsaturating`` and ``minimax`` share the discriminator's cross-entropy (Goodfellow 2014, Eq. 1) and
 differ in the generator: -log D(fake), or log(1 - D(fake)) as the formula reads. ``lsgan`` is the squared
-error to 1 and 0 (Mao 2017)."""
+error to 1 and 0 (Mao 2017), ``hinge`` the one at 1 and -1 (Lim and Ye 2017)."""
 
 
 def mean_l1(x: Tensor, y: Tensor) -> Tensor:
@@ -52,6 +52,8 @@ def judged_real(logits: Sequence[Tensor], kind: Adversarial) -> Tensor:
     added up."""
     if kind == "lsgan":
         return _total([(x.float() - 1).square().mean() for x in logits])
+    if kind == "hinge":
+        return _total([hinge_real(x) for x in logits])
     return _total([F.softplus(-x.float()).mean() for x in logits])  # -log sigmoid(x)
 
 
@@ -60,6 +62,8 @@ def judged_fake(logits: Sequence[Tensor], kind: Adversarial) -> Tensor:
     added up."""
     if kind == "lsgan":
         return _total([mean_square(x) for x in logits])
+    if kind == "hinge":
+        return _total([hinge_fake(x) for x in logits])
     return _total([F.softplus(x.float()).mean() for x in logits])  # -log(1 - sigmoid(x))
 
 
@@ -68,6 +72,8 @@ def fooling(logits: Sequence[Tensor], kind: Adversarial) -> Tensor:
     scales are added up."""
     if kind == "minimax":
         return -judged_fake(logits, kind)
+    if kind == "hinge":
+        return _total([hinge_fooling(x) for x in logits])
     return judged_real(logits, kind)
 
 

@@ -73,6 +73,31 @@ SETTINGS: dict[str, dict[str, Any]] = {
             "inversion_steps": 2,
         },
     },
+    "cycle": {
+        "data": {"size": 32},
+        "training": {"ema": 0.9},
+        "model": {
+            "width": 4,
+            "residual_blocks": 1,
+            "norm": "pixel",
+            "resize_convolutions": True,
+            "init": "kaiming",
+            "start": "colour",
+            "discriminator": "projected",
+            "discriminator_width": 4,
+            "discriminator_layers": 2,
+            "patch_weight": 0.5,
+            "network": "efficientnet_lite0",
+            "taps": ["stride4", "stride8"],
+            "weights": "random",
+            "augment": ["translation", "cutout", "colour"],
+            "gan": "hinge",
+            "history": 3,
+            "discriminator_lr": 4e-4,
+            "steps": 13,
+            "batch_size": 2,
+        },
+    },
     "deepvae": {
         "data": {"size": 32},
         "model": {
@@ -138,6 +163,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 LABELLED = {"unit-digits"}
 SIZES = {
+    "cycle": 32,
     "unit-digits": 32,
     "biggan": 32,
     "deepi2i": 32,

@@ -10,13 +10,13 @@ from unpaired import losses
 from unpaired.networks.classifiers import Features
 from unpaired.networks.projected import ProjectedDiscriminator
 
-TAPS, CHANNELS = ("relu2", "relu3"), (6, 8)
+TAPS = ("relu2", "relu3")
 IMAGES = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 def _discriminator(**options: float) -> ProjectedDiscriminator:
     torch.manual_seed(0)
-    return ProjectedDiscriminator(Features("tiny", TAPS), CHANNELS, width=8, **options)  # type: ignore[arg-type]
+    return ProjectedDiscriminator(Features("tiny", TAPS), width=8, **options)  # type: ignore[arg-type]
 
 
 def test_one_map_of_logits_a_tap_and_one_of_patches() -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 METHODS: dict[str, str] = {
     "attend": "unpaired.methods.attend:Attend",
+    "cycle": "unpaired.methods.cycle:Cycle",
     "unit": "unpaired.methods.unit:UNIT",
     "unit-digits": "unpaired.methods.unit_digits:UNITDigits",
     "biggan": "unpaired.methods.gans:BigGAN",

@@ -9,9 +9,9 @@ Legend: N batch, C channels of a tap, H height, W width, h and w those of a map 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Self
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -53,7 +53,6 @@ class ProjectedDiscriminator(nn.Module):
 
     Args:
         features: the frozen network: always in eval mode, without gradients of its own; they go through it to the images.
-        channels: C of its taps.
         players: how many discriminators look through these features, each with heads of its own (one for each domain).
         width: channels within the heads.
         patch_weight: factor of the PatchGAN's logits, and so of what it can say in the hinge loss; 0 leaves it out.
@@ -64,7 +63,6 @@ class ProjectedDiscriminator(nn.Module):
     def __init__(
         self,
         features: Features,
-        channels: Sequence[int],
         players: int = 1,
         *,
         width: int = 64,
@@ -75,6 +73,8 @@ class ProjectedDiscriminator(nn.Module):
         super().__init__()
         self.features = features.requires_grad_(False).eval()
         self.patch_weight = patch_weight
+        with torch.no_grad():
+            channels = [maps.shape[1] for maps in self.features(torch.zeros(1, 3, 64, 64))]
         self.heads = nn.ModuleList(
             nn.ModuleList(Head(inputs, width, classes) for inputs in channels) for _ in range(players)
         )

@@ -1,0 +1,246 @@
+"""CycleGAN: Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks (Zhu et al., ICCV 2017).
+
+Two generators, there and back. Each has to fool a discriminator of its target domain (Eq. 1), and what goes there and back has to
+come back (Eq. 2). The defaults are those of the paper and its released code; docs/methods/cycle.md lists the few that are not the
+paper's, and what the other settings bring where time is short.
+
+Legend: a and b are the two domains (the paper's X and Y) in the order of ``Method.domains``; x [N, 3, H, W] in [-1, 1] is an image;
+x_ab is an image of a translated to b, x_aba that image translated back; λ weighs the cycle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from unpaired import losses
+from unpaired.batch import Batch, Pair
+from unpaired.config import MethodConfig
+from unpaired.errors import ConfigError
+from unpaired.methods.base import Adam, Method, Stage, Update
+from unpaired.networks.augment import Augmentation, augment
+from unpaired.networks.classifiers import Features, load_pretrained
+from unpaired.networks.colour_map import ColourStart, colour_moments
+from unpaired.networks.convnets import ImageBuffer, Norm, ResnetGenerator, kaiming_convolutions, normal_convolutions
+from unpaired.networks.discriminators import OverlappingPatches
+from unpaired.networks.projected import ProjectedDiscriminator
+
+Count = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0)]
+
+MEASURED = 256
+"""Training images of each domain whose colours make the start ``colour``."""
+
+
+class CycleConfig(MethodConfig):
+    """Every number of the paper and its released code, and the levers for short trainings, all of them off."""
+
+    width: Count = 64
+    """Channels of a generator's first layer."""
+    residual_blocks: Count = 9
+    """Residual blocks of each generator; 6 for images of 128 pixels in the paper."""
+    norm: Norm = "instance"
+    """After the generators' convolutions. ``pixel`` looks at each pixel alone, so that a large picture is translated as its crops are."""
+    resize_convolutions: bool = False
+    """Double sizes by repeating pixels and a convolution in place of transposed convolutions, which draw chequers at first."""
+    init: Literal["normal", "kaiming"] = "normal"
+    """First weights of the generators: N(0, 0.02²), or scaled to each layer's inputs."""
+    start: Literal["none", "identity", "colour"] = "none"
+    """What the generators add their changes to: nothing, their input, or their input after the best linear map of its colours
+    to the other domain's."""
+
+    discriminator: Literal["patches", "projected"] = "patches"
+    """70 x 70 PatchGANs, or small heads over the maps of a frozen classifier (Projected GAN, Sauer et al. 2021)."""
+    discriminator_width: Count = 64
+    """Channels of a PatchGAN's first layer, and within a head."""
+    discriminator_layers: Count = 3
+    """A PatchGAN's convolutions of stride 2."""
+    patch_weight: Weight = 0.0
+    """Of a small PatchGAN beside ``projected`` heads, against patterns of single pixels; 0 leaves it out."""
+    network: Literal["efficientnet_lite0", "mobilenet_v1"] = "efficientnet_lite0"
+    """The frozen classifier of ``projected``."""
+    taps: tuple[str, ...] = ("stride2", "stride4", "stride8", "stride16")
+    """Its layers that are judged."""
+    weights: str = "pretrained"
+    """Its weights: ``pretrained`` (found by name), a file or folder with them, or ``random``."""
+    augment: tuple[Augmentation, ...] = ()
+    """Changes of what the discriminators see, real and generated alike: DiffAugment (Zhao et al. 2020)."""
+
+    gan: losses.Adversarial = "lsgan"
+    """Adversarial loss; ``hinge`` for ``projected``."""
+    history: Annotated[int, Field(ge=0)] = 50
+    """Translations kept for each discriminator; 0 shows it the newest only."""
+    cycle_weight: Weight = 10.0
+    """λ of Eq. 3."""
+    identity_weight: Weight = 0.5
+    """Of the mean |G(y) - y| (section 5.2), as a share of λ."""
+
+    lr: Rate = 2e-4
+    """Adam's learning rate of the generators."""
+    discriminator_lr: Rate | None = None
+    """That of the discriminators; None is ``lr``."""
+    betas: tuple[float, float] = (0.5, 0.999)
+    """Adam's momentums."""
+    decay_from: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the steps after which the rates fall linearly to 0: 100 of 200 epochs in the paper."""
+    batch_size: Count = 1
+    """Images of each domain in a step."""
+    steps: Count = 266_800
+    """Training steps: 200 epochs of the 1,334 zebras."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.patch_weight and self.discriminator != "projected":
+            raise ValueError('patch_weight is for discriminator = "projected"; "patches" is a PatchGAN alone')
+        return self
+
+
+class Translated(NamedTuple):
+    """A batch translated both ways, with its graph."""
+
+    x_ab: Tensor
+    x_ba: Tensor
+
+
+class Cycle(Method):
+    """Two-way translation held by a cycle (arXiv 1703.10593).
+
+    One stage, two updates: the generators, then the discriminators, which see what was translated before the generators' step.
+    Deterministic; accepts sizes divisible by 4.
+    """
+
+    Config: ClassVar[type[CycleConfig]] = CycleConfig
+    training_only: ClassVar[tuple[str, ...]] = ("discriminators", "past")
+    stride: int = ResnetGenerator.STRIDE
+
+    def __init__(
+        self, config: CycleConfig, domains: tuple[str, ...], *, image_size: int, classes: tuple[str, ...] = ()
+    ):
+        super().__init__(config, domains, image_size=image_size, classes=classes)
+        least = 3 * 2**config.discriminator_layers
+        if image_size % self.stride or image_size < least:
+            raise ConfigError(
+                f"data.size = {image_size}: these networks need a multiple of {self.stride}, at least {least}"
+            )
+        self.generators = nn.ModuleList([self._generator(), self._generator()])  # a to b (the paper's G), b to a (F)
+        self.discriminators = self._discriminators()
+        self.past = nn.ModuleList([ImageBuffer(config.history, image_size) for _ in domains])  # of domain a, of b
+
+    def _generator(self) -> nn.Module:
+        c: CycleConfig = self.config
+        network = ResnetGenerator(c.width, c.residual_blocks, norm=c.norm, resize=c.resize_convolutions)
+        if c.init == "kaiming":
+            kaiming_convolutions(network)
+        else:
+            normal_convolutions(network, zero_bias=True)
+        return network if c.start == "none" else ColourStart(network, network.head)
+
+    def _discriminators(self) -> nn.Module:
+        """Of domain a and of domain b; called by :meth:`judge`."""
+        c: CycleConfig = self.config
+        if c.discriminator == "projected":
+            features = Features(c.network, c.taps)
+            kaiming_convolutions(features)  # stands where no pretrained weights are asked for
+            return ProjectedDiscriminator(features, 2, width=c.discriminator_width, patch_weight=c.patch_weight)
+        patches = nn.ModuleList(
+            [OverlappingPatches(c.discriminator_width, c.discriminator_layers, norm="instance") for _ in self.domains]
+        )
+        normal_convolutions(patches, zero_bias=True)
+        return patches
+
+    def prepare(self) -> list[dict[str, str]]:
+        """Colours of the training images for the start, pretrained weights for the projected discriminator. Raises WeightsError."""
+        c: CycleConfig = self.config
+        if c.start == "colour" and self.examples is not None:
+            a, b = (colour_moments(self.examples(domain, MEASURED)) for domain in self.domains)
+            for generator, (source, target) in zip(self.generators, ((a, b), (b, a)), strict=True):
+                assert isinstance(generator, ColourStart), "as it was made"
+                generator.measure(source, target)
+        if not isinstance(self.discriminators, ProjectedDiscriminator) or c.weights == "random":
+            return []
+        return [load_pretrained(self.discriminators.features, None if c.weights == "pretrained" else c.weights)]
+
+    # -- plan
+
+    @property
+    def pairs(self) -> Sequence[Pair]:
+        """One pair: every batch holds images of both domains and trains both directions."""
+        return ((self.domains[0], self.domains[1]),)
+
+    def stages(self) -> tuple[Stage, ...]:
+        c: CycleConfig = self.config
+
+        def schedule(step: int, of: int) -> float:
+            return min(1.0, (1 - step / of) / (1 - c.decay_from)) if c.decay_from < 1 else 1.0
+
+        judges = self.discriminators
+        trained = judges.trained if isinstance(judges, ProjectedDiscriminator) else (judges,)
+        updates = (
+            Update("generators", self.generator_loss, (self.generators,), Adam(c.lr, c.betas, schedule=schedule)),
+            Update(
+                "discriminators",
+                self.discriminator_loss,
+                trained,
+                Adam(c.discriminator_lr or c.lr, c.betas, schedule=schedule),
+            ),
+        )
+        return (Stage("train", c.steps, updates, c.batch_size, forward=self.forward, train_mode=(self.past,)),)
+
+    # -- translation
+
+    def translate(
+        self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """G(x) or F(x)."""
+        if (source, target) not in self.directions:
+            raise ConfigError(f"this model translates between {' and '.join(self.domains)}, not {source} to {target}")
+        translated: Tensor = self.generators[self.domains.index(source)](images)
+        return translated
+
+    # -- losses
+
+    def forward(self, batch: Batch) -> Translated:
+        """G(x) of domain a and F(y) of domain b."""
+        there, back = self.generators
+        return Translated(x_ab=there(batch.source), x_ba=back(batch.target))
+
+    def judge(self, images: Tensor, domain: int) -> list[Tensor]:
+        """D_a or D_b: logits, one map a scale."""
+        seen = augment(images, self.config.augment)
+        judges: Any = self.discriminators
+        logits: list[Tensor] = (
+            judges(seen, domain) if isinstance(judges, ProjectedDiscriminator) else judges[domain](seen)
+        )
+        return logits
+
+    def generator_loss(self, batch: Batch, made: Translated) -> dict[str, Tensor]:
+        """Eq. 3 for the generators: both adversarial losses, the cycle, and the identity of section 5.2."""
+        c: CycleConfig = self.config
+        there, back = self.generators
+        x_a, x_b = batch.source, batch.target
+        adversarial = losses.fooling(self.judge(made.x_ab, 1), c.gan) + losses.fooling(self.judge(made.x_ba, 0), c.gan)
+        terms = {"adversarial": adversarial}  # Eq. 1
+        if c.cycle_weight > 0:
+            error = losses.mean_l1(back(made.x_ab), x_a) + losses.mean_l1(there(made.x_ba), x_b)
+            terms["cycle"] = c.cycle_weight * error  # Eq. 2
+        if c.cycle_weight * c.identity_weight > 0:
+            error = losses.mean_l1(there(x_b), x_b) + losses.mean_l1(back(x_a), x_a)
+            terms["identity"] = c.cycle_weight * c.identity_weight * error
+        return terms
+
+    def discriminator_loss(self, batch: Batch, made: Translated) -> dict[str, Tensor]:
+        """Eq. 1 for the discriminators, halved as in the released code; they see a history of translations."""
+        c: CycleConfig = self.config
+        terms = {}
+        for domain, real, fake in ((0, batch.source, made.x_ba), (1, batch.target, made.x_ab)):
+            judged_real = self.judge(real, domain)
+            judged_fake = self.judge(self.past[domain](fake.detach()), domain)
+            name = f"of-{'ab'[domain]}"
+            terms[name] = 0.5 * (losses.judged_real(judged_real, c.gan) + losses.judged_fake(judged_fake, c.gan))
+            self.monitor[f"{name}/sign_accuracy"] = losses.sign_accuracy(judged_real, judged_fake, c.gan)
+        return terms
