@@ -35,8 +35,13 @@ RELATIVE, ABSOLUTE = 2e-3, 1e-6
 """How far a value may be from the file's. The same torch on the same CPU gives every digit; measured between one thread
 and two, AVX-512, AVX2 and SSE4: 4e-4 for attend, 5e-5 for the others. Dropout follows the memory layout: another layout
 draws another mask."""
+PAPER_CYCLE: dict[str, Any] = {
+    **{"norm": "instance", "resize_convolutions": False, "init": "normal", "start": "none", "discriminator": "patches"},
+    **{"patch_weight": 0, "augment": [], "gan": "lsgan", "discriminator_lr": None},
+}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "attend-wgan-gp": ("attend", {"gan": "wgan-gp", "discriminator_norm": "none", "distance": "ssim"}),
+    "cycle-paper": ("cycle", PAPER_CYCLE),
     "deepi2i-scratch": ("deepi2i", {"mode": "scratch", "freeze_encoder": False, "reconstruction": "mse"}),
     "deepi2i-stylegan-transfer": ("deepi2i-stylegan", {"transfer": ["encoder", "generator", "discriminator"]}),
     "stylegan-wgan-gp": ("stylegan", {"loss": "wgan-gp"}),

@@ -24,6 +24,7 @@ PAPERS = {
     "unit": "Unsupervised Image-to-Image Translation Networks",
     "unit-digits": "Unsupervised Image-to-Image Translation Networks, digits",
     "attend": "Show, Attend and Translate",
+    "cycle": "Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks",
     "cascade": "Cross-Domain Cascaded Deep Translation",
     "deepvae": "Cross-Domain Cascaded Deep Translation, synthesis",
     "deepi2i": "DeepI2I: Deep Hierarchical Image-to-Image Translation by Transferring from GANs",
