@@ -21,9 +21,9 @@ from unpaired import losses
 from unpaired.batch import Batch, Pair
 from unpaired.config import MethodConfig
 from unpaired.errors import ConfigError
-from unpaired.methods.base import Adam, Method, Stage, Update
+from unpaired.methods.base import Adam, Method, Stage, Start, Update
 from unpaired.networks.augment import Augmentation, augment
-from unpaired.networks.classifiers import Features, load_pretrained
+from unpaired.networks.classifiers import Features
 from unpaired.networks.colour_map import ColourStart, colour_moments
 from unpaired.networks.convnets import ImageBuffer, Norm, ResnetGenerator, kaiming_convolutions, normal_convolutions
 from unpaired.networks.discriminators import OverlappingPatches
@@ -153,17 +153,16 @@ class Cycle(Method):
         normal_convolutions(patches, zero_bias=True)
         return patches
 
-    def prepare(self) -> list[dict[str, str]]:
+    def prepare(self, start: Start) -> None:
         """Colours of the training images for the start, pretrained weights for the projected discriminator. Raises WeightsError."""
         c: CycleConfig = self.config
-        if c.start == "colour" and self.examples is not None:
-            a, b = (colour_moments(self.examples(domain, MEASURED)) for domain in self.domains)
+        if c.start == "colour" and start.begun_with is None:
+            a, b = (colour_moments(start.examples(domain, MEASURED)) for domain in self.domains)
             for generator, (source, target) in zip(self.generators, ((a, b), (b, a)), strict=True):
                 assert isinstance(generator, ColourStart), "as it was made"
                 generator.measure(source, target)
-        if not isinstance(self.discriminators, ProjectedDiscriminator) or c.weights == "random":
-            return []
-        return [load_pretrained(self.discriminators.features, None if c.weights == "pretrained" else c.weights)]
+        if isinstance(self.discriminators, ProjectedDiscriminator) and c.weights != "random":
+            self.discriminators.features.fill(*start.classifier(c.network, c.weights))
 
     # -- plan
 
