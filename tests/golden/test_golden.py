@@ -36,8 +36,15 @@ RELATIVE, ABSOLUTE = 2e-3, 1e-6
 and two, AVX-512, AVX2 and SSE4: 4e-4 for attend, 5e-5 for the others. Dropout follows the memory layout: another layout
 draws another mask."""
 PAPER_CYCLE: dict[str, Any] = {
-    **{"norm": "instance", "resize_convolutions": False, "init": "normal", "start": "none", "discriminator": "patches"},
-    **{"patch_weight": 0, "augment": [], "gan": "lsgan", "discriminator_lr": None},
+    "norm": "instance",
+    "resize_convolutions": False,
+    "init": "normal",
+    "start": "none",
+    "discriminator": "patches",
+    "patch_weight": 0,
+    "augment": [],
+    "gan": "lsgan",
+    "discriminator_lr": None,
 }
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "attend-wgan-gp": ("attend", {"gan": "wgan-gp", "discriminator_norm": "none", "distance": "ssim"}),
