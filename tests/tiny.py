@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from unpaired.batch import Batch
 from unpaired.config import MethodConfig, RunConfig
 from unpaired.data.sampling import ArrayPool
-from unpaired.methods import METHODS, run_from
+from unpaired.methods import METHODS, finetune, run_from
 from unpaired.methods.base import Adam, Method, Stage, Update
 from unpaired.networks import classifiers
 
@@ -43,6 +43,9 @@ classifiers.NETWORKS.setdefault(
         pyramid=tuple((f"conv{i}", f"relu{i}") for i in range(1, 6)),
     ),
 )
+
+
+finetune.RECIPES.setdefault("tiny", finetune.Recipe("relu5", "conv5", 12))
 
 
 class TinyConfig(MethodConfig):

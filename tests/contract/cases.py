@@ -13,7 +13,7 @@ from torch import Tensor
 import tiny
 from unpaired.config import RunConfig, merge
 from unpaired.data.sampling import ArrayPool
-from unpaired.methods import run_from
+from unpaired.methods import METHODS, run_from
 from unpaired.methods.base import Beginning, Method, Stage
 from unpaired.training import loop
 from unpaired.training.pretrained import Start
@@ -147,6 +147,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "training": {"ema": 0.9},
         "model": {"width": 2, "latent": 4, "mapping": 2, "steps": 13, "batch_size": 2},
     },
+    "finetune": {
+        "data": {"size": 32},
+        "model": {"network": "tiny", "weights": "random", "steps": 13, "batch_size": 4},
+    },
     "deepi2i-stylegan": {
         "data": {"size": 32},
         "training": {"accumulate": 2},
@@ -161,6 +165,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         },
     },
 }
+TRANSLATORS = sorted(set(METHODS) - {"finetune"})
+"""Methods that make images."""
 LABELLED = {"unit-digits"}
 SIZES = {
     "cycle": 32,
@@ -171,6 +177,7 @@ SIZES = {
     "deepi2i-stylegan": 32,
     "cascade": 36,
     "deepvae": 36,
+    "finetune": 36,
 }
 SINGLE = {"deepvae"}
 

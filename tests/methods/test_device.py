@@ -105,7 +105,7 @@ def test_steps_on_a_gpu_never_wait(name: str, precision: str) -> None:
 
 @gpu
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", cases.TRANSLATORS)
 def test_a_run_on_a_gpu(name: str, compiled: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A whole tiny run on a GPU, compiled or not, with nothing to warn of, ends in a model that translates there."""
     run = cases.config(name, training={"device": "cuda", "precision": "bf16", "compile": compiled})
@@ -118,7 +118,7 @@ def test_a_run_on_a_gpu(name: str, compiled: bool, tmp_path: Path, capsys: pytes
 
 
 @gpu
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", cases.TRANSLATORS)
 def test_the_compiled_engine_on_a_gpu(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """CUDA graphs give what PyTorch gives, call after call, and results of earlier calls stay as they are."""
     torch._dynamo.reset()

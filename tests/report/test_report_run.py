@@ -298,7 +298,7 @@ def test_outputs_that_are_not_finite_are_counted(tmp_path: Path) -> None:
     assert "translations are not finite (NaN or infinity)" in text
 
 
-@pytest.mark.parametrize("name", [m for m in unpaired.METHODS if m != "tiny"])
+@pytest.mark.parametrize("name", [m for m in cases.TRANSLATORS if m != "tiny"])
 def test_every_method_has_a_report(name: str, tmp_path: Path) -> None:
     """A model of each method, untrained, in its contract test's tiny form: all that its pictures need is there, nothing is raised."""
     run = cases.config(name)

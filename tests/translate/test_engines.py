@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from unpaired.errors import ConfigError
-from unpaired.methods import METHODS
 from unpaired.methods.unit import UNIT
 from unpaired.translate.translator import Translator
 
@@ -49,14 +48,14 @@ def test_an_engine_that_is_not_installed_is_named_with_its_command(monkeypatch: 
         translator("unit", "openvin")
 
 
-@pytest.mark.parametrize("key", list(METHODS))
+@pytest.mark.parametrize("key", cases.TRANSLATORS)
 def test_openvino_equals_torch(key: str) -> None:
     """Every method gives the same images by OpenVINO within 1e-3."""
     pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
     check_equal(key, "openvino", 1e-3)
 
 
-@pytest.mark.parametrize("key", list(METHODS))
+@pytest.mark.parametrize("key", cases.TRANSLATORS)
 def test_every_method_is_taken_by_the_compiler(
     key: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -31,7 +31,7 @@ app = App(
 )
 app.command(imports.app)
 for command in (  # in the order in which a shell's completion offers them
-    *(train.train, train.pretrain, train.plan, train.finetune),
+    *(train.train, train.pretrain, train.plan),
     *(cli_use.translate, cli_use.synthesize, cli_use.evaluate, cli_use.compare, cli_use.report),
     *(cli_use.check, train.adapt, cli_use.info, cli_use.presets, train.demo),
 ):

@@ -1,4 +1,4 @@
-"""Commands that make models: train, pretrain, plan, finetune, adapt, demo."""
+"""Commands that make models: train, pretrain, plan, adapt, demo."""
 
 from __future__ import annotations
 
@@ -92,6 +92,8 @@ def train(
 def next_command(trained: Translator, out: Path) -> str:
     """What to type after a training to see what the model makes."""
     here = shlex.quote(str(out))
+    if not trained.directions:
+        return f"unpaired train DATA --method cascade --weights {here} --out RUN"
     if trained.method.from_noise:
         to = " --to DOMAIN" if len(trained.domains) > 1 else ""
         return f"unpaired synthesize {here} --n 64{to} --out DIR"
@@ -175,55 +177,6 @@ def plan(
         print_json(found.to_dict())
     else:
         print(found.text())
-
-
-def finetune(
-    data: Data,
-    /,
-    *,
-    out: Path,
-    network: Literal["vgg19", "mobilenet_v1"] = "vgg19",
-    weights: str = "pretrained",
-    epochs: int = 50,
-    batch_size: int = 25,
-    lr: float = 0.01,
-    momentum: float = 0.9,
-    size: int | None = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    overwrite: bool = False,
-    quiet: Quiet = False,
-) -> None:
-    """Fine-tune a classifier's deepest layers to tell the domains apart, as another source of features (method cascade).
-
-    Parameters
-    ----------
-    out
-        File to write, ending in .safetensors; then unpaired train --weights FILE.
-    network
-        Which classifier.
-    weights
-        Its pretrained weights: file or folder, or random to do without.
-    epochs
-        Passes over all images.
-    batch_size
-        Images in a step.
-    lr
-        Learning rate, constant.
-    momentum
-        Of the gradient descent.
-    size
-        Side of the crops in pixels; the network's own when left out.
-    overwrite
-        Replace a file that is there.
-    """
-    from unpaired.training.finetuning import finetune as run
-
-    done = run(
-        data, out, network=network, pretrained=weights, epochs=epochs, batch_size=batch_size, lr=lr, momentum=momentum, size=size,
-        seed=seed, device=device, overwrite=overwrite, quiet=quiet,
-    )  # fmt: skip
-    print(done.text())
 
 
 def adapt(

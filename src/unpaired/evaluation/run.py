@@ -72,6 +72,7 @@ def check_files(options: EvaluateConfig) -> None:
 
 def check_model(translator: Translator, options: EvaluateConfig) -> None:
     """Options that the model must be able to answer. Raises ConfigError."""
+    translator.check_translates()
     if "classifier" in options.groups and len({target for _, target in translator.directions}) < 2:
         raise ConfigError("RC and FC need at least two target domains; this model translates into one")
 

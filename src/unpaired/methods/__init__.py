@@ -22,6 +22,7 @@ METHODS: dict[str, str] = {
     "cascade": "unpaired.methods.cascade:Cascade",
     "deepvae": "unpaired.methods.deepvae:DeepVAE",
     "stylegan": "unpaired.methods.stylegan:StyleGAN",
+    "finetune": "unpaired.methods.finetune:Finetune",
     "deepi2i-stylegan": "unpaired.methods.deepi2i_stylegan:DeepI2IStyleGAN",
 }
 """Name -> ``module:class``; strings, so that the command line's help does not import torch."""

@@ -68,6 +68,25 @@ class Adam:
     schedule: Callable[[int, int], float] | None = None
     """Factor of ``lr`` from (step within the stage, steps of the stage); None keeps it constant."""
 
+    def build(self, groups: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The optimiser of groups of parameters."""
+        return torch.optim.Adam(
+            groups, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay, fused=True
+        )
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Settings of stochastic gradient descent, as :class:`Adam`."""
+
+    lr: float
+    momentum: float = 0.0
+    schedule: Callable[[int, int], float] | None = None
+
+    def build(self, groups: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The optimiser of groups of parameters."""
+        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum)
+
 
 @dataclass(frozen=True)
 class Update:
@@ -81,7 +100,7 @@ class Update:
     stage has a ``forward``, with its result."""
     modules: tuple[nn.Module, ...]
     """The only modules whose parameters this update may change."""
-    optimizer: Adam
+    optimizer: Adam | SGD
     every: int = 1
     """Run at steps divisible by this: critics every step, a generator every 4th."""
     rates: tuple[float, ...] = ()

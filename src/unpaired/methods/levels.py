@@ -52,7 +52,7 @@ class LevelConfig(MethodConfig):
     network: str = "vgg19"
     """Classifier whose features are used: ``vgg19``, ``alexnet`` or ``mobilenet_v1``; frozen."""
     weights: str = "pretrained"
-    """``pretrained`` (found by name or downloaded), a file or folder with the weights, a file of ``unpaired finetune``, or
+    """``pretrained`` (found by name or downloaded), a file or folder with the weights, a run of method ``finetune``, or
     ``random``."""
     tap: Tap = "before"
     """Levels are taken ``before`` or ``after`` their ReLU; the paper does not say."""

@@ -116,8 +116,10 @@ def _add_run(subject: Subject, path: Path, device: str) -> None:
             subject.classifier = path / "classifier.safetensors"
     is_run = folder.is_dir() and _is_run(folder)
     try:
-        subject.translator = load(folder, device=device)
-        subject.config = run_from(subject.translator.header["config"])
+        translator = load(folder, device=device)
+        subject.config = run_from(translator.header["config"])
+        translator.check_translates()
+        subject.translator = translator
     except (CheckpointError, ConfigError, KeyError) as error:
         if not is_run or not (folder / "log.jsonl").is_file():
             raise

@@ -41,33 +41,38 @@ class Start:
 
     def classifier(self, network: str, source: str = "pretrained") -> tuple[str, dict[str, Tensor]]:
         """The name by which ``Features.fill`` knows the weights of ``network``, and their tensors. Raises WeightsError."""
-        if source.endswith(".safetensors"):
-            return self._finetuned(network, Path(source).expanduser())
-        name, path = weights.first(NETWORKS[network].weights, None if source == "pretrained" else source)
+        where = None if source == "pretrained" else Path(source).expanduser()
+        if where is not None and (where.suffix == ".safetensors" or _holds_model(where)):
+            return self._finetuned(network, where)
+        name, path = weights.first(NETWORKS[network].weights, where)
         self._lent(weights.provenance(name, path))
         return name, weights.read(path)
 
     def _finetuned(self, network: str, path: Path) -> tuple[str, dict[str, Tensor]]:
+        """Layers of a model of method ``finetune``, or of a file of format 1, which held them alone."""
         try:
-            tensors, header = checkpoint.unpack(path, path.read_bytes())
+            file = checkpoint.model_file(path)
+            tensors, header = checkpoint.unpack(file, file.read_bytes())
         except (CheckpointError, OSError) as error:
             raise WeightsError(f"{path}: {error}") from error
-        if header.get("kind") != "features" or header.get("network") != network:
+        settings = header.get("config", {}).get("model", header)
+        if header.get("method", header.get("kind")) not in ("finetune", "features") or settings["network"] != network:
             raise WeightsError(
-                f"{path}: holds '{header.get('network', header.get('method', 'something else'))}', not fine-tuned features of "
-                f"{network}. Make some with: unpaired finetune DATA --network {network} --out FILE"
+                f"{path}: holds no fine-tuned features of {network}. Make some with: "
+                f"unpaired train DATA --method finetune --set model.network={network} --out RUN"
             )
-        origin = header.get("origin", {})
+        domains = header.get("domains") or header["classes"]
+        origin = [*header.get("pretrained", [header.get("origin")]), {}][0]
         self._lent(
             {
-                "name": f"{network}, fine-tuned on {', '.join(header['classes'])}",
-                "file": path.name,
-                "sha256": sha256_of(path),
+                "name": f"{network}, fine-tuned on {', '.join(domains)}",
+                "file": file.name,
+                "sha256": sha256_of(file),
                 "licence": str(origin.get("licence", "that of its origin")),
                 "origin": str(origin.get("sha256", "random weights")),
             }
         )
-        return OWN, tensors
+        return OWN, {name.removeprefix("features.layers."): tensor for name, tensor in tensors.items()}
 
     def gan(self, path: str, kind: str, shape: object) -> Method:
         """The GAN of method ``kind`` in a model file or run folder, whose networks are ``shape`` but for the classes.
@@ -114,6 +119,11 @@ def settings_from(path: Path | str) -> tuple[str, dict[str, Any]]:
         raise CheckpointError(f"{file}: holds a model of method '{kind}', not a pretrained GAN. {GANS['biggan'].way}")
     found = {f"model.{name}": header["config"]["model"][name] for name in GANS[kind].fixed}
     return kind, {"model.pretrained": str(path), "data.size": header["image_size"], **found}
+
+
+def _holds_model(path: Path) -> bool:
+    """Whether ``path`` is the folder of a run or of a checkpoint."""
+    return (path / checkpoint.MODEL).is_file() or (path / "checkpoints").is_dir()
 
 
 def _file(path: Path | str, kind: str) -> Path:

@@ -85,7 +85,7 @@ class TrainingState:
         self.watch = Watch()
         self.step = 0
         self.pretrained: list[dict[str, str]] = []
-        self.optimizers: dict[str, torch.optim.Adam] = {}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.names = {id(p): n for n, p in method.named_parameters()}
         shared = {n for n in method.shared_state() if n.split(".")[0] not in method.never_averaged}
         self.average = {n: t.detach().clone() for n, t in self._averageable().items() if n in shared} if ema else {}
@@ -128,7 +128,7 @@ class TrainingState:
 
     # ---- optimisers --------------------------------------------------------------------------------------
 
-    def optimizer(self, update: Update) -> torch.optim.Adam:
+    def optimizer(self, update: Update) -> torch.optim.Optimizer:
         """The optimiser of an update's name, with a group for each module that has joined it so far."""
         optimizer = self.optimizers.get(update.name)
         seen: set[int] = set()
@@ -142,15 +142,7 @@ class TrainingState:
             elif own and optimizer is not None:
                 optimizer.add_param_group({"params": own, "rate": rate})
             elif own:
-                spec = update.optimizer
-                optimizer = torch.optim.Adam(
-                    [{"params": own, "rate": rate}],
-                    lr=spec.lr,
-                    betas=spec.betas,
-                    eps=spec.eps,
-                    weight_decay=spec.weight_decay,
-                    fused=True,
-                )
+                optimizer = update.optimizer.build([{"params": own, "rate": rate}])
         if optimizer is None:
             raise ValueError(f"update '{update.name}' has no parameters")
         self.optimizers[update.name] = optimizer

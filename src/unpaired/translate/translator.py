@@ -155,6 +155,7 @@ class Translator:
         Raises:
             ConfigError: no such domain (with the nearest name), no such direction, or several sources fit.
         """
+        self.check_translates()
         if source == "none" and source not in self.domains:
             if not self.method.any_source:
                 raise ConfigError("this model must know the domain of its inputs: name one of its own as source")
@@ -179,11 +180,19 @@ class Translator:
             raise ConfigError(f"this model does not translate '{source}' to '{target}'. It can do: {able}.")
         return source, target
 
+    def check_translates(self) -> None:
+        """Refuse a model that translates nothing, which a classifier is. Raises ConfigError."""
+        if not self.directions:
+            raise ConfigError(
+                f"this model tells {', '.join(self.domains)} apart and translates nothing; it is for: unpaired train DATA --weights MODEL"
+            )
+
     def targets(self, source: str | None) -> tuple[str | None, tuple[str, ...]]:
         """The source meant and every domain that it can be translated to, in the model's order.
 
         Raises ConfigError: no such domain, or the source must be named.
         """
+        self.check_translates()
         if source is None and not self.method.any_source:
             sources = sorted({a for a, _ in self.directions})
             if len(sources) > 1:
