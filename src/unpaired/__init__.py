@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from unpaired.report import write_report
     from unpaired.training.planning import plan
     from unpaired.training.run import pretrain, train
+    from unpaired.translate.files import translate_files
     from unpaired.translate.synthesis import synthesize
-    from unpaired.translate.translator import Translator, load, translate_files
+    from unpaired.translate.translator import Translator, load
 
 _WHERE = {
     "METHODS": "unpaired.methods",
@@ -41,7 +42,7 @@ _WHERE = {
     "pretrain": "unpaired.training.run",
     "synthesize": "unpaired.translate.synthesis",
     "train": "unpaired.training.run",
-    "translate_files": "unpaired.translate.translator",
+    "translate_files": "unpaired.translate.files",
     "write_report": "unpaired.report",
 }
 

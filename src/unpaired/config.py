@@ -430,6 +430,82 @@ class EvaluateConfig(Options):
         return tuple(g for g in GROUPS if g in self.metrics or "all" in self.metrics)
 
 
+class TranslateConfig(Options):
+    """Options of ``translate``."""
+
+    to: str
+    """Domain to translate to; all makes a grid of every domain for each input."""
+    out: Path
+    """Folder for the results; run the same command again to go on after an interruption."""
+    source: str | None = None
+    """Domain of the inputs, where it does not follow from --to; none for pictures of no trained domain (deepi2i)."""
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    """Pictures of equal size at a time; results differ by rounding at most."""
+    seed: int = 0
+    """For methods with random outputs; each picture's noise follows from it and the picture's own bytes."""
+    samples: Annotated[int, Field(ge=1)] = 1
+    """Results for each input, in OUT/sample-1 and so on (methods with random outputs)."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """fp32 or bf16."""
+    engine: Literal["torch", "compile", "openvino"] = "torch"
+    """torch; compile for many pictures of few sizes (each size takes up to some minutes once); openvino on a CPU in fp32 (extra openvino)."""
+    max_pixels: int | None = None
+    """Larger pictures are translated in overlapping tiles of this many pixels."""
+    format: Literal["png", "jpg", "webp"] = "png"
+    """File format of the results: png and webp keep every pixel, jpg has quality 95."""
+    report: Path | None = None
+    """Where to write the JSON report (always written into --out as well when something failed)."""
+    overwrite: bool = False
+    """Replace results of another model or other options, and foreign files that are in the way."""
+    mask: Path | None = None
+    """Folder for the attention maps (method attend): 8-bit grey, 0 where the result equals the input exactly."""
+    mask_threshold: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Make the maps black and white at this value, 0 to 1; what is black stays as it was in the input."""
+    quiet: bool = False
+    """No progress; warnings stay."""
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.mask is None and self.mask_threshold is not None:
+            raise ConfigError("mask_threshold needs a folder for the masks: --mask DIR")
+        return self
+
+
+MOST_SYNTHESIZED = 100_000
+"""More images than this in one call are a slip of the finger."""
+
+
+class SynthesizeConfig(Options):
+    """Options of ``synthesize``."""
+
+    out: Path
+    """Folder for the pictures."""
+    n: Annotated[int, Field(ge=1)] = 64
+    """How many; with --interpolate, how many walks."""
+    seed: int = 0
+    """Picture number i follows from the seed and i alone."""
+    to: str | None = None
+    """Domain, where the model knows several."""
+    interpolate: Annotated[int, Field(ge=0)] = 0
+    """Pictures on the way between two latents, at least 2, one row of the sheet a walk."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """fp32 or bf16."""
+    overwrite: bool = False
+    """Replace pictures that are there."""
+
+    @model_validator(mode="after")
+    def _so_many(self) -> Self:
+        if self.interpolate == 1 or self.n * max(1, self.interpolate) > MOST_SYNTHESIZED:
+            raise ConfigError(
+                f"n = {self.n}, interpolate = {self.interpolate}: wanted 1 to {MOST_SYNTHESIZED:,} images in all, and at least 2 on a way"
+            )
+        return self
+
+
 def parse_value(text: str) -> Any:
     """``text`` read as a TOML value; a bare word is a string."""
     try:

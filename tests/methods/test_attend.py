@@ -26,8 +26,8 @@ from unpaired.methods.attend import MASK_FLOOR, Attend, AttendConfig
 from unpaired.networks.convnets import AttentionBranch, ImageBuffer, ResnetGenerator, WeightInduction
 from unpaired.networks.discriminators import OverlappingPatches
 from unpaired.training import loop
-from unpaired.translate.files import mask_to_uint8
-from unpaired.translate.translator import Translator, load, translate_files
+from unpaired.translate.files import mask_to_uint8, translate_files
+from unpaired.translate.translator import Translator, load
 
 DOMAINS = ("horse", "zebra")
 

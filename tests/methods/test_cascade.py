@@ -19,6 +19,7 @@ import unpaired
 from unpaired import checkpoint, losses
 from unpaired.batch import Batch
 from unpaired.config import RunConfig
+from unpaired.data.images import GAP
 from unpaired.errors import CheckpointError, ConfigError, PartialError, RefusedError
 from unpaired.methods.cascade import Cascade
 from unpaired.methods.deepvae import DeepVAE
@@ -26,7 +27,7 @@ from unpaired.networks.pyramid import Critic
 from unpaired.report import write_report
 from unpaired.training import loop
 from unpaired.training import run as training_run
-from unpaired.translate.synthesis import GAP, between, check_level_folder, latents, synthesize, write_level_sheets
+from unpaired.translate.synthesis import between, check_level_folder, latents, synthesize, write_level_sheets
 from unpaired.translate.translator import load
 
 DOMAINS = ("red", "blue")
@@ -656,21 +657,21 @@ def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_synthesis_writes_pictures_that_follow_from_the_seed(vae: Path, tmp_path: Path) -> None:
     """Number i depends on (seed, i) alone, whatever the count; a second call refuses to replace; other seeds give others."""
-    many = synthesize(vae, tmp_path / "a", count=5, seed=1, device="cpu")
-    few = synthesize(vae, tmp_path / "b", count=2, seed=1, device="cpu")
+    many = synthesize(vae, out=tmp_path / "a", n=5, seed=1, device="cpu")
+    few = synthesize(vae, out=tmp_path / "b", n=2, seed=1, device="cpu")
     assert [p.name for p in many] == [f"{i:05d}.png" for i in range(5)]
     assert [p.read_bytes() for p in many[:2]] == [p.read_bytes() for p in few]
     assert (tmp_path / "a" / "sheet.png").exists() and (tmp_path / "a" / "synthesis.json").exists()
     with pytest.raises(RefusedError, match="--overwrite"):
-        synthesize(vae, tmp_path / "a", count=1, seed=2, device="cpu")
-    other = synthesize(vae, tmp_path / "a", count=1, seed=2, overwrite=True, device="cpu")
+        synthesize(vae, out=tmp_path / "a", n=1, seed=2, device="cpu")
+    other = synthesize(vae, out=tmp_path / "a", n=1, seed=2, overwrite=True, device="cpu")
     assert other[0].read_bytes() != few[0].read_bytes()
 
 
 def test_a_walk_begins_and_ends_at_its_latents(vae: Path, tmp_path: Path) -> None:
     """The first and last picture of a walk are those of its two latents, and lengths in between stay between theirs."""
-    walk = synthesize(vae, tmp_path / "walk", count=1, seed=3, interpolate=4, device="cpu")
-    ends = synthesize(vae, tmp_path / "ends", count=2, seed=3, device="cpu")
+    walk = synthesize(vae, out=tmp_path / "walk", n=1, seed=3, interpolate=4, device="cpu")
+    ends = synthesize(vae, out=tmp_path / "ends", n=2, seed=3, device="cpu")
     assert [p.name for p in walk] == [f"00000-{j:02d}.png" for j in range(4)]
     a, b = (np.asarray(Image.open(p)).astype(int) for p in (walk[0], ends[0]))
     assert np.abs(a - b).max() <= 1
@@ -685,7 +686,7 @@ def test_a_walk_begins_and_ends_at_its_latents(vae: Path, tmp_path: Path) -> Non
 def test_methods_without_noise_do_not_synthesise(trained: Path, tmp_path: Path) -> None:
     """With what does."""
     with pytest.raises(ConfigError, match="'deepvae', 'biggan' and 'stylegan' do"):
-        synthesize(trained, tmp_path / "x", device="cpu")
+        synthesize(trained, out=tmp_path / "x", device="cpu")
 
 
 def test_deepvae_encodes_and_reconstructs() -> None:

@@ -540,7 +540,7 @@ def test_the_command_after_training_is_one_that_works(translator: Translator, tm
 def test_noise_alone_makes_no_pictures(translator: Translator, tmp_path: Path) -> None:
     """It has latents, but translates pictures: ``synthesize`` refuses it instead of translating blank ones."""
     with pytest.raises(ConfigError, match=r"\(deepi2i\) translates images and makes none from noise alone"):
-        synthesize(translator, tmp_path / "out", count=1, domain="red", device="cpu")
+        synthesize(translator, out=tmp_path / "out", n=1, to="red", device="cpu")
     assert not (tmp_path / "out").exists()
 
 

@@ -489,7 +489,7 @@ def test_a_gan_ignores_its_input(tmp_path: Path) -> None:
         )
     assert method.pairs == (("cat", "cat"), ("dog", "dog"))
     drawn = Translator(method, {"method": "stylegan", "step": 0})
-    assert len(synthesize(drawn, tmp_path / "out", count=2, domain="dog", device="cpu")) == 2
+    assert len(synthesize(drawn, out=tmp_path / "out", n=2, to="dog", device="cpu")) == 2
     assert isinstance(make().adaptors, Adaptors)
 
 
@@ -507,7 +507,7 @@ def test_noise_maps_follow_from_the_seed(tmp_path: Path) -> None:
     ``translate`` with latents and a seed gives the same twice, with another seed another."""
     torch.manual_seed(0)
     drawn = Translator(loud(StyleGAN(StyleGAN.Config(**SMALL), ("cat",), image_size=32)), {"method": "stylegan"})
-    few, more = (synthesize(drawn, tmp_path / str(n), count=n, seed=5, device="cpu") for n in (2, 3))
+    few, more = (synthesize(drawn, out=tmp_path / str(n), n=n, seed=5, device="cpu") for n in (2, 3))
     assert [p.read_bytes() for p in few] == [p.read_bytes() for p in more[:2]]
     same = torch.randn(1, 4).expand(4, 4)
     a, b, c, d = draw(drawn, same, "cat", seed=5, walk=2)

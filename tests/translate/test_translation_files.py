@@ -15,8 +15,7 @@ from tiny import pictures
 from toys import Negative, Noise, OneWay, translator
 from unpaired.errors import ConfigError, DataError, PartialError, RefusedError
 from unpaired.files import TEMPORARY_PREFIX, sha256_of
-from unpaired.translate.files import LOCK, NAME, plan
-from unpaired.translate.translator import IncompleteTranslation, TranslationReport, translate_files
+from unpaired.translate.files import LOCK, RECORD, IncompleteTranslation, TranslationReport, plan, translate_files
 
 
 def save(path: Path, image: np.ndarray | None = None) -> Path:
@@ -35,7 +34,7 @@ def tree(root: Path, count: int = 10) -> Path:
 
 def run(inputs: Path | list[Path], out: Path, **options: object) -> TranslationReport:
     options = {"model": translator(Negative()), "to": "night", "quiet": True, **options}
-    return translate_files(inputs=inputs if isinstance(inputs, list) else [inputs], out=out, **options)  # type: ignore[arg-type]
+    return translate_files(options.pop("model"), inputs, out=out, **options)  # type: ignore[arg-type]
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -50,7 +49,7 @@ def test_a_tree_keeps_structure_and_sizes_and_inputs(tmp_path: Path) -> None:
     before = {p: (p.stat().st_mtime_ns, sha256_of(p)) for p in source.rglob("*") if p.is_file()}
     seen: list[tuple[int, int]] = []
     report = run(source, tmp_path / "out", progress=lambda done, total: seen.append((done, total)))
-    assert report.counts == {"ok": 10, "skipped": 0, "failed": 0} and report.ignored == 1
+    assert report.counts == {"ok": 10, "skipped": 0, "failed": 0} and len(report.left_out) == 1
     assert seen[-1] == (10, 10)
     for path in source.rglob("*.png"):
         result = np.asarray(Image.open(tmp_path / "out" / path.relative_to(source)))
@@ -93,14 +92,30 @@ def test_bad_files_are_listed_and_stop_nothing(tmp_path: Path) -> None:
     assert not list((tmp_path / "out").rglob("white*")) and not list((tmp_path / "out").rglob(f"{TEMPORARY_PREFIX}*"))
 
 
-def test_pictures_in_a_format_that_is_not_read_are_told(tmp_path: Path) -> None:
-    """A phone's HEIC beside the pictures is no failure, yet the last lines and the report name it; a text file is not worth it."""
-    save(tmp_path / "in" / "1.png")
-    (tmp_path / "in" / "IMG_2.HEIC").write_bytes(b"ftypheic")
-    (tmp_path / "in" / "notes.txt").write_text("x")
-    report = run(tmp_path / "in", tmp_path / "out")
-    assert "in a format that is not read, save as JPEG or PNG: " in report.text() and "notes" not in report.text()
-    assert [Path(p).name for p in report.to_dict()["unread"]] == ["IMG_2.HEIC"] and report.ignored == 2
+def test_what_is_left_out_is_told(tmp_path: Path) -> None:
+    """Folders are read by the rules of `unpaired check`: links to folders and files are followed once, system folders left alone. A
+    dangling link is a failed item; a phone's HEIC, a PPM and a link that comes back are named, notes are counted; the report has all."""
+    source = tmp_path / "in"
+    save(source / "1.png")
+    save(tmp_path / "real" / "2.png")
+    save(source / "@eaDir" / "1.png" / "THUMB.jpg")
+    (source / "more").symlink_to("../real")
+    (source / "again").symlink_to("more")
+    for name in ("IMG_2.HEIC", "b.ppm", "notes.txt", "noending"):
+        (source / name).write_text("x")
+    report = run(source, tmp_path / "out")
+    assert sorted(digests(tmp_path / "out")) == ["1.png", "again/2.png"]
+    assert {Path(p).name for p in report.to_dict()["left_out"]} == {
+        "@eaDir", "more", "IMG_2.HEIC", "b.ppm", "notes.txt", "noending",
+    }  # fmt: skip
+    text = report.text()
+    assert "IMG_2.HEIC: .HEIC is a format that is not read" in text and "b.ppm: .ppm is a format that" in text
+    assert "more: a link to a folder that is read already" in text and "notes" not in text
+    assert "left out: 3 that are hidden, or no pictures by their names" in text
+    for name in ("gone.png", "self.png"):
+        (source / name).symlink_to(name.replace("gone", "nowhere"))
+    with pytest.raises(PartialError, match=r"0 translated, 2 already done, 2 failed(.|\n)*cannot be read"):
+        run(source, tmp_path / "out")
 
 
 def test_a_second_run_does_nothing_and_says_so(tmp_path: Path) -> None:
@@ -132,12 +147,13 @@ def test_a_batch_cut_by_a_kill_is_computed_whole_again(tmp_path: Path) -> None:
     assert model.method.calls == [(4, 3, 16, 16)]  # 12 pixels, padded to the least size
 
 
-def test_a_torn_journal_line_is_passed_over(tmp_path: Path) -> None:
-    """A record cut in the middle of its last line costs that item alone."""
+def test_a_torn_line_of_the_record_is_passed_over(tmp_path: Path) -> None:
+    """A record cut in the middle of its last line, before that item was put in place, costs that item alone."""
     source, out = tree(tmp_path / "in"), tmp_path / "out"
     run(source, out, batch_size=1)
-    record = (out / NAME).read_bytes()
-    (out / NAME).write_bytes(record[:-30])
+    record = (out / RECORD).read_bytes()
+    (out / RECORD).write_bytes(record[:-30])
+    (out / "b" / "c" / "009.png").unlink()
     assert run(source, out, batch_size=1).counts == {"ok": 1, "skipped": 9, "failed": 0}
     assert run(source, out).counts["skipped"] == 10
 
@@ -179,10 +195,10 @@ def test_colliding_names_become_distinct_and_are_listed(tmp_path: Path) -> None:
 
 
 def test_the_same_name_from_two_folders_is_kept_apart(tmp_path: Path) -> None:
-    """x/a.png and y/a.png given as two roots (or as two files) land in folders named after theirs."""
+    """x/a.png and y/a.png given as two roots (or as two files) get names of their own."""
     x, y = save(tmp_path / "x" / "a.png"), save(tmp_path / "y" / "a.png")
     save(tmp_path / "y" / "b.png")
-    expected = {"x/a.png.png", "y/a.png.png"}
+    expected = {"a.png.png", "a.png-2.png"}
     assert {str(t.output) for t in plan([x, y], tmp_path / "out", ".png").tasks} == expected
     todo = plan([tmp_path / "x", tmp_path / "y"], tmp_path / "out", ".png")
     assert {str(t.output) for t in todo.tasks} == expected | {"b.png"}
@@ -253,9 +269,9 @@ def test_refusals_before_work(tmp_path: Path) -> None:
     for inputs, out, options, text in (
         (tmp_path / "absent", "o", {}, "no such file or folder"),
         (tmp_path / "none", "o", {}, "no images in"),
-        (source, "o", {"format": "gif"}, "format 'gif' cannot be written; there are: png, jpg, webp"),
+        (source, "o", {"format": "gif"}, "format = 'gif': input should be 'png', 'jpg' or 'webp'"),
         (source, "o", {"to": "nite"}, "no domain 'nite'"),
-        (source, "o", {"batch_size": 0}, "at least 1"),
+        (source, "o", {"batch_size": 0}, "batch_size = 0: input should be greater"),
         (source, "o", {"max_pixels": 100}, "tiles of at least"),
         (source, file.name, {}, "a file; --out wants a folder"),
     ):

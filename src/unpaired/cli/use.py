@@ -16,91 +16,40 @@ from unpaired.cli.options import (
     Json,
     Model,
     Names,
-    OutputPrecision,
     Quiet,
     print_json,
 )
-from unpaired.config import EvaluateConfig
+from unpaired.config import EvaluateConfig, SynthesizeConfig, TranslateConfig
 
 
-def translate(
-    model: Model,
-    /,
-    *inputs: Path,
-    to: str,
-    out: Path,
-    source: str | None = None,
-    batch_size: int = 8,
-    seed: int = 0,
-    samples: int = 1,
-    device: Device = "auto",
-    precision: OutputPrecision = "fp32",
-    engine: Literal["torch", "compile", "openvino"] = "torch",
-    max_pixels: int | None = None,
-    format: Literal["png", "jpg", "webp"] = "png",
-    report: Path | None = None,
-    overwrite: bool = False,
-    mask: Path | None = None,
-    mask_threshold: float | None = None,
-    levels: Path | None = None,
-    quiet: Quiet = False,
-) -> None:
+def translate(model: Model, /, *inputs: Path, options: Flat[TranslateConfig], levels: Path | None = None) -> None:
     """Translate pictures or whole trees of them; the structure, sizes and inputs are kept.
 
     Parameters
     ----------
     inputs
         Pictures or folders.
-    to
-        Domain to translate to; all makes a grid of every domain for each input.
-    out
-        Folder for the results; run the same command again to go on after an interruption.
-    source
-        Domain of the inputs, where it does not follow from --to; none for pictures of no trained domain (deepi2i).
-    batch_size
-        Pictures of equal size at a time.
-    seed
-        For methods with random outputs.
-    samples
-        Results for each input, in OUT/sample-1 and so on (methods with random outputs).
-    engine
-        torch; compile for many pictures of few sizes (each size takes up to some minutes once); openvino on a CPU in fp32 (extra openvino).
-    max_pixels
-        Larger pictures are translated in overlapping tiles of this many pixels.
-    format
-        File format of the results.
-    report
-        Where to write the JSON report (always written into --out as well when something failed).
-    overwrite
-        Replace results of another model or other options.
-    mask
-        Folder for the attention maps (method attend): 8-bit grey, 0 where the result equals the input exactly.
-    mask_threshold
-        Make the maps black and white at this value, 0 to 1; what is black stays as it was in the input.
     levels
         Folder for sheets of every level (method cascade): the input and its translation, from the deepest level on.
     """
     from unpaired.errors import PartialError
-    from unpaired.translate.translator import load, translate_files
+    from unpaired.translate.files import translate_files
+    from unpaired.translate.translator import load
 
     failed: list[PartialError] = []  # a bad picture stops neither the other sheets nor the translations
     if levels is not None:
         from unpaired.translate.synthesis import check_level_folder, write_level_sheets
 
-        check_level_folder(levels, out)
-    translator = load(model, device=device, precision=precision, engine=engine)
+        check_level_folder(levels, options.out)
+    translator = load(model, device=options.device, precision=options.precision, engine=options.engine)
     if levels is not None:
         try:
-            write_level_sheets(translator, list(inputs), to=to, source=source, folder=levels)
+            write_level_sheets(translator, inputs, to=options.to, source=options.source, folder=levels)
         except PartialError as error:
             failed.append(error)
     try:
-        done = translate_files(
-            translator, list(inputs), to=to, source=source, out=out, batch_size=batch_size, seed=seed, samples=samples,
-            max_pixels=max_pixels, format=format, report=report, overwrite=overwrite, mask=mask,
-            mask_threshold=mask_threshold, quiet=quiet,
-        )  # fmt: skip
-        if not quiet:
+        done = translate_files(translator, inputs, options)
+        if not options.quiet:
             print(done.text())
     except PartialError as error:
         failed.insert(0, error)
@@ -108,42 +57,12 @@ def translate(
         raise PartialError("\n".join(map(str, failed)))
 
 
-def synthesize(
-    model: Model,
-    /,
-    *,
-    out: Path,
-    n: int = 64,
-    seed: int = 0,
-    to: str | None = None,
-    interpolate: int = 0,
-    device: Device = "auto",
-    precision: OutputPrecision = "fp32",
-    overwrite: bool = False,
-) -> None:
-    """Draw pictures from noise (methods deepvae, biggan and stylegan): PNG files and a sheet of them.
-
-    Parameters
-    ----------
-    out
-        Folder for the pictures.
-    n
-        How many; with --interpolate, how many walks.
-    seed
-        Picture number i follows from the seed and i alone.
-    to
-        Domain, where the model knows several.
-    interpolate
-        Pictures on the way between two latents, one row of the sheet a walk.
-    overwrite
-        Replace pictures that are there.
-    """
+def synthesize(model: Model, /, *, options: Flat[SynthesizeConfig]) -> None:
+    """Draw pictures from noise (methods deepvae, biggan and stylegan): PNG files and a sheet of them."""
     from unpaired.translate.synthesis import synthesize as run
 
-    written = run(
-        model, out, count=n, seed=seed, domain=to, interpolate=interpolate, device=device, precision=precision, overwrite=overwrite
-    )  # fmt: skip
-    print(f"{len(written)} pictures: {out}; an overview: {out / 'sheet.png'}")
+    written = run(model, options)
+    print(f"{len(written)} pictures: {options.out}; an overview: {options.out / 'sheet.png'}")
 
 
 def info(model: Model, /, *, json: Json = False) -> None:

@@ -15,7 +15,7 @@ import os
 import stat
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -43,6 +43,7 @@ IMAGE_SUFFIXES = frozenset(
 """Endings (lower case) of files that are taken for images. The content decides how they are read."""
 OTHER_IMAGE_SUFFIXES = frozenset((
     ".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".pcx", ".exr", ".hdr", ".dcm",
 ))  # fmt: skip
 """Endings (lower case) of pictures in formats that are not read: a user is told to convert them."""
 MAX_PIXELS = 50_000_000
@@ -54,6 +55,9 @@ MIN_SIDE = 8
 """Smallest side in pixels: below it there is nothing to learn from; it is a tracking pixel or a placeholder."""
 MAX_FILE_BYTES = 512 * 2**20
 """Largest file: 50 megapixels of uncompressed 16-bit RGBA are 400 MB."""
+
+GAP = 2
+"""White pixels between the pictures of a sheet."""
 
 # Our pixel limit is lower than the size at which Pillow starts to warn, and it raises; the other texts name no
 # file. Appended, so that any filter of the user's own comes first.
@@ -79,7 +83,11 @@ _UPRIGHT = {  # EXIF orientation -> what turns the stored pixels upright
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION_TAG = 0x0112
-_SAVE: dict[str, dict[str, Any]] = {"PNG": {}, "JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
+_SAVE: dict[str, dict[str, Any]] = {
+    "png": {"format": "PNG", "compress_level": 4},
+    "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
+    "webp": {"format": "WEBP", "lossless": True},
+}
 _NOT_IMAGES = (  # first bytes of what most often hides behind an image's name
     (b"version https://git-lfs", "a git-lfs pointer, not the image; run `git lfs pull`"),
     (b"<!doctype html", "an HTML page, not an image; download it again"),
@@ -492,8 +500,23 @@ def to_uint8(tensor: Tensor) -> Pixels:
     return np.ascontiguousarray(np.moveaxis(levels, -3, -1))
 
 
-def encode_image(pixels: Pixels, format: str = "PNG") -> bytes:
-    """uint8 [H, W, 3] -> the bytes of a PNG, JPEG (quality 95, no chroma subsampling) or lossless WebP file."""
+def encode_image(pixels: Pixels, ending: str = "png") -> bytes:
+    """Encode uint8 [H, W, 3] (or [H, W]) as a PNG, a JPEG (jpg: quality 95, no chroma subsampling) or a lossless WebP file.
+
+    Raises ValueError, OSError: a side is too long for the format.
+    """
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format, **_SAVE[format])
+    Image.fromarray(pixels).save(buffer, **_SAVE[ending])
     return buffer.getvalue()
+
+
+def sheet(cells: Sequence[Pixels | None], columns: int) -> Pixels:
+    """Lay pictures of one size out row by row, ``GAP`` white pixels apart; None leaves a white cell."""
+    height, width = next(cell.shape[:2] for cell in cells if cell is not None)
+    rows = -(-len(cells) // columns)
+    page = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), 255, np.uint8)
+    for n, cell in enumerate(cells):
+        if cell is not None:
+            top, left = n // columns * (height + GAP), n % columns * (width + GAP)
+            page[top : top + height, left : left + width] = cell
+    return page

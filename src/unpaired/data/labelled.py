@@ -144,7 +144,8 @@ def _read_npz(
 ) -> tuple[Pixels, NDArray[np.int64], tuple[str, ...]]:
     """(squares uint8 [n, S, S, 3], labels int64 [n], names of the classes); without labels where they are not asked for."""
     arrays = _headers(path)
-    split = split or ("train" if "x_train" in arrays or "x_test" in arrays else "")
+    if split in (None, "train"):
+        split = "train" if "x_train" in arrays or "x_test" in arrays else ""
     x, y = (f"x_{split}", f"y_{split}") if split else ("x", "y")
     images, labels = (arrays.get(name, (np.dtype(bool), ())) for name in (x, y))
     fits = images[0] == np.uint8 and _is_images(images[1])

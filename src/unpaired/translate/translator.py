@@ -1,4 +1,4 @@
-"""Using a trained model: tensors, pictures, and (``translation_files``) whole trees of files, at any size.
+"""Using a trained model: tensors and pictures of any size. Whole trees of files: ``unpaired.translate.files``.
 
 >>> model = unpaired.load("run")                                             # doctest: +SKIP
 >>> picture = model.translate_image(Image.open("horse.jpg"), target="zebra")  # doctest: +SKIP
@@ -11,34 +11,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from unpaired import checkpoint
 from unpaired.batch import Pair
-from unpaired.data.images import show
+from unpaired.data.images import show, to_rgb, to_tensor, to_uint8
 from unpaired.errors import ConfigError, DataError, nearest
 from unpaired.machine import autocast, choose_device, choose_precision
 from unpaired.methods.base import Method
 from unpaired.networks.kernels import Held
 from unpaired.translate.engines import ENGINES, Engine, engine_of
-from unpaired.translate.files import IncompleteTranslation, Item, TranslationReport, translate_files
-from unpaired.translate.tiling import MAX_PIXELS, MIN_STRIDES, at_any_size
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-__all__ = [
-    "MAX_PIXELS",
-    "IncompleteTranslation",
-    "Item",
-    "TranslationReport",
-    "Translator",
-    "load",
-    "translate_files",
-]
+from unpaired.translate.tiling import MAX_PIXELS, MIN_STRIDES, Network, at_any_size
 
 log = logging.getLogger("unpaired")
 RANGE_TOLERANCE = 1e-3
@@ -232,16 +220,9 @@ class Translator:
             DataError: shape, type or range of ``images``.
         """
         source, target = self.direction(source, target)
-        check_images(images)
         if latents is not None:
             self._check_latents(latents, len(images))
-        generator = None
-        if seed is not None:
-            generator = torch.Generator(self.device).manual_seed(seed)
-        if not len(images):
-            return images.to(self.device, torch.float32)
-
-        used = 0
+        generator, used = self._generator(seed), 0
 
         def network(part: Tensor) -> Tensor:
             nonlocal used
@@ -255,6 +236,9 @@ class Translator:
 
         return self._run(network, images, max_pixels)
 
+    def _generator(self, seed: int | None) -> torch.Generator | None:
+        return None if seed is None else torch.Generator(self.device).manual_seed(seed)
+
     def _check_latents(self, latents: Tensor, count: int) -> None:
         size = self.method.latent_size
         if size is None:
@@ -262,15 +246,19 @@ class Translator:
         if tuple(latents.shape) != (count, size) or not latents.is_floating_point():
             raise DataError(f"latents are {latents.dtype} {list(latents.shape)}; wanted floats {[count, size]}")
 
+    def _smallest(self) -> Tensor:
+        """A black image of the smallest size, to see what the method makes of any."""
+        side = self.method.fixed_size or MIN_STRIDES * self.method.stride
+        return torch.zeros(1, 3, side, side, device=self.device)
+
     @property
     def has_attention(self) -> bool:
         """Whether the model says where it changes an image (:meth:`attention`)."""
-        side = self.method.fixed_size or MIN_STRIDES * self.method.stride
         with torch.inference_mode():
-            return self.method.attention(torch.zeros(1, 3, side, side, device=self.device)) is not None
+            return self.method.attention(self._smallest()) is not None
 
     def attention(self, images: Tensor, *, threshold: float | None = None, max_pixels: int = MAX_PIXELS) -> Tensor:
-        """Where and how much ``translate`` changes each image: [N, 1, H, W] in [0, 1]; 0 where the image stays as it is.
+        """Say where and how much ``translate`` changes each image: [N, 1, H, W] in [0, 1]; 0 where it stays as it is.
 
         Args:
             threshold: 1 where the mask is at least this, else 0: an unsupervised segmentation.
@@ -278,11 +266,8 @@ class Translator:
         Raises:
             ConfigError: the method has no attention. DataError: as :meth:`translate`.
         """
-        self._check_attention(threshold)
-        check_images(images)
-        if not len(images):
-            return images[:, :1].to(self.device, torch.float32)
-        return self._run(lambda part: self._mask(part, threshold), images, max_pixels)
+        self.check_attention(threshold)
+        return self._run(lambda part: self._mask(part, threshold), images, max_pixels, channels=1)
 
     def translate_with_attention(
         self,
@@ -294,17 +279,14 @@ class Translator:
         seed: int | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> tuple[Tensor, Tensor]:
-        """:meth:`translate` and :meth:`attention` in one: images [N, 3, H, W] and masks [N, 1, H, W].
+        """Do :meth:`translate` and :meth:`attention` in one: images [N, 3, H, W] and masks [N, 1, H, W].
 
         With ``threshold``, pixels whose mask is below it keep the input's colour, so that the images fit the masks. Where a mask
         is below 1/512, rounding to 8 bits gives the input's pixel exactly.
         """
         source, target = self.direction(source, target)
-        self._check_attention(threshold)
-        check_images(images)
-        if not len(images):
-            return images.to(self.device, torch.float32), images[:, :1].to(self.device, torch.float32)
-        generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
+        self.check_attention(threshold)
+        generator = self._generator(seed)
 
         def network(part: Tensor) -> Tensor:
             mask = self._mask(part, threshold)
@@ -313,10 +295,11 @@ class Translator:
                 result = torch.where(mask > 0, result, part)
             return torch.cat([result, mask], dim=1)
 
-        both = self._run(network, images, max_pixels)
+        both = self._run(network, images, max_pixels, channels=4)
         return both[:, :3], both[:, 3:].clamp(min=0)
 
-    def _check_attention(self, threshold: float | None) -> None:
+    def check_attention(self, threshold: float | None) -> None:
+        """Raise ConfigError where the model has no attention, or it cannot be cut at ``threshold``."""
         if threshold is not None and not 0 < threshold <= 1:
             raise ConfigError(f"mask threshold {threshold}: must be above 0 and at most 1")
         if not self.has_attention:
@@ -331,16 +314,12 @@ class Translator:
         return mask.float() if threshold is None else (mask >= threshold).float()
 
     def reconstruct(self, images: Tensor, domain: str, *, max_pixels: int = MAX_PIXELS) -> Tensor | None:
-        """The method's own reconstruction within ``domain`` (shapes as :meth:`translate`); None if it has none."""
-        check_images(images)
+        """Make the method's own reconstruction within ``domain`` (shapes as :meth:`translate`); None if it has none."""
         if domain not in self.domains:
             raise ConfigError(f"no domain '{domain}'.{nearest(domain, self.domains)}")
-        side = self.method.fixed_size or MIN_STRIDES * self.method.stride
         with torch.inference_mode():
-            if self.method.reconstruct(torch.zeros(1, 3, side, side, device=self.device), domain) is None:
+            if self.method.reconstruct(self._smallest(), domain) is None:
                 return None
-        if not len(images):
-            return images.to(self.device, torch.float32)
 
         def network(part: Tensor) -> Tensor:
             result = self.method.reconstruct(part, domain)
@@ -363,13 +342,17 @@ class Translator:
         return [(name, own.float().clamp(-1, 1), made.float().clamp(-1, 1)) for name, own, made in found]
 
     @torch.inference_mode()
-    def _run(self, network: Any, images: Tensor, max_pixels: int) -> Tensor:
+    def _run(self, network: Network, images: Tensor, max_pixels: int, channels: int = 3) -> Tensor:
+        """``network``, which gives so many channels, over checked images of any size. NaN stays NaN: callers must see it."""
+        check_images(images)
         images = images.to(self.device, torch.float32).clamp(-1, 1)
+        if not len(images):
+            return images.new_zeros(0, channels, *images.shape[2:])
         with autocast(self.precision, self.device), self._held():
             result = at_any_size(
                 network, images, stride=self.method.stride, fixed=self.method.fixed_size, max_pixels=max_pixels
             )
-        return result.float().clamp(-1, 1).contiguous()  # NaN stays NaN: callers must see it
+        return result.float().clamp(-1, 1).contiguous()
 
     def translate_image(
         self,
@@ -380,32 +363,24 @@ class Translator:
         seed: int | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> Image.Image:
-        """A picture of any size and mode -> an 8-bit RGB picture of the same size, EXIF orientation applied.
+        """Translate a picture of any size and mode to an 8-bit RGB picture of the same size, EXIF orientation applied.
 
         Raises:
-            ConfigError: the direction is not possible. DataError: no PIL image, or an output that is not finite.
+            ConfigError: the direction is not possible. DataError: no PIL image, a damaged one, or an output that is not finite.
         """
-        from PIL import Image, ImageOps
-
-        from unpaired.data import images as opener
-
         if not isinstance(image, Image.Image):
             raise DataError(
                 f"translate_image wants a PIL image, not {type(image).__name__}: open it first, as in PIL.Image.open(PATH)"
             )
-        upright = ImageOps.exif_transpose(image)
-        rgb = opener.to_rgb("<picture>", upright, (255, 255, 255))
-        tensor = opener.to_tensor(_pixels(rgb))[None]
+        try:
+            upright = to_rgb("<picture>", ImageOps.exif_transpose(image), (255, 255, 255))
+        except (OSError, SyntaxError) as error:  # Pillow decodes here, and not when the picture is opened
+            raise DataError(f"the picture is truncated or damaged ({error})") from error
+        tensor = to_tensor(np.asarray(upright))[None]
         result = self.translate(tensor, source, target, seed=seed, max_pixels=max_pixels)[0]
         if not result.isfinite().all():
             raise DataError("the model's output for this picture is not finite (NaN or infinity)")
-        return Image.fromarray(opener.to_uint8(result))
-
-
-def _pixels(rgb: Image.Image) -> Any:
-    import numpy as np
-
-    return np.asarray(rgb)
+        return Image.fromarray(to_uint8(result))
 
 
 def check_images(images: Tensor) -> None:
