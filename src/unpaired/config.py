@@ -506,6 +506,27 @@ class SynthesizeConfig(Options):
         return self
 
 
+class ReportConfig(Options):
+    """Options of ``report``."""
+
+    out: Path = Path("report.html")
+    """The page to write."""
+    data: Annotated[tuple[str, ...], Parameter(negative="", consume_multiple=False, show_default=False)] = ()
+    """Folder of the images where the run does not know it, or DOMAIN=PATH, once for each domain."""
+    images: Annotated[int, Field(ge=1)] = 8
+    """Held-out images shown for each direction."""
+    limit: Annotated[int, Field(ge=2)] = 120
+    """Images of each domain for the map of features and the failure gallery; twice as many training images are searched for neighbours."""
+    classifier: Path | None = None
+    """Classifier (of adapt) that judges the translations; that of an adaptation is found by itself."""
+    seed: int = 0
+    """For random outputs and the map."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    quiet: bool = False
+    """No progress; warnings stay."""
+
+
 def parse_value(text: str) -> Any:
     """``text`` read as a TOML value; a bare word is a string."""
     try:

@@ -11,15 +11,12 @@ from typing import Any, Literal
 from unpaired.cli.options import (
     Assignments,
     Data,
-    Device,
     Flat,
     Json,
     Model,
-    Names,
-    Quiet,
     print_json,
 )
-from unpaired.config import EvaluateConfig, SynthesizeConfig, TranslateConfig
+from unpaired.config import EvaluateConfig, ReportConfig, SynthesizeConfig, TranslateConfig
 
 
 def translate(model: Model, /, *inputs: Path, options: Flat[TranslateConfig], levels: Path | None = None) -> None:
@@ -198,44 +195,16 @@ def compare(
     write_output(out, (text + "\n").encode())
 
 
-def report(
-    *paths: Path,
-    out: Path = Path("report.html"),
-    data: Names = [],  # noqa: B006
-    images: int = 8,
-    limit: int = 120,
-    weights: Path | None = None,
-    classifier: Path | None = None,
-    seed: int = 0,
-    device: Device = "auto",
-    quiet: Quiet = False,
-) -> None:
+def report(*paths: Path, options: Flat[ReportConfig] | None = None) -> None:
     """One self-contained HTML page about a run (or a model, or an adaptation) and about results of evaluate.
 
     Parameters
     ----------
     paths
         A run folder or a model file, and any number of results.json; results alone are compared.
-    out
-        The page to write.
-    data
-        Folder of the images where the run does not know it, or DOMAIN=PATH, once for each domain.
-    images
-        Held-out images shown for each direction.
-    limit
-        Images of each domain for the map of features and the failure gallery.
-    weights
-        File or folder with the weights of the feature network, MobileNet v1.
-    classifier
-        Classifier (of adapt) that judges the translations; that of an adaptation is found by itself.
-    seed
-        For random outputs and the map.
     """
     from unpaired.report import write_report
 
-    path = write_report(
-        *paths, out=out, data=data, images=images, limit=limit, weights=weights, classifier=classifier, seed=seed, device=device,
-        quiet=quiet,
-    )  # fmt: skip
-    if not quiet:
+    path = write_report(*paths, options=options)
+    if options is None or not options.quiet:
         print(f"open {path}")

@@ -12,7 +12,7 @@ __all__ = ["Card", "Pair", "Panel", "Report", "interval_panel", "line_panel", "s
 
 
 def write_report(*paths: Path | str, **options: Any) -> Path:
-    """As :func:`unpaired.report.write.write_report`, which is imported on first use: the builder alone needs no torch."""
-    from unpaired.report.write import write_report as write
+    """As :func:`unpaired.report.sections.write_report`, imported on first use: the builder alone needs no torch."""
+    from unpaired.report.sections import write_report as write
 
     return write(*paths, **options)

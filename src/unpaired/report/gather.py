@@ -6,6 +6,7 @@ is refused.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -89,6 +90,7 @@ def gather(paths: Sequence[Path], *, device: str = "cpu") -> Subject:
                 f"{path}: a report is about one run; {subject.path} is there already. To compare runs, evaluate each and give the "
                 "results: unpaired evaluate RUN DATA --out results.json"
             )
+        subject.path = path
         _add_run(subject, path, device)
     return subject
 
@@ -106,7 +108,6 @@ def _add_results(subject: Subject, path: Path) -> None:
 
 
 def _add_run(subject: Subject, path: Path, device: str) -> None:
-    subject.path = path
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder; give a run folder, a model file, or results.json")
     folder = path
@@ -131,31 +132,31 @@ def _add_run(subject: Subject, path: Path, device: str) -> None:
     found = ((_SAMPLE.search(p.name), p) for p in (folder / "samples").glob("step-*.png"))
     subject.samples = sorted((int(m[1]), p) for m, p in found if m)
     for place in dict.fromkeys((path, folder)):
-        _try_json(place / ORIGIN, lambda value: subject.origin.update(value) if isinstance(value, dict) else None)
-        if (place / "results.json").is_file():
-            try:
+        subject.origin |= _note(place / ORIGIN)
+        try:
+            if (place / "results.json").is_file():
                 _add_results(subject, place / "results.json")
-            except DataError as error:
-                subject.missing.append(f"Left out: {error}")
-    _try_json(folder / BEST, lambda value: subject.best.update(value) if isinstance(value, dict) else None)
-    for crash in sorted(folder.glob("crash-step-*.json")):
-        _try_json(crash, lambda value: subject.crashes.append(value) if isinstance(value, dict) else None)
+        except DataError as error:
+            subject.missing.append(f"Left out: {error}")
+    subject.best = _note(folder / BEST)
+    subject.crashes = [note for crash in sorted(folder.glob("crash-step-*.json")) if (note := _note(crash))]
 
 
 def _is_run(folder: Path) -> bool:
     return (folder / "checkpoints").is_dir() or (folder / "log.jsonl").is_file()
 
 
-def _try_json(path: Path, use: Any) -> None:
-    if path.is_file():
-        try:
-            use(read_json(path))
-        except DataError:
-            return  # a note beside the run: without it less is said
+def _note(path: Path) -> dict[str, Any]:
+    """Read a note beside the run; without it less is said."""
+    try:
+        found = read_json(path)
+    except DataError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log that are whole, by step; empty when there is none."""
+    """Read the lines of a run's log that are whole, by step; empty when there is none."""
     lines: dict[float, dict[str, Any]] = {}
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -192,7 +193,7 @@ class Pictures:
     """Images of the training split by domain that were held out to look at while training (``--during-training``)."""
 
     def some(self, domain: str, count: int, *, train: bool = False) -> Pixels:
-        """uint8 [n, S, S, 3]: at most ``count`` images, evenly over the domain; unreadable ones are left out."""
+        """Open at most ``count`` images, evenly over the domain, uint8 [n, S, S, 3]; unreadable ones are left out."""
         pool = (self.train if train else self.held_out)[domain]
         total = pool.count(domain)
         crops = []
@@ -208,22 +209,21 @@ class Pictures:
 def open_pictures(
     data: Sequence[str], subject: Subject, domains: Sequence[str], sources: Sequence[str]
 ) -> Pictures | None:
-    """The images at ``data`` (PATH, or several DOMAIN=PATH), or else where the run says that it was trained.
+    """Open the images at ``data`` (PATH, or several DOMAIN=PATH), or else where the run says that it was trained.
 
     None with a sentence in ``subject.missing`` where they are not there. What the user named is refused with DataError when it
     cannot be used.
     """
-    assert subject.config is not None
-    config = subject.config.data.model_copy(update={"cache": False})
-    named = list(data) or _from_origin(subject.origin)
-    if not named:
+    origin = subject.origin.get("data")
+    known = [origin] if isinstance(origin, str) else [f"{d}={p}" for d, p in (origin or {}).items()]
+    try:
+        if data or known:
+            return _open(
+                list(data) or known, subject, domains, sources, {} if data else subject.origin.get("held_out") or {}
+            )
         subject.missing.append(
             "Nothing says where the images are, so there are no translations of held-out images; give them with --data DATA."
         )
-        return None
-    held_out = {} if data else subject.origin.get("held_out") or {}
-    try:
-        return _open(named, config, subject, domains, sources, held_out)
     except DataError as error:
         if data:
             raise
@@ -231,26 +231,14 @@ def open_pictures(
             f"The images are not where the run was trained, so there are no translations of held-out images: {error}. "
             "If they were moved, give their new place with --data DATA."
         )
-        return None
-
-
-def _from_origin(origin: Mapping[str, Any]) -> list[str]:
-    data = origin.get("data")
-    if isinstance(data, str):
-        return [data]
-    if isinstance(data, dict):
-        return [f"{domain}={path}" for domain, path in data.items()]
-    return []
+    return None
 
 
 def _open(
-    data: Sequence[str],
-    config: DataConfig,
-    subject: Subject,
-    domains: Sequence[str],
-    sources: Sequence[str],
-    held_out: Mapping[str, str],
+    data: Sequence[str], subject: Subject, domains: Sequence[str], sources: Sequence[str], held_out: Mapping[str, str]
 ) -> Pictures:
+    assert subject.config is not None
+    config = subject.config.data.model_copy(update={"cache": False})
     parts = [d.partition("=") for d in data]
     if len(data) == 1 and (not parts[0][1] or Path(data[0]).exists()):
         return _open_tree(Path(data[0]), config, subject, domains)
@@ -259,32 +247,26 @@ def _open(
         raise DataError(
             f"--data {strange[0]}: give one folder, or DOMAIN=PATH for each of {', '.join(domains)}.{nearest(strange[0], domains)}"
         )
-    held: dict[str, Pool] = {}
-    train: dict[str, Pool] = {}
-    seen = []
+    found = Pictures({}, {}, config, " ".join(data))
     for domain, _, place in parts:
-        other = held_out.get(domain)
-        training, test = _open_part(place, config, domain)
-        if other:
-            test = open_unlabelled(other, config, domain, None)
-        if training is not None:
-            train[domain] = training
-        if test is None:
-            seen.append(domain)
-        held[domain] = test or training  # type: ignore[assignment]  # one of them is there
-    lacking = [d for d in sources if d not in held]
+        train, test = _open_part(place, config, domain)
+        if held_out.get(domain):
+            test = open_unlabelled(held_out[domain], config, domain, None)
+        if train is not None:
+            found.train[domain] = train
+        found.held_out[domain] = test or train  # type: ignore[assignment]  # one of them is there
+        found.seen += () if test else (domain,)
+    lacking = [d for d in sources if d not in found.held_out]
     if lacking:
         raise DataError(f"--data: no images of {', '.join(lacking)}; add --data {lacking[0]}=PATH")
-    return Pictures(held, train, config, " ".join(data), None, None, tuple(seen))
+    return found
 
 
 def _open_part(place: str, config: DataConfig, domain: str) -> tuple[Pool | None, Pool | None]:
-    """Training and test images of one domain at ``place``; at least one of them. Raises DataError."""
-    test: Pool | None
-    try:
+    """Open training and test images of one domain at ``place``; at least one of them. Raises DataError."""
+    test: Pool | None = None
+    with contextlib.suppress(DataError):  # no splits there
         test = open_unlabelled(place, config, domain, "test")
-    except DataError:  # no splits there
-        test = None
     try:
         return open_unlabelled(place, config, domain, None), test
     except DataError:
@@ -300,24 +282,16 @@ def _open_tree(path: Path, config: DataConfig, subject: Subject, domains: Sequen
         raise DataError(
             f"{path}: no domain {', '.join(lacking)}, which the model knows; it has: {', '.join(tree.domains)}"
         )
-    train = open_pool(tree, config, split="train")
+    train: Pool = open_pool(tree, config, split="train")
     seen = tuple(d for d in tree.domains if not tree.files["test", d])  # open_pool wants a split whole
     held = train if seen else open_pool(tree, config, split="test")
-    known = subject.translator.header.get("data_fingerprint") if subject.translator else None
-    settings = subject.config.training if subject.config else None
-    trained: Pool = train
     looked_at: dict[str, int] = {}
+    settings = subject.config.training if subject.config else None
     if settings is not None and settings.validate_every is not None:  # it was trained on a part of these images
-        trained, looks = hold_out(train, settings.validate_share, settings.validate_images)
+        train, looks = hold_out(train, settings.validate_share, settings.validate_images)
         looked_at = {d: looks.count(d) for d in tree.domains}
-    same = trained.fingerprint == known if known else None
+    known = subject.translator.header.get("data_fingerprint") if subject.translator else None
     return Pictures(
-        dict.fromkeys(tree.domains, held),
-        dict.fromkeys(tree.domains, trained),
-        config,
-        str(path),
-        same,
-        tree,
-        seen,
-        looked_at,
-    )
+        dict.fromkeys(tree.domains, held), dict.fromkeys(tree.domains, train), config, str(path),
+        train.fingerprint == known if known else None, tree, seen, looked_at,
+    )  # fmt: skip

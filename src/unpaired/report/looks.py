@@ -1,6 +1,6 @@
-"""What a model does to held-out images, for a report: sheets, the way back, samples, a grid of classes, change, neighbours.
+"""What a model does to held-out images, for a report: sheets, the way back, samples, a grid of classes, change, map, neighbours.
 
-Legend: N images, S side; pixels uint8 [N, S, S, 3], tensors [N, 3, S, S] in [-1, 1].
+Legend: N, M images; S side; C channels; pixels uint8 [N, S, S, 3], tensors [N, 3, S, S] in [-1, 1].
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,31 +16,41 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unpaired import weights
-from unpaired.data.check import CheckReport
 from unpaired.data.images import Pixels, open_image, to_tensor, to_uint8
 from unpaired.errors import ImageError, Interrupted, NotComparableError, UnpairedError, WeightsError
+from unpaired.evaluation import features
 from unpaired.evaluation.classifier import Classifier
-from unpaired.evaluation.features import Backbone, open_backbone
-from unpaired.networks.classifiers import Features
-from unpaired.report.gather import Pictures, Subject
-from unpaired.report.page import Report
+from unpaired.networks.classifiers import NETWORKS, Features
+from unpaired.report.gather import Pictures
 from unpaired.translate.translator import Translator
-
-# ----------------------------------------------------------------------------------------------------
-# Looking at sets of images through a feature network: one picture of many features, and what an image is nearest to.
-#
-# Nothing here trains or reads files; callers bring features, or a network that makes them.
-#
-# Legend: N, M images; D features; C channels, H height, W width; images [N, 3, H, W] in [-1, 1].
 
 FEWEST = 8
 """Fewer points than this make no map."""
 COMPONENTS = 50
 """Principal components that the map is computed from, as its authors advise: less noise, and quick."""
+NETWORK = "efficientnet_lite0"
+"""The feature network of a report: quick on a CPU, and its weights come with the package."""
+TAPS = ("stride8", "stride16", "stride32")
+"""Its layers whose differences make the perceptual distance; the map is of the last one's means over places."""
+SIDE = 128
+"""Side in pixels at which it sees pictures."""
+PERCEPTUAL = f"perceptual distance over {NETWORK} ({', '.join(TAPS)}) at {SIDE}×{SIDE}"
+BATCH = 8
+SAMPLES = 4
+"""Results shown for one input of a method with random outputs."""
+NEAREST = 4
+"""Nearest training images shown for a translation."""
+
+Layers = Callable[[Tensor], Sequence[Tensor]]
+"""[N, 3, H, W] in [-1, 1] -> outputs [N, C, H', W'] of some layers, such as :class:`unpaired.networks.classifiers.Features`."""
+Values = NDArray[np.float64]
 
 
-def embed_2d(*groups: Tensor, seed: int = 0, perplexity: float = 30.0) -> list[NDArray[np.float64]]:
-    """One map of all groups together: features [N_i, D] of each group -> its points [N_i, 2].
+# ---- features: one picture of many, and what an image is nearest to --------------------------------------------------------
+
+
+def embed_2d(*groups: Tensor, seed: int = 0, perplexity: float = 30.0) -> list[Values]:
+    """Map all groups together: features [N_i, D] of each group -> its points [N_i, 2].
 
     t-SNE (van der Maaten and Hinton, JMLR 2008) over the first 50 principal components of all features. Near points are
     near in feature space; distances between clusters and their sizes mean nothing. The same input gives the same map.
@@ -53,8 +62,7 @@ def embed_2d(*groups: Tensor, seed: int = 0, perplexity: float = 30.0) -> list[N
         NotComparableError: fewer than 8 points, features that are not finite, or all alike.
         UnpairedError: scikit-learn is not installed.
     """
-    counts = [len(g) for g in groups]
-    points = sum(counts)
+    points = sum(map(len, groups))
     if points < FEWEST:
         raise NotComparableError(f"not comparable: a map needs at least {FEWEST} images, there are {points}")
     x = torch.cat([g.detach().to("cpu", torch.float64).flatten(1) for g in groups])
@@ -71,11 +79,7 @@ def embed_2d(*groups: Tensor, seed: int = 0, perplexity: float = 30.0) -> list[N
     reduced = (u * s)[:, : min(COMPONENTS, len(s))]
     map_ = TSNE(2, perplexity=min(perplexity, (points - 1) / 3), init="pca", random_state=seed, n_jobs=1)
     found = np.asarray(map_.fit_transform(reduced.numpy()), np.float64)
-    return np.split(found, np.cumsum(counts)[:-1])
-
-
-Layers = Callable[[Tensor], Sequence[Tensor]]
-"""[N, 3, H, W] in [-1, 1] -> outputs [N, C, H', W'] of some layers, such as :class:`unpaired.networks.classifiers.Features`."""
+    return np.split(found, np.cumsum([len(g) for g in groups])[:-1])
 
 
 @torch.inference_mode()
@@ -110,59 +114,37 @@ def _codes(images: Tensor, layers: Layers) -> list[Tensor]:
     """[N, C · H' · W'] for each layer, so scaled that a squared distance is the mean over places."""
     codes = []
     for y in layers(images):
-        y = y.float().cpu()
         unit = y / y.square().sum(1, keepdim=True).sqrt().clamp_min(1e-10)
         codes.append(unit.flatten(1) / (y.shape[2] * y.shape[3]) ** 0.5)
     return codes
 
 
 def nearest_neighbours(distances: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
-    """The ``k`` nearest of each row of [N, M]: their distances [N, k] and indices [N, k], nearest first, the earlier one first
+    """Find the ``k`` nearest of each row of [N, M]: their distances [N, k] and indices [N, k], nearest first, the earlier one first
     where two are equally near; k is at most M."""
     found = torch.sort(distances, dim=1, stable=True)
     k = min(k, distances.shape[1])
     return found.values[:, :k], found.indices[:, :k]
 
 
-NETWORK = "mobilenet_v1"
-"""The feature network of a report: small, and quick on a CPU."""
-TAPS = ("stride8", "stride16", "stride32")
-"""Its layers whose differences make the perceptual distance."""
-SIDE = 128
-"""Side in pixels at which perceptual distances are taken."""
-PERCEPTUAL = f"perceptual distance over {NETWORK} ({', '.join(TAPS)}) at {SIDE}×{SIDE}"
-BATCH = 8
-SAMPLES = 4
-"""Results shown for one input of a method with random outputs."""
-NEAREST = 4
-"""Nearest training images shown for a translation."""
-
-
-@dataclass
-class Sight:
-    """The feature network, in the two forms in which a report uses it; without weights both are None and ``why`` says so."""
-
-    backbone: Backbone | None = None
-    layers: Features | None = None
-    why: str = ""
-
-
-def open_sight(where: Path | str | None, device: torch.device) -> Sight:
-    """The feature network with its pretrained weights. Raises WeightsError only where ``where`` was given."""
+def open_network() -> tuple[Features | None, str]:
+    """Open the feature network with its pretrained weights; without them None and why."""
+    layers = Features(NETWORK, TAPS)
     try:
-        layers = Features(NETWORK, TAPS)
-        weights.fill(layers, where)
-        return Sight(open_backbone(NETWORK, where, device), layers.eval().requires_grad_(False))
+        name, path = weights.first(NETWORKS[NETWORK].weights)
+        layers.fill(name, weights.read(path))
     except WeightsError as error:
-        if where is not None:
-            raise
-        return Sight(why=str(error))
+        return None, str(error)
+    return layers.eval().requires_grad_(False), ""
+
+
+# ---- pictures ---------------------------------------------------------------------------------------------------------------
 
 
 def translate(
     translator: Translator, pixels: Pixels, source: str, target: str, *, seed: int = 0, same_noise: bool = False
 ) -> tuple[Pixels, NDArray[np.bool_]]:
-    """Translations as uint8, and which of them are finite (the others are black).
+    """Return translations as uint8, and which of them are finite (the others are black).
 
     Where outputs are random, each image has its own noise by its number (``same_noise``: all have that of the first), so that
     batches do not change results.
@@ -170,15 +152,9 @@ def translate(
     results = []
     for first in range(0, len(pixels), BATCH):
         x = to_tensor(pixels[first : first + BATCH])
-        if translator.method.stochastic:
-            seeds = [seed * 1_000_003 + (0 if same_noise else first + i) for i in range(len(x))]
-            y = [translator.translate(x[i : i + 1], source, target, seed=s) for i, s in enumerate(seeds)]
-            results.append(torch.cat(y).cpu())
-        else:
-            results.append(translator.translate(x, source, target).cpu())
-    if not results:
-        return pixels, np.zeros(0, np.bool_)
-    return _shown(torch.cat(results))
+        places = [0] * len(x) if same_noise else range(first, first + len(x))
+        results.append(features.translate(translator, x, source, target, seed, places).cpu())
+    return _shown(torch.cat(results)) if results else (pixels, np.zeros(0, np.bool_))
 
 
 def _shown(images: Tensor) -> tuple[Pixels, NDArray[np.bool_]]:
@@ -187,59 +163,50 @@ def _shown(images: Tensor) -> tuple[Pixels, NDArray[np.bool_]]:
 
 
 def views(translator: Translator, pixels: Pixels, source: str, target: str) -> dict[str, Pixels]:
-    """The method's own pictures between input and translation, by name: a mask, the levels of a cascade."""
-    method = translator.method
-    parts: list[list[Tensor]] = []
+    """Return the method's own pictures between input and translation, by name: a mask, the levels of a cascade."""
+    method, parts = translator.method, []
     with torch.inference_mode():
         for first in range(0, len(pixels), BATCH):
             x = to_tensor(pixels[first : first + BATCH]).to(translator.device)
             parts.append([v.float().cpu() for v in method.views(x, source, target)])
-    names = method.view_names
     found = {}
     for index, pieces in enumerate(zip(*parts, strict=True)):
         whole = torch.cat(pieces)
         if whole.shape[-2:] != pixels.shape[1:3]:
             whole = F.interpolate(whole, pixels.shape[1:3], mode="nearest")
-        found[names[index] if index < len(names) else f"view {index + 1}"] = _shown(whole)[0]
+        name = method.view_names[index] if index < len(method.view_names) else f"view {index + 1}"
+        found[name] = _shown(whole)[0]
     return found
 
 
 def sheet(translator: Translator, pixels: Pixels, source: str, target: str, *, seed: int = 0) -> dict[str, Pixels]:
-    """Rows of a direction's sheet by label: input, the method's views, the translation (several where they are random, each row of one
-    noise for all inputs), and back. Of a method that makes images of noise alone: images, and what they look like on the way."""
+    """Return rows of a direction's sheet by label: input, the method's views, the translation (several where they are random, each row of
+    one noise for all inputs), and back. Of a method that makes images of noise alone: images, and what they look like on the way."""
     if translator.method.from_noise:
-        return _from_noise(translator, pixels, target, seed)
+        return _from_noise(translator, pixels[:BATCH], target, seed)
     rows = {f"input: {source}": pixels, **views(translator, pixels, source, target)}
-    there, _ = translate(translator, pixels, source, target, seed=seed, same_noise=True)
-    if translator.method.stochastic:
-        rows[f"as {target}, sample 1"] = there
-        for n in range(1, SAMPLES):
-            again = translate(translator, pixels, source, target, seed=seed + n, same_noise=True)[0]
-            rows[f"as {target}, sample {n + 1}"] = again
-    else:
-        rows[f"as {target}"] = there
+    samples = SAMPLES if translator.method.stochastic else 1
+    made = [translate(translator, pixels, source, target, seed=seed + n, same_noise=True)[0] for n in range(samples)]
+    rows |= {f"as {target}, sample {n}" if samples > 1 else f"as {target}": y for n, y in enumerate(made, start=1)}
     if (target, source) in translator.directions:
-        rows[f"and back to {source}"] = translate(translator, there, target, source, seed=seed, same_noise=True)[0]
+        rows[f"and back to {source}"] = translate(translator, made[0], target, source, seed=seed, same_noise=True)[0]
     return rows
 
 
 def _from_noise(translator: Translator, pixels: Pixels, target: str, seed: int) -> dict[str, Pixels]:
-    """Images of noise: first those of the views, which have the noise of seed 0 (as training's sheets), then others."""
-    few = pixels[:BATCH]
-    rows = views(translator, few, target, target)
-    rows["from noise" if not rows else "the same, finished"] = _shown(
-        translator.translate(to_tensor(few), target, target, seed=0).cpu()
-    )[0]
+    """Return images of noise: first those of the views, which have the noise of seed 0 (as training's sheets), then others."""
+    rows = views(translator, pixels, target, target)
+    finished = translator.translate(to_tensor(pixels), target, target, seed=0).cpu()
+    rows["the same, finished" if rows else "from noise"] = _shown(finished)[0]
     for n in range(1, SAMPLES):
-        rows["from other noise" if n == 1 else f"from other noise ({n})"] = translate(
-            translator, few, target, target, seed=seed + n
-        )[0]
+        label = "from other noise" + (f" ({n})" if n > 1 else "")
+        rows[label] = translate(translator, pixels, target, target, seed=seed + n)[0]
     return rows
 
 
 def follows_noise(rows: Mapping[str, Pixels], target: str) -> tuple[float, float]:
-    """How far the results of two inputs with the same noise differ, and those of one input with two noises: means over all pairs, in
-    levels of 255. From a :func:`sheet` of random outputs with at least two inputs; else (1, 0)."""
+    """Measure how far the results of two inputs with the same noise differ, and those of one input with two noises: means over all pairs,
+    in levels of 255. From a :func:`sheet` of random outputs with at least two inputs; else (1, 0)."""
     samples = [v.astype(np.float64) for k, v in rows.items() if k.startswith(f"as {target}, sample")]
     if len(samples) < 2 or len(samples[0]) < 2:
         return 1.0, 0.0
@@ -249,9 +216,12 @@ def follows_noise(rows: Mapping[str, Pixels], target: str) -> tuple[float, float
 
 
 def every_class(translator: Translator, image: Pixels, source: str, *, seed: int = 0) -> dict[str, Pixels]:
-    """One image [S, S, 3] as every domain that it can be translated to: target -> [S, S, 3]."""
+    """Translate one image [S, S, 3] to every domain that it can be translated to: target -> [S, S, 3]."""
     _, targets = translator.targets(source)
     return {t: translate(translator, image[None], source, t, seed=seed)[0][0] for t in targets}
+
+
+# ---- a direction, measured ----------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -263,15 +233,15 @@ class Measured:
     inputs: Pixels
     outputs: Pixels
     finite: NDArray[np.bool_]
-    change: NDArray[np.float64]
+    change: Values
     """[N] how much each image was changed."""
     change_name: str
     """What ``change`` is, in words."""
-    confidence: NDArray[np.float64] | None = None
+    confidence: Values | None = None
     """[N] probability that a classifier gives to the class it chose for the translation."""
     classes: list[str] = field(default_factory=list)
     """[N] that class."""
-    map: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    map: dict[str, Values] = field(default_factory=dict)
     """Points of source, target and translated images in one map."""
     map_missing: str = ""
     neighbours: list[tuple[Pixels, Pixels, list[Pixels], list[float]]] = field(default_factory=list)
@@ -286,92 +256,87 @@ class Measured:
         """What was made of what."""
         return f"{self.target} from noise" if self.from_noise else f"{self.source} → {self.target}"
 
+    def judge(self, classifier: Classifier) -> None:
+        """Add how sure a classifier is of each translation, and of which class."""
+        x = F.interpolate(to_tensor(self.outputs), (classifier.image_size,) * 2, mode="bilinear", antialias=True)
+        best = classifier.logits(x.clamp(-1, 1)).softmax(1).max(1)
+        self.confidence = np.where(self.finite, best.values.double().numpy(), np.nan)
+        self.classes = [classifier.classes[i] for i in best.indices.tolist()]
+
 
 def measure(
-    translator: Translator,
-    pictures: Pictures,
-    source: str,
-    target: str,
-    sight: Sight,
-    *,
-    limit: int,
-    shown: int,
-    seed: int = 0,
-    classifier: Classifier | None = None,
-) -> Measured:
-    """Change, confidence, map and neighbours of one direction, from at most ``limit`` images of each kind. What a method makes of
-    noise alone has no change."""
+    translator: Translator, pictures: Pictures, direction: tuple[str, str], layers: Features | None, *, limit: int, shown: int, seed: int = 0
+) -> Measured:  # fmt: skip
+    """Measure change, map and neighbours of one direction, from at most ``limit`` images of each kind; ``shown`` translations have
+    neighbours. What a method makes of noise alone has no change."""
+    source, target = direction
     inputs = pictures.some(source, limit)
     outputs, finite = translate(translator, inputs, source, target, seed=seed)
     made = translator.method.from_noise
-    change, name = (np.full(len(inputs), np.nan), "") if made else _change(inputs, outputs, sight)
+    change, name = (np.full(len(inputs), np.nan), "") if made else _change(inputs, outputs, layers)
     found = Measured(source, target, inputs, outputs, finite, np.where(finite, change, np.nan), name, from_noise=made)
-    if classifier is not None and len(outputs):
-        x = F.interpolate(to_tensor(outputs), (classifier.image_size,) * 2, mode="bilinear", antialias=True)
-        best = classifier.logits(x.clamp(-1, 1)).softmax(1).max(1)
-        found.confidence = np.where(finite, best.values.double().numpy(), np.nan)
-        found.classes = [classifier.classes[i] for i in best.indices.tolist()]
-    if sight.backbone is None or sight.layers is None:
+    if layers is None:
         return found
+    real = pictures.some(target, limit) if target in pictures.held_out else inputs[:0]
+    ours = f"{target} from noise" if made else f"{source} as {target}"
+    sets = {f"real {source}": inputs, f"real {target}": real, ours: outputs[finite]}
+    sets = {k: v for k, v in sets.items() if len(v)}
     try:
-        real = pictures.some(target, limit) if target in pictures.held_out else inputs[:0]
-        ours = f"{target} from noise" if made else f"{source} as {target}"
-        sets = {f"real {source}": inputs, f"real {target}": real, ours: outputs[finite]}
-        sets = {k: v for k, v in sets.items() if len(v)}
-        points = embed_2d(*(_features(sight.backbone, v) for v in sets.values()), seed=seed)
+        points = embed_2d(*(_pooled(v, layers) for v in sets.values()), seed=seed)
         found.map = dict(zip(sets, points, strict=True))
     except Interrupted:
         raise
     except UnpairedError as error:  # too few images, or scikit-learn is not installed
         found.map_missing = str(error)
     if target in pictures.train and finite.any():
-        _add_neighbours(found, pictures, sight.layers, limit, shown)
+        _add_neighbours(found, pictures.some(target, 2 * limit, train=True), layers, shown)
     return found
 
 
-def _features(backbone: Backbone, pixels: Pixels) -> Tensor:
-    return torch.cat([backbone(to_tensor(pixels[i : i + BATCH])) for i in range(0, len(pixels), BATCH)])
+def _seen(pixels: Pixels) -> Tensor:
+    """Resize to what the feature network sees."""
+    return F.interpolate(to_tensor(pixels), (SIDE, SIDE), mode="bilinear", antialias=True).clamp(-1, 1)
 
 
-def _reduced(pixels: Pixels) -> Tensor:
-    x = to_tensor(pixels)
-    return F.interpolate(x, (SIDE, SIDE), mode="bilinear", antialias=True).clamp(-1, 1) if x.shape[-1] != SIDE else x
+@torch.inference_mode()
+def _pooled(pixels: Pixels, layers: Features) -> Tensor:
+    return torch.cat([layers(part)[-1].mean((2, 3)) for part in torch.split(_seen(pixels), BATCH)])
 
 
-def _change(inputs: Pixels, outputs: Pixels, sight: Sight) -> tuple[NDArray[np.float64], str]:
-    if sight.layers is None:
+def _change(inputs: Pixels, outputs: Pixels, layers: Features | None) -> tuple[Values, str]:
+    if layers is None:
         levels = np.abs(inputs.astype(np.float64) - outputs).mean(axis=(1, 2, 3))
         return levels / 255, "mean difference of the pixels, 0 to 1 (there are no weights for a perceptual distance)"
-    pairs = [
-        perceptual_distances(_reduced(inputs[i : i + 1]), _reduced(outputs[i : i + 1]), sight.layers)
-        for i in range(len(inputs))
-    ]
-    return np.array([float(p) for p in pairs], np.float64), PERCEPTUAL
+    pairs = [(_seen(inputs[i : i + 1]), _seen(outputs[i : i + 1])) for i in range(len(inputs))]
+    return np.array([float(perceptual_distances(x, y, layers)) for x, y in pairs], np.float64), PERCEPTUAL
 
 
-def _add_neighbours(found: Measured, pictures: Pictures, layers: Features, limit: int, shown: int) -> None:
-    references = pictures.some(found.target, 2 * limit, train=True)
+def _add_neighbours(found: Measured, references: Pixels, layers: Features, shown: int) -> None:
     good = np.flatnonzero(found.finite)
     picked = good[np.linspace(0, len(good) - 1, min(shown, len(good))).round().astype(int)]
-    if not len(references) or not len(picked):
+    if not len(references):
         return
-    distances = perceptual_distances(_reduced(found.outputs[picked]), _reduced(references), layers)
-    values, indices = nearest_neighbours(distances, NEAREST)
+    values, indices = nearest_neighbours(
+        perceptual_distances(_seen(found.outputs[picked]), _seen(references), layers), NEAREST
+    )
     found.references = len(references)
     for row, which in enumerate(picked.tolist()):
         near = [references[i] for i in indices[row].tolist()]
         found.neighbours.append((found.inputs[which], found.outputs[which], near, values[row].tolist()))
 
 
-def extremes(values: NDArray[np.float64], count: int, *, largest: bool) -> list[int]:
-    """Positions of the ``count`` largest (or smallest) finite values, the most extreme first."""
+def extremes(values: Values, count: int, *, largest: bool) -> list[int]:
+    """Return positions of the ``count`` largest (or smallest) finite values, the most extreme first."""
     good = np.flatnonzero(np.isfinite(values))
     order = good[np.argsort(-values[good] if largest else values[good], kind="stable")]
     return [int(i) for i in order[:count]]
 
 
+# ---- sheets that training left -----------------------------------------------------------------------------------------------
+
+
 def _cells(path: Path, side: int) -> NDArray[np.uint8] | None:
-    """A sheet [rows · S, columns · S, 3] as its pictures [rows, columns, S, S, 3]; None where it is no such sheet."""
+    """Cut a sheet [rows · S, columns · S, 3] into its pictures [rows, columns, S, S, 3]; None where it is no such sheet."""
     try:
         sheet = np.asarray(open_image(path, min_side=1))
     except ImageError:
@@ -383,9 +348,10 @@ def _cells(path: Path, side: int) -> NDArray[np.uint8] | None:
 
 
 def progress(samples: Sequence[tuple[int, Path]], rows: int, side: int, *, most: int = 6) -> dict[str, Pixels]:
-    """From the sheets that training left: the fixed inputs of its first direction and how their translation came about.
+    """Show the fixed inputs of training's first direction and how their translation came about.
 
     Args:
+        samples: (step, sheet) by step.
         rows: directions on a sheet.
         side: of one picture in pixels.
 
@@ -403,45 +369,9 @@ def progress(samples: Sequence[tuple[int, Path]], rows: int, side: int, *, most:
 
 
 def last_sheet(samples: Sequence[tuple[int, Path]], side: int) -> dict[str, Pixels]:
-    """The rows of the last sheet that can be read."""
+    """Return the rows of the last sheet that can be read."""
     for _, path in reversed(samples):
         cells = _cells(path, side)
         if cells is not None:
             return {f"row {i}": row for i, row in enumerate(cells, start=1)}
     return {}
-
-
-# ----------------------------------------------------------------------------------------------------
-# What the sections of a report share: the page, what it is about, and what was computed for it.
-
-
-@dataclass
-class Job:
-    """What the sections share."""
-
-    page: Report
-    subject: Subject
-    images: int
-    limit: int
-    seed: int
-    sight: Sight
-    pictures: Pictures | None = None
-    doctor: CheckReport | None = None
-    classifier: Classifier | None = None
-    measured: list[Measured] = field(default_factory=list)
-    sheets: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def translator(self) -> Translator | None:
-        """The model, where there is one."""
-        return self.subject.translator
-
-    @property
-    def from_noise(self) -> bool:
-        """Whether the model makes images of noise alone."""
-        return self.translator is not None and self.translator.method.from_noise
-
-    def split_of(self, source: str) -> str:
-        """Which images of ``source`` are shown: held-out or training ones."""
-        return "training" if self.pictures is not None and source in self.pictures.seen else "held-out"
