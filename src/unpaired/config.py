@@ -105,7 +105,7 @@ class MethodConfig(Settings):
         return self.model_copy(update={n: max(1, round(getattr(self, n) * total / now)) for n in names})
 
 
-Interpolation = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
 
 class DataConfig(Settings):
@@ -116,9 +116,7 @@ class DataConfig(Settings):
     resize: Annotated[int, Field(ge=8, le=4096)] | None = None
     """Shorter side in pixels to which an image is resized before the crop; None means ``size``."""
     interpolation: Interpolation = "bicubic"
-    """Filter of that resize (Pillow's definitions)."""
-    antialias: bool = True
-    """Widen the filter when shrinking (Pillow's way); False samples without it, as some old code did."""
+    """Filter of that resize (Pillow's definitions, antialiased)."""
     draft: Literal[0, 1, 2] = 2
     """A JPEG is decoded at 1/2, 1/4 or 1/8 while its shorter side keeps this many times the resized one: 2 is hardly visible (49 dB),
     1 is faster (38 dB and more), 0 always decodes in full."""
@@ -266,6 +264,7 @@ def from_dict(values: Mapping[str, Any], model: type[MethodConfig]) -> RunConfig
 
 RETIRED: dict[str, Any] = {
     "data.views": 0,
+    "data.antialias": True,
     "model.feature_cache": "off",
     "model.feature_cache_gib": None,
     "model.reconstruction_rows": "each",

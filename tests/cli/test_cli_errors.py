@@ -193,7 +193,6 @@ def test_files_that_break_during_training_exit_4(said: Said, tmp_path: Path, mon
         (["model.discriminator=shared", "model.discriminator_private=3"], "leaves nothing to share"),
         (["model.architecture=munt"], "model.architecture = 'munt'"),
         (["data.size=18"], "Type --set data.size=16"),
-        (["data.interpolation=lanczos", "data.antialias=false"], "no form without antialiasing"),
         (["training.ema=2"], "training.ema = 2"),
         (["data.workers=-1"], "data.workers = -1"),
         (["training.keep=0", "modle.width=3"], "unknown setting 'modle'. Did you mean"),

@@ -21,7 +21,7 @@ from unpaired import signals
 from unpaired.config import DataConfig
 from unpaired.data import images
 from unpaired.data.images import encode_image, load_resized, normalise, open_image, resize, show, to_tensor, to_uint8
-from unpaired.errors import ConfigError, ImageError, Interrupted
+from unpaired.errors import ImageError, Interrupted
 
 RNG = np.random.default_rng(7)
 
@@ -322,23 +322,13 @@ def test_a_bomb_costs_no_memory() -> None:
     assert int(grown) * (1 if sys.platform == "darwin" else 1024) < 32 * 2**20
 
 
-def test_limits_can_be_lowered() -> None:
-    """A caller with less memory sets a lower pixel cap; a larger minimum side works the same way."""
-    with pytest.raises(ImageError, match=r"40×32 is more than 0\.001 million"):
-        open_image(encoded(picture()), max_pixels=1000)
-    with pytest.raises(ImageError, match="too small"):
-        open_image(encoded(picture()), min_side=33)
+def test_bytes_give_the_same_as_the_file(tmp_path: Path) -> None:
+    """A path and bytes give the same pixels; the size comes from the header."""
+    (tmp_path / "a.png").write_bytes(encoded(picture()))
+    assert np.array_equal(open_image((tmp_path / "a.png").read_bytes()), open_image(tmp_path / "a.png"))
+    assert images.probe(str(tmp_path / "a.png")) == (40, 32)
     with pytest.raises(ImageError, match="million pixels"):
         images.probe(bomb(9000, 9000))
-
-
-def test_every_kind_of_source_gives_the_same(tmp_path: Path) -> None:
-    """A path, bytes and a stream that was read before give the same pixels."""
-    (tmp_path / "a.png").write_bytes(encoded(picture()))
-    with (tmp_path / "a.png").open("rb") as stream:
-        stream.read(5)
-        assert np.array_equal(open_image(stream), open_image(tmp_path / "a.png"))
-    assert images.probe(str(tmp_path / "a.png")) == (40, 32)
 
 
 def test_content_decides_not_the_name(tmp_path: Path) -> None:
@@ -362,45 +352,29 @@ def test_no_metadata_survives() -> None:
 
 
 def test_reduced_decoding_is_close_to_the_full_one() -> None:
-    """A JPEG decoded at a reduced scale keeps at least the side asked for, and resizes to nearly the same pixels."""
+    """A JPEG decoded at a reduced scale resizes to nearly the same pixels."""
     data = encoded(picture(width=1200, height=900), "JPEG", quality=95)
-    reduced = open_image(data, at_least=128)
-    assert reduced.size == (1200 // 4, 900 // 4)
     config = DataConfig(size=64)
     full = np.asarray(resize(open_image(data), 64, config)).astype(int)
-    assert np.abs(load_resized(data, config) - full).mean() < 1
-    assert open_image(data, at_least=2000).size == (1200, 900)
+    assert 0 < np.abs(load_resized(data, config) - full).mean() < 1
 
 
 @pytest.mark.parametrize("size", [(100, 60), (60, 100), (60, 60), (61, 97)])
-@pytest.mark.parametrize("antialias", [True, False])
-def test_resize_sets_the_shorter_side(size: tuple[int, int], antialias: bool) -> None:
+def test_resize_sets_the_shorter_side(size: tuple[int, int]) -> None:
     """The shorter side becomes exactly the size asked for, the longer one follows the aspect."""
     for interpolation in ("nearest", "bilinear", "bicubic"):
-        config = DataConfig(antialias=antialias, interpolation=interpolation)
+        config = DataConfig(interpolation=interpolation)
         for side in (24, 80):
             width, height = resize(Image.new("RGB", size), side, config).size
             assert min(width, height) == side
             assert abs(max(width, height) - max(size) * side / min(size)) <= 0.5
 
 
-def test_antialiasing_averages_and_its_absence_samples() -> None:
-    """Shrinking a one-pixel chequerboard by four: antialiased it is grey, point-sampled it is not."""
+def test_shrinking_averages() -> None:
+    """A one-pixel chequerboard shrunk by four is grey."""
     board = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
-    image = Image.fromarray(np.stack([board] * 3, -1))
-    smooth = np.asarray(resize(image, 16, DataConfig(interpolation="bilinear"))).astype(int)
-    assert np.abs(smooth - 127.5).max() <= 3
-    stripes = Image.fromarray(np.stack([np.tile([0, 0, 255, 0, 0, 0], (66, 11)).astype(np.uint8)] * 3, -1))
-    sampled = np.asarray(resize(stripes, 22, DataConfig(interpolation="bilinear", antialias=False)))
-    assert set(np.unique(sampled)) == {0}, "pixels 1, 4, 7 …, the centres, are all black"
-    averaged = np.asarray(resize(stripes, 22, DataConfig(interpolation="bilinear")))
-    assert averaged.max() > 60
-
-
-def test_a_filter_without_a_point_sampled_form_is_refused() -> None:
-    """antialias = false with Lanczos has no meaning and says what to use."""
-    with pytest.raises(ConfigError, match="use bilinear, bicubic or nearest"):
-        resize(Image.new("RGB", (64, 64)), 16, DataConfig(interpolation="lanczos", antialias=False))
+    smooth = resize(Image.fromarray(np.stack([board] * 3, -1)), 16, DataConfig(interpolation="bilinear"))
+    assert np.abs(np.asarray(smooth).astype(int) - 127.5).max() <= 3
 
 
 def test_all_levels_survive_the_round_trip() -> None:
@@ -425,7 +399,7 @@ def test_to_uint8_clamps_and_refuses_nan() -> None:
         to_uint8(torch.full((3, 1, 1), float("nan")))
 
 
-@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+@pytest.mark.parametrize("format", ["png", "webp"])
 def test_encode_image_is_lossless(format: str) -> None:
     """PNG and WebP files written here read back as the same pixels."""
     assert np.array_equal(opened(encode_image(picture(), format)), picture())
@@ -445,21 +419,20 @@ def test_the_opener_does_not_change_the_file(tmp_path: Path) -> None:
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
 
 
-def test_a_signal_while_decoding_is_not_a_damaged_file() -> None:
+@pytest.mark.parametrize("at", [1, 2, 4])
+def test_a_signal_while_decoding_is_not_a_damaged_file(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C inside a parser leaves the command; it must not count as an unusable image."""
 
     class Slow(io.BytesIO):
-        def __init__(self, data: bytes, at: int) -> None:
-            super().__init__(data)
-            self.reads, self.at = 0, at
+        reads = 0
 
         def read(self, size: int | None = -1) -> bytes:
             self.reads += 1
-            if self.reads == self.at:
+            if self.reads == at:
                 os.kill(os.getpid(), signal.SIGINT)
             return super().read(size)
 
     data = encoded(picture(), "JPEG")
-    for at in (1, 2, 4):
-        with signals.handled(), pytest.raises(Interrupted):
-            open_image(Slow(data, at))
+    monkeypatch.setattr(io, "BytesIO", Slow)
+    with signals.handled(), pytest.raises(Interrupted):
+        open_image(data)

@@ -74,7 +74,7 @@ def _settings(config: DataConfig) -> dict[str, Any]:
     """Whatever changes the pixels; the versions of Pillow and PyTorch too, because decoders and filters change with them."""
     import torch
 
-    names = ("interpolation", "antialias", "draft", "background")
+    names = ("interpolation", "draft", "background")
     versions = {"layout": LAYOUT, "pillow": PIL.__version__, "torch": torch.__version__}
     return {**versions, "side": short_side(config), **{n: getattr(config, n) for n in names}}
 

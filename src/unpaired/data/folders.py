@@ -7,7 +7,7 @@ split       DATA/train/<domain>/…, DATA/test/<domain>/…, or           as the
             DATA/<domain>/train/…, DATA/<domain>/test/…
 cyclegan    DATA/trainA, trainB, testA, testB (or valA, train_cat…)   as the folders say
 domain      DATA/<domain>/…                                           90 % train, 10 % test, by hash of the name
-lists       DATA/list_trainA.txt, train_cat.txt… or DATA/lists/*.txt  as the list's name says, else by hash
+lists       DATA/list_trainA.txt, trainA.txt, train_cat.txt…          as the list's name says
 ==========  ========================================================  =================================================
 
 A split's name may be in any case, and end as in training, testing, val, validation or train2017. Folders below a domain are
@@ -424,6 +424,7 @@ def _hash_split(domain: str, paths: Sequence[Path], base: Path) -> dict[tuple[st
 
 
 def _checked_domains(top: _Top, names: Iterable[str], least: int = 2) -> tuple[str, ...]:
+    """Sorted names; refuses too few, odd ones, and those that differ only in case."""
     domains = tuple(sorted(names, key=os.fsencode))
     if len(domains) < least:
         found = f"only one domain, {show(domains[0])}" if domains else "no domain folders"
@@ -446,51 +447,40 @@ def _checked_domains(top: _Top, names: Iterable[str], least: int = 2) -> tuple[s
 
 
 def _list_files(top: _Top) -> list[tuple[str, str, Path]]:
-    """(split or "", domain, list file); empty when there is none."""
-    found: list[tuple[str, str, Path]] = []
-    places = [top.root / n for n in top.texts]
-    if "lists" in top.folders:
-        places += [top.root / "lists" / n for n in _look(top.root / "lists").texts]
-    for path in places:
-        key = _prefixed(path.stem)
-        if key is not None:
-            found.append((*key, path))
-        elif path.parent != top.root:
-            found.append(("", path.stem, path))  # in the root it is a README, say
-    by_hash = sorted(d for s, d, _ in found if not s)
-    if by_hash and len(by_hash) < len(found):
-        raise top.refuse(f"some lists name a split (as list_trainA.txt), others do not: {_listing(by_hash)}.")
-    return found
+    """(split, domain, list file); other text files, a README say, are none."""
+    return [(*key, top.root / n) for n in top.texts if (key := _prefixed(Path(n).stem))]
 
 
 def _from_lists(top: _Top, lists: Plan, notes: tuple[str, ...]) -> DataTree:
     domains = _checked_domains(top, {domain for _, domain in lists})
     files: dict[tuple[str, str], tuple[Path, ...]] = {(s, d): () for d in domains for s in ("train", "test")}
-    for (split, domain), list_file in lists.items():
+    for key, list_file in lists.items():
         names = _read_list(list_file)
         base = _base_of(top, list_file, names)
-        paths = sorted((base / n for n in dict.fromkeys(names)), key=_by_bytes)
-        if len(paths) < len(names):
-            notes += (f"{show(list_file.name)} names {len(names) - len(paths)} files twice; each is counted once",)
-        if split:
-            files[split, domain] = tuple(paths)
-        else:
-            files |= _hash_split(domain, paths, base)
+        files[key] = tuple(sorted((base / n for n in dict.fromkeys(names)), key=_by_bytes))
+        if len(files[key]) < len(names):
+            twice = len(names) - len(files[key])
+            notes += (f"{show(list_file.name)} names {twice} files twice; each is counted once",)
     if not any(files["train", d] for d in domains):
-        raise top.refuse("there are lists of test images, but none of training images such as list_trainA.txt.")
+        raise top.refuse("no list names an image to train on, as list_trainA.txt would.")
     return DataTree(top.root, "lists", domains, files, notes=notes)
 
 
 def _read_list(path: Path) -> list[str]:
-    """One path a line, relative, as UNIT's lists have it; blank lines are skipped."""
-    if path.stat().st_size > MAX_LIST_BYTES:
+    """One path a line, relative, as UNIT's lists have it; blank lines are skipped. Raises DataError."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_LIST_BYTES + 1)
+    except OSError as error:
+        raise DataError(f"{show(path)}: cannot be read: {error.strerror}") from error
+    if len(content) > MAX_LIST_BYTES:
         raise DataError(f"{show(path)}: a list of more than {MAX_LIST_BYTES >> 20} MiB")
     names = []
-    for number, raw in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
+    for number, raw in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
         line = os.fsdecode(raw.strip())
         if not line:
             continue
-        pure = PurePosixPath(line.replace("\\", "/")) if os.name == "nt" else PurePosixPath(line)
+        pure = PurePosixPath(line.replace("\\", "/") if os.name == "nt" else line)
         if pure.is_absolute() or ".." in pure.parts or "\0" in line:
             raise DataError(
                 f"{show(path)}, line {number}: {show(line)} leaves the data folder; write paths relative to it, without .."
@@ -500,25 +490,12 @@ def _read_list(path: Path) -> list[str]:
 
 
 def _base_of(top: _Top, list_file: Path, names: Sequence[str]) -> Path:
-    """The folder that the paths of a list are relative to: of the usual places, the first where a listed file exists."""
-    if not names:
-        return top.root
-    stem = list_file.stem.removeprefix("list_")
-    places = [top.root / stem, top.root, list_file.parent]
-    prefixed = _prefixed(list_file.stem)
-    if prefixed:
-        places.insert(1, top.root.joinpath(*prefixed))
+    """The folder that the paths of a list are relative to: that of the list's name, or the root, where a listed file exists."""
+    places = [top.root / list_file.stem.removeprefix("list_"), top.root]
     for place in places:
-        if any((place / n).is_file() for n in names[:100]):
+        if not names or any((place / n).is_file() for n in names[:100]):
             return place
-    others = [top.root / f for f in top.folders if any((top.root / f / n).is_file() for n in names[:100])]
-    if len(others) == 1:
-        return others[0]
     tried = _listing([str(p) for p in places])
-    if others:
-        raise top.refuse(
-            f"{show(list_file.name)}: its paths exist in several folders: {_listing([p.name for p in others])}."
-        )
     raise top.refuse(f"{show(list_file.name)}: its first path {show(names[0])} exists in none of {tried}.")
 
 

@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from unpaired.config import DataConfig
-from unpaired.errors import ConfigError, ImageError, Interrupted
+from unpaired.errors import ImageError, Interrupted
 from unpaired.files import parallel
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Source = str | os.PathLike[str] | bytes | BinaryIO
+Source = str | os.PathLike[str] | bytes
 Pixels = NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
@@ -68,10 +68,8 @@ warnings.filterwarnings("ignore", "The given NumPy array is not writable", appen
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
-    "box": Image.Resampling.BOX,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
 }
 _UPRIGHT = {  # EXIF orientation -> what turns the stored pixels upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -101,7 +99,7 @@ _NOT_IMAGES = (  # first bytes of what most often hides behind an image's name
 
 
 def show(path: object) -> str:
-    """``path`` as text that is safe to print and to put into JSON: odd bytes and control characters are escaped."""
+    """Write ``path`` as text that is safe to print and to put into JSON: odd bytes and control characters are escaped."""
     text = os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else str(path)
     text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -109,7 +107,7 @@ def show(path: object) -> str:
 
 @contextmanager
 def open_regular(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
-    """A regular file opened for reading. Never blocks on a FIFO and never touches a device.
+    """Open a regular file for reading. Never blocks on a FIFO and never touches a device.
 
     Raises:
         ImageError: missing, a directory, not a regular file, not readable, or larger than ``MAX_FILE_BYTES``.
@@ -150,21 +148,16 @@ def _check_bytes(name: str, size: int) -> None:
 
 @contextmanager
 def _stream(source: Source) -> Iterator[tuple[str, BinaryIO]]:
-    """(name for messages, seekable binary file) of any source."""
+    """(name for messages, seekable binary file) of a path or of a file's bytes."""
     if isinstance(source, bytes):
         _check_bytes("<bytes>", len(source))
         yield "<bytes>", io.BytesIO(source)
-    elif isinstance(source, (str, os.PathLike)):
+    else:
         with open_regular(source) as file:
             yield show(source), file
-    else:
-        name = show(getattr(source, "name", "<stream>"))
-        _check_bytes(name, source.seek(0, os.SEEK_END))
-        source.seek(0)
-        yield name, source
 
 
-def _header(name: str, file: BinaryIO, max_pixels: int, min_side: int) -> ImageFile.ImageFile:
+def _header(name: str, file: BinaryIO, min_side: int) -> ImageFile.ImageFile:
     """The image with only its header read; its size has passed the limits."""
     try:
         image = Image.open(file, formats=FORMATS)
@@ -176,13 +169,13 @@ def _header(name: str, file: BinaryIO, max_pixels: int, min_side: int) -> ImageF
         other = "its content is none of JPEG, PNG, WebP, TIFF, BMP, GIF, or its header is damaged"
         raise ImageError(name, known[0] if known else other) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(name, f"more than {max_pixels / 1e6:g} million pixels") from error
+        raise ImageError(name, f"more than {MAX_PIXELS / 1e6:g} million pixels") from error
     except Interrupted:
         raise
     except Exception as error:  # Pillow's parsers raise nearly anything on damaged headers
         raise ImageError(name, f"damaged header ({_text(error)})") from error
-    if width * height > max_pixels:
-        raise ImageError(name, f"{width}×{height} is more than {max_pixels / 1e6:g} million pixels")
+    if width * height > MAX_PIXELS:
+        raise ImageError(name, f"{width}×{height} is more than {MAX_PIXELS / 1e6:g} million pixels")
     if max(width, height) > MAX_SIDE:
         raise ImageError(name, f"{width}×{height}: a side is longer than {MAX_SIDE}")
     if min(width, height) < min_side:
@@ -212,38 +205,32 @@ def _check_png(name: str, file: BinaryIO) -> None:
             return
 
 
-def probe(source: Source, *, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE) -> tuple[int, int]:
-    """(width, height) from the header, as stored (EXIF orientation not applied). Raises as `open_image`."""
+def probe(source: Source) -> tuple[int, int]:
+    """Read (width, height) from the header, as stored (EXIF orientation not applied). Raises as `open_image`."""
     with _stream(source) as (name, file):
-        return _header(name, file, max_pixels, min_side).size
+        return _header(name, file, MIN_SIDE).size
 
 
 def open_image(
     source: Source,
     *,
     background: tuple[int, int, int] = (255, 255, 255),
-    max_pixels: int = MAX_PIXELS,
     min_side: int = MIN_SIDE,
-    at_least: int | None = None,
     facts: dict[str, object] | None = None,
 ) -> Image.Image:
-    """The first frame of ``source``, fully decoded, upright, 8-bit RGB, without metadata.
+    """Decode the first frame of ``source``: upright, 8-bit RGB, without metadata.
 
     Args:
-        source: path, the file's bytes, or a seekable binary stream.
+        source: path, or the file's bytes.
         background: RGB colour (0 to 255) under transparent pixels.
-        max_pixels: refused above it, from the header, before anything is decoded.
         min_side: refused when a side is shorter.
-        at_least: decode a JPEG at 1/2, 1/4 or 1/8 when its shorter side then still has this many pixels. Much
-            faster for photographs that will be shrunk; the result differs slightly. None decodes in full.
         facts: filled, when given, with ``format``, ``mode``, ``frames``, ``orientation``, ``profile`` (an ICC
             profile is embedded; it is ignored) and ``width``, ``height`` as stored.
 
     Raises:
         ImageError: names the path and the reason: no file, no image, too large, too small, truncated, damaged.
     """
-    limits = {"max_pixels": max_pixels, "min_side": min_side}
-    rgb = _decoded(source, background, at_least, facts, **limits)
+    rgb = _decoded(source, background, facts=facts, min_side=min_side)
     if type(rgb) is not Image.Image:
         rgb = rgb.copy()  # a plain Image, no longer tied to the file
     rgb.info.clear()  # or Pillow would write the profile and other leftovers into whatever is saved from this
@@ -253,15 +240,18 @@ def open_image(
 def _decoded(
     source: Source,
     background: tuple[int, int, int],
-    at_least: int | None,
-    facts: dict[str, object] | None,
     *,
-    max_pixels: int = MAX_PIXELS,
+    at_least: int | None = None,
+    facts: dict[str, object] | None = None,
     min_side: int = MIN_SIDE,
 ) -> Image.Image:
-    """As `open_image`, but what Pillow opened may come back itself, metadata and all: for those who want its pixels alone."""
+    """As `open_image`, but what Pillow opened may come back itself, metadata and all: for those who want its pixels alone.
+
+    A JPEG is decoded at 1/2, 1/4 or 1/8 when its shorter side then still has ``at_least`` pixels: much faster for photographs
+    that will be shrunk, and slightly different.
+    """
     with _stream(source) as (name, file):
-        image = _header(name, file, max_pixels, min_side)
+        image = _header(name, file, min_side)
         stored = image.size
         if image.format == "PNG":
             _check_png(name, file)
@@ -286,7 +276,7 @@ def _decoded(
         if rgb is image and image.format != "JPEG":
             rgb = (
                 image.copy()
-            )  # files of several frames are read again by whatever looks at the image, when it is closed
+            )  # of several frames the file is read again by whatever looks at the image, when it is closed
         if facts is not None:
             profile = bool(image.info.get("icc_profile"))
             facts |= {"format": image.format, "mode": image.mode, "orientation": orientation, "profile": profile}
@@ -323,7 +313,7 @@ def _frames(image: Image.Image) -> int:
 
 
 def to_rgb(name: str, image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    """Any mode to RGB, each on purpose (docs/data.md); an RGB image itself."""
+    """Turn any mode into RGB, each on purpose (docs/data.md); an RGB image is returned itself."""
     mode, transparent = image.mode, image.info.get("transparency")
     if mode.startswith("I;16") or mode in ("I", "F"):
         grey = _to_grey8(name, image)
@@ -376,45 +366,28 @@ def _target(size: tuple[int, int], side: int) -> tuple[int, int]:
 
 
 def resize(image: Image.Image, size: int, config: DataConfig) -> Image.Image:
-    """``image`` with its shorter side ``size`` pixels long, aspect kept, filter as ``config`` says.
-
-    Raises:
-        ConfigError: ``antialias = false`` with a filter that is defined only with it (box, lanczos).
-    """
-    width, height = image.size
-    short = min(width, height)
-    if short == size:
-        return image
-    target = _target(image.size, size)
-    filter_ = _RESAMPLING[config.interpolation]
-    if config.antialias or short < size or config.interpolation == "nearest":
-        return image.resize(target, filter_)
-    if config.interpolation not in ("bilinear", "bicubic"):
-        raise ConfigError(
-            f"data.interpolation = {config.interpolation!r} has no form without antialiasing; "
-            "use bilinear, bicubic or nearest, or set data.antialias=true"
-        )
-    # A point sample at each new pixel's centre; Image.resize would average over the pixels that fall away
-    scale = (width / target[0], 0.0, 0.0, 0.0, height / target[1], 0.0)
-    return image.transform(target, Image.Transform.AFFINE, scale, resample=filter_)
+    """Give ``image`` a shorter side of ``size`` pixels, aspect kept, filter as ``config`` says, antialiased."""
+    return (
+        image if min(image.size) == size else image.resize(_target(image.size, size), _RESAMPLING[config.interpolation])
+    )
 
 
 def short_side(config: DataConfig) -> int:
-    """Shorter side in pixels of an image before the crop: ``resize``, or ``size``, never less than the crop."""
+    """Tell the shorter side in pixels of an image before the crop: ``resize``, or ``size``, never less than the crop."""
     return max(config.resize or config.size, config.size)
 
 
 def load_resized(source: Source, config: DataConfig) -> Pixels:
-    """uint8 [H, W, 3] with min(H, W) = ``short_side(config)``: what training crops from.
+    """Load what training crops from: uint8 [H, W, 3] with min(H, W) = ``short_side(config)``.
 
     Large JPEGs are decoded at a reduced scale of at least ``config.draft`` times that side, unless the config asks for
     point sampling. Raises ImageError as `open_image`.
     """
     side = short_side(config)
-    smooth = config.antialias and config.interpolation != "nearest"
+    smooth = config.interpolation != "nearest"
     at_least = config.draft * side if smooth and config.draft else None
-    image = _decoded(source, config.background, at_least, None)
-    if config.antialias and config.interpolation in _VECTORISED and min(image.size) != side:
+    image = _decoded(source, config.background, at_least=at_least)
+    if smooth and min(image.size) != side:
         return _resized(np.asarray(image), side, config.interpolation)
     return np.asarray(resize(image, side, config))
 
@@ -431,11 +404,8 @@ def load_all(paths: Iterable[str | os.PathLike[str]], config: DataConfig) -> Ite
     return parallel(load, paths)
 
 
-_VECTORISED = ("bilinear", "bicubic")
-
-
 def _resized(pixels: Pixels, side: int, filter_: str) -> Pixels:
-    """uint8 [H, W, 3] as `resize` makes it, by PyTorch's version of Pillow's filters: three to five times faster.
+    """Resize uint8 [H, W, 3] as `resize` does, by PyTorch's version of Pillow's filters: three to five times faster.
 
     Both round weights and sums to integers, PyTorch to fewer bits: fewer than one value in a hundred differs, by 1 level
     (2 at the most that was seen; tests/data/test_images.py).
@@ -455,21 +425,18 @@ _CENTRE, _SCALE = np.float32(127.5), np.float32(1 / 127.5)
 
 
 def to_tensor(pixels: Pixels) -> Tensor:
-    """uint8 [H, W, 3] or [N, H, W, 3] -> float32 [3, H, W] or [N, 3, H, W] in [-1, 1], contiguous."""
+    """Turn uint8 [H, W, 3] or [N, H, W, 3] into float32 [3, H, W] or [N, 3, H, W] in [-1, 1], contiguous."""
     import torch
 
-    *n, height, width, channels = pixels.shape
-    values = np.empty((*n, channels, height, width), np.float32)
-    if n:
-        for one, of in zip(values, pixels, strict=True):
-            normalise(of, one)
-    else:
-        normalise(pixels, values)
-    return torch.from_numpy(values)
+    batch = pixels[None] if pixels.ndim == 3 else pixels
+    values = np.empty((len(batch), batch.shape[3], *batch.shape[1:3]), np.float32)
+    for one, of in zip(values, batch, strict=True):
+        normalise(of, one)
+    return torch.from_numpy(values if pixels.ndim == 4 else values[0])
 
 
 def normalise(pixels: Pixels, out: NDArray[np.float32], *, mirror: bool = False) -> None:
-    """uint8 [H, W, 3], a view of any kind -> ``out`` [3, H, W] in [-1, 1]: 0 is -1 and 255 is 1 exactly; mirrored left to right on wish.
+    """Write uint8 [H, W, 3], a view of any kind, into ``out`` [3, H, W] in [-1, 1]: 0 is -1, 255 is 1 exactly; mirrored on wish.
 
     Image by image, so that the three passes stay in the processor's cache; NumPy, because starting torch's threads costs ten
     times the work on arrays of this size.
@@ -487,13 +454,11 @@ def normalise(pixels: Pixels, out: NDArray[np.float32], *, mirror: bool = False)
 
 
 def to_uint8(tensor: Tensor) -> Pixels:
-    """float [3, H, W] or [N, 3, H, W] in [-1, 1] -> uint8 [H, W, 3] or [N, H, W, 3]; inverse of `to_tensor`.
+    """Turn float [3, H, W] or [N, 3, H, W] in [-1, 1] into uint8 [H, W, 3] or [N, H, W, 3]; the inverse of `to_tensor`.
 
     Values outside are clamped. Raises ValueError for NaN, which has no colour.
     """
-    import torch
-
-    values = tensor.detach().to("cpu", torch.float32).numpy()
+    values = tensor.detach().float().cpu().numpy()
     if np.isnan(values).any():
         raise ValueError("NaN cannot be shown as a colour")
     levels = np.clip(np.round((values + np.float32(1)) * np.float32(127.5)), 0, 255).astype(np.uint8)
