@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import datetime
 import json
 import os
 import re
@@ -148,22 +148,11 @@ ENDS: dict[str, tuple[Callable[[], object], str]] = {
     "killed": (lambda: os.kill(os.getpid(), signal.SIGKILL), r"rank {r} ended without a word"),
     "raises": (lambda: 1 / 0, r"rank {r} stopped: ZeroDivisionError: division by zero"),
     "exits": (lambda: os._exit(0), r"rank {r} ended without a word"),
-    "frozen": (
-        lambda: os.kill(os.getpid(), signal.SIGSTOP),
-        r"rank {r} (has not been heard for|does not answer any more)",
-    ),
-    "stuck": (lambda: time.sleep(10_000), r"rank {r} is stuck within a step"),
+    "frozen": (lambda: os.kill(os.getpid(), signal.SIGSTOP), r"rank {r} ended without a word \(killed, frozen"),
+    "stuck": (lambda: time.sleep(10_000), r"rank {r} ended without a word \(killed, frozen"),
 }
-CASES = [
-    ("killed", 1),
-    ("raises", 0),
-    ("killed", 0),
-    ("raises", 1),
-    ("exits", 1),
-    ("frozen", 1),
-    ("frozen", 0),
-    ("stuck", 1),
-]
+CASES = [("killed", 1), ("raises", 0), ("killed", 0), ("raises", 1), ("exits", 1), ("frozen", 1), ("frozen", 0)]
+CASES += [("stuck", 1)]
 
 
 def end_of_job(how: str, victim: int, run: Path, at: Path) -> tuple[Job, kit.Outcome]:
@@ -191,9 +180,13 @@ def in_words(other: kit.Outcome, how: str, victim: int) -> bool:
 @pytest.mark.parametrize(
     ("how", "victim"), [*CASES[:2], *(pytest.param(*c, marks=pytest.mark.full) for c in CASES[2:])]
 )
-def test_a_rank_that_ends_ends_the_job(how: str, victim: int, tmp_path: Path, figure: Figure) -> None:
+def test_a_rank_that_ends_ends_the_job(
+    how: str, victim: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figure: Figure
+) -> None:
     """A rank is killed, raises, exits, freezes or sticks within a step: the other one leaves with exit 4, names rank and cause, and
-    the last checkpoint is kept; the job then goes on from there."""
+    the last checkpoint is kept; the job then goes on from there. One that freezes or sticks is waited for as long as any rank is."""
+    if how in ("frozen", "stuck"):
+        monkeypatch.setattr(machine, "TIMEOUT", datetime.timedelta(seconds=20))
     at = tmp_path / "at"
     job, other = end_of_job(how, victim, tmp_path / "run", at)
     took = job.ranks[1 - victim].began + other.seconds - float(at.read_text())
@@ -201,55 +194,6 @@ def test_a_rank_that_ends_ends_the_job(how: str, victim: int, tmp_path: Path, fi
     assert in_words(other, how, victim), other
     assert job.saved() == 8
     assert [r.code for r in Job(tmp_path / "run", training__checkpoint_every=4).finish()] == [0, 0]
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("how", ["killed", "raises", "exits"])
-def test_without_the_heartbeat_the_cause_stays_unknown(
-    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The twin: with nobody to explain a broken collective, the other rank ends without naming rank and cause."""
-    monkeypatch.setattr(machine.Heartbeat, "_judge", lambda self: None)
-    monkeypatch.setattr(machine.Heartbeat, "meeting", lambda self: contextlib.nullcontext())
-    _, other = end_of_job(how, 1, tmp_path / "run", tmp_path / "at")
-    assert other.code not in (0, 4) and not in_words(other, how, 1), other
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("how", ["frozen", "stuck"])
-def test_without_the_heartbeat_a_rank_that_hangs_is_waited_for(
-    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The twin: with the judge removed, a frozen or stuck rank holds the job well beyond the time in which it is noticed with him."""
-    monkeypatch.setattr(machine.Heartbeat, "_judge", lambda self: None)
-    monkeypatch.setattr(machine, "SILENT_SECONDS", 3.0)
-    monkeypatch.setattr(machine, "HUNG_SECONDS", 3.0)
-    monkeypatch.setattr(machine, "HUNG_STEPS", 0)
-
-    def hang(rank: int, step: int, method: Any) -> None:
-        if rank == 1 and step == 6:
-            method.back.register_forward_pre_hook(lambda *_: ENDS[how][0]())
-
-    job = Job(tmp_path / "run", hang, steps=FOREVER)
-    job.wait_for_step(5)
-    time.sleep(10)
-    assert job.ranks[0].poll() is None
-    for rank in job.ranks:
-        rank.send(signal.SIGKILL)
-        rank.wait()
-
-
-@pytest.mark.full
-def test_a_slow_rank_is_not_taken_for_a_stuck_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rank that pauses outside its steps (a slow save, a sample sheet) beyond the limit of a step is waited for."""
-    monkeypatch.setattr(machine, "HUNG_SECONDS", 1.0)
-    monkeypatch.setattr(machine, "HUNG_STEPS", 0)
-
-    def pause(rank: int, step: int, method: Any) -> None:
-        if rank == 0 and step == 8:
-            time.sleep(5)
-
-    assert [r.code for r in Job(tmp_path / "run", pause).finish()] == [0, 0]
 
 
 def test_a_refusal_of_the_first_rank_reaches_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,7 +241,7 @@ def test_torchrun_starts_and_ends_a_job(tmp_path: Path) -> None:
 
 def test_ranks_with_shares_of_different_size_take_the_step_of_one(tmp_path: Path) -> None:
     """Three images for two ranks, in parts where that is asked for: after a step of UNIT without noise the gradients that Adam has seen are
-    those of one process with all three, up to rounding."""
+    those of one process with all three, up to rounding of fp32."""
     config = cases.config("unit", model={"batch_size": 3, "noise": "none", "steps": 1}, training={"accumulate": 2})
 
     def work(run: Path) -> None:
@@ -310,4 +254,5 @@ def test_ranks_with_shares_of_different_size_take_the_step_of_one(tmp_path: Path
         saved, _ = checkpoint.latest(tmp_path / str(world) / "checkpoints")
         assert saved is not None and saved.step == 1
         seen.append({k: v for k, v in checkpoint.read_state(saved)[0].items() if k.endswith("/exp_avg")})
-    assert seen[0] and all(torch.allclose(v, seen[1][k], rtol=1e-3, atol=1e-7) for k, v in seen[0].items())
+    # a bias in front of an instance norm has the gradient 0, and what is there is rounding, of another size on each CPU
+    assert seen[0] and all(torch.allclose(v, seen[1][k], rtol=1e-3, atol=1e-5) for k, v in seen[0].items())

@@ -405,15 +405,12 @@ class Trainer(TrainingState):
         if self.owed is not None:
             self._end_step(log, self.plan.at(self.step)[0], self.owed, started, looked=True)
         current: Stage | None = None
-        batches, begun = self.batches(), self.step
+        batches = self.batches()
         while self.step < total:
-            self.ranks.enter("data")
             batch, trouble = self._next(batches)
             stage, first = self.plan.at(self.step + 1)
             self._leave_if_asked(trouble)
             assert batch is not None, "without a batch there is trouble, and this rank has left"
-            # the first step of a stage may compile, copy weights or fill caches
-            self.ranks.enter("start" if self.step in (begun, first) else "step")
             self.step += 1
             if stage is not current:
                 if self.step == first + 1 and stage.start is not None:
@@ -422,7 +419,6 @@ class Trainer(TrainingState):
                 self.modes(stage)
                 current = stage
             terms = self.run_step(stage, first, batch)
-            self.ranks.enter("look")
             extra = self.on_step(self.step, self.method) if self.on_step else None
             looked = self.validator is not None and self.validator.due(self.step, total)
             values = None
@@ -481,7 +477,6 @@ class Trainer(TrainingState):
         asked = self.ranks.largest(_NO_BATCH if trouble else signals.requested() or 0)
         if not asked:
             return
-        self.ranks.enter("save")
         path = self.save()
         if asked == _NO_BATCH:
             where = f"rank {self.ranks.rank}: " if self.ranks.world > 1 else ""
