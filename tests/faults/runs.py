@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,8 @@ import kit
 
 import tiny
 from unpaired import checkpoint
-from unpaired import files as _files
 from unpaired.config import RunConfig
-from unpaired.errors import CheckpointError
 from unpaired.training import loop
-from unpaired.training import state as training_state
 from unpaired.training.run import build
 
 
@@ -57,46 +54,3 @@ def everything(run: Path) -> dict[str, bytes]:
 
 
 # ---- twins: the same run with the protection removed ----------------------------------------------------------------------
-
-
-def commit_in_place(root: Path, step: int, *, model: bytes, state: bytes, about: Mapping[str, Any], keep: int) -> Path:
-    """What many trainers do: write over the only checkpoint."""
-    folder = root / "step-000000001"
-    try:
-        folder.mkdir(exist_ok=True)
-        for name, content in ((checkpoint.MODEL, model), (checkpoint.STATE, state)):
-            _files.write_synced(folder / name, content)
-    except OSError as error:
-        raise checkpoint.save_error(folder, error, len(model)) from error
-    return folder
-
-
-def latest_in_place(root: Path, only: object = None) -> tuple[checkpoint.Saved | None, list[str]]:
-    """The reader that goes with it. Raises CheckpointError where nothing can be loaded."""
-    folder = root / "step-000000001"
-    if not folder.exists():
-        return None, []
-    try:
-        checkpoint.unpack(folder / checkpoint.MODEL, (folder / checkpoint.MODEL).read_bytes())
-        _, values = checkpoint.unpack(folder / checkpoint.STATE, (folder / checkpoint.STATE).read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{folder}: {error}") from error
-    return checkpoint.Saved(folder, values["step"], {}), []
-
-
-@contextmanager
-def unprotected() -> Iterator[None]:
-    """Checkpoints written in place, in this process and its children."""
-    real = checkpoint.commit, checkpoint.latest, training_state.restore_newest, loop.restore_newest
-
-    def restore(trainer: loop.Trainer, root: Path, *_: object) -> None:
-        saved, _rejected = latest_in_place(root)
-        if saved is not None:
-            trainer.restore(*checkpoint.read_state(saved))
-
-    checkpoint.commit, checkpoint.latest = commit_in_place, latest_in_place
-    loop.restore_newest = restore  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        checkpoint.commit, checkpoint.latest, training_state.restore_newest, loop.restore_newest = real

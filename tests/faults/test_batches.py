@@ -20,7 +20,7 @@ from test_translation_files import digests, run, save, tree
 from tiny import pictures
 from toys import Negative, Noise, translator
 from unpaired.errors import PartialError, UnpairedError
-from unpaired.files import TEMPORARY_PREFIX, write_synced
+from unpaired.files import TEMPORARY_PREFIX
 from unpaired.translate import files as translate_files
 from unpaired.translate.files import RECORD
 
@@ -87,21 +87,6 @@ def test_kills_leave_the_bytes_of_a_clean_run(tmp_path: Path, figure: Figure) ->
     figure("F7", f"{landed} kills: 0 partial files ever visible, the finished tree byte-equal")
 
 
-def test_the_watch_for_partial_files_would_notice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The twin: with results written in place, in pieces, the same watch sees files that are not whole."""
-
-    def in_place(path: Path, content: bytes) -> None:
-        with path.open("wb", buffering=0) as file:
-            for start in range(0, len(content), 64):
-                file.write(content[start : start + 64])
-                time.sleep(0.002)
-
-    source, out = tree(tmp_path / "in", 60), tmp_path / "out"
-    run(source, tmp_path / "clean", model=translator(Noise(pause_s=0)), batch_size=BATCH)
-    monkeypatch.setattr(translate_files, "write_atomically", in_place)
-    assert storm(source, out, digests(tmp_path / "clean"), 3)[1] > 0
-
-
 def test_a_crash_at_every_single_write_leaves_the_bytes_of_a_clean_run(tmp_path: Path, figure: Figure) -> None:
     """The process dies in the middle of the n-th write, before the n-th fsync, before and after the n-th rename, for every n:
     what is visible is whole, the next run finishes with the bytes of a clean one, and does at most one batch again."""
@@ -133,26 +118,6 @@ def test_a_crash_at_every_single_write_leaves_the_bytes_of_a_clean_run(tmp_path:
         "F7", f"crashed at each of {died} calls and run again: at most {again} pictures translated twice (a batch is 2)"
     )
     assert died > pick(20, 40) and again <= 2
-
-
-def test_the_crash_at_every_write_would_notice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The twin: with results written in place, a crash in the middle of one of the first writes leaves one that is not whole."""
-    source, partial = tree(tmp_path / "in", 4), False
-    run(source, tmp_path / "clean", batch_size=2)
-    clean = digests(tmp_path / "clean")
-    monkeypatch.setattr(translate_files, "write_atomically", write_synced)
-    for n in range(1, 10):
-        out = tmp_path / f"{n}"
-
-        def work(n: int = n, out: Path = out) -> None:
-            kit.die_at("write", n, after=False)
-            run(source, out, batch_size=2)
-
-        assert kit.outcome(work).code == kit.DIED
-        partial = any(clean[name] != digest for name, digest in digests(out).items())
-        if partial:
-            break
-    assert partial
 
 
 def test_a_full_disk_stops_with_the_reason_and_keeps_what_is_done(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import re
@@ -106,14 +105,6 @@ def test_a_full_disk_loses_nothing_and_says_so(tmp_path: Path, whole: Path, figu
     assert stopped >= 9 and any(text.startswith("stopped") for text in found)
 
 
-def test_the_sweep_would_notice(tmp_path: Path, whole: Path) -> None:
-    """With checkpoints written in place the same disks lose the state."""
-    one = used(checkpoint.steps(whole / "checkpoints")[0])
-    with runs.unprotected():
-        found = sweep(tmp_path, {}, one, mount=False)
-    assert any("LOST" in text for text in found), found
-
-
 def lost_after(run: Path, acknowledged: Path) -> bool:
     """Whether the newest state that loads is older than the last one that was acknowledged."""
     try:
@@ -152,21 +143,6 @@ def test_every_failing_call_keeps_the_previous_state(call: str, tmp_path: Path, 
         pytest.fail("the sweep did not come to its end")
     assert tried >= 1
     figure("F4", f"the k-th {call} fails, for every k of {tried}: {failed} stops, all told, 0 states lost")
-
-
-def test_the_sweep_of_failing_calls_would_notice(tmp_path: Path) -> None:
-    """The twin: with checkpoints written in place, one of the first writes that fail loses what was acknowledged."""
-    lost = False
-    with runs.unprotected():
-        for k in range(1, 20):
-            run, acknowledged = tmp_path / f"{k}" / "run", tmp_path / f"acknowledged-{k}"
-            run.parent.mkdir()
-            with kit.failing("write", k, ERRORS[k % 3]), contextlib.suppress(UnpairedError):
-                runs.train(run, 2, acknowledged=acknowledged)
-            lost = lost or lost_after(run, acknowledged)
-            if lost:
-                break
-    assert lost
 
 
 def test_the_last_checkpoint_goes_only_after_the_next_is_safe(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import kit
-import pytest
 import runs
 from figures import Figure, pick
 
@@ -89,26 +88,3 @@ def test_sigkills_lose_nothing_that_was_acknowledged(tmp_path: Path, figure: Fig
     assert landed >= 0.9 * KILLS and inside >= 0.3 * KILLS, "the storm missed"
     assert lost == 0 and equal
     assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
-
-
-def test_what_an_earlier_kill_left_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kill outside any save is none inside one, though the folder of a save that was cut before still lies there."""
-    (tmp_path / "run" / "checkpoints" / ".tmp-7-0123abcd").mkdir(parents=True)
-    monkeypatch.setattr(runs, "train", lambda *_, **__: time.sleep(600))
-    assert storm(tmp_path / "run", 1) == (0, 0, 1)
-
-
-def test_the_storm_would_notice(tmp_path: Path) -> None:
-    """With checkpoints written in place, the same storm, aimed at files that are being written over, finds losses."""
-    runs.train(tmp_path / "whole", 4, **WIDE)
-    whole, _ = checkpoint.latest(tmp_path / "whole" / "checkpoints")
-    assert whole is not None
-    sizes = {name: 0.9 * (whole.folder / name).stat().st_size for name in (checkpoint.MODEL, checkpoint.STATE)}
-
-    def writing(root: Path, _before: set[str]) -> bool:
-        files = [(root / "step-000000001" / name, size) for name, size in sizes.items()]
-        return any(file.exists() and file.stat().st_size < size for file, size in files)
-
-    with runs.unprotected():
-        lost, _, landed = storm(tmp_path / "run", 20, seed=1, saving=writing)
-    assert landed >= 15 and lost > 0

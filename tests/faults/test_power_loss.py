@@ -15,14 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import kit
-import pytest
 import runs
 from figures import Figure, pick
 
 from unpaired import checkpoint
-
-CALLS = ("write", "fsync", "rename", "unlink", "rmdir")
-
 
 def test_dying_at_every_call_of_a_save_loses_nothing(tmp_path: Path, figure: Figure) -> None:
     """The process ends in the middle of the n-th write, and before and after the n-th fsync, rename, unlink and rmdir of a run, for
@@ -208,41 +204,6 @@ def test_power_loss_after_every_call_loses_nothing(tmp_path: Path, figure: Figur
         f"power cut after each call of 4 saves, in 3 ways ({cuts} cuts, {half} with a half-written folder): {lost} states lost",
     )
     assert cuts > 100 and half > 20 and lost == 0
-
-
-@pytest.mark.parametrize("without", ["fsync of files", "fsync of folders", "order", "in place"])
-def test_the_power_cuts_would_notice(without: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the fsync of files, without that of folders, with the old checkpoint removed first, or with checkpoints written in place,
-    the same cuts lose states."""
-    from unpaired import files
-
-    if without == "in place":
-        with runs.unprotected():
-            assert losses(tmp_path / "run", tmp_path / "after")[1] > 0
-        return
-    if without == "fsync of files":
-        monkeypatch.setattr(files, "write_synced", lambda path, content: _unsynced(path, content))
-    elif without == "fsync of folders":
-        monkeypatch.setattr(files, "sync_folder", lambda path: None)
-    else:
-        real = checkpoint.commit
-
-        def early(root: Path, step: int, **options: Any) -> Path:
-            for folder in checkpoint.steps(root):
-                for file in folder.iterdir():
-                    file.unlink()
-                files.sync_folder(folder)
-                folder.rmdir()
-            return real(root, step, **options)
-
-        monkeypatch.setattr(checkpoint, "commit", early)
-    assert losses(tmp_path / "run", tmp_path / "after")[1] > 0
-
-
-def _unsynced(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    os.write(descriptor, content)
-    os.close(descriptor)
 
 
 def test_the_recorder_sees_the_whole_protocol(tmp_path: Path) -> None:

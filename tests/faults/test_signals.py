@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -19,7 +18,7 @@ import runs
 from figures import Figure, pick
 
 import tiny
-from unpaired import checkpoint, cli, files, signals
+from unpaired import checkpoint, cli, files
 from unpaired.data import check, images
 from unpaired.evaluation import run as evaluate_run
 from unpaired.networks.pyramid import Pyramid
@@ -228,14 +227,3 @@ def test_a_second_signal_leaves_at_once(name: str, home: Path, tmp_path: Path, f
     assert kit.outcome(lambda: cli.main(command(home / "data", out))).code == 0
     assert runs.everything(out) == runs.everything(home / "whole")
     figure("F9", f"a second {name} during a save: out after {took:.2f} s, the older state sound")
-
-
-def test_without_the_handlers_the_steps_are_lost(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The twin: with the handlers removed a SIGTERM ends the process itself, and the step it was in is not saved."""
-    monkeypatch.setattr(signals, "handled", contextlib.nullcontext)
-    result, _ = signalled(
-        DURING["training"], 3, signal.SIGTERM, tmp_path / "at", command(home / "data", tmp_path / "run")
-    )
-    assert result.code == -signal.SIGTERM and "saved" not in result.said
-    saved, _ = checkpoint.latest(tmp_path / "run" / "checkpoints")
-    assert saved is not None and saved.step == 0

@@ -125,8 +125,6 @@ class Trainer(TrainingState):
             )
             for source, _ in self.sheet
         }
-        self.owed: dict[str, float] | None = None
-        """What the log says of this step beside the look at held-out images, where that is still to be made."""
         self.finite = torch.ones((), dtype=torch.bool, device=device)
 
     # ---- state -------------------------------------------------------------------------------------------
@@ -340,7 +338,7 @@ class Trainer(TrainingState):
             warn(text)
 
     def validate(self) -> dict[str, float]:
-        """Look at held-out images and keep the model if it is the best so far; the values for the log. Raises Interrupted."""
+        """Look at held-out images and keep the model if it is the best so far; the values for the log. A signal waits for its end."""
         if self.validator is None or not self.ranks.main:
             return {}
         swapped = self.swap_average()
@@ -351,12 +349,6 @@ class Trainer(TrainingState):
         model = {"tensors": self.shared_tensors(), "header": self.header()}
         self.validator.note(self.run_dir, self.step, values, model)
         return values
-
-    def owed_look(self) -> dict[str, float] | None:
-        """The values that were kept of a step whose look a signal cut short, where this is that step; else None."""
-        if self.validator is None or not self.step:
-            return None
-        return self.validator.owed(self.run_dir, self.step)
 
     # ---- the loop ----------------------------------------------------------------------------------------
 
@@ -402,8 +394,6 @@ class Trainer(TrainingState):
             self.save()  # also proves that the folder can be written
             if self.ranks.main:
                 self.sample(log)
-        if self.owed is not None:
-            self._end_step(log, self.plan.at(self.step)[0], self.owed, started, looked=True)
         current: Stage | None = None
         batches = self.batches()
         while self.step < total:
@@ -421,49 +411,22 @@ class Trainer(TrainingState):
             terms = self.run_step(stage, first, batch)
             extra = self.on_step(self.step, self.method) if self.on_step else None
             looked = self.validator is not None and self.validator.due(self.step, total)
-            values = None
             if self.step % settings.log_every == 0 or self.step == total or extra or looked:
                 self.check_finite()
                 values = {k: float(v) for k, v in {**terms, **self.method.monitor}.items()} | dict(extra or {})
-            sampled = self._end_step(log, stage, values, started, looked=looked)
+                if looked:
+                    values |= self.validate()
+                self._log(log, stage, values, time.monotonic() - started)
+            sampled = self.step % settings.sample_every == 0 or self.step == total
+            if sampled and self.ranks.main:
+                self.sample(log)
+            if self.step % settings.checkpoint_every == 0 or self.step == total:
+                self.save()
             if sampled or looked or extra is not None:
                 current = None  # that may have left everything in eval(): set the modes again
             if self.reporter is not None:
                 self.reporter.advance(self.step, stage.name)
         return checkpoint.folder_of(self.run_dir / "checkpoints", self.step)
-
-    def _end_step(
-        self, log: RunLog, stage: Stage, values: dict[str, float] | None, started: float, *, looked: bool
-    ) -> bool:
-        """What follows a step where it is due: a look, the log (``values``), sample sheets, a checkpoint. Whether sheets were made."""
-        at_end = self.step == self.plan.total
-        if values is not None:
-            found = self._look(values) if looked else {}
-            self._log(log, stage, {**values, **found}, time.monotonic() - started)
-        sampled = self.step % self.settings.sample_every == 0 or at_end
-        if sampled and self.ranks.main:
-            self.sample(log)
-        if self.step % self.settings.checkpoint_every == 0 or at_end:
-            self.save()
-        if looked and self.validator is not None:
-            self.owed = None
-            if self.ranks.main:
-                self.validator.paid(self.run_dir)
-        return sampled
-
-    def _look(self, values: dict[str, float]) -> dict[str, float]:
-        """:meth:`validate`. On a signal all ranks save and leave, and the resumed run begins with this look. Raises Interrupted."""
-        asked, found = 0, {}
-        try:
-            found = self.validate()
-        except Interrupted as stop:
-            asked = stop.signum
-        if self.ranks.largest(asked):
-            if self.ranks.main:
-                assert self.validator is not None
-                self.validator.owe(self.run_dir, self.step, values)
-            self._leave_if_asked()
-        return found
 
     def _log(self, log: RunLog, stage: Stage, values: dict[str, float], seconds: float) -> None:
         warnings = self.watch.logged(values)
@@ -564,15 +527,13 @@ def fit(
         )  # fmt: skip
         _check_shares(trainer.plan, ranks)
         restore_newest(trainer, root, allow_change)
-        trainer.owed = trainer.owed_look()
-        done = trainer.step - (trainer.owed is not None)  # the last step whose look and log line are whole
         if validator is not None:
-            validator.restore(run_dir, done)
+            validator.restore(run_dir, trainer.step)
         if ranks.main:
             checkpoint.write_atomic(run_dir / "config.toml", config.to_toml().encode())
             if origin is not None:
                 origins.write(run_dir, origin)
-        if done >= trainer.plan.total:
+        if trainer.step >= trainer.plan.total:
             asked = f", more than the {trainer.plan.total:,} asked for" if trainer.step > trainer.plan.total else ""
             say(f"{run_dir} is complete: {trainer.step:,} steps{asked}. Nothing to do")
             return checkpoint.folder_of(root, trainer.step) / checkpoint.MODEL
@@ -580,7 +541,9 @@ def fit(
             say(f"resuming {run_dir} from step {trainer.step:,} of {trainer.plan.total:,}")
         say(f"sample sheets go to {run_dir / 'samples'}; Ctrl-C saves and stops, the same command goes on")
         folder = run_dir / "tensorboard" if config.training.tensorboard and ranks.main else None
-        log = RunLog(run_dir / ("log.jsonl" if ranks.main else f"log-rank{ranks.rank}.jsonl"), done, tensorboard=folder)
+        log = RunLog(
+            run_dir / ("log.jsonl" if ranks.main else f"log-rank{ranks.rank}.jsonl"), trainer.step, tensorboard=folder
+        )
         stack.callback(log.close)
         trainer.reporter = stack.enter_context(
             Reporter(trainer.plan.total, trainer.step, quiet=quiet or not ranks.main)

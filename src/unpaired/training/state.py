@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch import Tensor
 from unpaired import checkpoint
 from unpaired.config import RunConfig, differences, read_toml, setting_names, without_retired
 from unpaired.errors import CheckpointError, ConfigError, RefusedError, nearest
+from unpaired.files import locked
 from unpaired.methods import run_from
 from unpaired.methods.base import Method, Stage, Update
 from unpaired.training.log import Watch, warn
@@ -262,28 +262,20 @@ HELD_OUT = ("training.validate_every", "training.validate_share", "training.vali
 
 @contextlib.contextmanager
 def lock(run_dir: Path) -> Iterator[None]:
-    """Hold ``run_dir/lock``. The kernel frees it when its owner dies, so a stale one is simply taken over."""
+    """Hold ``run_dir/lock``, whose text is the owner's process number. Raises RefusedError."""
     path = run_dir / "lock"
     try:
-        file: IO[str] = path.open("a+", encoding="utf-8")
+        owner = path.read_text(encoding="utf-8") if path.is_file() else ""
+        with locked(
+            path,
+            f"{run_dir}: another training is at work here (pid {owner or 'unknown'}); wait for it, stop it, or use another --out",
+        ):
+            path.write_text(str(os.getpid()), encoding="utf-8")
+            yield
     except OSError as error:
+        if error.filename != str(path):
+            raise
         raise RefusedError(f"{path}: cannot be written: {error.strerror}; use another --out") from error
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            raise RefusedError(
-                f"{run_dir}: another training is at work here (pid {owner}); wait for it, stop it, or use another --out"
-            ) from error
-        file.seek(0)
-        file.truncate()
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-    finally:
-        file.close()
 
 
 def compare_settings(run_dir: Path, config: RunConfig, allow_change: Sequence[str]) -> None:

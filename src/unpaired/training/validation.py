@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unpaired import checkpoint, signals
+from unpaired import checkpoint
 from unpaired.config import TrainingConfig
 from unpaired.data.images import to_tensor, to_uint8
 from unpaired.data.sampling import Pool
@@ -30,8 +30,6 @@ from unpaired.translate.translator import Translator
 
 FOLDER = "best"
 SUMMARY = "best.json"
-OWED = "look-owed.json"
-"""In the run's folder while a look that a signal cut short is still to be made: its step, and what else the log says there."""
 BATCH = 16
 
 
@@ -74,10 +72,7 @@ class Validator:
         return every is not None and (step % every == 0 or step == total)
 
     def look(self, method: Method, device: torch.device, precision: str) -> dict[str, float]:
-        """``validation/…`` values for the log; without the distances that cannot be compared. Leaves the method in eval().
-
-        Looks for a signal before each batch. Raises Interrupted.
-        """
+        """``validation/…`` values for the log; without the distances that cannot be compared. Leaves the method in eval()."""
         translator = Translator(method, {}, device=device, precision=precision)
         images = Images(self.pool, method.image_size, BATCH, None, self.seed)
         tasks, _ = plan(images, method.directions, "auto")
@@ -88,7 +83,6 @@ class Validator:
                 self._real[task.target] = self._features(images, task.target)
             parts = []
             for places, source, pixels in images.batches(task.items, Ranks()):
-                signals.poll()
                 y = translate(translator, to_tensor(pixels), source, task.target, self.seed, places).cpu()
                 rounded = to_tensor(to_uint8(torch.nan_to_num(y)))
                 parts.append(
@@ -109,30 +103,8 @@ class Validator:
     def _features(self, images: Images, domain: str) -> Tensor:
         parts = []
         for _, _, pixels in images.batches(images.items(domain), Ranks()):
-            signals.poll()
             parts.append(self.backbone(to_tensor(pixels)))
         return torch.cat(parts)
-
-    # ---- a look that was cut short -----------------------------------------------------------------------
-
-    @staticmethod
-    def owe(run_dir: Path, step: int, values: Mapping[str, float]) -> None:
-        """Note that the look at ``step`` is still to be made, and the other values of its log line. Raises StoppedError."""
-        checkpoint.write_atomic(run_dir / OWED, json.dumps({"step": step, "values": dict(values)}).encode())
-
-    @staticmethod
-    def owed(run_dir: Path, step: int) -> dict[str, float] | None:
-        """Those values where a look is owed at ``step``; None otherwise, also where the note is of another step or damaged."""
-        try:
-            found = json.loads((run_dir / OWED).read_text(encoding="utf-8"))
-            return {str(k): float(v) for k, v in found["values"].items()} if found["step"] == step else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None
-
-    @staticmethod
-    def paid(run_dir: Path) -> None:
-        """The look has been made and logged."""
-        (run_dir / OWED).unlink(missing_ok=True)
 
     # ---- the best checkpoint -----------------------------------------------------------------------------
 
