@@ -38,7 +38,7 @@ DURING = {
     "training": (loop.Trainer, "run_step"),
     "stage switch": (tiny.Tiny, "halve"),
     "sample writing": (loop.Trainer, "sample"),
-    "save": (files, "write_synced"),
+    "save": (checkpoint, "pack"),
 }
 CASCADE = ("statistics",)
 """Phases that the method on a feature pyramid alone has; the others are those of the tiny method."""
@@ -50,7 +50,7 @@ CALL = {
     "statistics": 2,
     "training": 3,
     "sample writing": 2,
-    "save": 5,
+    "save": 4,
 }
 
 

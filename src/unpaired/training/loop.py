@@ -11,6 +11,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from unpaired.config import RunConfig
 from unpaired.data.images import encode_image, to_tensor, to_uint8
 from unpaired.data.sampling import Pool, Sampler, StepDataset, centre_crops
 from unpaired.errors import (
+    CheckpointError,
     ConfigError,
     DataError,
     Interrupted,
@@ -36,10 +38,11 @@ from unpaired.errors import (
 )
 from unpaired.machine import Ranks, joined
 from unpaired.methods.base import Beginning, Method, Stage, Update
+from unpaired.training import folder
 from unpaired.training import log as origins
 from unpaired.training.log import Reporter, RunLog, warn
 from unpaired.training.pretrained import Start
-from unpaired.training.state import Plan, TrainingState, compare_settings, lock, restore_newest
+from unpaired.training.state import Plan, TrainingState
 
 if TYPE_CHECKING:
     from unpaired.training.validation import Validator
@@ -91,8 +94,104 @@ class Forward:
         return found
 
 
-class Trainer(TrainingState):
-    """One run: builds optimisers, restores, steps, saves. Use :func:`fit`."""
+@dataclass(frozen=True)
+class Extras:
+    """What may come with a run beside its method, images and settings."""
+
+    held_out: Pool | None = None
+    """Images for the sample sheets; the training images when None."""
+    validator: Validator | None = None
+    """Looks at images that are not in the pool, every ``config.training.validate_every`` steps."""
+    begun_with: Beginning | None = None
+    """The model whose weights the method has been given (:func:`unpaired.checkpoint.start_from`)."""
+    header: Mapping[str, Any] = field(default_factory=dict)
+    """JSON-ready values for the model's header."""
+    origin: Mapping[str, Any] | None = None
+    """Where the images are and the command, a note for reports (:func:`unpaired.training.log.about`)."""
+    on_step: OnStep | None = None
+    """Called after each step with (step, method); a returned mapping is logged. It must not change the method."""
+    allow_change: Sequence[str] = ()
+    """Settings that may differ from the run being resumed (``data`` allows other images)."""
+    quiet: bool = False
+    """Show no progress."""
+
+
+def fit(
+    method: Method, pool: Pool, config: RunConfig, run_dir: Path | str, extras: Extras | None = None, **changes: Any
+) -> Path:
+    """Train ``method`` on ``pool`` in ``run_dir``, resuming what is there; the last checkpoint's ``model.safetensors``.
+
+    Args:
+        method: built from ``config.model``; its weights before training are its initialisation.
+        extras: what :class:`Extras` lists; ``changes`` are single ones of them, as in ``quiet=True``.
+
+    Raises:
+        ConfigError, CheckpointError, WeightsError, RefusedError: before any work.
+        NonFiniteError, StoppedError: stopped by itself, the last good checkpoint is kept.
+        Interrupted: a signal came; saved.
+    """
+    run_dir, extras = Path(run_dir), replace(extras or Extras(), **changes)
+    if config.training.validate_every is not None and extras.validator is None:
+        raise ConfigError(
+            "training.validate_every: only `unpaired train` holds out images to look at; leave it out here"
+        )
+    device, precision = machine.choose(config.training)
+    config = config.model_copy(update={"training": config.training.model_copy(update={"precision": precision})})
+    machine.set_for_training(precision, device)
+    root = run_dir / "checkpoints"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RefusedError(f"{root}: cannot be made: {error.strerror}; use another --out") from error
+    with contextlib.ExitStack() as stack:
+        ranks = stack.enter_context(joined(device))
+        if ranks.main:
+            stack.enter_context(folder.lock(run_dir))
+            folder.compare_settings(run_dir, config, extras.allow_change)
+            checkpoint.remove_leftovers(root)
+        ranks.barrier()
+        quiet = extras.quiet or not ranks.main
+        say = Reporter(1, 0, quiet=quiet).say
+        trainer = Trainer(method, pool, config, run_dir, extras, device=device, ranks=ranks)
+        state = trainer.state
+        _check_shares(state.plan, ranks)
+        trainer.resume()
+        if extras.validator is not None:
+            extras.validator.restore(run_dir, state.step)
+        if ranks.main:
+            checkpoint.write_atomic(run_dir / "config.toml", config.to_toml().encode())
+            if extras.origin is not None:
+                origins.write(run_dir, extras.origin)
+        if state.step >= state.plan.total:
+            asked = f", more than the {state.plan.total:,} asked for" if state.step > state.plan.total else ""
+            say(f"{run_dir} is complete: {state.step:,} steps{asked}. Nothing to do")
+            return checkpoint.folder_of(root, state.step) / checkpoint.MODEL
+        if state.step:
+            say(f"resuming {run_dir} from step {state.step:,} of {state.plan.total:,}")
+        say(f"sample sheets go to {run_dir / 'samples'}; Ctrl-C saves and stops, the same command goes on")
+        board = run_dir / "tensorboard" if config.training.tensorboard and ranks.main else None
+        name = "log.jsonl" if ranks.main else f"log-rank{ranks.rank}.jsonl"
+        log = RunLog(run_dir / name, state.step, tensorboard=board)
+        stack.callback(log.close)
+        reporter = stack.enter_context(Reporter(state.plan.total, state.step, quiet=quiet))
+        with signals.deferred():
+            path = trainer.run(log, reporter) / checkpoint.MODEL
+        signals.poll(f"stopped by a signal at the end of {run_dir}, which is complete")  # else a demo would go on
+        return path
+
+
+def _check_shares(plan: Plan, ranks: Ranks) -> None:
+    """Refuse a batch of which some process would have no image. Raises ConfigError."""
+    small = [f"{s.batch_size} in stage '{s.name}'" for s in plan.stages if s.batch_size < ranks.world]
+    if small:
+        raise ConfigError(
+            f"a batch of {', '.join(small)} cannot be shared by {ranks.world} processes: --set model.batch_size={ranks.world} or more, or "
+            "fewer processes"
+        )
+
+
+class Trainer:
+    """One run: method, state, images, run folder and settings, and what is done with them step by step. Use :func:`fit`."""
 
     def __init__(
         self,
@@ -100,23 +199,19 @@ class Trainer(TrainingState):
         pool: Pool,
         config: RunConfig,
         run_dir: Path,
+        extras: Extras | None = None,
         *,
         device: torch.device,
-        held_out: Pool | None = None,
-        header_extra: Mapping[str, Any] | None = None,
-        on_step: OnStep | None = None,
         ranks: Ranks | None = None,
-        reporter: Reporter | None = None,
-        validator: Validator | None = None,
-        begun_with: Beginning | None = None,
     ) -> None:
-        super().__init__(method.place(device), config.training.ema)
-        self.pool, self.held_out, self.config, self.run_dir = pool, held_out, config, run_dir
-        self.begun_with, self.on_step, self.validator = begun_with, on_step, validator
-        self.header_extra = {**(header_extra or {}), **({"started_from": begun_with.about} if begun_with else {})}
-        self.settings, self.device, self.ranks, self.reporter = config.training, device, ranks or Ranks(), reporter
+        self.method = method.place(device)
+        self.state = TrainingState(method, config.training.ema)
+        self.pool, self.config, self.run_dir, self.extras = pool, config, run_dir, extras or Extras()
+        self.settings, self.device, self.ranks = config.training, device, ranks or Ranks()
+        begun = self.extras.begun_with
+        self.header_extra = {**self.extras.header, **({"started_from": begun.about} if begun else {})}
         self.losses: dict[tuple[str, str], Callable[..., Terms]] = {}
-        pictures = held_out or pool
+        pictures = self.extras.held_out or pool
         self.sheet = [d for d in method.directions if pictures.count(d[0])][:MAX_SHEET_DIRECTIONS]
         # read once, before training: a file that vanishes later must not break a sheet
         self.fixed = {
@@ -127,49 +222,141 @@ class Trainer(TrainingState):
         }
         self.finite = torch.ones((), dtype=torch.bool, device=device)
 
-    # ---- state -------------------------------------------------------------------------------------------
+    # ---- where it begins ---------------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """Restore the newest checkpoint that verifies, and say which ones were passed over; prepare a fresh run.
+
+        Raises CheckpointError, ConfigError, WeightsError.
+        """
+        root = self.run_dir / "checkpoints"
+        saved, rejected = checkpoint.latest(root)
+        for line in rejected if self.ranks.main else ():
+            warn(f"skipped a damaged checkpoint: {line}")
+        if saved is None and rejected:
+            raise CheckpointError(
+                f"{root}: no checkpoint is intact, so the run cannot be resumed. Use another --out, or remove this folder"
+            )
+        if saved is None:
+            self.prepare()
+            return
+        if "data" not in self.extras.allow_change:
+            folder.check_images(self.run_dir, saved.manifest, self.pool)
+        header = checkpoint.read_header(saved)
+        folder.check_domains(self.run_dir, header, self.method.domains)
+        tensors, values = checkpoint.read_state(saved)
+        folder.check_stage(self.run_dir, header, self.state.plan)
+        self.state.restore(tensors, values)
+        self.header_extra = {**self.header_extra, **header["extra"]}  # a resumed run keeps its own origin
 
     def prepare(self) -> None:
-        """Before the first step of a fresh run: let the method load pretrained weights. Raises WeightsError."""
-        start = Start(self.pool, self.config.data, self.device, self.begun_with)
+        """Before the first step of a fresh run: let the method take pretrained weights. Raises WeightsError."""
+        start = Start(self.pool, self.config.data, self.device, self.extras.begun_with)
         self.method.prepare(start)
-        self.pretrained = start.pretrained
-        self.begin_average()
+        self.state.pretrained = start.pretrained
+        self.state.begin_average()
 
-    def header(self) -> dict[str, Any]:
-        """The header of a model of this step."""
-        return checkpoint.make_header(
-            self.method,
-            self.config,
-            step=self.step,
-            stage=self.plan.at(max(self.step, 1))[0].name,
-            data_fingerprint=self.pool.fingerprint,
-            pretrained=self.pretrained,
-            extra=self.header_extra,
+    # ---- the loop ----------------------------------------------------------------------------------------
+
+    def batches(self) -> Iterator[Batch]:
+        """Batches of the steps still to come; the same whatever the number of workers."""
+        method = self.method
+        sampler = Sampler(
+            self.pool, self.config.data, method.pairs, self.config.seed, domains=method.domains, reads=method.reads
         )
+        dataset = StepDataset(
+            sampler, lambda step: self.state.plan.at(step)[0].batch_size, self.ranks.rank, self.ranks.world
+        )
+        workers = self.config.data.workers
+        loader = DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=range(self.state.step + 1, self.state.plan.total + 1),
+            num_workers=workers,
+            worker_init_fn=signals.ignore_in_worker,
+            pin_memory=self.device.type == "cuda",
+            prefetch_factor=4 if workers else None,
+            multiprocessing_context="fork" if workers else None,
+        )
+        for batch in loader:
+            yield batch.to(self.device, non_blocking=True)
 
-    def save(self) -> Path:
-        """Commit a checkpoint of the current step. Raises NonFiniteError instead of saving NaN or infinity."""
-        self.check_finite()
-        tensors, values = self.state()
-        # the optimisers' too: a squared gradient that overflows leaves finite weights that never move again
-        bad = [n for n, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]
-        if self.ranks.largest(len(bad)):
-            names = ", ".join(n.removeprefix("method/") for n in bad[:4])
-            self.stop_non_finite("saving", {}, f"not finite: {names or 'tensors of another rank'}")
-        if self.ranks.main:
-            stage = self.plan.at(max(self.step, 1))[0].name
-            header = self.header()
-            checkpoint.commit(
-                self.run_dir / "checkpoints",
-                self.step,
-                model=checkpoint.pack(self.shared_tensors(), header),
-                state=checkpoint.pack(tensors, values),
-                about={"stage": stage, "method": self.config.method, "data_fingerprint": self.pool.fingerprint},
-                keep=self.settings.keep,
+    def _next(self, batches: Iterator[Batch]) -> tuple[Batch | None, str]:
+        """The next batch, or why there is none."""
+        try:
+            return next(batches), ""
+        except DataError as error:  # files vanished or broke during training, more than can be replaced
+            return None, f"{error}; saved as {{path}}. Mend the data, then the same command goes on"
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            return (
+                None,
+                f"a loader process died ({str(error).splitlines()[0]}): often too little memory; saved as {{path}}. Go on with --workers 0",
             )
-        self.ranks.barrier()
-        return checkpoint.folder_of(self.run_dir / "checkpoints", self.step)
+
+    def run(self, log: RunLog, reporter: Reporter | None = None) -> Path:
+        """Train to the end; the folder of the last checkpoint."""
+        total, settings, started = self.state.plan.total, self.settings, time.monotonic()
+        if self.state.step == 0:
+            self.save()  # also proves that the folder can be written
+            if self.ranks.main:
+                self.sample(log)
+        current: Stage | None = None
+        batches = self.batches()
+        while self.state.step < total:
+            batch, trouble = self._next(batches)
+            stage, first = self.state.plan.at(self.state.step + 1)
+            self._leave_if_asked(trouble)
+            assert batch is not None, "without a batch there is trouble, and this rank has left"
+            self.state.step += 1
+            if stage is not current:
+                if self.state.step == first + 1 and stage.start is not None:
+                    seed_everything(self.config.seed, self.state.step - 1)  # the same on all ranks: it changes weights
+                    stage.start()
+                self.modes(stage)
+                current = stage
+            terms = self.run_step(stage, first, batch)
+            extra = self.extras.on_step(self.state.step, self.method) if self.extras.on_step else None
+            looked = self.extras.validator is not None and self.extras.validator.due(self.state.step, total)
+            if self.state.step % settings.log_every == 0 or self.state.step == total or extra or looked:
+                self.check_finite()
+                values = {k: float(v) for k, v in {**terms, **self.method.monitor}.items()} | dict(extra or {})
+                if looked:
+                    values |= self.validate()
+                self._log(log, stage, values, time.monotonic() - started)
+            sampled = self.state.step % settings.sample_every == 0 or self.state.step == total
+            if sampled and self.ranks.main:
+                self.sample(log)
+            if self.state.step % settings.checkpoint_every == 0 or self.state.step == total:
+                self.save()
+            if sampled or looked or extra is not None:
+                current = None  # that may have left everything in eval(): set the modes again
+            if reporter is not None:
+                reporter.advance(self.state.step, stage.name)
+        return checkpoint.folder_of(self.run_dir / "checkpoints", self.state.step)
+
+    def _log(self, log: RunLog, stage: Stage, values: dict[str, float], seconds: float) -> None:
+        warnings = self.state.watch.logged(values)
+        if self.ranks.main:
+            log.write({"step": self.state.step, "stage": stage.name, **values, "seconds": round(seconds, 3)})
+            for text in warnings:
+                warn(text)
+
+    def _leave_if_asked(self, trouble: str = "") -> None:
+        """Save and leave, all ranks after the same step, when any of them has got a signal or has no batch (``trouble``)."""
+        asked = self.ranks.largest(_NO_BATCH if trouble else signals.requested() or 0)
+        if not asked:
+            return
+        path = self.save()
+        if asked == _NO_BATCH:
+            where = f"rank {self.ranks.rank}: " if self.ranks.world > 1 else ""
+            mine = where + trouble.replace("{path}", str(path))
+            raise StoppedError(mine if trouble else f"another rank has no batch, see its message; saved as {path}")
+        raise Interrupted(
+            asked,
+            f"stopped by {signals.name(asked)} after step {self.state.step:,}; saved as {path}. The same command goes on from there",
+        )
 
     # ---- one step ----------------------------------------------------------------------------------------
 
@@ -181,23 +368,23 @@ class Trainer(TrainingState):
             module.train()
 
     def run_step(self, stage: Stage, first: int, batch: Batch) -> Terms:
-        """All updates of step ``self.step``; the terms by ``update/term``, detached."""
-        seed_everything(self.config.seed, self.step, self.ranks.rank)
+        """All updates of step ``self.state.step``; the terms by ``update/term``, detached."""
+        seed_everything(self.config.seed, self.state.step, self.ranks.rank)
         self.method.monitor.clear()
         terms: Terms = {}
         # the same number of parts on all ranks: they meet in each
         accumulate = min(self.settings.accumulate, stage.batch_size // self.ranks.world)
-        due = [update for update in stage.updates if self.step % update.every == 0]
-        players = [p for u in due for group in self.optimizer(u).param_groups for p in group["params"]]
+        due = [update for update in stage.updates if self.state.step % update.every == 0]
+        players = [p for u in due for group in self.state.optimizer(u).param_groups for p in group["params"]]
         forward = Forward(stage, [batch.part(i, accumulate) for i in range(accumulate)], players)
         for update in due:
             terms |= self._update(update, first, forward)
         self.ranks.share_buffers(self.method.buffers())
-        self.move_average()
+        self.state.move_average()
         return terms
 
     def _update(self, update: Update, first: int, forward: Forward) -> Terms:
-        optimizer = self.optimizer(update)
+        optimizer = self.state.optimizer(update)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for parameter in parameters:
             parameter.requires_grad_(True)
@@ -207,7 +394,7 @@ class Trainer(TrainingState):
         if self.settings.clip is not None:
             nn.utils.clip_grad_norm_(parameters, self.settings.clip)
         spec = update.optimizer
-        factor = spec.schedule(self.step - first - 1, forward.stage.steps) if spec.schedule else 1.0
+        factor = spec.schedule(self.state.step - first - 1, forward.stage.steps) if spec.schedule else 1.0
         for group in optimizer.param_groups:
             group["lr"] = spec.lr * factor * group["rate"]
         optimizer.step()
@@ -285,23 +472,60 @@ class Trainer(TrainingState):
 
     def stop_non_finite(self, update: str, terms: Mapping[str, Tensor], why: str = "") -> None:
         """Write ``crash-step-N.json`` and raise NonFiniteError that names stage, update, step and terms."""
-        stage = self.plan.at(max(self.step, 1))[0].name
+        stage = self.state.plan.at(self.state.step)[0].name
         values = {k: float(v.detach()) for k, v in terms.items()}
         shown = ", ".join(f"{k} = {v:.4g}" for k, v in values.items()) or why
         last, _ = checkpoint.latest(self.run_dir / "checkpoints")
         kept = f"the last good state is {last.folder}" if last else "no checkpoint had been written yet"
         note = {
-            "step": self.step, "stage": stage, "update": update, "terms": {k: str(v) for k, v in values.items()}, "why": why or "non-finite loss",
+            "step": self.state.step, "stage": stage, "update": update, "terms": {k: str(v) for k, v in values.items()}, "why": why or "non-finite loss",
             "seed": self.config.seed, "precision": self.settings.precision, "config": self.config.to_dict(), "last_good": str(last.folder) if last else None,
         }  # fmt: skip
         if self.ranks.main:
             checkpoint.write_atomic(
-                self.run_dir / f"crash-step-{self.step:09d}.json", json.dumps(note, indent=1).encode()
+                self.run_dir / f"crash-step-{self.state.step:09d}.json", json.dumps(note, indent=1).encode()
             )
         raise NonFiniteError(
-            f"non-finite loss at step {self.step}, stage '{stage}', update '{update}': {shown}; {kept}. "
+            f"non-finite loss at step {self.state.step}, stage '{stage}', update '{update}': {shown}; {kept}. "
             "Try training.precision=fp32, a lower rate, or training.clip=1.0 in a new --out"
         )
+
+    # ---- what is kept ------------------------------------------------------------------------------------
+
+    def header(self) -> dict[str, Any]:
+        """The header of a model of this step."""
+        return checkpoint.make_header(
+            self.method,
+            self.config,
+            step=self.state.step,
+            stage=self.state.plan.at(self.state.step)[0].name,
+            data_fingerprint=self.pool.fingerprint,
+            pretrained=self.state.pretrained,
+            extra=self.header_extra,
+        )
+
+    def save(self) -> Path:
+        """Commit a checkpoint of the current step. Raises NonFiniteError instead of saving NaN or infinity."""
+        self.check_finite()
+        tensors, values = self.state.dump()
+        # the optimisers' too: a squared gradient that overflows leaves finite weights that never move again
+        bad = [n for n, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]
+        if self.ranks.largest(len(bad)):
+            names = ", ".join(n.removeprefix("method/") for n in bad[:4])
+            self.stop_non_finite("saving", {}, f"not finite: {names or 'tensors of another rank'}")
+        if self.ranks.main:
+            stage = self.state.plan.at(self.state.step)[0].name
+            header = self.header()
+            checkpoint.commit(
+                self.run_dir / "checkpoints",
+                self.state.step,
+                model=checkpoint.pack(self.state.shared_tensors(), header),
+                state=checkpoint.pack(tensors, values),
+                about={"stage": stage, "method": self.config.method, "data_fingerprint": self.pool.fingerprint},
+                keep=self.settings.keep,
+            )
+        self.ranks.barrier()
+        return checkpoint.folder_of(self.run_dir / "checkpoints", self.state.step)
 
     # ---- pictures ----------------------------------------------------------------------------------------
 
@@ -309,146 +533,43 @@ class Trainer(TrainingState):
         """Write ``samples/step-N.png``: fixed held-out inputs above their translations (and the method's own views between
         them), for each direction."""
         self.method.eval()
-        swapped = self.swap_average()
         rows, warnings = [], []
-        for source, target in self.sheet:
-            images = self.fixed[source].to(self.device)
-            with torch.inference_mode(), machine.autocast(self.settings.precision, self.device):
-                outputs = self.method.translate(
-                    images, source, target, generator=torch.Generator(self.device).manual_seed(0)
-                ).float()
-                between = self.method.views(images, source, target)
-            if not all(bool(torch.isfinite(pictures).all()) for pictures in (outputs, *between)):
-                self.stop_non_finite("samples", {}, f"the translation {source} → {target} is not finite")
-            rows += [_row(pictures, self.settings.samples) for pictures in (images, *between, outputs)]
-            if self.step >= max(WATCH_FROM_STEP, self.plan.total // 4):  # an untrained network may give one grey
-                warnings += self.watch.sampled(images, outputs, (source, target))
-        self.swap_average(swapped)
+        with self.state.averaged():
+            for source, target in self.sheet:
+                images = self.fixed[source].to(self.device)
+                with torch.inference_mode(), machine.autocast(self.settings.precision, self.device):
+                    outputs = self.method.translate(
+                        images, source, target, generator=torch.Generator(self.device).manual_seed(0)
+                    ).float()
+                    between = self.method.views(images, source, target)
+                if not all(bool(torch.isfinite(pictures).all()) for pictures in (outputs, *between)):
+                    self.stop_non_finite("samples", {}, f"the translation {source} → {target} is not finite")
+                rows += [_row(pictures, self.settings.samples) for pictures in (images, *between, outputs)]
+                # an untrained network may give one grey
+                if self.state.step >= max(WATCH_FROM_STEP, self.state.plan.total // 4):
+                    warnings += self.state.watch.sampled(images, outputs, (source, target))
         if rows:
             sheet = np.concatenate(rows)
-            file = self.run_dir / "samples" / f"step-{self.step:09d}.png"
+            file = self.run_dir / "samples" / f"step-{self.state.step:09d}.png"
             content = encode_image(sheet)
             try:
                 file.parent.mkdir(exist_ok=True)
             except OSError as error:
                 raise checkpoint.save_error(file.parent, error, len(content)) from error
             checkpoint.write_atomic(file, content)
-            log.picture("samples", sheet, self.step)
+            log.picture("samples", sheet, self.state.step)
         for text in warnings:
             warn(text)
 
     def validate(self) -> dict[str, float]:
         """Look at held-out images and keep the model if it is the best so far; the values for the log. A signal waits for its end."""
-        if self.validator is None or not self.ranks.main:
+        if self.extras.validator is None or not self.ranks.main:
             return {}
-        swapped = self.swap_average()
-        try:
-            values = self.validator.look(self.method, self.device, self.settings.precision)
-        finally:
-            self.swap_average(swapped)
-        model = {"tensors": self.shared_tensors(), "header": self.header()}
-        self.validator.note(self.run_dir, self.step, values, model)
+        with self.state.averaged():
+            values = self.extras.validator.look(self.method, self.device, self.settings.precision)
+        model = {"tensors": self.state.shared_tensors(), "header": self.header()}
+        self.extras.validator.note(self.run_dir, self.state.step, values, model)
         return values
-
-    # ---- the loop ----------------------------------------------------------------------------------------
-
-    def batches(self) -> Iterator[Batch]:
-        """Batches of the steps still to come; the same whatever the number of workers."""
-        method = self.method
-        sampler = Sampler(
-            self.pool, self.config.data, method.pairs, self.config.seed, domains=method.domains, reads=method.reads
-        )
-        dataset = StepDataset(sampler, lambda step: self.plan.at(step)[0].batch_size, self.ranks.rank, self.ranks.world)
-        workers = self.config.data.workers
-        loader = DataLoader(
-            dataset,
-            batch_size=None,
-            sampler=range(self.step + 1, self.plan.total + 1),
-            num_workers=workers,
-            worker_init_fn=signals.ignore_in_worker,
-            pin_memory=self.device.type == "cuda",
-            prefetch_factor=4 if workers else None,
-            multiprocessing_context="fork" if workers else None,
-        )
-        for batch in loader:
-            yield batch.to(self.device, non_blocking=True)
-
-    def _next(self, batches: Iterator[Batch]) -> tuple[Batch | None, str]:
-        """The next batch, or why there is none."""
-        try:
-            return next(batches), ""
-        except DataError as error:  # files vanished or broke during training, more than can be replaced
-            return None, f"{error}; saved as {{path}}. Mend the data, then the same command goes on"
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            return (
-                None,
-                f"a loader process died ({str(error).splitlines()[0]}): often too little memory; saved as {{path}}. Go on with --workers 0",
-            )
-
-    def run(self, log: RunLog) -> Path:
-        """Train to the end; the folder of the last checkpoint."""
-        total, settings, started = self.plan.total, self.settings, time.monotonic()
-        if self.step == 0:
-            self.save()  # also proves that the folder can be written
-            if self.ranks.main:
-                self.sample(log)
-        current: Stage | None = None
-        batches = self.batches()
-        while self.step < total:
-            batch, trouble = self._next(batches)
-            stage, first = self.plan.at(self.step + 1)
-            self._leave_if_asked(trouble)
-            assert batch is not None, "without a batch there is trouble, and this rank has left"
-            self.step += 1
-            if stage is not current:
-                if self.step == first + 1 and stage.start is not None:
-                    seed_everything(self.config.seed, self.step - 1)  # the same on all ranks: it changes weights
-                    stage.start()
-                self.modes(stage)
-                current = stage
-            terms = self.run_step(stage, first, batch)
-            extra = self.on_step(self.step, self.method) if self.on_step else None
-            looked = self.validator is not None and self.validator.due(self.step, total)
-            if self.step % settings.log_every == 0 or self.step == total or extra or looked:
-                self.check_finite()
-                values = {k: float(v) for k, v in {**terms, **self.method.monitor}.items()} | dict(extra or {})
-                if looked:
-                    values |= self.validate()
-                self._log(log, stage, values, time.monotonic() - started)
-            sampled = self.step % settings.sample_every == 0 or self.step == total
-            if sampled and self.ranks.main:
-                self.sample(log)
-            if self.step % settings.checkpoint_every == 0 or self.step == total:
-                self.save()
-            if sampled or looked or extra is not None:
-                current = None  # that may have left everything in eval(): set the modes again
-            if self.reporter is not None:
-                self.reporter.advance(self.step, stage.name)
-        return checkpoint.folder_of(self.run_dir / "checkpoints", self.step)
-
-    def _log(self, log: RunLog, stage: Stage, values: dict[str, float], seconds: float) -> None:
-        warnings = self.watch.logged(values)
-        if self.ranks.main:
-            log.write({"step": self.step, "stage": stage.name, **values, "seconds": round(seconds, 3)})
-            for text in warnings:
-                warn(text)
-
-    def _leave_if_asked(self, trouble: str = "") -> None:
-        """Save and leave, all ranks after the same step, when any of them has got a signal or has no batch (``trouble``)."""
-        asked = self.ranks.largest(_NO_BATCH if trouble else signals.requested() or 0)
-        if not asked:
-            return
-        path = self.save()
-        if asked == _NO_BATCH:
-            where = f"rank {self.ranks.rank}: " if self.ranks.world > 1 else ""
-            mine = where + trouble.replace("{path}", str(path))
-            raise StoppedError(mine if trouble else f"another rank has no batch, see its message; saved as {path}")
-        raise Interrupted(
-            asked,
-            f"stopped by {signals.name(asked)} after step {self.step:,}; saved as {path}. The same command goes on from there",
-        )
 
 
 def _row(images: Tensor, columns: int) -> np.ndarray[Any, Any]:
@@ -456,99 +577,3 @@ def _row(images: Tensor, columns: int) -> np.ndarray[Any, Any]:
     pixels = to_uint8(images.float().cpu())
     blank = np.full((columns - len(pixels), *pixels.shape[1:]), 255, np.uint8)
     return np.concatenate([*pixels, *blank], axis=1)
-
-
-def _check_shares(plan: Plan, ranks: Ranks) -> None:
-    """Refuse a batch of which some process would have no image. Raises ConfigError."""
-    small = [f"{s.batch_size} in stage '{s.name}'" for s in plan.stages if s.batch_size < ranks.world]
-    if small:
-        raise ConfigError(
-            f"a batch of {', '.join(small)} cannot be shared by {ranks.world} processes: --set model.batch_size={ranks.world} or more, or "
-            "fewer processes"
-        )
-
-
-def fit(
-    method: Method,
-    pool: Pool,
-    config: RunConfig,
-    run_dir: Path | str,
-    *,
-    held_out: Pool | None = None,
-    header_extra: Mapping[str, Any] | None = None,
-    origin: Mapping[str, Any] | None = None,
-    on_step: OnStep | None = None,
-    allow_change: Sequence[str] = (),
-    quiet: bool = False,
-    validator: Validator | None = None,
-    begun_with: Beginning | None = None,
-) -> Path:
-    """Train ``method`` on ``pool`` in ``run_dir``, resuming what is there; the last checkpoint's ``model.safetensors``.
-
-    Args:
-        method: built from ``config.model``; its weights before training are its initialisation.
-        held_out: images for the sample sheets; the training images when None.
-        header_extra: JSON-ready values for the model's header.
-        origin: where the images are and the command, a note for reports (:func:`unpaired.training.log.about`).
-        on_step: called after each step with (step, method); a returned mapping is logged. It must not change the method.
-        allow_change: settings that may differ from the run being resumed (``data`` allows other images).
-        validator: looks at images that are not in ``pool``, every ``config.training.validate_every`` steps.
-        begun_with: the model whose weights the method has been given (:func:`unpaired.checkpoint.start_from`).
-
-    Raises:
-        ConfigError, CheckpointError, WeightsError, RefusedError: before any work.
-        NonFiniteError, StoppedError: stopped by itself, the last good checkpoint is kept.
-        Interrupted: a signal came; saved.
-    """
-    run_dir = Path(run_dir)
-    if config.training.validate_every is not None and validator is None:
-        raise ConfigError(
-            "training.validate_every: only `unpaired train` holds out images to look at; leave it out here"
-        )
-    device, precision = machine.choose(config.training)
-    config = config.model_copy(update={"training": config.training.model_copy(update={"precision": precision})})
-    machine.set_for_training(precision, device)
-    root = run_dir / "checkpoints"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RefusedError(f"{root}: cannot be made: {error.strerror}; use another --out") from error
-    with contextlib.ExitStack() as stack:
-        ranks = stack.enter_context(joined(device))
-        if ranks.main:
-            stack.enter_context(lock(run_dir))
-            compare_settings(run_dir, config, allow_change)
-            checkpoint.remove_leftovers(root)
-        ranks.barrier()
-        say = Reporter(1, 0, quiet=quiet or not ranks.main).say
-        trainer = Trainer(
-            method, pool, config, run_dir, held_out=held_out, header_extra=header_extra or {}, on_step=on_step,
-            device=device, ranks=ranks, reporter=None, validator=validator, begun_with=begun_with,
-        )  # fmt: skip
-        _check_shares(trainer.plan, ranks)
-        restore_newest(trainer, root, allow_change)
-        if validator is not None:
-            validator.restore(run_dir, trainer.step)
-        if ranks.main:
-            checkpoint.write_atomic(run_dir / "config.toml", config.to_toml().encode())
-            if origin is not None:
-                origins.write(run_dir, origin)
-        if trainer.step >= trainer.plan.total:
-            asked = f", more than the {trainer.plan.total:,} asked for" if trainer.step > trainer.plan.total else ""
-            say(f"{run_dir} is complete: {trainer.step:,} steps{asked}. Nothing to do")
-            return checkpoint.folder_of(root, trainer.step) / checkpoint.MODEL
-        if trainer.step:
-            say(f"resuming {run_dir} from step {trainer.step:,} of {trainer.plan.total:,}")
-        say(f"sample sheets go to {run_dir / 'samples'}; Ctrl-C saves and stops, the same command goes on")
-        folder = run_dir / "tensorboard" if config.training.tensorboard and ranks.main else None
-        log = RunLog(
-            run_dir / ("log.jsonl" if ranks.main else f"log-rank{ranks.rank}.jsonl"), trainer.step, tensorboard=folder
-        )
-        stack.callback(log.close)
-        trainer.reporter = stack.enter_context(
-            Reporter(trainer.plan.total, trainer.step, quiet=quiet or not ranks.main)
-        )
-        with signals.deferred():
-            path = trainer.run(log) / checkpoint.MODEL
-        signals.poll(f"stopped by a signal at the end of {run_dir}, which is complete")  # else a demo would go on
-        return path
