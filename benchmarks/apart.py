@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from harness import CEILING, Turns, cost_of, product, synchronise
 
-from unpaired.training.planning import flop_counter
+from flops import flop_counter
 
 Maker = Callable[..., Callable[[], object]]
 

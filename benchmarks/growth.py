@@ -41,7 +41,7 @@ def point(preset: str, what: str, value: int, rounds: int) -> dict[str, float]:
     from unpaired.data.sampling import ArrayPool, Sampler
     from unpaired.training import loop
     from unpaired.training import run as training_run
-    from unpaired.training.planning import flop_counter
+    from flops import flop_counter
 
     settings: dict[str, Any] = dict(UNIT if preset.startswith("unit") else BIGGAN)
     settings |= {"training.precision": "fp32", "training.device": "cpu"}
@@ -55,7 +55,7 @@ def point(preset: str, what: str, value: int, rounds: int) -> dict[str, float]:
     pool = ArrayPool(dict.fromkeys(names, shown))  # the same two images: those of a data set would lie on disk
     method = training_run.build(config, names)
     trainer = loop.Trainer(method, pool, config, Path("unused"), device=torch.device("cpu"))
-    stage = trainer.plan.stages[-1]
+    stage = trainer.state.plan.stages[-1]
     trainer.modes(stage)
     batch = Sampler(pool, config.data, method.pairs, 0, domains=method.domains, reads=method.reads).batch(
         1, stage.batch_size
@@ -64,7 +64,7 @@ def point(preset: str, what: str, value: int, rounds: int) -> dict[str, float]:
 
     def one_round() -> None:
         for _ in range(period):
-            trainer.step += 1
+            trainer.state.step += 1
             trainer.run_step(stage, 0, harness.fresh(batch))
 
     held = harness.resident_mib("VmRSS")

@@ -36,7 +36,7 @@ from unpaired.batch import Batch
 from unpaired.config import RunConfig
 from unpaired.data.sampling import ArrayPool
 from unpaired.machine import has_bf16, products
-from unpaired.training.planning import flop_counter
+from flops import flop_counter
 
 CEILING = "ceiling"
 SIDE = {"cpu": 1024, "cuda": 8192}

@@ -29,7 +29,7 @@ from unpaired.data.sampling import Sampler
 from unpaired.methods import method_class
 from unpaired.training import loop
 from unpaired.training import run as training_run
-from unpaired.training.planning import flop_counter
+from flops import flop_counter
 
 
 def count_flop(config: RunConfig, args: argparse.Namespace) -> None:
@@ -107,7 +107,7 @@ def main() -> None:
         "preset": args.preset, "precision": args.precision, "n": args.steps, "torch": torch.__version__, "commit": commit,
         "machine": torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {torch.get_num_threads()} threads",
     }  # fmt: skip
-    for stage in trainer.plan.stages:
+    for stage in trainer.state.plan.stages:
         if not stage.name.startswith(args.stage):
             continue
         if stage.start is not None:
@@ -117,10 +117,10 @@ def main() -> None:
         period = math.lcm(*(update.every for update in stage.updates))
 
         def step(stage: loop.Stage = stage, batch: loop.Batch = batch) -> None:
-            trainer.step += 1
-            trainer.run_step(stage, trainer.step - 1, fresh(batch))
+            trainer.state.step += 1
+            trainer.run_step(stage, trainer.state.step - 1, fresh(batch))
 
-        trainer.step = period - 1  # all players are due: what matters is which updates fall on a step
+        trainer.state.step = period - 1  # all players are due: what matters is which updates fall on a step
         step()
         with flop_counter() as counter:
             for _ in range(period):

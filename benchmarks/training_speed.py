@@ -177,9 +177,9 @@ class Reference:
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """One, as :meth:`training.Trainer.run_step`."""
-        loop.seed_everything(self.trainer.config.seed, self.trainer.step)
+        loop.seed_everything(self.trainer.config.seed, self.trainer.state.step)
         found: dict[str, Tensor] = {}
-        due = [u for u in self.stage.updates if self.trainer.step % u.every == 0]
+        due = [u for u in self.stage.updates if self.trainer.state.step % u.every == 0]
         players = [p for u in self.stage.updates for m in u.modules for p in m.parameters()]
         for update in due:
             own = [p for m in update.modules for p in m.parameters()]
@@ -191,7 +191,7 @@ class Reference:
             if (
                 self.unfrozen
             ):  # UNIT's players draw samples of their own, as released; of one seed, so that losses can be compared
-                loop.seed_everything(self.trainer.config.seed, self.trainer.step)
+                loop.seed_everything(self.trainer.config.seed, self.trainer.state.step)
             apart = update.name == "discriminator" and isinstance(self.method, UNIT)
             with plain(), machine.autocast(self.precision, self.trainer.device):
                 terms = judged_apart(self.method, batch) if apart else update.loss(*self.stage.arguments(batch))  # type: ignore[arg-type]
@@ -223,7 +223,7 @@ class Case:
         torch.manual_seed(0)
         method = training_run.build(config, names)
         trainer = loop.Trainer(method, pool, config, Path("unused"), device=device)
-        stage = next(s for s in trainer.plan.stages if s.name.startswith(self.stage))
+        stage = next(s for s in trainer.state.plan.stages if s.name.startswith(self.stage))
         torch.manual_seed(0)
         if stage.start is not None:
             stage.start()
@@ -234,13 +234,13 @@ class Case:
             .to(device)
         )
         period = math.lcm(*(update.every for update in stage.updates))
-        trainer.step = period - 1
+        trainer.state.step = period - 1
         reference = Reference(trainer, stage, precision) if kind == "reference" else None
 
         def one_round() -> dict[str, float]:
             terms: dict[str, Tensor] = {}
             for _ in range(period):
-                trainer.step += 1
+                trainer.state.step += 1
                 part = harness.fresh(batch)
                 terms |= reference.step(part) if reference else trainer.run_step(stage, period - 1, part)
             return {k: float(v) for k, v in terms.items()}

@@ -220,15 +220,15 @@ def rounds(name: str, run: Any, place: Callable[[Any], Any], device: torch.devic
     method = place(cases.method(name, run))
     supply = cases.trainer(name, run)
     trainer = loop.Trainer(method, cases.pool(name), run, Path("unused"), device=device)
-    for stage in trainer.plan.stages:
+    for stage in trainer.state.plan.stages:
         if stage.start is not None:
             stage.start()
         trainer.modes(stage)
-        trainer.step = supply.step = 0
+        trainer.state.step = supply.step = 0
         supply.plan = type(supply.plan)((stage,))
         batches = supply.batches()
         for _ in range(math.lcm(*(update.every for update in stage.updates))):
-            trainer.step += 1
+            trainer.state.step += 1
             yield trainer, stage, next(batches)
 
 

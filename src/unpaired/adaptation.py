@@ -409,7 +409,7 @@ def _joint(job: _Job, plain: Fitted, select_on_test: bool) -> _Found:
         config,
         job.out / "run",
         quiet=job.quiet,
-        header_extra={"recipe": "joint"},
+        header={"recipe": "joint"},
         origin=job.origin,
     )
     history: list[dict[str, float]] = []

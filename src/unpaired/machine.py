@@ -175,7 +175,7 @@ class Ranks:
     words: dist.ProcessGroup | None = None
     """The group that moves numbers and objects through main memory (gloo), so that asking the others waits for no GPU; None: the
     default group does."""
-    store: dist.Store | None = None
+    store: Any = None
     """Where ranks leave reasons; None where a program around this one has made the group, and watches its processes."""
 
     @property

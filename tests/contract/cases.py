@@ -222,6 +222,6 @@ def steps(trainer: loop.Trainer, stage: Stage, count: int) -> dict[str, float]:
     trainer.modes(stage)
     terms: dict[str, Tensor] = {}
     for images in itertools.islice(trainer.batches(), count):
-        trainer.step += 1
-        terms = trainer.run_step(stage, trainer.step - 1, images)
+        trainer.state.step += 1
+        terms = trainer.run_step(stage, trainer.state.step - 1, images)
     return {k: float(v) for k, v in terms.items()}

@@ -119,7 +119,7 @@ def test_frozen_means_frozen(name: str) -> None:
     trainer = cases.trainer(name)
     method = trainer.method
     batches = trainer.batches()
-    for stage in trainer.plan.stages:
+    for stage in trainer.state.plan.stages:
         if stage.start is not None:
             stage.start()
         trainer.modes(stage)
@@ -130,11 +130,11 @@ def test_frozen_means_frozen(name: str) -> None:
         own = {id(b) for b in method.buffers(recurse=False)}
         before = {n: t.detach().clone() for n, t in method.state_dict().items()}
         for _ in range(2):
-            trainer.step += 1
+            trainer.state.step += 1
             batch = next(batches)
             if len(batch) != stage.batch_size:
                 batch = trainer_batch(name, trainer, stage.batch_size)
-            trainer.run_step(stage, trainer.step - 1, batch)
+            trainer.run_step(stage, trainer.state.step - 1, batch)
         tensors = {**dict(method.named_parameters()), **dict(method.named_buffers())}
         moved = {n for n, t in tensors.items() if n in before and not torch.equal(before[n], t)}
         assert moved, "nothing was trained"
@@ -144,7 +144,9 @@ def test_frozen_means_frozen(name: str) -> None:
 def trainer_batch(name: str, trainer: loop.Trainer, size: int) -> Any:
     """A batch of another size than the plan's at this step."""
     config = trainer.config
-    return loop.Sampler(cases.pool(name), config.data, trainer.method.pairs, config.seed).batch(trainer.step, size)
+    return loop.Sampler(cases.pool(name), config.data, trainer.method.pairs, config.seed).batch(
+        trainer.state.step, size
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -227,7 +229,7 @@ def test_what_players_share_is_made_once(name: str, parts: int) -> None:
     """``Stage.forward`` runs once for each part of a batch; where there are several and its result has a graph, once a player,
     too, so that one graph at a time is held. After the step nothing asks for gradients."""
     trainer = cases.trainer(name, cases.config(name, training={"accumulate": parts}))
-    for stage in trainer.plan.stages:
+    for stage in trainer.state.plan.stages:
         if stage.forward is None:
             continue
         made: list[Any] = []
@@ -237,7 +239,7 @@ def test_what_players_share_is_made_once(name: str, parts: int) -> None:
             return made[-1]
 
         trainer.modes(stage)
-        trainer.step = math.lcm(*(u.every for u in stage.updates))
+        trainer.state.step = math.lcm(*(u.every for u in stage.updates))
         trainer.run_step(replace(stage, forward=forward), 0, next(trainer.batches()))
         again = parts > 1 and any(t.requires_grad for t in tree_leaves(made[0]) if isinstance(t, torch.Tensor))
         assert len(made) == parts * (len(stage.updates) if again else 1), stage.name

@@ -35,7 +35,7 @@ def train(run: Path, steps: int = 4, acknowledged: Path | None = None, **setting
 @contextmanager
 def noted(acknowledged: Path | None) -> Iterator[None]:
     """Write down which saves have returned."""
-    with kit.noting(loop.Trainer, "save", acknowledged, lambda trainer: trainer.step):
+    with kit.noting(loop.Trainer, "save", acknowledged, lambda trainer: trainer.state.step):
         yield
 
 

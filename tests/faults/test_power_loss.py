@@ -20,6 +20,7 @@ from figures import Figure, pick
 
 from unpaired import checkpoint
 
+
 def test_dying_at_every_call_of_a_save_loses_nothing(tmp_path: Path, figure: Figure) -> None:
     """The process ends in the middle of the n-th write, and before and after the n-th fsync, rename, unlink and rmdir of a run, for
     every n: what was acknowledged loads, nothing half-written is taken for a checkpoint, the next start removes the leftovers and

@@ -17,7 +17,7 @@ from unpaired import checkpoint
 from unpaired.errors import CheckpointError
 from unpaired.methods.base import Method
 from unpaired.training import loop
-from unpaired.training.state import Plan
+from unpaired.training.state import Plan, TrainingState
 
 SOME = pick(["tiny"], NAMES)
 """All methods in `make faults`; the smallest in `make test`, where the contract tests cut all of them."""
@@ -57,7 +57,7 @@ def cuts(plan: Plan, method: Method) -> list[tuple[str, Any, str, int, bool]]:
     found = [
         ("before the first step", T, "run_step", 1, False),
         ("inside the first sheet", type(method), "views", 1, False),
-        ("inside a later sheet", T, "swap_average", 4, True),
+        ("inside a later sheet", TrainingState, "_put", 4, True),
         ("after a sheet", T, "sample", 2, True),
         ("before a save", T, "save", 2, False),
         ("inside a save", checkpoint, "pack", 4, False),
@@ -113,14 +113,14 @@ def test_a_run_cut_without_a_word_ends_with_the_same_bytes(name: str, tmp_path: 
 def go(trainer: loop.Trainer, until: int) -> None:
     """The loop's steps, without its files."""
     for batch in trainer.batches():
-        stage, first = trainer.plan.at(trainer.step + 1)
-        trainer.step += 1
-        if trainer.step == first + 1 and stage.start is not None:
-            loop.seed_everything(trainer.config.seed, trainer.step - 1)
+        stage, first = trainer.state.plan.at(trainer.state.step + 1)
+        trainer.state.step += 1
+        if trainer.state.step == first + 1 and stage.start is not None:
+            loop.seed_everything(trainer.config.seed, trainer.state.step - 1)
             stage.start()
         trainer.modes(stage)
         trainer.run_step(stage, first, batch)
-        if trainer.step == until:
+        if trainer.state.step == until:
             return
 
 
@@ -130,11 +130,11 @@ def test_any_item_missing_from_a_saved_state_is_refused(name: str) -> None:
     trainer = cases.trainer(name)
     trainer.prepare()
     go(trainer, 3)
-    tensors, values = trainer.state()
+    tensors, values = trainer.state.dump()
     fresh = cases.trainer(name)
     for key in tensors:
         with pytest.raises(CheckpointError, match=r"missing|does not fit"):
-            fresh.restore({k: v for k, v in tensors.items() if k != key}, values)
+            fresh.state.restore({k: v for k, v in tensors.items() if k != key}, values)
     for key in ("step", "watch"):
         with pytest.raises(CheckpointError, match=f"missing: {key}"):
-            fresh.restore(tensors, {k: v for k, v in values.items() if k != key})
+            fresh.state.restore(tensors, {k: v for k, v in values.items() if k != key})

@@ -235,11 +235,8 @@ def test_a_translator_step_leaves_the_critics_without_gradients() -> None:
     """Through the loop: after a step of the translators no critic has a gradient or has moved by it."""
     config = settings()
     method = cases.method("cascade", config)
-    trainer = loop.Trainer(
-        method, cases.pool("cascade"), config, Path("unused"), held_out=None, header_extra={}, on_step=None,
-        device=torch.device("cpu"), ranks=loop.Ranks(), reporter=None,
-    )  # fmt: skip
-    stage = next(s for s in trainer.plan.stages if s.name == "level-5")
+    trainer = loop.Trainer(method, cases.pool("cascade"), config, Path("unused"), device=torch.device("cpu"))
+    stage = next(s for s in trainer.state.plan.stages if s.name == "level-5")
     trainer.modes(stage)
     critic, translator = stage.updates
     assert (critic.every, translator.every) == (1, 2)
@@ -554,14 +551,13 @@ def test_averages_never_replace_what_levels_were_trained_on() -> None:
     """With EMA on, the shared file has averaged inversion networks, raw translators and a raw pyramid with its statistics."""
     config = settings()
     trainer = loop.Trainer(
-        cases.method("cascade", config), cases.pool("cascade"), config, Path("unused"), held_out=None, header_extra={}, on_step=None,
-        device=torch.device("cpu"), ranks=loop.Ranks(), reporter=None,
-    )  # fmt: skip
-    assert {name.split(".")[0] for name in trainer.average} == {"inverters"}
+        cases.method("cascade", config), cases.pool("cascade"), config, Path("unused"), device=torch.device("cpu")
+    )
+    assert {name.split(".")[0] for name in trainer.state.average} == {"inverters"}
     statistics = {
         n for n, _ in trainer.method.pyramid.named_buffers()
     }  # those of a child that is never averaged stay raw, too
-    assert {"mean5", "std5"} <= statistics and not any("mean5" in n or "std5" in n for n in trainer.average)
+    assert {"mean5", "std5"} <= statistics and not any("mean5" in n or "std5" in n for n in trainer.state.average)
 
 
 # -- sheets of levels

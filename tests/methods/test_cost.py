@@ -27,7 +27,7 @@ from unpaired import checkpoint
 from unpaired.batch import Batch
 from unpaired.methods import METHODS
 from unpaired.training import loop
-from unpaired.training.planning import flop_counter
+from flops import flop_counter
 
 COUNTED = ("convolution", "convolution_backward", "_local_scalar_dense", "_fused_adam_")
 STEPS: dict[tuple[str, str], tuple[int, ...]] = {
@@ -84,18 +84,18 @@ class Calls(TorchDispatchMode):
 def measured(name: str) -> dict[tuple[str, str], tuple[int, ...]]:
     """The rows of a method."""
     trainer, found = cases.trainer(name), {}
-    for stage in trainer.plan.stages:
+    for stage in trainer.state.plan.stages:
         if stage.start is not None:
             stage.start()
         trainer.modes(stage)
         batch = trainer.batches()
-        trainer.step = 0
+        trainer.state.step = 0
         images = next(batch)
         period = math.lcm(*(u.every for u in stage.updates))
 
         def one_round(stage: loop.Stage = stage, images: Batch = images, period: int = period) -> None:
             for _ in range(period):
-                trainer.step += 1
+                trainer.state.step += 1
                 trainer.run_step(stage, 0, images.part(0, 1))
 
         with flop_counter() as flop, Calls() as calls:
@@ -125,7 +125,7 @@ def test_a_step_costs_what_it_cost(name: str, tmp_path: Path, monkeypatch: pytes
 def test_graph_breaks_of_compiled_losses(name: str, update: str, breaks: int) -> None:
     """torch.compile takes UNIT's generator loss whole, and attend's discriminator with its history of images."""
     trainer = cases.trainer(name)
-    stage = trainer.plan.stages[-1]
+    stage = trainer.state.plan.stages[-1]
     trainer.modes(stage)
     wanted = next(u for u in stage.updates if u.name == update)
     for module in wanted.modules:

@@ -30,7 +30,7 @@ from unpaired.methods.stylegan import StyleGAN
 from unpaired.networks.stylegan import Discriminator, Generator, Shape, draw_noise
 from unpaired.training import loop
 from unpaired.training import run as training_run
-from unpaired.training.planning import flop_counter
+from flops import flop_counter
 from unpaired.translate.synthesis import draw, synthesize
 from unpaired.translate.translator import Translator, load
 
@@ -255,11 +255,8 @@ def test_gradient_penalties_stay_uncompiled(tmp_path: Path) -> None:
     config = run_config(tmp_path / "none", transfer=[])
     config = config.model_copy(update={"training": config.training.model_copy(update={"compile": True})})
     method = training_run.build(config, ("blue", "red"))
-    trainer = loop.Trainer(
-        method, tiny.pool(side=32), config, tmp_path, held_out=None, header_extra={}, on_step=None, device=torch.device("cpu"),
-        ranks=loop.Ranks(), reporter=None,
-    )  # fmt: skip
-    stage = trainer.plan.stages[0]
+    trainer = loop.Trainer(method, tiny.pool(side=32), config, tmp_path, device=torch.device("cpu"))
+    stage = trainer.state.plan.stages[0]
     judge, translator = stage.updates
     assert trainer._loss(judge, stage) == judge.loss
     assert trainer._loss(translator, stage) != translator.loss

@@ -64,33 +64,30 @@ def test_an_update_may_grow_and_its_modules_have_rates(tmp_path: Path) -> None:
     def trainer() -> loop.Trainer:
         method = Growing(config.model, ("red", "blue"), image_size=16)
         method.load_state_dict(start)
-        return loop.Trainer(
-            method, tiny.pool(), config, tmp_path, held_out=None, header_extra={}, on_step=None,
-            device=torch.device("cpu"), ranks=loop.Ranks(), reporter=None,
-        )  # fmt: skip
+        return loop.Trainer(method, tiny.pool(), config, tmp_path, device=torch.device("cpu"))
 
     def go(t: loop.Trainer, until: int) -> None:
         for batch in t.batches():
-            stage, first = t.plan.at(t.step + 1)
-            t.step += 1
+            stage, first = t.state.plan.at(t.state.step + 1)
+            t.state.step += 1
             t.modes(stage)
             t.run_step(stage, first, batch)
-            if t.step == until:
+            if t.state.step == until:
                 return
 
     start = Growing(config.model, ("red", "blue"), image_size=16).state_dict()
     whole = trainer()
     go(whole, 6)
-    (optimizer,) = whole.optimizers.values()
+    (optimizer,) = whole.state.optimizers.values()
     assert [g["lr"] for g in optimizer.param_groups] == [1e-2, 5e-3]
     steps = [int(optimizer.state[g["params"][0]]["step"]) for g in optimizer.param_groups]
     assert steps == [6, 3]
     for cut in (2, 3, 4):
         first, second = trainer(), trainer()
         go(first, cut)
-        second.restore(*first.state())
+        second.state.restore(*first.state.dump())
         go(second, 6)
-        assert all(torch.equal(v, second.state()[0][k]) for k, v in whole.state()[0].items())
+        assert all(torch.equal(v, second.state.dump()[0][k]) for k, v in whole.state.dump()[0].items())
 
 
 class Prepared(tiny.Tiny):
@@ -219,50 +216,18 @@ def test_statistics_of_the_shared_model_are_averaged_too(tmp_path: Path) -> None
     assert all(torch.equal(state[f"method/{n}"], seen[-1][n]) for n in names)
 
 
-def test_a_state_without_averaged_statistics_goes_on(tmp_path: Path) -> None:
-    """A checkpoint of before statistics were averaged still loads: their averages start at the raw ones, those of weights are kept. One that
-    lacks the average of a weight is refused."""
-
-    def trainer() -> loop.Trainer:
-        config = tiny.config(training__ema=0.7)
-        return loop.Trainer(
-            build(config, ("red", "blue")), tiny.pool(), config, tmp_path, held_out=None, header_extra={}, on_step=None,
-            device=torch.device("cpu"), ranks=loop.Ranks(), reporter=None,
-        )  # fmt: skip
-
-    first, second = trainer(), trainer()
-    for batch in first.batches():
-        stage, begun = first.plan.at(first.step + 1)
-        first.step += 1
-        first.modes(stage)
-        first.run_step(stage, begun, batch)
-    tensors, values = first.state()
-    del values["averaged"]
-    old = {k: v for k, v in tensors.items() if not (k.startswith("average/") and "running_" in k)}
-    assert len(old) == len(tensors) - 4
-    second.restore(old, values)
-    for name, value in second.average.items():
-        expected = tensors[("method/" if "running_" in name else "average/") + name]
-        assert torch.equal(value, expected), name
-    with pytest.raises(checkpoint.CheckpointError, match="average/back"):
-        trainer().restore({k: v for k, v in old.items() if k != "average/back.0.weight"}, values)
-
-
 def test_accumulation_gives_the_gradient_of_the_whole_batch() -> None:
     """Two halves add up to the batch's gradient, for a loss that is a mean over samples."""
     weights = []
     for accumulate in (1, 2):
         config = tiny.config(training__accumulate=accumulate, model__batch_size=4)
         method = build(config, ("red", "blue"))
-        trainer = loop.Trainer(
-            method, tiny.pool(), config, Path("unused"), held_out=None, header_extra={}, on_step=None,
-            device=torch.device("cpu"), ranks=loop.Ranks(), reporter=None,
-        )  # fmt: skip
+        trainer = loop.Trainer(method, tiny.pool(), config, Path("unused"), device=torch.device("cpu"))
         layer = method.critic[0]  # type: ignore[index]
         update = Update("plain", lambda b, layer=layer: {"mean": layer(b.source).square().mean()}, (layer,), Adam(1e-2))  # type: ignore[misc]
         batch = next(trainer.batches())
         parts = [batch.part(i, accumulate) for i in range(accumulate)]
-        trainer._update(update, 0, loop.Forward(trainer.plan.stages[0], parts, []))
+        trainer._update(update, 0, loop.Forward(trainer.state.plan.stages[0], parts, []))
         weights.append(layer.weight.detach().clone())
     torch.testing.assert_close(weights[0], weights[1])
 
@@ -422,12 +387,10 @@ def test_a_resumed_run_keeps_its_origin(tmp_path: Path) -> None:
     """Another --start-from on resume changes no weights, so it does not change the header either."""
     first = fit(tmp_path / "a", model__second_steps=2)
     method = build(tiny.config(model__second_steps=2), ("red", "blue"))
-    loop.fit(
-        method, tiny.pool(), tiny.config(model__second_steps=2), tmp_path / "b", header_extra={"from": "x"}, quiet=True
-    )
+    loop.fit(method, tiny.pool(), tiny.config(model__second_steps=2), tmp_path / "b", header={"from": "x"}, quiet=True)
     config = tiny.config(model__second_steps=3)
     path = loop.fit(
-        build(config, ("red", "blue")), tiny.pool(), config, tmp_path / "b", header_extra={"from": "y"}, quiet=True,
+        build(config, ("red", "blue")), tiny.pool(), config, tmp_path / "b", header={"from": "y"}, quiet=True,
         allow_change=["model.second_steps"],
     )  # fmt: skip
     assert checkpoint.load_method(path)[1]["extra"] == {"from": "x"}
@@ -484,7 +447,7 @@ def test_a_fresh_run_can_start_from_a_model(tmp_path: Path) -> None:
 def test_a_second_trainer_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:
     """The lock names its owner, and a dead owner's lock is taken over."""
     code = (
-        "import sys, time; from pathlib import Path; from unpaired.training.state import lock\n"
+        "import sys, time; from pathlib import Path; from unpaired.training.folder import lock\n"
         f"with lock(Path({str(tmp_path)!r})): print('held', flush=True); time.sleep(60)"
     )
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

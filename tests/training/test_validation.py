@@ -26,8 +26,8 @@ from unpaired.evaluation.features import translate
 from unpaired.evaluation.run import evaluate, format_table
 from unpaired.training import loop, validation
 from unpaired.training import run as training_run
+from unpaired.training.folder import compare_settings
 from unpaired.training.run import build
-from unpaired.training.state import compare_settings
 from unpaired.training.validation import Validator, summary
 
 

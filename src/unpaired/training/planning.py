@@ -29,7 +29,7 @@ from unpaired.methods import method_class
 from unpaired.methods.base import Stage
 from unpaired.training import run as training_run
 from unpaired.training.log import RunLog
-from unpaired.training.loop import Trainer
+from unpaired.training.loop import Extras, Trainer
 from unpaired.training.pretrained import settings_from
 
 GIB = 2**30
@@ -152,8 +152,8 @@ def plan(
             return RunPlan(str(device), precision, there, _peak(device), stages, other)
         except (MemoryError, torch.cuda.OutOfMemoryError):
             return found
-        except RuntimeError as error:  # torch's own allocator on a CPU
-            if "allocate memory" not in str(error):
+        except RuntimeError as error:  # torch's own allocator on a CPU, and oneDNN's
+            if not any(words in str(error) for words in ("allocate memory", "could not create a")):
                 raise
             return found
 
@@ -164,15 +164,9 @@ def _tried(
     """Step through every stage; what each costs, and the seconds of all else."""
     began = clock()
     (folder / "checkpoints").mkdir()
-    trainer = Trainer(
-        method,
-        opened.pool,
-        run,
-        folder,
-        device=machine.choose_device(run.training.device),
-        held_out=opened.held_out,
-        validator=opened.validator,
-    )
+    extras = Extras(held_out=opened.held_out, validator=opened.validator)
+    device = machine.choose_device(run.training.device)
+    trainer = Trainer(method, opened.pool, run, folder, extras, device=device)
     trainer.prepare()
 
     def timed(work: Callable[[], object]) -> float:
@@ -186,7 +180,7 @@ def _tried(
 
     once = clock() - began
     stages: list[StageCost] = []
-    for stage in trainer.plan.stages:
+    for stage in trainer.state.plan.stages:
         seconds, extra = _stepped(trainer, stage, sum(s.steps for s in stages), timed)
         stages.append(StageCost(stage.name, stage.steps, stage.batch_size, seconds))
         once += extra
@@ -194,7 +188,7 @@ def _tried(
     first, sheet = (timed(lambda: trainer.sample(log)) for _ in range(2))
     save, look = timed(trainer.save), timed(trainer.validate)
     log.close()
-    total, settings = trainer.plan.total, run.training
+    total, settings = trainer.state.plan.total, run.training
     looks = sum(opened.validator.due(step, total) for step in range(1, total + 1)) if opened.validator else 0
     often = (2 + (total - 1) // settings.checkpoint_every) * save + (2 + (total - 1) // settings.sample_every) * sheet
     return tuple(stages), once + max(0.0, first - sheet) + often + looks * look
@@ -207,16 +201,16 @@ def _stepped(
     period = min(math.lcm(*(update.every for update in stage.updates)), stage.steps)
     once = timed(stage.start) if stage.start is not None else 0.0
     trainer.modes(stage)
-    trainer.step = first
+    trainer.state.step = first
     batches = trainer.batches()  # with the loader processes that the run will have
 
     def one_round() -> None:
         nonlocal batches
-        if trainer.step + period > first + stage.steps:  # a stage of a few steps: its first ones again
-            trainer.step = first
+        if trainer.state.step + period > first + stage.steps:  # a stage of a few steps: its first ones again
+            trainer.state.step = first
             batches = trainer.batches()
         for batch in itertools.islice(batches, period):
-            trainer.step += 1
+            trainer.state.step += 1
             trainer.run_step(stage, first, batch)
 
     warm = timed(one_round)
