@@ -15,9 +15,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
-from harness import CEILING, Turns, cost_of, product, synchronise
-
 from flops import flop_counter
+from harness import CEILING, Turns, cost_of, product, synchronise
 
 Maker = Callable[..., Callable[[], object]]
 

@@ -38,10 +38,11 @@ LINES: dict[str, tuple[str, str, list[int], str]] = {
 
 def point(preset: str, what: str, value: int, rounds: int) -> dict[str, float]:
     """One point: runs in a process of its own."""
+    from flops import flop_counter
+
     from unpaired.data.sampling import ArrayPool, Sampler
     from unpaired.training import loop
     from unpaired.training import run as training_run
-    from flops import flop_counter
 
     settings: dict[str, Any] = dict(UNIT if preset.startswith("unit") else BIGGAN)
     settings |= {"training.precision": "fp32", "training.device": "cpu"}

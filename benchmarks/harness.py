@@ -31,12 +31,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from flops import flop_counter
 
 from unpaired.batch import Batch
 from unpaired.config import RunConfig
 from unpaired.data.sampling import ArrayPool
 from unpaired.machine import has_bf16, products
-from flops import flop_counter
 
 CEILING = "ceiling"
 SIDE = {"cpu": 1024, "cuda": 8192}

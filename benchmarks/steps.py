@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import torch
+from flops import flop_counter
 from harness import fresh, noise_pool
 
 from unpaired import machine
@@ -29,7 +30,6 @@ from unpaired.data.sampling import Sampler
 from unpaired.methods import method_class
 from unpaired.training import loop
 from unpaired.training import run as training_run
-from flops import flop_counter
 
 
 def count_flop(config: RunConfig, args: argparse.Namespace) -> None:

@@ -29,5 +29,5 @@ def test_a_setting_that_is_no_more_is_told_where_it_mattered() -> None:
     """Saved with its default it goes without a word; saved with another value it names itself and the version to take."""
     kept = {"method": "deepi2i", "model": {"reconstruction_rows": "each", "width": 8}, "data": {"views": 0}}
     assert without_retired(kept) == {"method": "deepi2i", "model": {"width": 8}, "data": {}}
-    with pytest.raises(ConfigError, match="reconstruction_rows.*earlier version"):
+    with pytest.raises(ConfigError, match=r"reconstruction_rows.*earlier version"):
         without_retired({"model": {"reconstruction_rows": "released"}})

@@ -18,6 +18,7 @@ from typing import Any
 import cases
 import pytest
 import torch
+from flops import flop_counter
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
@@ -27,7 +28,6 @@ from unpaired import checkpoint
 from unpaired.batch import Batch
 from unpaired.methods import METHODS
 from unpaired.training import loop
-from flops import flop_counter
 
 COUNTED = ("convolution", "convolution_backward", "_local_scalar_dense", "_fused_adam_")
 STEPS: dict[tuple[str, str], tuple[int, ...]] = {

@@ -10,6 +10,7 @@ from typing import Any
 import cases
 import pytest
 import torch
+from flops import flop_counter
 from torch import Tensor, nn
 
 import official_stylegan as official
@@ -30,7 +31,6 @@ from unpaired.methods.stylegan import StyleGAN
 from unpaired.networks.stylegan import Discriminator, Generator, Shape, draw_noise
 from unpaired.training import loop
 from unpaired.training import run as training_run
-from flops import flop_counter
 from unpaired.translate.synthesis import draw, synthesize
 from unpaired.translate.translator import Translator, load
 
