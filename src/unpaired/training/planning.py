@@ -140,13 +140,14 @@ def plan(
     device, precision = machine.choose(run.training)
     if memory is not None and memory <= 0:
         raise ConfigError(f"memory = {memory}: GiB that the run may use, above 0")
-    there = _memory_there(device) if memory is None else round(memory * GIB)
+    free = _memory_there(device)
+    there = free if memory is None else round(memory * GIB)
     run = run.model_copy(update={"training": run.training.model_copy(update={"precision": precision})})
     machine.set_for_training(precision, device)
     found = RunPlan(str(device), precision, there)
     tree = find(data, least=min(2, method_class(run.method).min_domains))
     opened = training_run.open_data(tree, run)
-    with tempfile.TemporaryDirectory(prefix="unpaired-plan-") as scratch, _bounded(device, round(there * MARGIN)):
+    with tempfile.TemporaryDirectory(prefix="unpaired-plan-") as scratch, _bounded(device, round(free * MARGIN)):
         try:
             stages, other = _tried(run, training_run.build(run, tree.domains), opened, Path(scratch), clock)
             return RunPlan(str(device), precision, there, _peak(device), stages, other)
