@@ -29,7 +29,6 @@ import torch
 from apart import interleave_apart
 from harness import Row, compare, write
 
-from unpaired import weights as files
 from unpaired.config import DataConfig
 from unpaired.data.folders import find
 from unpaired.data.images import to_tensor
@@ -46,10 +45,13 @@ def random_state(name: str) -> dict[str, torch.Tensor]:
     """Tensors of the right shapes for a backbone."""
     if name.startswith("fid"):
         return inception.FIDInception().state_dict()
-    if name == "mobilenet_v1":
-        return classifiers.MobileNetV1().state_dict()
-    models = files.import_torchvision().models
-    return dict(models.get_model(name, weights=None).state_dict())
+    (layer, *_) = [layer for layer, _, _ in reversed(classifiers.NETWORKS[name].layers())]
+    prefixes = {layer: prefix for layer, _, prefix in classifiers.NETWORKS[name].layers()}
+    state = classifiers.Features(name, (layer,)).layers.state_dict()
+    named = {k: (prefixes[k.split(".")[0]], *k.split(".")[1:]) for k in state}
+    if name == "mobilenet_v1":  # 3.dw.bn.weight is dw3.bn.weight there
+        named = {k: (n[1] + n[0], *n[2:]) if n[0].isdigit() else n for k, n in named.items()}
+    return {".".join(named[k]): v for k, v in state.items()}
 
 
 def opened(name: str, args: argparse.Namespace, device: torch.device, precision: str) -> tuple[NetworkBackbone, bool]:

@@ -37,7 +37,7 @@ import unpaired
 from unpaired.config import DataConfig
 from unpaired.data.images import load_resized, to_tensor, to_uint8
 from unpaired.evaluation.classifier import ConvNet, train_classifier
-from unpaired.evaluation.distances import Statistics, kernel_distance
+from unpaired.evaluation.distances import gaussian_distance, kernel_distance
 from unpaired.evaluation.features import open_backbone
 from unpaired.report import Report, line_panel
 from unpaired.translate.translator import Translator
@@ -143,10 +143,7 @@ def distances(fakes: dict[str, Tensor], reals: dict[str, Tensor], seed: int) -> 
     """Means over classes of Fréchet and kernel distance of two sets of features, and the former by class."""
     fd, kd = {}, {}
     for c, a in fakes.items():
-        first, second = Statistics(a.shape[1]), Statistics(a.shape[1])
-        first.update(a)
-        second.update(reals[c])
-        fd[c] = first.distance(second)
+        fd[c] = gaussian_distance(a, reals[c])
         kd[c] = kernel_distance(a, reals[c], seed=seed).mean
     return {"FD": float(np.mean([*fd.values()])), "KD": float(np.mean([*kd.values()])), "FD by class": fd}
 

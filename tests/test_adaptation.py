@@ -17,9 +17,9 @@ from unpaired.adaptation import AdaptResult, _read, _settle, adapt, add_anchor
 from unpaired.batch import Batch
 from unpaired.data.labelled import open_to_test
 from unpaired.errors import CheckpointError, ConfigError, DataError, ImageError, RefusedError
-from unpaired.evaluation.classes import adaptation_figures
-from unpaired.evaluation.classifier import ConvNet, jitter, load_classifier, recolour, score, train_classifier
+from unpaired.evaluation.classifier import ConvNet, adaptation_figures, load_classifier, score, train_classifier
 from unpaired.methods import run_from
+from unpaired.networks.augment import jitter, recolour
 from unpaired.report import write_report
 from unpaired.training.run import build
 from unpaired.training.state import Plan

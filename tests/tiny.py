@@ -194,3 +194,17 @@ def folder(root: Any, count: int = 12, side: int = 20, domains: tuple[str, ...] 
             ):
                 Image.fromarray(image).save(place / f"{i:03d}.png")
     return root
+
+
+def file_state(network: str) -> dict[str, Tensor]:
+    """Random tensors of a classifier, called as those of its file are."""
+    prefixes = {layer: prefix for layer, _, prefix in classifiers.NETWORKS[network].layers()}
+    found = {}
+    for key, value in classifiers.Features(network, (list(prefixes)[-1],)).layers.state_dict().items():
+        layer, leaf = key.split(".", 1)
+        name = f"{prefixes[layer]}.{leaf}"
+        number, part, *rest = name.split(".")
+        found[".".join([part + number, *rest]) if number.isdigit() else name] = (
+            value  # MobileNet's 3.dw.weight is dw3.weight
+        )
+    return found

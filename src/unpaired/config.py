@@ -55,6 +55,11 @@ class Options(Settings):
     """
 
     @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        for field in cls.model_fields.values():  # the help wraps lines itself
+            field.description = " ".join((field.description or "").split())
+
+    @classmethod
     def of(cls, given: Self | None = None, changes: Mapping[str, Any] | None = None) -> Self:
         """Take ``given`` (or the defaults) with some options changed. Raises ConfigError that names every wrong one."""
         changes = changes or {}
@@ -343,7 +348,7 @@ class EvaluateConfig(Options):
     """Comma-separated: distances, coverage, errors, content, lpips, classifier (RC and FC), or all."""
     backbone: Words = ()
     """Feature networks, comma-separated: mobilenet_v1 (where none is named; without its weights the figures are left out), fid (the
-    Inception of FID and KID), or any classifier of torchvision. The name stands in every figure."""
+    Inception of FID and KID), vgg19, alexnet, squeezenet1_1. The name stands in every figure."""
     weights: Path | None = None
     """File or folder with the weights of those networks and of LPIPS."""
     feature_precision: Literal["fp32", "bf16"] = "fp32"

@@ -162,14 +162,19 @@ def feature_distance(
 
 
 def ssim(x: Tensor, y: Tensor, *, window: int = 11, sigma: float = 1.5) -> Tensor:
-    """Mean structural similarity (Wang 2004, Eq. 13) of images [N, C, H, W] in [-1, 1]; 1 for equal ones.
+    """Mean of :func:`ssim_map`; 1 for equal images."""
+    return ssim_map(x.float(), y.float(), window=window, sigma=sigma).mean()
+
+
+def ssim_map(x: Tensor, y: Tensor, *, window: int = 11, sigma: float = 1.5) -> Tensor:
+    """Structural similarity (Wang 2004, Eq. 13) of images [N, C, H, W] in [-1, 1] at each place where the window fits.
 
     Gaussian window without padding, made smaller for images smaller than it; constants (0.01 L)^2 and (0.03 L)^2, L = 2.
     """
-    x, y = x.float() + 1, y.float() + 1  # black is 0: the luminance term is made for that
+    x, y = x + 1, y + 1  # black is 0: the luminance term is made for that
     channels = x.shape[1]
     window = min(window, *x.shape[-2:])
-    offset = torch.arange(window, device=x.device, dtype=torch.float32) - (window - 1) / 2
+    offset = torch.arange(window, device=x.device, dtype=x.dtype) - (window - 1) / 2
     line = torch.exp(-offset.square() / (2 * sigma**2))
     line = line / line.sum()
     kernel = torch.outer(line, line).expand(channels, 1, window, window)
@@ -180,4 +185,4 @@ def ssim(x: Tensor, y: Tensor, *, window: int = 11, sigma: float = 1.5) -> Tenso
     mx, my = blur(x), blur(y)
     vx, vy, cov = blur(x * x) - mx**2, blur(y * y) - my**2, blur(x * y) - mx * my
     c1, c2 = 0.02**2, 0.06**2
-    return (((2 * mx * my + c1) * (2 * cov + c2)) / ((mx**2 + my**2 + c1) * (vx + vy + c2))).mean()
+    return ((2 * mx * my + c1) * (2 * cov + c2)) / ((mx**2 + my**2 + c1) * (vx + vy + c2))

@@ -7,7 +7,6 @@ A file counts only when its SHA-256 is the catalogue's.
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import os
 import socket
@@ -17,11 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Protocol
 from urllib.error import HTTPError
 
-from unpaired.errors import Interrupted, UnpairedError, WeightsError, nearest
+from unpaired.errors import Interrupted, WeightsError, nearest
 from unpaired.files import sha256_of
 
 if TYPE_CHECKING:
@@ -69,6 +67,7 @@ def _lpips(net: str, sha256: str) -> Weights:
         "BSD-2-Clause (R. Zhang et al.)",
         f"LPIPS 0.1: the linear layers over {net}; the package torchmetrics brings the same file",
         also=(f"{net}.pth",),
+        package="torchmetrics",
     )
 
 
@@ -80,9 +79,6 @@ CATALOGUE: dict[str, Weights] = {
         _torchvision("vgg19", "vgg19-dcbb9e9d.pth", "VGG-19"),
         _torchvision("vgg16", "vgg16-397923af.pth", "VGG-16"),
         _torchvision("alexnet", "alexnet-owt-7be5be79.pth", "AlexNet (one tower)"),
-        _torchvision(
-            "inception_v3", "inception_v3_google-0cc3c7bd.pth", "Inception v3, the classifier; not the FID network"
-        ),
         _torchvision("squeezenet1_1", "squeezenet1_1-b8a52dc0.pth", "SqueezeNet 1.1, torchvision's training"),
         Weights(
             "fid-inception",
@@ -224,32 +220,6 @@ def fill(network: Fillable, where: Path | str | None = None) -> dict[str, str]:
     return provenance(name, path)
 
 
-def torchvision_weights(name: str) -> Weights:
-    """The default weights of any classifier of torchvision: its address, file name and the digits of its hash in it.
-
-    Raises WeightsError where torchvision has none.
-    """
-    import_torchvision()
-    from torchvision import models
-
-    try:
-        url = models.get_model_weights(name).DEFAULT.url
-        return _torchvision(name, url.rsplit("/", 1)[1], f"torchvision's {name}")
-    except (ValueError, AttributeError, IndexError) as error:
-        raise WeightsError(f"torchvision has no pretrained weights for '{name}'") from error
-
-
-def torchvision_side(name: str) -> int:
-    """Side in pixels at which those weights were tested; 224 where torchvision does not say."""
-    from torchvision import models
-
-    try:
-        crop = models.get_model_weights(name).DEFAULT.transforms.keywords["crop_size"]
-    except (ValueError, AttributeError, KeyError):
-        return 224
-    return int(crop)
-
-
 def provenance(name: str, path: Path) -> dict[str, str]:
     """Where weights came from, for a model's header: name, file, SHA-256, licence, address."""
     known = CATALOGUE[name]
@@ -293,7 +263,7 @@ def _in_package(weights: Weights) -> Path | None:
         files = importlib.metadata.files(weights.package) or []
     except importlib.metadata.PackageNotFoundError:
         return None
-    paths = (Path(str(file.locate())) for file in files if file.name == weights.file)
+    paths = (Path(str(file.locate())) for file in files if file.name in (weights.file, *weights.also))
     return next((path for path in paths if path.is_file()), None)
 
 
@@ -319,37 +289,3 @@ def _advice(weights: Weights) -> str:
         f"{get} and put it, as {weights.file}, into {hub_cache()} or into a folder named by the variable "
         "UNPAIRED_WEIGHTS, or give its path."
     )
-
-
-def import_torchvision() -> ModuleType:
-    """``torchvision``, also where its compiled part does not fit the installed PyTorch.
-
-    PyPI's torchvision is built for CUDA. On a CPU build of PyTorch its library cannot load, and the import dies while it
-    registers operators (pytorch/vision#9085). None of them is used here (models alone are), so their names are
-    declared and the import is repeated. On a matching installation this is a plain import.
-
-    Raises:
-        UnpairedError: torchvision is not installed.
-    """
-    try:
-        return importlib.import_module("torchvision")
-    except ImportError as error:
-        raise UnpairedError("this needs torchvision; type: pip install 'unpaired[metrics]'") from error
-    except RuntimeError as error:
-        if "torchvision::" not in str(error):
-            raise
-    import torch
-
-    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-    for operator in ("nms", "qnms"):
-        try:
-            schema = f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            library.define(schema)  # type: ignore[no-untyped-call]
-        except RuntimeError as error:  # declared by an earlier, half-finished import
-            if "torchvision::" not in str(error):
-                raise
-    for module in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
-        del sys.modules[module]
-    torchvision = importlib.import_module("torchvision")
-    torchvision._unpaired_library = library  # type: ignore[attr-defined]  # the declarations live as long as this
-    return torchvision

@@ -496,7 +496,7 @@ def test_a_disk_that_fails_while_translating_exits_1_and_keeps_what_is_done(
     ("arguments", "text"),
     [
         (["run", "nowhere"], "there is no such folder"),
-        (["run", "data", "--backbone", "inceptoin_v3"], "Did you mean 'inception_v3'?"),
+        (["run", "data", "--backbone", "alexnte"], "Did you mean 'alexnet'?"),
         (["run", "data", "--weights", "nowhere.pth"], "nowhere.pth"),
         (["run", "data", "--limit", "0"], "greater than or equal to 1"),
         (["run", "data", "--split", "val"], "val"),

@@ -1,20 +1,46 @@
-"""The FID network and torchvision's classifiers as backbones: against independent definitions, files with and without the right hash."""
+"""Backbones, LPIPS and SSIM: against independent definitions; files with and without the right hash."""
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
+import tiny
+from conftest import SHARED
+from theirs import torchvision
 from unpaired import weights
+from unpaired.data.images import open_image, to_tensor
 from unpaired.errors import ConfigError, WeightsError
-from unpaired.evaluation.features import BACKBONES, backbone_from_state, figure_name, open_backbone, state_hash
+from unpaired.evaluation.features import (
+    LPIPS,
+    Backbone,
+    backbone_from_state,
+    figure_name,
+    open_backbone,
+    open_lpips,
+    ssim,
+)
 from unpaired.files import sha256_of
-from unpaired.networks import classifiers, inception
+from unpaired.networks import efficientnet, inception
+
+WEIGHTS = SHARED / "weights" / "mobilenet_v1_1.0_to_conv12.pth"
+IMAGES = torch.rand(2, 3, 40, 50, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@pytest.fixture
+def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No weights on this machine, and no downloads."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("UNPAIRED_OFFLINE", "1")
+    monkeypatch.delenv("UNPAIRED_WEIGHTS", raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +61,7 @@ def test_the_fid_network_is_torchvisions_with_three_differences(
 ) -> None:
     """The same weights through torchvision's Inception v3, whose average pools leave padding out and whose ninth and last one is a
     maximum: the same 2,048 features to the last bits."""
-    weights.import_torchvision()
-    from torchvision.models import inception as theirs
-
-    network = theirs.Inception3(aux_logits=False, transform_input=False, init_weights=False).eval()
+    network = torchvision().models.Inception3(aux_logits=False, transform_input=False, init_weights=False).eval()
     network.fc = torch.nn.Identity()
     network.load_state_dict({k: v for k, v in fid_state.items() if not k.startswith("fc.")})
     pools = 0
@@ -94,18 +117,16 @@ def test_only_the_fid_network_gives_a_figure_called_fid() -> None:
     """FID and KID for it, with its resize in the name where that is not the original's; FD- and KD- for all others."""
     assert figure_name("FD", "fid") == "FID" and figure_name("KD", "fid") == "KID"
     assert figure_name("FD", "fid-antialias") == "FID-antialias"
-    assert figure_name("FD", "inception_v3") == "FD-inception_v3" and figure_name("KD", "resnet18") == "KD-resnet18"
+    assert figure_name("FD", "vgg19") == "FD-vgg19" and figure_name("KD", "alexnet") == "KD-alexnet"
     assert figure_name("precision", "fid") == "precision-fid"
 
 
+@pytest.mark.usefixtures("_nowhere")
 def test_a_missing_or_wrong_file_is_refused_by_name(
     fid_state: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the file its name, address and place are said; a file of that name with other bytes is refused by its hash; with the
     right hash (here: that of the file made for this test) it gives features, fp32 and bf16 apart."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    monkeypatch.setenv("UNPAIRED_OFFLINE", "1")
-    monkeypatch.delenv("UNPAIRED_WEIGHTS", raising=False)
     name = "weights-inception-2015-12-05-6726825d.pth"
     with pytest.raises(WeightsError, match=name) as missing:
         open_backbone("fid")
@@ -115,61 +136,130 @@ def test_a_missing_or_wrong_file_is_refused_by_name(
         open_backbone("fid", tmp_path)
     known = replace(weights.CATALOGUE["fid-inception"], sha256=sha256_of(tmp_path / name))
     monkeypatch.setitem(weights.CATALOGUE, "fid-inception", known)
-    images = torch.rand(1, 3, 32, 40, generator=torch.Generator().manual_seed(0)) * 2 - 1
     original, antialiased = (open_backbone(n, tmp_path) for n in ("fid", "fid-antialias"))
-    a, b = original(images), antialiased(images)
+    a, b = original(IMAGES[:1]), antialiased(IMAGES[:1])
     assert original.dim == 2048 and a.shape == (1, 2048) and original.sha256 == known.sha256
     assert "TensorFlow 1" in original.resize and "299×299" in original.resize and "torchmetrics" in antialiased.resize
     assert not torch.equal(a, b)
     with pytest.raises(WeightsError, match="no Inception v3"):
         backbone_from_state("fid", {"conv.weight": torch.zeros(1)})
-    with pytest.raises(ConfigError, match="fp32 and bf16"):
-        open_backbone("fid", tmp_path, precision="fp16")
 
 
-@pytest.mark.parametrize(("name", "dim"), [("resnet18", 512), ("mobilenet_v3_small", 1024), ("squeezenet1_0", 512)])
-def test_any_classifier_of_torchvision_is_a_backbone(name: str, dim: int) -> None:
-    """By its name there: what its last linear layer sees, on float32, also under bf16; foreign tensors are refused."""
-    models = weights.import_torchvision().models
-    state = getattr(models, name)(weights=None).state_dict()
-    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+@pytest.mark.parametrize("name", ["mobilenet_v1", "squeezenet1_1"])
+def test_a_backbone_of_random_weights(name: str) -> None:
+    """Finite features whatever the size of the images, float32 also under bf16; the hash follows the weights; foreign tensors and
+    unknown names are refused."""
+    state = tiny.file_state(name)
     exact, fast = (backbone_from_state(name, state, precision=p) for p in ("fp32", "bf16"))
-    a, b = exact(images), fast(images)
-    assert a.shape == (2, dim) and exact.dim == dim and a.dtype == b.dtype == torch.float32
+    a, b = exact(IMAGES), fast(IMAGES)
+    assert isinstance(exact, Backbone) and exact.name == name and "224×224" in exact.resize
+    assert a.shape == (2, exact.dim) and bool(torch.isfinite(a).all()) and a.dtype == b.dtype == torch.float32
     assert 0 < float((a - b).abs().max()) < 0.2 * float(a.abs().max())
-    with pytest.raises(WeightsError, match=f"no {name} of torchvision"):
+    other = backbone_from_state(name, {k: v + 1 for k, v in state.items()})
+    assert len(exact.sha256) == 64 and exact.sha256 != other.sha256
+    with pytest.raises(WeightsError, match=f"do not fit {name}"):
         backbone_from_state(name, {})
+    with pytest.raises(ConfigError, match=r"Did you mean 'mobilenet_v1'\?"):
+        open_backbone("mobilenet")
 
 
-def test_weights_of_torchvision_are_known_by_the_hash_in_their_name(tmp_path: Path) -> None:
-    """resnet50's file name holds eight digits of its SHA-256; a file with other bytes is refused; 'detection' is no classifier."""
-    known = weights.torchvision_weights("resnet50")
-    assert (
-        known.file.endswith(f"-{known.sha256}.pth") and known.url == f"https://download.pytorch.org/models/{known.file}"
-    )
-    (tmp_path / known.file).write_bytes(b"no weights")
-    with pytest.raises(WeightsError, match=known.file):
-        open_backbone("resnet50", tmp_path)
-    with pytest.raises(ConfigError, match="every classifier"):
-        open_backbone("fasterrcnn_resnet50_fpn")
+def test_same_padding_puts_the_odd_pixel_right_and_below() -> None:
+    """TensorFlow's rule: 224 at kernel 3 and stride 2 pads 0 before and 1 behind; 5 pads 1 and 1."""
+    even, odd = torch.ones(1, 1, 224, 224), torch.ones(1, 1, 5, 5)
+    assert efficientnet.same_padding(even, 3, 2) == (0, 1, 0, 1)
+    assert efficientnet.same_padding(odd, 3, 2) == (1, 1, 1, 1)
+    for images in (even, odd, torch.ones(1, 1, 5, 8)):  # whichever way it pads, the result is that of padding first
+        layer = efficientnet.ConvBN(1, 2, 3, stride=2).eval()
+        padded = F.pad(images, efficientnet.same_padding(images, 3, 2))
+        first = F.conv2d(padded, layer.weight, stride=2)
+        torch.testing.assert_close(layer.linear(images), layer.bn(first))
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v1", "fid"])
-def test_folded_networks_give_the_same_features(name: str) -> None:
-    """With batch norms in the convolutions and channels last, features equal the network's as built to 1e-4, and the tensors
-    that it was built from stay what they were."""
+@pytest.mark.skipif(not WEIGHTS.is_file(), reason="../shared/weights is not here")
+def test_pretrained_features_tell_cats_from_dogs_better_than_random_ones(shared: Path) -> None:
+    """A nearest-class-mean rule on 10 + 10 held-out faces is right clearly more often than with random weights."""
+    if not (shared / "data" / "cat2dog.zip").is_file():
+        pytest.skip("../shared/data/cat2dog.zip is not here")
+    with zipfile.ZipFile(shared / "data" / "cat2dog.zip") as archive:
+        pictures = []
+        for part in ("testA", "testB"):
+            names = sorted(n for n in archive.namelist() if f"{part}/" in n and n.lower().endswith((".jpg", ".png")))
+            images = [open_image(archive.read(n)).resize((128, 128), Image.Resampling.BICUBIC) for n in names[:20]]
+            pictures.append(to_tensor(np.stack([np.asarray(i) for i in images])))
+
+    def accuracy(backbone: Backbone) -> float:
+        cats, dogs = (backbone(x) for x in pictures)
+        means = torch.stack([cats[:10].mean(0), dogs[:10].mean(0)])
+        held = torch.cat([cats[10:], dogs[10:]])
+        truth = torch.arange(2).repeat_interleave(10)
+        return float((torch.cdist(held, means).argmin(1) == truth).float().mean())
+
     torch.manual_seed(0)
-    network = classifiers.MobileNetV1() if name == "mobilenet_v1" else inception.FIDInception()
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):  # as trained: not the statistics of a new one
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 2)
-            module.weight.data.uniform_(0.5, 1.5)
-            module.bias.data.normal_(0, 0.1)
-    state = {k: v.clone() for k, v in network.state_dict().items()}
-    quick = backbone_from_state(name, state)
-    images = torch.rand(1, 3, quick.side, quick.side) * 2 - 1
-    found, wanted = quick(images), BACKBONES[name].build(network.state_dict()).eval()(images)
-    assert (found - wanted).norm() / wanted.norm() < 1e-4
-    assert all(torch.equal(v, network.state_dict()[k]) for k, v in state.items())
-    assert quick.sha256 == state_hash(network.state_dict())
+    pretrained = open_backbone("mobilenet_v1", WEIGHTS)
+    good, chance = accuracy(pretrained), accuracy(backbone_from_state("mobilenet_v1", tiny.file_state("mobilenet_v1")))
+    assert good >= 0.9 and good > chance + 0.1, (good, chance)
+    assert pretrained.sha256.startswith("0e3b1584")
+
+
+def pair(side: int = 70) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(2, 3, side, side - 4, generator=g) * 2 - 1
+    return x, (x + 0.4 * torch.randn(x.shape, generator=g)).clamp(-1, 1)
+
+
+@pytest.mark.parametrize(("net", "name"), [("alex", "alexnet"), ("vgg", "vgg16")])
+def test_lpips_equals_torchmetrics(net: str, name: str) -> None:
+    """The same (random) network under the official linear layers: equal to 1e-5; 0 for equal pictures; symmetric."""
+    torchvision()
+    theirs = pytest.importorskip("torchmetrics.functional.image.lpips")
+    g = torch.Generator().manual_seed(1)
+    state = {k: 0.05 * torch.randn(v.shape, generator=g) for k, v in tiny.file_state(name).items()}
+    ours = LPIPS(net, state, weights.load(f"lpips_{net}"))
+    reference = theirs._LPIPS(pretrained=True, net=net, pnet_rand=True)
+    reference.net.load_state_dict(dict(zip(reference.net.state_dict(), state.values(), strict=True)))
+    x, y = pair()
+    with torch.inference_mode():
+        wanted = reference(x, y).flatten()
+    assert torch.allclose(ours(x, y), wanted, rtol=1e-5) and float(wanted.min()) > 1e-3
+    assert torch.equal(ours(x, x), torch.zeros(2)) and torch.allclose(ours(x, y), ours(y, x))
+    assert ours(*pair(20)).shape == (2,)  # smaller pictures are enlarged first
+    with pytest.raises(ConfigError, match="cannot be compared"):
+        ours(x, y[:, :, 1:])
+    with pytest.raises(WeightsError, match=f"no.*LPIPS over {net}|not those of LPIPS over {net}"):
+        LPIPS(net, state, {})
+
+
+@pytest.mark.usefixtures("_nowhere")
+def test_the_files_of_lpips_are_checked_and_named(tmp_path: Path) -> None:
+    """The linear layers come with torchmetrics, with the catalogue's hash; AlexNet's file is named when it is missing; wrong bytes
+    and an unknown network are refused."""
+    assert weights.find("lpips_vgg").name in ("vgg.pth", "v0.1_vgg.pth")
+    with pytest.raises(WeightsError, match="alexnet-owt-7be5be79"):
+        open_lpips("alex")
+    (tmp_path / "v0.1_alex.pth").write_bytes(b"not its layers")
+    with pytest.raises(WeightsError, match="expected df73285e"):
+        open_lpips("alex", tmp_path)
+    with pytest.raises(ConfigError, match="there are alex, vgg"):
+        open_lpips("squeeze")
+
+
+def test_ssim_is_its_formula() -> None:
+    """One window of 11 × 11 by hand; inside the picture equal to torchmetrics' map; 1 for equal pictures; small ones work."""
+    torchvision()
+    theirs = pytest.importorskip("torchmetrics.functional.image").structural_similarity_index_measure
+
+    x, y = pair(30)
+    a, b = ((s.double() + 1) / 2 for s in (x, y))
+    place = torch.arange(11, dtype=torch.float64) - 5
+    window = torch.exp(-place.square() / 4.5)
+    window = torch.outer(window, window) / window.sum() ** 2
+    p, q = a[0, :, :11, :11], b[0, :, :11, :11]
+    mp, mq = (window * p).sum((1, 2)), (window * q).sum((1, 2))
+    vp, vq = (window * p * p).sum((1, 2)) - mp**2, (window * q * q).sum((1, 2)) - mq**2
+    cov = (window * p * q).sum((1, 2)) - mp * mq
+    by_hand = (2 * mp * mq + 1e-4) * (2 * cov + 9e-4) / ((mp**2 + mq**2 + 1e-4) * (vp + vq + 9e-4))
+    assert float(ssim(x[:1, :, :11, :11], y[:1, :, :11, :11])) == pytest.approx(float(by_hand.mean()), rel=1e-10)
+    _, full = theirs(a, b, data_range=1.0, return_full_image=True)
+    assert torch.allclose(ssim(x, y), full[:, :, 5:-5, 5:-5].mean(dim=(1, 2, 3)), rtol=1e-6)
+    assert torch.allclose(ssim(x, x), torch.ones(2, dtype=torch.float64))
+    assert float(ssim(x[:, :, :5, :5], -x[:, :, :5, :5]).max()) < 0.5

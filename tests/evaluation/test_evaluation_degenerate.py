@@ -103,7 +103,7 @@ def test_a_generator_is_compared_with_no_input(alex: LPIPS) -> None:  # noqa: F8
         assert set(entry["per_image"]) == {"source", "index", "name"}
     assert "before" not in results["means"]["mFD-colours"] and results["reconstruction"]["day"]["value"] is not None
     assert any("made of noise alone" in w for w in results["warnings"])
-    assert results["provenance"]["metrics"] == ["distances", "coverage", "errors", "content", "lpips"]
+    assert results["provenance"]["options"]["metrics"] == ["distances", "coverage", "errors", "content", "lpips"]
 
 
 def test_diversity_of_outputs_that_are_not_finite_is_no_number(alex: LPIPS) -> None:  # noqa: F811 - the fixture

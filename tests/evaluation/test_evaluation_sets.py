@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -21,13 +22,12 @@ from torch import Tensor
 
 import tiny
 from toys import Negative, Noise, OneWay, translator
-from unpaired import weights
 from unpaired.config import ClassifierConfig, classifier_settings
 from unpaired.data.images import to_tensor
 from unpaired.data.sampling import ArrayPool
 from unpaired.errors import ConfigError, DataError
 from unpaired.evaluation.classifier import save_classifier, train_classifier
-from unpaired.evaluation.features import LPIPS, backbone_from_state, lpips_from_state
+from unpaired.evaluation.features import LPIPS, backbone_from_state
 from unpaired.evaluation.figures import Sets, feature_figures, split_in_halves
 from unpaired.evaluation.inputs import MIXED, Images, plan
 from unpaired.evaluation.run import evaluate, format_table
@@ -197,7 +197,7 @@ def test_accuracy_of_a_classifier_with_its_confusion_table(tmp_path: Path) -> No
     (tmp_path / "train").rename(tmp_path / "labelled" / "train")
     with pytest.raises(DataError, match="no test folder"):  # its training images are not taken instead
         evaluate(translator(Negative()), pool, **options)
-    (tmp_path / "labelled/train").rename(tmp_path / "labelled/test")
+    shutil.copytree(tmp_path / "labelled/train", tmp_path / "labelled/test")
     assert evaluate(translator(Negative()), pool, **options)["adaptation"]["accuracy"]["n_real"] == 12
     (tmp_path / "labelled/test/dark").rename(tmp_path / "labelled/test/grey")
     with pytest.raises(ConfigError, match="grey are none of the classifier's"):
@@ -207,15 +207,10 @@ def test_accuracy_of_a_classifier_with_its_confusion_table(tmp_path: Path) -> No
 @pytest.fixture(scope="module")
 def alex() -> LPIPS:
     """LPIPS over an AlexNet of random convolutions."""
-    models = weights.import_torchvision().models
-    with torch.device("meta"):
-        empty = models.alexnet(weights=None).features.state_dict()
     g = torch.Generator().manual_seed(1)
-    state = {f"features.{k}": 0.05 * torch.randn(v.shape, generator=g) for k, v in empty.items()}
-    linear = {
-        f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1, generator=g) for i, c in enumerate((64, 192, 384, 256, 256))
-    }
-    return lpips_from_state("alex", state, linear)
+    state = {k: 0.05 * torch.randn(v.shape, generator=g) for k, v in tiny.file_state("alexnet").items()}
+    channels = (64, 192, 384, 256, 256)
+    return LPIPS("alex", state, {f"lin{i}.model.1.weight": torch.rand(c, generator=g) for i, c in enumerate(channels)})
 
 
 def test_lpips_to_the_input_and_diversity(alex: LPIPS) -> None:
@@ -401,9 +396,8 @@ def test_two_processes_have_the_results_of_one(tmp_path: Path) -> None:
 def test_no_batch_size_changes_a_figure_of_a_network() -> None:
     """SqueezeNet with random weights, 1, 5 and 16 pictures at a time, with and without features known already: the same numbers to
     the last bit, because the network always sees batches of one shape."""
-    models = weights.import_torchvision().models
     torch.manual_seed(0)
-    network = backbone_from_state("squeezenet1_1", models.squeezenet1_1(weights=None).state_dict())
+    network = backbone_from_state("squeezenet1_1", tiny.file_state("squeezenet1_1"))
     pool = ArrayPool({"day": tiny.pictures(4, 16), "night": tiny.pictures(3, 16, 1)})
     found = [
         evaluate(translator(Negative()), pool, networks=[network], bootstrap=0, batch_size=b, cache=cached)

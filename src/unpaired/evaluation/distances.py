@@ -33,46 +33,6 @@ def _finite(features: Tensor, what: str) -> Tensor:
     return features
 
 
-class Statistics:
-    """Mean and covariance of features that come in pieces, in float64 and without keeping them (Chan's update)."""
-
-    def __init__(self, dim: int) -> None:
-        self.count = 0
-        self._mean = torch.zeros(dim, dtype=torch.float64)
-        self._scatter = torch.zeros(dim, dim, dtype=torch.float64)
-
-    def update(self, features: Tensor) -> None:
-        """Add [n, D]. Raises NotComparableError for NaN or infinity."""
-        x = _finite(features, "features")
-        n = len(x)
-        if not n:
-            return
-        mean = x.mean(dim=0)
-        shift = mean - self._mean
-        total = self.count + n
-        self._scatter += (x - mean).T @ (x - mean) + torch.outer(shift, shift) * (self.count * n / total)
-        self._mean += shift * (n / total)
-        self.count = total
-
-    @property
-    def mean(self) -> Tensor:
-        """[D]. Raises NotComparableError without images."""
-        if self.count < 1:
-            raise NotComparableError("not comparable: no images")
-        return self._mean
-
-    @property
-    def covariance(self) -> Tensor:
-        """[D, D], unbiased (divided by N - 1). Raises NotComparableError for fewer than two images."""
-        if self.count < 2:
-            raise NotComparableError(f"not comparable: a covariance needs at least 2 images, there is {self.count}")
-        return self._scatter / (self.count - 1)
-
-    def distance(self, other: Statistics) -> float:
-        """Fréchet distance to another set."""
-        return frechet_distance(self.mean, self.covariance, other.mean, other.covariance)
-
-
 def _root(covariance: Tensor) -> Tensor:
     """Symmetric square root; eigenvalues that rounding made negative count as zero."""
     values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
@@ -80,32 +40,14 @@ def _root(covariance: Tensor) -> Tensor:
     return root
 
 
-def frechet_distance(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -> float:
-    """Squared Fréchet (2-Wasserstein) distance between two Gaussians.
+def gaussian_distance(x: Tensor, y: Tensor) -> float:
+    """Squared Fréchet (2-Wasserstein) distance between the Gaussians of features x [N, D] and y [M, D].
 
     |μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁ Σ₂)^½)                                          (1706.08500, Eq. 6)
 
     The trace of the product's root is the sum of the singular values of Σ₁^½ Σ₂^½. This needs no root of a non-symmetric
-    matrix, is never complex, and stays exact where Σ is singular (fewer images than features).
-
-    Raises:
-        NotComparableError: shapes differ, or a value is not finite.
-    """
-    mu1, mu2 = _finite(mu1, "means"), _finite(mu2, "means")
-    sigma1, sigma2 = _finite(sigma1, "covariances"), _finite(sigma2, "covariances")
-    if mu1.shape != mu2.shape or sigma1.shape != sigma2.shape or sigma1.shape != (len(mu1), len(mu1)):
-        shapes = [list(t.shape) for t in (mu1, sigma1, mu2, sigma2)]
-        raise NotComparableError(f"not comparable: features of different backbones? shapes {shapes}")
-    overlap = torch.linalg.svdvals(_root(sigma1) @ _root(sigma2)).sum()
-    distance = (mu1 - mu2).square().sum() + sigma1.trace() + sigma2.trace() - 2 * overlap
-    return max(0.0, float(distance))  # below zero by rounding alone
-
-
-def gaussian_distance(x: Tensor, y: Tensor) -> float:
-    """The Fréchet distance between the Gaussians of features x [N, D] and y [M, D].
-
-    Where there are fewer images than features, by the singular values of A Bᵀ instead of those of Σ₁^½ Σ₂^½: for centred
-    features A and B over √(N-1) and √(M-1) they are the same, since A is an isometry times Σ₁^½.
+    matrix, is never complex, and stays exact where Σ is singular. Where there are fewer images than features they are taken as
+    those of A Bᵀ: for centred features A and B over √(N-1) and √(M-1) they are the same, since A is an isometry times Σ₁^½.
 
     Raises:
         NotComparableError: fewer than two images in a set, NaN or infinity, different D, or a set whose features are all equal.
@@ -113,16 +55,11 @@ def gaussian_distance(x: Tensor, y: Tensor) -> float:
     x, y = _pair(x, y)
     for side in (x, y):
         _refuse_constant(side)
-    n, m = len(x), len(y)
-    if min(n, m) >= x.shape[1]:
-        one, other = Statistics(x.shape[1]), Statistics(x.shape[1])
-        one.update(x)
-        other.update(y)
-        return one.distance(other)
     a, b = ((s - s.mean(dim=0)) / (len(s) - 1) ** 0.5 for s in (x, y))
-    overlap = torch.linalg.svdvals(a @ b.T).sum()
+    wide = min(len(x), len(y)) < x.shape[1]
+    overlap = torch.linalg.svdvals(a @ b.T if wide else _root(a.T @ a) @ _root(b.T @ b)).sum()
     distance = (x.mean(dim=0) - y.mean(dim=0)).square().sum() + a.square().sum() + b.square().sum() - 2 * overlap
-    return max(0.0, float(distance))
+    return max(0.0, float(distance))  # below zero by rounding alone
 
 
 def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -413,15 +350,6 @@ def distance_resamples(
     values = np.array(found)
     # of very few images a resample can be one picture alone, of which there is no spread
     return values[np.isfinite(values)], (min(n, m) / whole) ** 0.5
-
-
-def distance_interval(
-    distance: Callable[[Tensor, Tensor], float], value: float, n: int, m: int, *, resamples: int, seed: int = 0
-) -> Interval | None:
-    """Bootstrap interval of ``distance(indices of x, indices of y)``; both sets are resampled. None where fewer than
-    ``LEAST_RESAMPLES`` of them have a distance."""
-    values, scale = distance_resamples(distance, n, m, resamples=resamples, seed=seed)
-    return centred(values, value, scale) if len(values) >= LEAST_RESAMPLES else None
 
 
 @dataclass(frozen=True)

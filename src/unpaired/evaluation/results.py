@@ -1,4 +1,4 @@
-"""What results say about themselves: options, provenance, titles, warnings."""
+"""What results say about themselves, their files, and tables of them: one result, or several side by side."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import datetime
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from unpaired._version import __version__
 from unpaired.config import EvaluateConfig
@@ -65,16 +67,6 @@ def provenance_of(run: Pass, name: str | None, by: str, options: EvaluateConfig,
             for b, n in networks.items()
         },
         "lpips": {net: model.sha256 for net, model in run.lpips.items()},
-        "bootstrap": options.bootstrap,
-        "metrics": list(options.groups),
-        "pairs": _path(options.pairs),
-        "threshold": None if options.pairs is None else list(options.threshold),
-        "left": options.left,
-        "palette": _path(options.palette),
-        "masks": _path(options.masks),
-        "mask_threshold": None if options.masks is None else options.mask_threshold,
-        "classifier": _path(options.classifier),
-        "labelled": _path(options.labelled),
         "options": options.model_dump(mode="json", exclude={"out"}),
         "device": str(translator.device),
         "precision": translator.precision,
@@ -83,10 +75,6 @@ def provenance_of(run: Pass, name: str | None, by: str, options: EvaluateConfig,
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
     }  # fmt: skip
-
-
-def _path(given: Path | str | None) -> str | None:
-    return None if given is None else str(given)
 
 
 def warnings_of(entries: Sequence[Mapping[str, Any]], images: Images) -> list[str]:
@@ -104,12 +92,80 @@ def warnings_of(entries: Sequence[Mapping[str, Any]], images: Images) -> list[st
 
 
 # ----------------------------------------------------------------------------------------------------
-# Whether something that was read is the results of ``unpaired evaluate``: what the readers of such files rely on.
-#
-# Keys that are missing or unknown are no fault (older and newer versions write others); values of another kind are.
+# What the readers of results rely on. Keys that are missing or unknown are no fault (older and newer versions write others); values
+# of another kind are.
 
-BLOCKS = ("means", "reconstruction", "classification", "adaptation", "measures", "provenance")
-"""Parts of results that are tables by name."""
+
+class _Lenient(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _Number(_Lenient):
+    """A figure within a figure: ``before``, ``floor``, ``infinity``."""
+
+    value: float | None
+    std: float | None = None
+    interval: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    not_comparable: str = ""
+    before: _Number | None = None
+    floor: _Number | None = None
+    infinity: _Number | None = None
+
+
+class _Figure(_Number):
+    n: int | Annotated[list[int], Field(min_length=2, max_length=2)]
+    """Number of images, or [generated, real]."""
+    confusion: list[list[Annotated[int, Field(ge=0)]]] | None = None
+
+
+def _tag(value: Any) -> str:
+    return "figure" if isinstance(value, dict) and "value" in value else "other"
+
+
+_Any = Annotated[Annotated[_Figure, Tag("figure")] | Annotated[Any, Tag("other")], Discriminator(_tag)]
+"""A figure, or anything that is none."""
+
+
+class _Direction(_Lenient):
+    __pydantic_extra__: dict[str, _Any]
+    source: str
+    target: str
+
+
+class _Classes(_Lenient):
+    """Figures of a classifier: each confusion table is as wide and as high as there are classes."""
+
+    __pydantic_extra__: dict[str, _Any]
+    classes: list[Any] | None = None
+    confusion: list[list[Annotated[int, Field(ge=0)]]] | None = None
+
+    @model_validator(mode="after")
+    def _square(self) -> Self:
+        inner = (f.confusion for f in (self.__pydantic_extra__ or {}).values() if isinstance(f, _Figure))
+        for table in (self.confusion, *inner):
+            if table and self.classes and {len(table), *map(len, table)} != {len(self.classes)}:
+                raise ValueError("a confusion table is square, one row for each class")
+        return self
+
+
+class _Measure(_Lenient):
+    better: Literal["lower", "higher"] | None = None
+
+
+class _Provenance(_Lenient):
+    backbones: dict[str, dict[str, Any]] | None = None
+
+
+class _Results(_Lenient):
+    directions: list[_Direction]
+    means: dict[str, _Any] | None = None
+    reconstruction: dict[str, _Figure] | None = None
+    classification: _Classes | None = None
+    adaptation: _Classes | None = None
+    measures: dict[str, _Measure] | None = None
+    provenance: _Provenance | None = None
+    warnings: list[str] | None = None
+    best: _Results | None = None
 
 
 MAX_RESULT_BYTES = 512 * 2**20
@@ -130,95 +186,16 @@ def read_json(path: Path | str) -> Any:
 
 
 def check_results(found: Any, where: str) -> None:
-    """Raises DataError with the first place where ``found`` is not as evaluate writes it; ``where`` is the file's name."""
+    """Raise DataError with the first place where ``found`` is not as evaluate writes it; ``where`` is the file's name."""
     if not isinstance(found, dict) or not isinstance(found.get("directions"), list):
         raise DataError(f"{where}: no results of `unpaired evaluate … --out FILE`: it has no list 'directions'")
-    for block in BLOCKS:
-        if not isinstance(found.get(block) or {}, dict):
-            _refuse(where, block, "no table by name")
-    for number, entry in enumerate(found["directions"]):
-        place = f"directions[{number}]"
-        if not isinstance(entry, dict) or not all(isinstance(entry.get(k), str) for k in ("source", "target")):
-            _refuse(where, place, "no table with 'source' and 'target'")
-        _figures(entry, where, place)
-    for block in BLOCKS[:4]:
-        _figures(found.get(block) or {}, where, block)
-    for name, about in (found.get("measures") or {}).items():
-        if not isinstance(about, dict) or about.get("better") not in ("lower", "higher", None):
-            _refuse(where, f"measures.{name}", "'better' must be lower, higher or null")
-    if not all(
-        isinstance(domain, dict) and "value" in domain for domain in (found.get("reconstruction") or {}).values()
-    ):
-        _refuse(where, "reconstruction", "a domain without a figure")
-    backbones = (found.get("provenance") or {}).get("backbones") or {}
-    if not isinstance(backbones, dict) or not all(isinstance(b, dict) for b in backbones.values()):
-        _refuse(where, "provenance.backbones", "no table of tables by name")
-    adaptation, classification = found.get("adaptation") or {}, found.get("classification") or {}
-    _confusion(adaptation.get("confusion"), adaptation.get("classes"), where, "adaptation")
-    for name, figure in classification.items():
-        if isinstance(figure, dict):
-            _confusion(figure.get("confusion"), classification.get("classes"), where, f"classification.{name}")
-    warnings = found.get("warnings") or []
-    if not isinstance(warnings, list) or not all(isinstance(w, str) for w in warnings):
-        _refuse(where, "warnings", "no list of texts")
-    if found.get("best") is not None:
-        check_results(found["best"], f"{where}, best")
-
-
-def _refuse(where: str, place: str, why: str) -> None:
-    raise DataError(f"{where}: {place}: {why}; write it again: unpaired evaluate MODEL DATA --out FILE")
-
-
-def _figures(entry: Mapping[str, Any], where: str, place: str) -> None:
-    for key, value in entry.items():
-        if isinstance(value, dict) and "value" in value:
-            _figure(value, where, f"{place}.{key}")
-            if not _is_count(value.get("n")):
-                _refuse(where, f"{place}.{key}", "a figure without its number of images 'n'")
-
-
-def _figure(figure: Mapping[str, Any], where: str, place: str) -> None:
-    """A figure and those inside it (``before``, ``floor``, ``infinity``)."""
-    for key in ("value", "std"):
-        if not (figure.get(key) is None or _is_number(figure[key])):
-            _refuse(where, f"{place}.{key}", "no number")
-    ends = figure.get("interval")
-    if ends is not None and not (isinstance(ends, list) and len(ends) == 2 and all(map(_is_number, ends))):
-        _refuse(where, f"{place}.interval", "no two numbers")
-    if not isinstance(figure.get("not_comparable", ""), str):
-        _refuse(where, f"{place}.not_comparable", "no text")
-    for key in ("before", "floor", "infinity"):
-        inner = figure.get(key)
-        if inner is None:
-            continue
-        if not isinstance(inner, dict) or "value" not in inner:
-            _refuse(where, f"{place}.{key}", "no figure")
-        _figure(inner, where, f"{place}.{key}")
-
-
-def _confusion(table: Any, classes: Any, where: str, place: str) -> None:
-    """A table as wide and as high as there are classes."""
-    if not table or not classes:
-        return
-    square = isinstance(table, list) and isinstance(classes, list) and len(table) == len(classes)
-    if not square or not all(
-        isinstance(r, list) and len(r) == len(classes) and all(map(_is_natural, r)) for r in table
-    ):
-        _refuse(where, f"{place}.confusion", "no square table of counts, one row for each class")
-
-
-def _is_natural(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_count(value: Any) -> bool:
-    """A number of images, or [generated, real]."""
-    pair = isinstance(value, list) and len(value) == 2
-    return all(isinstance(v, int) and not isinstance(v, bool) for v in (value if pair else [value]))
+    try:
+        _Results.model_validate(found)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(str(part) for part in problem["loc"] if part not in ("figure", "other"))
+        advice = "write it again: unpaired evaluate MODEL DATA --out FILE"
+        raise DataError(f"{where}: {place}: {problem['msg']}; {advice}") from error
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -281,36 +258,40 @@ def count(figure: Figure) -> str:
 
 
 def format_table(results: Mapping[str, Any], *, width: int = 130) -> str:
-    """The results for a terminal: plain text without colours. The best checkpoint of a run has a table of its own."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(file=io.StringIO(), width=width, color_system=None)
+    """Write the results for a terminal: plain text without colours. The best checkpoint of a run has a table of its own."""
     about = results["provenance"]
     which = f", {about['checkpoint']} checkpoint (step {about['step']})" if about.get("checkpoint") else ""
-    table = Table(title=f"{about['method']}{which}, split {about['split']}")
-    for column in ("direction", "measure", "value [95 %]", "before", "floor", "N"):
-        table.add_column(column, overflow="fold")
+    lines = [["direction", "measure", "value [95 %]", "before", "floor", "N"]]
     before = ""
     for name, key, figure in figures_of(results):
         context = [cell(figure[k]) if k in figure else "" for k in ("before", "floor")]
         label = key.replace("_", " ") if key in ("cycle_error", "identity_error") else key
-        table.add_row(name if name != before else "", label, cell(figure), *context, count(figure))
+        lines.append([name if name != before else "", label, cell(figure), *context, count(figure)])
         limit = figure.get("infinity")
         if limit is not None and limit["value"] is not None:
-            note = " (rough)" if "note" in limit else ""
-            table.add_row("", f"{label}∞", f"{limit['value']:.4g}{note}", "", "", "")
+            lines.append(["", f"{label}∞", f"{limit['value']:.4g}{' (rough)' if 'note' in limit else ''}", "", "", ""])
         before = name
-    console.print(table)
     reasons = {f["not_comparable"] for _, _, f in figures_of(results) if f["value"] is None}
-    for line in [*(f"not comparable: {r}" for r in sorted(reasons)), *results["warnings"]]:
-        console.print(line, markup=False, highlight=False)
-    for name, network in (about.get("backbones") or {}).items():
-        console.print(f"backbone {name}, {network['resize']}", markup=False, highlight=False)
-    text = str(console.file.getvalue()).rstrip()  # type: ignore[attr-defined]
-    if "best" in results:
-        text += "\n\n" + format_table(results["best"], width=width)
-    return text
+    notes = [f"not comparable: {r}" for r in sorted(reasons)] + results["warnings"]
+    notes += [f"backbone {name}, {network['resize']}" for name, network in (about.get("backbones") or {}).items()]
+    title = f"{about['method']}{which}, split {about['split']}"
+    text = "\n".join([_table(lines, width, title), *(textwrap.fill(note, width) for note in notes)])
+    return text + "\n\n" + format_table(results["best"], width=width) if "best" in results else text
+
+
+def _table(lines: Sequence[Sequence[str]], width: int, title: str | None = None) -> str:
+    """A table in plain text without colours; its first line is the header."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title)
+    for text in lines[0]:
+        table.add_column(text, overflow="fold")
+    for line in lines[1:]:
+        table.add_row(*line)
+    file = io.StringIO()
+    Console(file=file, width=width, color_system=None).print(table)
+    return "\n".join(line.rstrip() for line in file.getvalue().rstrip().splitlines())
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -373,8 +354,6 @@ class Comparison:
             "warnings": list(self.warnings),
         }  # fmt: skip
 
-    # ---- writing -----------------------------------------------------------------------------------------
-
     def _number(self, value: float) -> str:
         return f"{value:#.{self.digits}g}".rstrip(".") if abs(value) < 10**self.digits else f"{value:.0f}"
 
@@ -395,27 +374,25 @@ class Comparison:
         reasons = dict.fromkeys(c.reason for r in self.rows for c in r.cells if c.reason)
         return {reason: _letter(i) for i, reason in enumerate(reasons)}
 
-    def _lines(self) -> list[tuple[Row, list[str]]]:
-        """For each row the texts of direction, measure, files, input, floor and N."""
+    def _lines(self, escaped: Callable[[str], str], best: str) -> list[list[str]]:
+        """The texts of direction, measure, files, input, floor and N: the header, then a line a row; ``best`` marks the best."""
         notes = self._notes()
-        lines = []
+        header = ["direction", "measure", *self.columns, "input", "real against real", "N generated / real"]
+        lines = [[escaped(text) for text in header]]
         before = ""
         for row in self.rows:
             arrow = {"lower": " ↓", "higher": " ↑"}.get(row.better or "", "")
-            cells = [self._cell(c.figure, f" ({notes[c.reason]})" if c.reason else "") for c in row.cells]
-            n = next(
-                (count(c.figure) for c in row.cells if c.figure is not None and c.figure["value"] is not None), "–"
-            )
+            texts = [escaped(self._cell(c.figure, f" ({notes[c.reason]})" if c.reason else "")) for c in row.cells]
+            cells = [best.format(t) if c.best else t for t, c in zip(texts, row.cells, strict=True)]
+            there = (c.figure for c in row.cells if c.figure is not None and c.figure["value"] is not None)
+            n = next((count(figure) for figure in there), "–")
             first = row.direction if row.direction != before else ""
             before = row.direction
-            lines.append((row, [first, row.key + arrow, *cells, self._cell(row.before), self._cell(row.floor), n]))
+            context = [self._cell(row.before), self._cell(row.floor), n]
+            lines.append([escaped(first), escaped(row.key + arrow), *cells, *map(escaped, context)])
         return lines
 
-    @property
-    def _header(self) -> list[str]:
-        return ["direction", "measure", *self.columns, "input", "real against real", "N generated / real"]
-
-    def _legend(self) -> list[str]:
+    def _legend(self, best: str) -> list[str]:
         without = {c.reason for r in self.rows for c in r.cells if c.figure is not None and c.figure["value"] is None}
         lines = [
             f"({mark}) n. c., no number to compare: {reason}"
@@ -423,47 +400,22 @@ class Comparison:
             else f"({mark}) not comparable with the first number of its row: {reason}"
             for reason, mark in self._notes().items()
         ]
-        lines.append("[low, high]: 95 % interval. Best: its interval overlaps with no other of its row.")
+        lines.append(f"[low, high]: 95 % interval. {best} its interval overlaps with no other of its row.")
         return [*lines, *self.warnings]
 
     def _plain(self) -> str:
-        from rich.console import Console
-        from rich.table import Table
-
-        console = Console(file=io.StringIO(), width=40 + 26 * (len(self.columns) + 3), color_system=None)
-        table = Table()
-        for text in self._header:
-            table.add_column(text, overflow="fold")
-        for row, texts in self._lines():
-            for i, cell in enumerate(row.cells):
-                texts[2 + i] += " *" if cell.best else ""
-            table.add_row(*texts)
-        console.print(table)
-        for line in self._legend():
-            console.print(line.replace("Best:", "*: best,"), markup=False, highlight=False, soft_wrap=True)
-        return "\n".join(s.rstrip() for s in str(console.file.getvalue()).splitlines())  # type: ignore[attr-defined]
+        table = _table(self._lines(str, "{} *"), width=40 + 26 * (len(self.columns) + 3))
+        return "\n".join([table, *self._legend("*: best,")])
 
     def _markdown(self) -> str:
-        lines = [self._header, ["---"] * len(self._header)]
-        for row, texts in self._lines():
-            for i, cell in enumerate(row.cells):
-                if cell.best:
-                    texts[2 + i] = f"**{texts[2 + i]}**"
-            lines.append(texts)
-        table = ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines]
-        return "\n".join([*table, "", *(f"{line}  " for line in self._legend())]).rstrip()
+        header, *lines = self._lines(lambda text: text.replace("|", "\\|"), "**{}**")
+        table = [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *lines)]
+        return "\n".join([*table, "", *(f"{line}  " for line in self._legend("Best:"))]).rstrip()
 
     def _latex(self) -> str:
-        lines = []
-        for row, texts in self._lines():
-            cells = [_escaped(t) for t in texts]
-            for i, cell in enumerate(row.cells):
-                if cell.best:
-                    cells[2 + i] = rf"\textbf{{{cells[2 + i]}}}"
-            lines.append("  " + " & ".join(cells) + r" \\")
-        header = "  " + " & ".join(_escaped(h) for h in self._header) + r" \\"
-        notes = r" \newline ".join(_escaped(line).replace("Best:", "Bold:") for line in self._legend())
-        below = rf"  \multicolumn{{{len(self._header)}}}{{p{{0.95\linewidth}}}}{{\footnotesize {notes}}}"
+        header, *lines = (f"  {' & '.join(line)} \\\\" for line in self._lines(_escaped, r"\textbf{{{}}}"))
+        notes = r" \newline ".join(map(_escaped, self._legend("Bold:")))
+        below = rf"  \multicolumn{{{len(self.columns) + 5}}}{{p{{0.95\linewidth}}}}{{\footnotesize {notes}}}"
         begin = rf"\begin{{tabular}}{{ll{'r' * (len(self.columns) + 2)}r}}"
         body = [begin, r"  \toprule", header, r"  \midrule", *lines, r"  \bottomrule", below, r"\end{tabular}"]
         return "\n".join(["% needs \\usepackage{booktabs}", *body])

@@ -1,4 +1,9 @@
-"""What an evaluation refuses before it translates anything: a mistake found at the end would throw the work of hours away."""
+"""A model and real images in, figures out: each with its N, its interval, its floor, and what it was computed from.
+
+What can be refused is refused before anything is translated: a mistake found at the end would throw the work of hours away.
+
+Legend: N images, H height, W width, D features; images [N, 3, H, W] in [-1, 1].
+"""
 
 from __future__ import annotations
 
@@ -16,7 +21,7 @@ from unpaired.config import DataConfig, EvaluateConfig
 from unpaired.data.folders import DataTree, find
 from unpaired.data.sampling import Pool, open_pool
 from unpaired.errors import ConfigError, DataError, UnpairedError, WeightsError
-from unpaired.evaluation.classes import Made, adaptation_figures, class_figures
+from unpaired.evaluation.classifier import Made, adaptation_figures, class_figures
 from unpaired.evaluation.features import (
     DIVERSITY_SAMPLES,
     LPIPS,
@@ -28,7 +33,6 @@ from unpaired.evaluation.features import (
     figure_name,
     open_backbone,
     open_lpips,
-    per_image,
 )
 from unpaired.evaluation.figures import (
     Figure,
@@ -90,14 +94,6 @@ def check_truth(translator: Translator, tasks: Sequence[Task], options: Evaluate
         nothing = torch.zeros(0, 3, translator.method.image_size, translator.method.image_size)
         translator.attention(nothing, threshold=options.mask_threshold)
 
-
-# ----------------------------------------------------------------------------------------------------
-# A model and real images in, figures out: each with its N, its interval, its floor, and what it was computed from.
-#
-# ``evaluation_images`` chooses the pictures, ``evaluation_pass`` translates and measures them one by one, ``evaluation_figures``
-# makes figures of that, ``evaluation_pairs`` and ``evaluation_classes`` add what needs a ground truth or a classifier.
-#
-# Legend: N images, H height, W width, D features; images [N, 3, H, W] in [-1, 1].
 
 DEFAULT_BACKBONE = "mobilenet_v1"
 BEST = "best"
@@ -320,7 +316,7 @@ def _entry(
         entry |= _diversity(run, task, seed)
     if task.source != MIXED:
         entry |= _truth(run.translator, task, options)
-    entry["per_image"] = per_image(task, rows, run.images)
+    entry["per_image"] = run.per_image(task, rows)
     return entry
 
 

