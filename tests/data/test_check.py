@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -78,14 +77,6 @@ def test_every_bad_file_has_its_verdict(tmp_path: Path) -> None:
     assert snapshot(root) == before, "neither content nor modification times have changed"
 
 
-def test_few_bad_files_do_not_stop_training(tmp_path: Path) -> None:
-    """Up to 5 % unusable files are reported and tolerated."""
-    root = sane(tmp_path / "d")
-    (root / "train/a/bad.png").write_bytes(b"")
-    report = check(root)
-    assert (report.ok, verdicts(report)) == (True, {"bad.png": "empty file (0 bytes)"})
-
-
 def test_odd_but_usable_images_are_not_bad(tmp_path: Path) -> None:
     """CMYK, 16-bit, palette, alpha, rotated and animated images are usable; what a user should know is a warning."""
     root = sane(tmp_path / "d")
@@ -95,6 +86,7 @@ def test_odd_but_usable_images_are_not_bad(tmp_path: Path) -> None:
     odd = {
         "cmyk.jpg": encoded(Image.fromarray(picture(200)).convert("CMYK"), "JPEG"),
         "deep.png": png16(np.random.default_rng(0).integers(0, 65536, (20, 20), dtype=np.uint16)),
+        "twelve.png": png16(np.random.default_rng(0).integers(0, 4096, (20, 20), dtype=np.uint16)),
         "palette.png": encoded(Image.fromarray(picture(201)).quantize(8)),
         "alpha.png": encoded(Image.fromarray(picture(202)).convert("RGBA")),
         "rotated.jpg": encoded(picture(203), "JPEG", exif=exif),
@@ -106,28 +98,27 @@ def test_odd_but_usable_images_are_not_bad(tmp_path: Path) -> None:
     assert report.bad == ()
     modes = report.to_dict()["splits"]["train"]["a"]["modes"]
     assert {"CMYK", "I;16", "P", "RGBA"} <= set(modes)
-    assert report.warnings == ("1 images are animations or have several pages; the first is used: train/a/moving.gif",)
+    told = (
+        "1 images are animations or have several pages; the first is used: train/a/moving.gif",
+        "1 images are of 16 bits and use less than an eighth of their range, so they are nearly black: train/a/twelve.png",
+    )
+    assert report.warnings == told
 
 
-@pytest.mark.parametrize("missing", ["no folder content", "only bad files"])
+@pytest.mark.parametrize("missing", ["no folder", "no folder content", "only bad files"])
 def test_an_empty_domain_refuses(tmp_path: Path, missing: str) -> None:
     """A domain without images, or with unusable ones only, is a problem that is named."""
     root = write_tree(tmp_path / "d", {"trainA": 60, "testB": 2})
-    (root / "trainB").mkdir()
+    if missing != "no folder":
+        (root / "trainB").mkdir()
     if missing == "only bad files":
         (root / "trainB" / "1.png").write_bytes(b"")
     report = check(root)
-    expected = "there are no images" if missing == "no folder content" else "all 1 files are unusable"
+    expected = "there are no images" if missing != "only bad files" else "all 1 files are unusable"
     assert report.problems == (f"domain B: {expected}; put training images there",)
     assert report.commands == ()
     with pytest.raises(DataError, match="domain B"):
         report.require()
-
-
-def test_a_missing_training_folder_is_an_empty_domain(tmp_path: Path) -> None:
-    """trainA, testA and testB without trainB: domain B has no images, which refuses."""
-    report = check(write_tree(tmp_path / "d", {"trainA": 3, "testA": 1, "testB": 1}))
-    assert "domain B: there are no images" in report.problems[0]
 
 
 def test_one_image_is_a_warning(tmp_path: Path) -> None:
@@ -225,14 +216,6 @@ def test_a_domain_of_a_format_that_is_not_read_is_told(tmp_path: Path) -> None:
     )
 
 
-def test_the_command_of_a_folder_with_a_space_can_be_pasted(tmp_path: Path) -> None:
-    """A shell reads each argument of the command as one word."""
-    root = write_tree(tmp_path / "My Pictures", {"a": 2, "b": 2})
-    words = shlex.split(check(root).commands[0].split("#")[0])
-    assert words[words.index("--out") + 1] == "runs/My Pictures-small" and words[2] == str(root)
-    assert "'runs/My Pictures-small'" in check(root).commands[0]
-
-
 def test_names_of_every_kind_are_checked_and_escaped(tmp_path: Path) -> None:
     """Spaces, newlines, emoji, dashes and bytes that are not UTF-8: checked like others, printable in text and JSON."""
     root = sane(tmp_path / "d")
@@ -267,15 +250,6 @@ def test_the_report_does_not_depend_on_threads_or_memory(
     assert check(root) == first
     kept.write_bytes(kept.read_bytes()[:-5])
     assert check(root) == first, "damaged findings are not believed"
-
-
-def test_a_changed_file_is_looked_at_again(tmp_path: Path) -> None:
-    """Findings are kept by content, so a file that is replaced is decoded again."""
-    root = sane(tmp_path / "d")
-    (root / "train/a/0.png").write_bytes(b"")
-    assert len(check(root).bad) == 1
-    (root / "train/a/0.png").write_bytes(encoded(picture(1)))
-    assert check(root).bad == ()
 
 
 def test_the_background_of_the_run_is_used(tmp_path: Path) -> None:

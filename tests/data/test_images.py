@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from image_zoo import bad_files, bomb, chunk, encoded, picture, png, png16, write_tree
+from image_zoo import bad_files, bomb, chunk, encoded, picture, png, png16
 from unpaired import signals
 from unpaired.config import DataConfig
 from unpaired.data import images
@@ -48,19 +47,6 @@ def test_files_are_resized_as_pillow_does_it(filter_: str, stored: tuple[int, in
     assert found.shape == wanted.shape
     assert difference.max() <= 2
     assert (difference > 0).mean() < 0.02
-
-
-def test_resizing_warns_of_nothing(tmp_path: Path) -> None:
-    """Pillow's pixels are read-only, which PyTorch would warn of on a user's screen; they are copied first."""
-    path = tmp_path / "a.png"
-    path.write_bytes(encoded(picture(40, 30), "PNG"))
-    torch.set_warn_always(True)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            load_resized(path, DataConfig(size=16, resize=20))
-    finally:
-        torch.set_warn_always(False)
 
 
 def test_draft_decides_how_far_a_jpeg_is_decoded() -> None:
@@ -351,14 +337,6 @@ def test_no_metadata_survives() -> None:
     assert not image.getexif()
 
 
-def test_reduced_decoding_is_close_to_the_full_one() -> None:
-    """A JPEG decoded at a reduced scale resizes to nearly the same pixels."""
-    data = encoded(picture(width=1200, height=900), "JPEG", quality=95)
-    config = DataConfig(size=64)
-    full = np.asarray(resize(open_image(data), 64, config)).astype(int)
-    assert 0 < np.abs(load_resized(data, config) - full).mean() < 1
-
-
 @pytest.mark.parametrize("size", [(100, 60), (60, 100), (60, 60), (61, 97)])
 def test_resize_sets_the_shorter_side(size: tuple[int, int]) -> None:
     """The shorter side becomes exactly the size asked for, the longer one follows the aspect."""
@@ -409,14 +387,6 @@ def test_names_are_escaped_for_printing() -> None:
     """Newlines, terminal escapes and bytes that are not UTF-8 are shown escaped, other scripts as they are."""
     assert show(b"a\nb\x1b[31m\xff.png") == "a\\nb\\x1b[31m\\xff.png"
     assert show("猫 é 🐈.png") == "猫 é 🐈.png"
-
-
-def test_the_opener_does_not_change_the_file(tmp_path: Path) -> None:
-    """Opening leaves content and modification time alone."""
-    path = write_tree(tmp_path, {"a": 1}) / "a" / "0.png"
-    before = (path.read_bytes(), path.stat().st_mtime_ns)
-    open_image(path)
-    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
 
 
 @pytest.mark.parametrize("at", [1, 2, 4])

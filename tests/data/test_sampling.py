@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import tempfile
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -22,7 +23,7 @@ from unpaired.data import cache
 from unpaired.data.check import check
 from unpaired.data.folders import find
 from unpaired.data.images import Pixels
-from unpaired.data.sampling import ArrayPool, FolderPool, Pool, Sampler, StepDataset, centre_crops, open_pool
+from unpaired.data.sampling import ArrayPool, FolderPool, Sampler, StepDataset, centre_crops, open_pool
 from unpaired.errors import DataError
 
 CONFIG = DataConfig(size=16, resize=20)
@@ -205,12 +206,6 @@ def test_pools_that_cannot_be_sampled_are_refused() -> None:
         ArrayPool({"a": np.zeros((2, 8, 8, 3), np.uint8)}, {"a": np.array([0, 4])}, ("x",))
 
 
-def test_pools_satisfy_the_protocol(tmp_path: Path) -> None:
-    """Both pools have all that the loop asks for."""
-    assert isinstance(numbered({"a": 1}), Pool)
-    assert isinstance(open_pool(write_tree(tmp_path / "d", {"a": 3, "b": 3}), CONFIG), Pool)
-
-
 # ---- the cache ----------------------------------------------------------------------------------------------------------
 
 
@@ -307,20 +302,13 @@ def test_a_damaged_cache_is_noticed_and_built_again(
     )
 
 
-def test_a_cache_that_would_not_fit_is_not_built(
-    tmp_path: Path, own_cache: Path, caplog: pytest.LogCaptureFixture
+def test_the_cache_does_not_fail_the_run(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Above cache_gib nothing is decoded ahead; the log says how much it would take and which setting bounds it."""
-    root = mixed(tmp_path / "d")
+    """Where the cache folder cannot be made, and where the images would be larger than cache_gib, they are decoded when used."""
     with caplog.at_level(logging.INFO, logger="unpaired"):
-        pool = open_pool(root, CONFIG.model_copy(update={"cache_gib": 1e-6}))
-    assert pool.store is None
-    assert "data.cache_gib=1e-06" in caplog.text
-    assert not list(own_cache.glob("*.images"))
-
-
-def test_the_cache_does_not_fail_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the cache folder cannot be made, images are decoded when they are used."""
+        assert open_pool(mixed(tmp_path / "d"), CONFIG.model_copy(update={"cache_gib": 1e-6})).store is None
+    assert "more than data.cache_gib=1e-06" in caplog.text and not list(own_cache.glob("*.images"))
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("UNPAIRED_CACHE", str(tmp_path / "file" / "cache"))
     pool = open_pool(mixed(tmp_path / "d"), CONFIG)
@@ -330,7 +318,7 @@ def test_the_cache_does_not_fail_the_run(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_place_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    """$UNPAIRED_CACHE, else $XDG_CACHE_HOME/unpaired, else ~/.cache/unpaired."""
+    """$UNPAIRED_CACHE, else $XDG_CACHE_HOME/unpaired, else ~/.cache/unpaired, else the system's temporary folder."""
     monkeypatch.setenv("UNPAIRED_CACHE", "/x/y")
     assert cache.home() == Path("/x/y")
     monkeypatch.delenv("UNPAIRED_CACHE")
@@ -338,6 +326,8 @@ def test_the_place_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache.home() == Path("/z/unpaired")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache.home() == Path.home() / ".cache" / "unpaired"
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home directory")))
+    assert cache.home().parent == Path(tempfile.gettempdir()), "a user without a home, as in containers"
 
 
 def test_a_pool_can_be_sent_to_a_worker(tmp_path: Path) -> None:

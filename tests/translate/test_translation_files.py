@@ -58,20 +58,6 @@ def test_a_tree_keeps_structure_and_sizes_and_inputs(tmp_path: Path) -> None:
     assert sorted(digests(tmp_path / "out")) == sorted(str(p.relative_to(source)) for p in source.rglob("*.png"))
 
 
-def test_exif_orientation_is_applied_and_mixed_modes_work(tmp_path: Path) -> None:
-    """A JPEG with orientation 6 comes out upright; a grey 16-bit and a transparent picture come out as RGB."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    (tmp_path / "in").mkdir()
-    Image.fromarray(pictures(1, 16)[0][:10]).save(tmp_path / "in" / "turned.jpg", exif=exif)
-    Image.fromarray(np.full((9, 8), 257 * 100, np.uint16)).save(tmp_path / "in" / "deep.png")
-    Image.new("RGBA", (8, 9), (255, 0, 0, 0)).save(tmp_path / "in" / "clear.webp", lossless=True)
-    run(tmp_path / "in", tmp_path / "out")
-    assert Image.open(tmp_path / "out" / "turned.png").size == (10, 16)
-    assert np.unique(np.asarray(Image.open(tmp_path / "out" / "deep.png"))) == [155]
-    assert np.unique(np.asarray(Image.open(tmp_path / "out" / "clear.png"))) == [0]
-
-
 def test_bad_files_are_listed_and_stop_nothing(tmp_path: Path) -> None:
     """Of 12 pictures with 3 unreadable ones and one with a NaN output, 8 come out; exit 3; one report entry for each."""
     source = tree(tmp_path / "in", 8)

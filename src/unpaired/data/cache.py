@@ -46,7 +46,10 @@ def home() -> Path:
     if named:
         return Path(named)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "unpaired"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "unpaired"
+    except RuntimeError:  # a user without a home, as in containers
+        return Path(tempfile.gettempdir()) / f"unpaired-{os.getuid()}"
 
 
 def keep(path: Path, value: Any) -> None:

@@ -66,6 +66,8 @@ class FileFacts:
     """SHA-256 of size and RGB pixels: equal for copies in another format or with other metadata."""
     spread: float = 0.0
     """Standard deviation, in levels of 255, of the 64 × 64 reduction; the largest of the three channels."""
+    brightest: int = 255
+    """Largest level of 255."""
 
     @property
     def flat(self) -> bool:
@@ -209,7 +211,7 @@ def check(path: DataTree | str | os.PathLike[str], config: DataConfig | None = N
     config = config or DataConfig()
     files = [(split, *f) for split in ("train", "test") for f in tree.listing(split)]
     # of the code that finds things out, the number in front says when it has changed
-    name = cache.key(2, PIL.__version__, tree.fingerprint("train"), tree.fingerprint("test"), config.background)
+    name = cache.key(3, PIL.__version__, tree.fingerprint("train"), tree.fingerprint("test"), config.background)
     place = cache.home() / f"{name}.check"
     facts = cache.kept(place)
     if facts is None:
@@ -230,7 +232,8 @@ def _examine(tree: DataTree, file: tuple[str, str, Path], *, background: tuple[i
         return facts | {"reason": error.reason}
     reduced = np.asarray(image.resize((64, 64), Image.Resampling.BOX), np.float64)
     pixels = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
-    return facts | {"pixels": pixels, "spread": float(reduced.std(axis=(0, 1)).max())}
+    brightest = int(np.asarray(image).max())
+    return facts | {"pixels": pixels, "spread": float(reduced.std(axis=(0, 1)).max()), "brightest": brightest}
 
 
 # ---- findings -----------------------------------------------------------------------------------------------------------
@@ -309,6 +312,10 @@ def _odd_files(report: CheckReport) -> Iterable[str]:
     kinds = (
         ("nearly one colour; they teach nothing and can make training non-finite", [f for f in good if f.flat]),
         ("animations or have several pages; the first is used", [f for f in good if f.frames > 1]),
+        (
+            "of 16 bits and use less than an eighth of their range, so they are nearly black",  # values of 12 bits, say
+            [f for f in good if f.mode.startswith("I") and f.brightest < 32],
+        ),
         ("embedding a colour profile, which is ignored (pixels are taken as sRGB)", [f for f in good if f.profile]),
     )
     for what, files in kinds:

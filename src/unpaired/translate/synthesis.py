@@ -115,7 +115,8 @@ def synthesize(
         noise = latents(translator, asked.n, asked.seed)
         names = [f"{i:05d}.png" for i in range(asked.n)]
     paths = [asked.out / name for name in names]
-    taken = [path.name for path in (*paths, asked.out / "sheet.png") if path.exists()]
+    there = {path.name for path in asked.out.iterdir()} if asked.out.is_dir() else set()
+    taken = [name for name in (*names, "sheet.png") if name in there]
     if taken and not asked.overwrite:
         raise RefusedError(
             f"{show(asked.out)}: {len(taken)} of these files are there already, such as {taken[0]}. Use another --out, or --overwrite"
