@@ -11,21 +11,19 @@ x_ab is an image of a translated to b, x_aba that image translated back; λ weig
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from unpaired import losses
 from unpaired.batch import Batch, Pair
-from unpaired.config import MethodConfig
 from unpaired.errors import ConfigError
 from unpaired.methods.base import Adam, Method, Stage, Start, Update
-from unpaired.networks.augment import Augmentation, augment
-from unpaired.networks.classifiers import Features
-from unpaired.networks.colour_map import ColourStart, colour_moments
-from unpaired.networks.convnets import ImageBuffer, Norm, ResnetGenerator, kaiming_convolutions, normal_convolutions
+from unpaired.methods.levers import LeverConfig, falling, fill, measure_colours, projected, started, trained
+from unpaired.networks.augment import augment
+from unpaired.networks.convnets import ImageBuffer, Norm, ResnetGenerator, normal_convolutions
 from unpaired.networks.discriminators import OverlappingPatches
 from unpaired.networks.projected import ProjectedDiscriminator
 
@@ -33,12 +31,9 @@ Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 
-MEASURED = 256
-"""Training images of each domain whose colours make the start ``colour``."""
 
-
-class CycleConfig(MethodConfig):
-    """Every number of the paper and its released code, and the levers for short trainings, all of them off."""
+class CycleConfig(LeverConfig):
+    """Every number of the paper and its released code."""
 
     width: Count = 64
     """Channels of a generator's first layer."""
@@ -46,30 +41,10 @@ class CycleConfig(MethodConfig):
     """Residual blocks of each generator; 6 for images of 128 pixels in the paper."""
     norm: Norm = "instance"
     """After the generators' convolutions. ``pixel`` looks at each pixel alone, so that a large picture is translated as its crops are."""
-    resize_convolutions: bool = False
-    """Double sizes by repeating pixels and a convolution in place of transposed convolutions, which draw chequers at first."""
-    init: Literal["normal", "kaiming"] = "normal"
-    """First weights of the generators: N(0, 0.02²), or scaled to each layer's inputs."""
-    start: Literal["none", "identity", "colour"] = "none"
-    """What the generators add their changes to: nothing, their input, or their input after the best linear map of its colours
-    to the other domain's."""
-
-    discriminator: Literal["patches", "projected"] = "patches"
-    """70 x 70 PatchGANs, or small heads over the maps of a frozen classifier (Projected GAN, Sauer et al. 2021)."""
     discriminator_width: Count = 64
     """Channels of a PatchGAN's first layer, and within a head."""
     discriminator_layers: Count = 3
     """A PatchGAN's convolutions of stride 2."""
-    patch_weight: Weight = 0.0
-    """Of a small PatchGAN beside ``projected`` heads, against patterns of single pixels; 0 leaves it out."""
-    network: Literal["efficientnet_lite0", "mobilenet_v1"] = "efficientnet_lite0"
-    """The frozen classifier of ``projected``."""
-    taps: tuple[str, ...] = ("stride2", "stride4", "stride8", "stride16")
-    """Its layers that are judged."""
-    weights: str = "pretrained"
-    """Its weights: ``pretrained`` (found by name), a file or folder with them, or ``random``."""
-    augment: tuple[Augmentation, ...] = ()
-    """Changes of what the discriminators see, real and generated alike: DiffAugment (Zhao et al. 2020)."""
 
     gan: losses.Adversarial = "lsgan"
     """Adversarial loss; ``hinge`` for ``projected``."""
@@ -82,8 +57,6 @@ class CycleConfig(MethodConfig):
 
     lr: Rate = 2e-4
     """Adam's learning rate of the generators."""
-    discriminator_lr: Rate | None = None
-    """That of the discriminators; None is ``lr``."""
     betas: tuple[float, float] = (0.5, 0.999)
     """Adam's momentums."""
     decay_from: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -92,12 +65,6 @@ class CycleConfig(MethodConfig):
     """Images of each domain in a step."""
     steps: Count = 266_800
     """Training steps: 200 epochs of the 1,334 zebras."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.patch_weight and self.discriminator != "projected":
-            raise ValueError('patch_weight is for discriminator = "projected"; "patches" is a PatchGAN alone')
-        return self
 
 
 class Translated(NamedTuple):
@@ -128,41 +95,30 @@ class Cycle(Method):
                 f"data.size = {image_size}: these networks need a multiple of {self.stride}, at least {least}"
             )
         self.generators = nn.ModuleList([self._generator(), self._generator()])  # a to b (the paper's G), b to a (F)
-        self.discriminators = self._discriminators()
+        self.discriminators = self._discriminators()  # D_a, D_b
         self.past = nn.ModuleList([ImageBuffer(config.history, image_size) for _ in domains])  # of domain a, of b
 
     def _generator(self) -> nn.Module:
         c: CycleConfig = self.config
         network = ResnetGenerator(c.width, c.residual_blocks, norm=c.norm, resize=c.resize_convolutions)
-        if c.init == "kaiming":
-            kaiming_convolutions(network)
-        else:
-            normal_convolutions(network, zero_bias=True)
-        return network if c.start == "none" else ColourStart(network, network.head)
+        normal_convolutions(network, zero_bias=True)
+        return started(network, c)
 
     def _discriminators(self) -> nn.Module:
-        """Of domain a and of domain b; called by :meth:`judge`."""
         c: CycleConfig = self.config
         if c.discriminator == "projected":
-            features = Features(c.network, c.taps)
-            kaiming_convolutions(features)  # stands where no pretrained weights are asked for
-            return ProjectedDiscriminator(features, 2, width=c.discriminator_width, patch_weight=c.patch_weight)
-        patches = nn.ModuleList(
-            [OverlappingPatches(c.discriminator_width, c.discriminator_layers, norm="instance") for _ in self.domains]
-        )
-        normal_convolutions(patches, zero_bias=True)
-        return patches
+            return projected(c, len(self.domains), c.discriminator_width)
+        patches = [OverlappingPatches(c.discriminator_width, c.discriminator_layers, norm="instance") for _ in "ab"]
+        both = nn.ModuleList(patches)
+        normal_convolutions(both, zero_bias=True)
+        return both
 
     def prepare(self, start: Start) -> None:
         """Colours of the training images for the start, pretrained weights for the projected discriminator. Raises WeightsError."""
-        c: CycleConfig = self.config
-        if c.start == "colour" and start.begun_with is None:
-            a, b = (colour_moments(start.examples(domain, MEASURED)) for domain in self.domains)
-            for generator, (source, target) in zip(self.generators, ((a, b), (b, a)), strict=True):
-                assert isinstance(generator, ColourStart), "as it was made"
-                generator.measure(source, target)
-        if isinstance(self.discriminators, ProjectedDiscriminator) and c.weights != "random":
-            self.discriminators.features.fill(*start.classifier(c.network, c.weights))
+        a, b = self.domains
+        for generator, (source, target) in zip(self.generators, ((a, b), (b, a)), strict=True):
+            measure_colours(generator, self.config, start, source, target)
+        fill(self.discriminators, self.config, start)
 
     # -- plan
 
@@ -174,19 +130,11 @@ class Cycle(Method):
     def stages(self) -> tuple[Stage, ...]:
         c: CycleConfig = self.config
 
-        def schedule(step: int, of: int) -> float:
-            return min(1.0, (1 - step / of) / (1 - c.decay_from)) if c.decay_from < 1 else 1.0
-
-        judges = self.discriminators
-        trained = judges.trained if isinstance(judges, ProjectedDiscriminator) else (judges,)
+        schedule = falling(c.decay_from)
+        adam, other = (Adam(lr, c.betas, schedule=schedule) for lr in (c.lr, c.discriminator_lr or c.lr))
         updates = (
-            Update("generators", self.generator_loss, (self.generators,), Adam(c.lr, c.betas, schedule=schedule)),
-            Update(
-                "discriminators",
-                self.discriminator_loss,
-                trained,
-                Adam(c.discriminator_lr or c.lr, c.betas, schedule=schedule),
-            ),
+            Update("generators", self.generator_loss, (self.generators,), adam),
+            Update("discriminators", self.discriminator_loss, trained(self.discriminators), other),
         )
         return (Stage("train", c.steps, updates, c.batch_size, forward=self.forward, train_mode=(self.past,)),)
 
@@ -209,11 +157,11 @@ class Cycle(Method):
         return Translated(x_ab=there(batch.source), x_ba=back(batch.target))
 
     def judge(self, images: Tensor, domain: int) -> list[Tensor]:
-        """D_a or D_b: logits, one map a scale."""
-        seen = augment(images, self.config.augment)
+        """D_a or D_b of augmented images: logits, one map a scale."""
+        images = augment(images, self.config.augment)
         judges: Any = self.discriminators
         logits: list[Tensor] = (
-            judges(seen, domain) if isinstance(judges, ProjectedDiscriminator) else judges[domain](seen)
+            judges(images, domain) if isinstance(judges, ProjectedDiscriminator) else judges[domain](images)
         )
         return logits
 
