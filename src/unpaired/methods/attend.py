@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from unpaired import losses
 from unpaired.batch import Batch, Pair
-from unpaired.config import MethodConfig
 from unpaired.errors import ConfigError
 from unpaired.methods.base import Adam, Method, Stage, Start, Update, one_way
+from unpaired.methods.levers import LeverConfig, falling, fill, measure_colours, projected, started, trained
+from unpaired.networks.augment import augment
 from unpaired.networks.classifiers import NETWORKS, Features
 from unpaired.networks.convnets import (
     AttentionBranch,
@@ -50,18 +51,21 @@ THRESHOLDS: dict[tuple[str, str], float] = {
     ("nonsaturating", "generator"): 1.5,
     ("minimax", "generator"): -0.25,
     ("lsgan", "generator"): 0.6,
+    ("hinge", "generator"): 0.56,
     ("nonsaturating", "discriminator"): 0.5,
     ("minimax", "discriminator"): 0.5,
     ("lsgan", "discriminator"): 0.1,
+    ("hinge", "discriminator"): 0.88,
 }
 """Default of l_adv^t by loss and player: what a discriminator reaches that gives translations a probability of 0.22 of being
-real (and real images 0.78). The paper has no number. A balanced game stands at 0.69, -0.69, 0.25; 1.39, 1.39, 0.5."""
-MARGINS = {"nonsaturating": 0.5, "minimax": 0.25, "lsgan": 0.2}
+real (and real images 0.78; for ``hinge`` logits of ±0.56). The paper has no number. A balanced game stands at 0.69, -0.69, 0.25, 0;
+1.39, 1.39, 0.5, 2. A discriminator of several scales, whose losses are added up, has as many times that."""
+MARGINS = {"nonsaturating": 0.5, "minimax": 0.25, "lsgan": 0.2, "hinge": 0.2}
 """By how much a default threshold lies beyond the loss without regularisation, at least."""
 
 
-class AttendConfig(MethodConfig):
-    """Every number of the paper, and those it leaves out."""
+class AttendConfig(LeverConfig):
+    """Every number of the paper, and those it leaves out; the levers are not the paper's."""
 
     source: str = ""
     """Name of the domain that is translated; empty: the first."""
@@ -78,7 +82,7 @@ class AttendConfig(MethodConfig):
     """ReLU after a residual block's sum, as in the first author's TensorFlow code."""
     norm: Norm = "batch"
     """After the convolutions of G0 and G_attn; ``instance`` for batches of one image."""
-    attention_network: Literal["vgg19", "squeezenet1_1"] = "vgg19"
+    attention_network: Literal["vgg19", "squeezenet1_1", "efficientnet_lite0"] = "vgg19"
     """Whose first layers G_attn begins with, down to a quarter of the size: vgg19 to conv3_3, squeezenet1_1 to fire3."""
     discriminator_width: Count = 64
     """Channels of the discriminator's first layer."""
@@ -89,7 +93,7 @@ class AttendConfig(MethodConfig):
     spectral_norm: bool = False
     """Divide the discriminator's weights by their largest singular value."""
 
-    gan: Literal["nonsaturating", "minimax", "lsgan", "wgan-gp"] = "nonsaturating"
+    gan: Literal["nonsaturating", "minimax", "lsgan", "hinge", "wgan-gp"] = "nonsaturating"
     """Adversarial loss (Eq. 2, 3)."""
     penalty_weight: Weight = 10.0
     """Of the gradient penalty where ``gan`` is ``wgan-gp``."""
@@ -100,7 +104,7 @@ class AttendConfig(MethodConfig):
 
     distance: Literal["perceptual", "l1", "l2", "ssim"] = "perceptual"
     """d of the self-regularisation l_reg = d(x, G(x)): over features (Eq. 4), mean absolute or squared difference, 1 - SSIM."""
-    network: Literal["vgg19", "squeezenet1_1", "mobilenet_v1", "alexnet"] = "vgg19"
+    network: Literal["vgg19", "squeezenet1_1", "mobilenet_v1", "alexnet", "efficientnet_lite0"] = "vgg19"
     """Whose features the perceptual distance compares; frozen."""
     layers: tuple[str, ...] = ()
     """Its layers, in order of depth; none: relu1_1, relu2_1, relu3_1 of vgg19 and their like in the others."""
@@ -110,8 +114,6 @@ class AttendConfig(MethodConfig):
     """``outside`` the squared norm, as the prose has it, or ``inside`` it, as Eq. 4 is printed, which squares them."""
     unit_features: bool = False
     """Scale features to length 1 at each position before they are compared, as LPIPS does."""
-    weights: str = "pretrained"
-    """``pretrained`` (found by name or downloaded), a file or folder with the weights, or ``random``."""
 
     reg_weight: Weight | None = None
     """λ of Eq. 1, held constant; None finds it by adaptive weight induction."""
@@ -121,9 +123,9 @@ class AttendConfig(MethodConfig):
     induction_threshold: float | None = None
     """l_adv^t; None takes one that fits ``gan`` and the rule (THRESHOLDS in the code), moved to lie beyond the loss that the
     stage's warm-up had without regularisation, by MARGINS at least."""
-    induction_unit: Literal["distance", "one"] = "distance"
+    induction_unit: Literal["distance", "images", "one"] = "distance"
     """λ is counted in units of 1 / (mean d(x, G(x)) in the stage's warm-up), so that networks and distances of any scale start
-    alike, or of ``one``."""
+    alike; of 1 / (mean d between two ``images`` of the source), which does not hang on the start; or of ``one``."""
     induction_warmup: Share = 0.05
     """Share of a stage's steps before λ may rise."""
     induction_span: Annotated[float, Field(gt=0, le=1)] = 0.5
@@ -207,13 +209,16 @@ class Attend(Method):
             raise ConfigError(
                 f"data.size = {image_size}: these networks need a multiple of {self.stride}, at least {least}"
             )
-        self.generator = ResnetGenerator(
-            c.width, c.residual_blocks, dilation=c.dilation, norm=c.norm, relu_after=c.relu_after
-        )  # G0
+        network = ResnetGenerator(
+            c.width,
+            c.residual_blocks,
+            dilation=c.dilation,
+            norm=c.norm,
+            relu_after=c.relu_after,
+            resize=c.resize_convolutions,
+        )
         self.branch = AttentionBranch(c.attention_network, c.norm) if c.attention else None  # G_attn
-        self.discriminator = OverlappingPatches(
-            c.discriminator_width, c.discriminator_layers, norm=c.discriminator_norm, spectral_norm=c.spectral_norm
-        )  # D
+        self.discriminator = self._discriminator()  # D
         perceptual = c.distance == "perceptual" and c.reg_weight != 0
         self.features = (
             Features(c.network, c.layers or NETWORKS[c.network].shallow) if perceptual else nn.Identity()
@@ -222,12 +227,22 @@ class Attend(Method):
         self.initial_induction = self._induction(c.initial_steps)
         self.attention_induction = self._induction(c.attention_steps)
         self.register_buffer("attending", torch.zeros((), dtype=torch.int64))
-        for network in (self.generator, self.discriminator):
-            normal_convolutions(network)
+        normal_convolutions(network)
+        if c.discriminator == "patches":
+            normal_convolutions(self.discriminator)
         kaiming_convolutions(self.features)  # stands where no pretrained weights are asked for
         if self.branch is not None:
             normal_convolutions(self.branch)
             kaiming_convolutions(self.branch.trunk)
+        self.generator = started(network, c)  # G0
+
+    def _discriminator(self) -> nn.Module:
+        c: AttendConfig = self.config
+        if c.discriminator == "projected":
+            return projected(c, width=c.discriminator_width)
+        return OverlappingPatches(
+            c.discriminator_width, c.discriminator_layers, norm=c.discriminator_norm, spectral_norm=c.spectral_norm
+        )
 
     def _induction(self, steps: int) -> WeightInduction:
         c: AttendConfig = self.config
@@ -236,6 +251,9 @@ class Attend(Method):
         if threshold is None:
             margin = MARGINS.get(c.gan)
             threshold = THRESHOLDS.get((c.gan, player), 0.0)  # wgan-gp without one has a constant λ: never asked
+            if c.discriminator == "projected":
+                scales = len(c.judge_taps) + (c.patch_weight > 0)
+                threshold, margin = scales * threshold, None if margin is None else scales * margin
         return WeightInduction(
             threshold=threshold,
             rise=c.induction_largest / c.induction_checks,
@@ -251,6 +269,8 @@ class Attend(Method):
     def prepare(self, start: Start) -> None:
         """Pretrained weights for F, and for the first layers of G_attn ("warm-started", section 2). Raises WeightsError."""
         c: AttendConfig = self.config
+        measure_colours(self.generator, c, start, *self.direction)
+        fill(self.discriminator, c, start)
         if c.weights == "random":
             return
         if isinstance(self.features, Features):
@@ -283,18 +303,15 @@ class Attend(Method):
         """One of the three. D goes on from where it was, with a fresh optimiser and no old translations."""
         c: AttendConfig = self.config
         players = self._players(phase)
-        constant = c.decay_from
-
-        def schedule(step: int, of: int) -> float:
-            return min(1.0, (1 - step / of) / (1 - constant)) if constant < 1 else 1.0
-
+        schedule = falling(c.decay_from)
         adam = Adam(lr, c.betas, schedule=schedule)
+        other = Adam(lr * (c.discriminator_lr or c.lr) / c.lr, c.betas, schedule=schedule)
         updates = (
             Update(
                 f"{phase}-discriminator",
                 lambda b, output: self.discriminator_loss(b, output, phase),
-                (self.discriminator,),
-                adam,
+                trained(self.discriminator),
+                other,
                 second_order=c.gan == "wgan-gp",
             ),
             Update(f"{phase}-generator", lambda b, output: self.generator_loss(b, output, phase), players, adam),
@@ -372,12 +389,17 @@ class Attend(Method):
 
     # -- losses
 
+    def _judged(self, images: Tensor) -> list[Tensor]:
+        """D of images, which are augmented where that is asked for."""
+        logits: list[Tensor] = self.discriminator(augment(images, self.config.augment))
+        return logits
+
     def discriminator_loss(self, batch: Batch, output: Tensor, phase: Phase) -> dict[str, Tensor]:
         """Eq. 2 as a loss: -log D(y) - log(1 - D(G(x))), G fixed; D sees a history of translations ``output``."""
         c: AttendConfig = self.config
         fake = self.past(output.detach())
         # one pass each: batch norm must not see both kinds at once
-        judged_real, judged_fake = self.discriminator(batch.target), self.discriminator(fake)
+        judged_real, judged_fake = self._judged(batch.target), self._judged(fake)
         if c.gan == "wgan-gp":
             terms = {
                 "critic": losses.critic_gap(judged_real, judged_fake),
@@ -397,7 +419,7 @@ class Attend(Method):
         """Eq. 1: l_adv + λ l_reg, of the translations ``output`` = G(x)."""
         c: AttendConfig = self.config
         x = batch.source
-        judged = self.discriminator(output)
+        judged = self._judged(output)
         if c.gan == "wgan-gp":
             adversarial = -torch.stack([logits.float().mean() for logits in judged]).sum()
         else:
@@ -405,21 +427,21 @@ class Attend(Method):
         terms = {"adversarial": adversarial}
         if c.reg_weight != 0:
             distance = self.distance(x, output)
-            weight = self._weight(adversarial, distance, phase)
+            weight = self._weight(adversarial, distance, x, phase)
             terms["regularisation"] = weight * distance
             self.monitor["distance"] = distance.detach()
         if c.identity_weight > 0:
             terms["identity"] = c.identity_weight * losses.mean_l1(self._output(batch.target, phase), batch.target)
         return terms
 
-    def _weight(self, adversarial: Tensor, distance: Tensor, phase: Phase) -> Tensor | float:
+    def _weight(self, adversarial: Tensor, distance: Tensor, x: Tensor, phase: Phase) -> Tensor | float:
         """λ at this step; in the log as ``lambda``."""
         c: AttendConfig = self.config
         if c.reg_weight is not None:
             return c.reg_weight
         induction = self._induction_of(phase)
-        if c.induction_unit == "distance":
-            induction.measure(distance)
+        if c.induction_unit != "one":
+            induction.measure(distance if c.induction_unit == "distance" else self.distance(x, x.roll(1, 0)))
         weight: Tensor = induction(adversarial) if c.induction_rule.startswith("generator") else induction.weight
         self.monitor["lambda"] = weight
         self.monitor["lambda/level"] = induction.level.clone()  # in units of 1 / distance

@@ -200,6 +200,8 @@ NETWORKS: dict[str, Kind] = {
     "efficientnet_lite0": Kind(
         _efficientnet_lite0,
         ("stride2", "stride4", "stride8"),
+        "stride4",
+        efficientnet.CHANNELS["stride4"],
         weights=("efficientnet_lite0",),
         mean=efficientnet.MEAN,
         std=efficientnet.STD,
