@@ -167,6 +167,8 @@ class Kind:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     """The input is (RGB in [0, 1] - ``mean``) / ``std``."""
+    spread: float = 1.0
+    """Standard deviation of its layers' outputs on photographs, about."""
     pyramid: tuple[tuple[str, str], ...] = ()
     """Layers of a feature pyramid from level 1 on, each before and after its ReLU; empty for a network that makes none."""
 
@@ -205,6 +207,7 @@ NETWORKS: dict[str, Kind] = {
         weights=("efficientnet_lite0",),
         mean=efficientnet.MEAN,
         std=efficientnet.STD,
+        spread=efficientnet.SPREAD,
         pyramid=tuple((name, name) for name in efficientnet.TAPS),
     ),
 }

@@ -37,6 +37,8 @@ MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 """Of RGB in [0, 1]."""
 FEW_WEIGHTS = 4
 """Up to so many weights for each number of the maps, multiplying the weights is cheaper than normalising the maps."""
+SPREAD = 7.0
+"""Standard deviation of the maps on photographs, about: 5 to 9 up to stride 16, 3 at stride 32."""
 INPUT_SIDE = 224
 """Side in pixels at which the network was trained; other sizes work."""
 

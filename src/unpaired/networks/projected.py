@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unpaired.networks.classifiers import Features
+from unpaired.networks.classifiers import NETWORKS, Features
 from unpaired.networks.discriminators import OverlappingPatches
 from unpaired.networks.kernels import SNConv2d, SNEmbedding
 
@@ -72,6 +72,7 @@ class ProjectedDiscriminator(nn.Module):
     ) -> None:
         super().__init__()
         self.features = features.requires_grad_(False).eval()
+        self.spread = NETWORKS[features.network].spread
         self.patch_weight = patch_weight
         with torch.no_grad():
             channels = [maps.shape[1] for maps in self.features(torch.zeros(1, 3, 64, 64))]
@@ -96,7 +97,8 @@ class ProjectedDiscriminator(nn.Module):
 
     def forward(self, images: Tensor, player: int = 0, labels: Tensor | None = None) -> list[Tensor]:
         heads: nn.ModuleList = self.heads[player]  # type: ignore[assignment]
-        logits = [head(maps, labels) for head, maps in zip(heads, self.features(images), strict=True)]
+        # maps of about unit variance: the heads' norms bound slopes, and wide maps would make them steep all the same
+        logits = [head(maps / self.spread, labels) for head, maps in zip(heads, self.features(images), strict=True)]
         if self.patch_weight:
             (patches,) = self.patches[player](images)
             logits.append(self.patch_weight * patches)
