@@ -151,26 +151,13 @@ def test_a_confusion_table_has_headings_and_recalls() -> None:
     assert re.findall(r'scope="col"[^>]*>(?:<span>)?([^<]+)<', head) == ["true ↓ predicted →", "a", "b", "c", "recall"]
 
 
-def test_many_classes_are_a_picture_and_the_weakest_by_name() -> None:
-    """Of 30 classes there is a picture of 30 x 30 cells whose opacity is the square root of the share, with its words; the eight weakest
-    stand in a table, weakest first, a class without images in none; all recalls are in the page."""
+def test_of_many_classes_the_weakest_are_named() -> None:
+    """Of 30 classes the eight weakest stand in a table, weakest first, a class without images in none; all recalls are in the page."""
     counts = np.diag(np.full(30, 16))
     counts[7, 7], counts[7, 9] = 4, 12
     counts[3, 3], counts[3, 0] = 12, 4
     counts[5] = 0
-    names = [f"kind{i:02d}" for i in range(30)]
-    html = Report("t").confusion(counts, names, caption="RC.").html()
-    page = Page(html)
-    (img,) = page.all("img")
-    uri = img["src"] or ""
-    cells = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1]))))[..., 3]
-    assert (
-        cells.shape == (30, 30) and cells[0, 0] == 255 and cells[7, 9] == round(255 * 0.75**0.5) and cells[5].max() == 0
-    )
-    assert (
-        img["alt"]
-        == "30 × 30 confusion table: 97 % of 464 images on the diagonal; most often, kind07 is taken for kind09 (12 times)"
-    )
+    html = Report("t").confusion(counts, [f"kind{i:02d}" for i in range(30)], caption="RC.").html()
     table = html[html.index("<tbody>") : html.index("</tbody>")]
     assert re.findall("kind..", table)[:4] == ["kind07", "kind09", "kind03", "kind00"] and table.count("<tr>") == 8
     assert "kind05" not in table

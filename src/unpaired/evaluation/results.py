@@ -483,7 +483,7 @@ def not_comparable(results: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str]
     for row in _rows(results):
         for number, cell in enumerate(row.cells):
             if cell.figure is not None and cell.figure["value"] is not None and cell.reason:
-                found.setdefault((number, row.key.removesuffix(" error")), cell.reason)
+                found.setdefault((number, row.key), cell.reason)
     return found
 
 

@@ -1,17 +1,17 @@
-"""From logs and results to what a page shows of them: curves by player, tables and charts of figures, sentences.
+"""Turn logs and results into what a page shows of them: curves by player, tables and charts of figures, sentences.
 
-Reads results leniently: keys that it does not know appear under their own names, missing ones are left out.
+Keys of results that it does not know appear under their own names, missing ones are left out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import fmean
 from typing import Any, TypeGuard
 
-from unpaired.evaluation.results import makes_noise, not_comparable, places
+from unpaired.evaluation.results import figures_of, makes_noise, not_comparable, places
 from unpaired.report.charts import COLOURS, Dot, Panel, interval_panel, line_panel
 from unpaired.report.page import Cell, number
 from unpaired.training.log import WON_ACCURACY
@@ -77,6 +77,11 @@ def curves(log: Sequence[Entry]) -> list[tuple[str, list[Panel]]]:
                 )
             )  # fmt: skip
     return [(kind, found) for kind, found in panels.items() if found]
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Tell numbers from flags and texts; NaN and infinity are numbers."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _starts(steps: Sequence[float], names: Sequence[str]) -> dict[str, float]:
@@ -152,72 +157,34 @@ def titled(key: str) -> str:
     return key if "-" in key else key.replace("_", " ")
 
 
-def better(key: str, measures: Mapping[str, Any]) -> str:
-    """Return an arrow to where better values lie; nothing where neither end is better."""
-    known = measures.get(key)
-    said = known.get("better") if isinstance(known, Mapping) else None
-    if said is None and key.startswith(LOWER):
-        return " ↓"
-    return {"lower": " ↓", "higher": " ↑"}.get(str(said), "")
-
-
-def figures(results: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Yield (where, key, figure) of all figures: by direction, by domain, over all classes."""
-    for entry, where in zip(results["directions"], places(results), strict=True):
-        yield from ((where, key, figure) for key, figure in entry.items() if is_figure(figure))
-    for key, figure in (results.get("means") or {}).items():
-        if is_figure(figure):
-            yield f"mean of {figure.get('classes', 'the')} classes", key, figure
-    for domain, figure in (results.get("reconstruction") or {}).items():
-        if is_figure(figure) and figure.get("n"):
-            yield str(domain), "reconstruction", figure
-    adapted = {"accuracy": (results.get("adaptation") or {}).get("accuracy")}
-    for key, figure in ((results.get("classification") or {}) | adapted).items():
-        if is_figure(figure):
-            yield "classification", key, figure
-
-
-def is_figure(value: Any) -> TypeGuard[Mapping[str, Any]]:
-    """Tell whether it has a value, or says why not."""
-    return isinstance(value, Mapping) and "value" in value
-
-
-def is_number(value: Any) -> TypeGuard[float]:
-    """Tell numbers from flags and texts; NaN and infinity are numbers."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def known(figure: Any) -> TypeGuard[Mapping[str, Any]]:
     """Tell whether it is a figure with a finite value."""
-    return is_figure(figure) and is_number(figure["value"]) and math.isfinite(figure["value"])
+    value = figure.get("value") if isinstance(figure, Mapping) else None
+    return is_number(value) and math.isfinite(value)
 
 
-def interval(figure: Any) -> tuple[float, float] | None:
+def interval(figure: Mapping[str, Any]) -> tuple[float, float] | None:
     """Return the figure's 95 % interval."""
-    ends = figure.get("interval") if isinstance(figure, Mapping) else None
-    if isinstance(ends, (list, tuple)) and len(ends) == 2 and all(is_number(v) and math.isfinite(v) for v in ends):
-        return float(ends[0]), float(ends[1])
-    return None
+    return tuple(figure["interval"]) if figure.get("interval") else None
 
 
-def cell(figure: Any) -> str:
+def cell(figure: Mapping[str, Any] | None) -> str:
     """Write value with interval or deviation on a second line, or why there is none."""
-    if not is_figure(figure):
+    if figure is None:
         return "–"
     if not known(figure):
         return f"not comparable\n{figure.get('not_comparable', '')}".rstrip()
-    text, ends, spread = number(float(figure["value"]), digits=3), interval(figure), figure.get("std")
+    text, ends = number(float(figure["value"]), digits=3), interval(figure)
     if ends is not None:
         return f"{text}\n[{ends[0]:.3g}, {ends[1]:.3g}]"
-    return f"{text}\n± {float(spread):.2g}" if is_number(spread) and math.isfinite(spread) else text
+    return f"{text}\n± {figure['std']:.2g}" if figure.get("std") is not None else text
 
 
 def count(figure: Mapping[str, Any]) -> str:
     """Write N, or generated and real."""
     n = figure.get("n")
-    if not known(figure) and n in (0, [0, 0]):
-        return "–"
-    return " / ".join(f"{v:,}" for v in n) if isinstance(n, (list, tuple)) else f"{n:,}" if isinstance(n, int) else "–"
+    numbers = n if isinstance(n, list) else [n or 0]
+    return " / ".join(f"{v:,}" for v in numbers) if any(numbers) else "–"
 
 
 def table(results: Mapping[str, Any]) -> tuple[list[str], list[list[Cell]], list[str], list[str]]:
@@ -225,19 +192,18 @@ def table(results: Mapping[str, Any]) -> tuple[list[str], list[list[Cell]], list
     measures = results.get("measures") or {}
     rows: list[list[Cell]] = []
     notes, groups = [], []
-    for where, key, figure in figures(results):
-        arrow, about = better(key, measures), measures.get(key)
-        rows.append(
-            [titled(key) + arrow, cell(figure), cell(figure.get("before")), cell(figure.get("floor")), count(figure)]
-        )
-        notes.append(str(about.get("title") or "") if isinstance(about, Mapping) else "")
+    for where, key, figure in figures_of(results):
+        about = measures.get(key.removesuffix(" error")) or {"better": "lower" if key.startswith(LOWER) else None}
+        arrow = {"lower": " ↓", "higher": " ↑"}.get(about.get("better") or "", "")
+        context = [cell(figure.get("before")), cell(figure.get("floor"))]
+        rows.append([titled(key) + arrow, cell(figure), *context, count(figure)])
+        notes.append(about.get("title") or "")
         groups.append(where)
         infinity = figure.get("infinity")
-        if is_figure(infinity):
+        if infinity is not None:
             rows.append([f"{titled(key)}∞{arrow}", cell(infinity), "–", "–", count(figure)])
-            notes.append(
-                "extrapolated to N = ∞" + (": a rough guess, from too few images" if infinity.get("note") else "")
-            )
+            rough = ": a rough guess, from too few images" if infinity.get("note") else ""
+            notes.append(f"extrapolated to N = ∞{rough}")
             groups.append(where)
     if makes_noise(results):
         return ["measure", "generated", "real against real", "N"], [[*row[:2], *row[3:]] for row in rows], notes, groups
@@ -258,14 +224,12 @@ def confusions(results: Mapping[str, Any]) -> list[tuple[list[list[int]], list[s
     about = results.get("classification") or {}
     made = "generated images" if makes_noise(results) else "translations"
     for key, text in CONFUSED.items():
-        figure = about.get(key)
-        counts = figure.get("confusion") if is_figure(figure) else None
-        if is_figure(figure) and counts and about.get("classes"):
-            runs = figure.get("runs") or ()
-            which = f"The first of {len(runs)} trainings: " if len(runs) > 1 else ""
-            found.append(
-                (counts, list(map(str, about["classes"])), f"{text.format(made=made)} {which}{_right(counts)}.")
-            )
+        figure = about.get(key) or {}
+        counts, runs = figure.get("confusion"), len(figure.get("runs") or ())
+        if counts and about.get("classes"):
+            which = f"The first of {runs} trainings: " if runs > 1 else ""
+            said = f"{text.format(made=made)} {which}{_right(counts)}."
+            found.append((counts, list(map(str, about["classes"])), said))
     about = results.get("adaptation") or {}
     if about.get("confusion") and about.get("classes"):
         caption = f"The adapted classifier on labelled target images: {_right(about['confusion'])}."
@@ -281,7 +245,7 @@ def _right(counts: Sequence[Sequence[int]]) -> str:
 def distance_panels(results: Mapping[str, Any]) -> list[Panel]:
     """Draw one chart for each distance of each direction: translated, the input itself, real against real."""
     panels = []
-    for where, key, figure in figures(results):
+    for where, key, figure in figures_of(results):
         first = "translated" if "before" in figure else "generated"
         shown = {first: figure, "input itself": figure.get("before"), "real against real": figure.get("floor")}
         rows = [Dot(name, float(f["value"]), interval(f), i) for i, (name, f) in enumerate(shown.items()) if known(f)]
@@ -299,14 +263,11 @@ def compare_panels(named: Sequence[tuple[str, Mapping[str, Any]]], most: int = 1
         left_out.setdefault(f"{named[column][0]}: {reason}", []).append(titled(key))
     rows: dict[tuple[str, str], list[Dot]] = {}
     for colour, (name, results) in enumerate(named):
-        for where, key, figure in figures(results):
+        for where, key, figure in figures_of(results):
             if known(figure) and (colour, key) not in apart:
                 rows.setdefault((where, key), []).append(Dot(name, float(figure["value"]), interval(figure), colour))
     several = sorted((k for k, dots in rows.items() if len(dots) > 1), key=lambda k: not k[1].startswith(DISTANCES))
-    said = [
-        f"Not in these charts, because it cannot be compared: {why} ({', '.join(keys)})."
-        for why, keys in left_out.items()
-    ]
+    said = [f"Not in these charts, because it cannot be compared: {w} ({', '.join(k)})." for w, k in left_out.items()]
     return [interval_panel(f"{titled(key)}, {where}", rows[where, key]) for where, key in several[:most]], said
 
 
@@ -314,34 +275,32 @@ def verdicts(results: Mapping[str, Any]) -> list[str]:
     """Say for each direction whether translations are nearer to the target's images than the inputs are."""
     said = []
     for entry, where in zip(results["directions"], places(results), strict=True):
-        keys = sorted(
-            (k for k, f in entry.items() if k.startswith(DISTANCES) and known(f)),
-            key=lambda k: not k.startswith(KERNEL),
-        )
-        said += [_verdict(entry, key, where) for key in keys[:1]]
+        keys = [k for k, f in entry.items() if k.startswith(DISTANCES) and known(f)]
+        said += [_verdict(entry, key, where) for key in sorted(keys, key=lambda k: not k.startswith(KERNEL))[:1]]
     return said
 
 
 def _verdict(entry: Mapping[str, Any], key: str, where: str) -> str:
     figure, target = entry[key], entry["target"]
-    before, floor = figure.get("before"), figure.get("floor")
-    n = f"N = {count(figure)}" + (" (generated / real)" if isinstance(figure.get("n"), (list, tuple)) else "")
-    value = number(float(figure["value"]), digits=3)
-    halves = f", for two halves of the real images {number(float(floor['value']), digits=3)}" if known(floor) else ""
-    if not known(before):
+    value, before, floor = (
+        number(float(f["value"]), digits=3) if known(f) else ""
+        for f in (figure, figure.get("before"), figure.get("floor"))
+    )
+    halves = f", for two halves of the real images {floor}" if floor else ""
+    n = f"N = {count(figure)}" + (" (generated / real)" if isinstance(figure.get("n"), list) else "")
+    if not before:
         return f"{where}: the distance {titled(key)} to real images of {target} is {value}{halves}; {n}."
-    a, b = _ends(figure), _ends(before)
-    word = "about as near to" if a[0] <= b[1] and b[0] <= a[1] else "nearer to" if a[1] < b[0] else "further from"
+    a, b = _ends(figure), _ends(figure["before"])
+    word = "nearer to" if a[1] < b[0] else "further from" if b[1] < a[0] else "about as near to"
     return (
         f"{where}: translations are {word} real images of {target} {'as' if word[0] == 'a' else 'than'} the untranslated inputs are. "
-        f"Distance {titled(key)}: {value}, for the inputs {number(float(before['value']), digits=3)}{halves}; {n}."
+        f"Distance {titled(key)}: {value}, for the inputs {before}{halves}; {n}."
     )
 
 
 def _ends(figure: Mapping[str, Any]) -> tuple[float, float]:
     """Return the interval; two deviations where there is none; else the value alone."""
-    value, spread = float(figure["value"]), figure.get("std")
-    width = 2 * float(spread) if is_number(spread) and math.isfinite(spread) else 0.0
+    value, width = figure["value"], 2 * (figure.get("std") or 0)
     return interval(figure) or (value - width, value + width)
 
 

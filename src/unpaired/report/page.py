@@ -73,7 +73,7 @@ class Card:
 
 
 class Report:
-    """A page that grows from top to bottom. Every method returns the page itself."""
+    """A page that grows from top to bottom. Every method returns the page itself; what is empty adds nothing."""
 
     def __init__(self, title: str, *, lead: str = "", kicker: str = "") -> None:
         """Begin a page.
@@ -121,11 +121,11 @@ class Report:
 
     def items(self, items: Sequence[str]) -> Self:
         """Add a bulleted list of plain texts."""
-        return self._add("items", entries=items)
+        return self._add("items", entries=items) if items else self
 
     def facts(self, facts: Mapping[str, str]) -> Self:
         """Add a few figures to be seen first: what -> value."""
-        return self._add("facts", entries=list(facts.items()))
+        return self._add("facts", entries=list(facts.items())) if facts else self
 
     def commands(self, commands: Sequence[str], *, caption: str = "To repeat") -> Self:
         """Add shell commands, exactly as they are to be typed, one a line; lines that begin with # are comments."""
@@ -177,7 +177,7 @@ class Report:
             {"before": encode(p.before, side), "after": encode(p.after, side), "names": p.names, "alt": p.alt}
             for p in pairs
         ]
-        return self._numbered("compare", caption, pairs=shown, wide=wide)
+        return self._numbered("compare", caption, pairs=shown, wide=wide) if shown else self
 
     def gallery(self, cards: Sequence[Card], *, caption: str, wide: bool = False) -> Self:
         """Add cards with a few labelled pictures each; ``wide`` ones have a line to themselves."""
@@ -185,11 +185,11 @@ class Report:
             {"pictures": [(k, encode(v)) for k, v in c.images.items()], "text": c.text, "alt": c.alt, "notes": c.notes}
             for c in cards
         ]
-        return self._numbered("gallery", caption, cards=shown, wide=wide)
+        return self._numbered("gallery", caption, cards=shown, wide=wide) if shown else self
 
     def panels(self, panels: Sequence[Panel], *, caption: str) -> Self:
         """Add charts side by side in one figure; below one another on a phone."""
-        return self._numbered("panels", caption, panels=panels)
+        return self._numbered("panels", caption, panels=panels) if panels else self
 
     # ---- tables ----------------------------------------------------------------------------------------------
 
@@ -212,6 +212,8 @@ class Report:
         """
         numeric = {i for i in range(1, len(header)) if not any(isinstance(r[i], str) for r in rows if i < len(r))}
         shown = [[number(cell) for cell in row] for row in rows]
+        if not rows:
+            return self
         return self._numbered(
             "table", caption, table=True, header=header, rows=shown, numeric=numeric, notes=notes, groups=groups
         )
@@ -222,7 +224,7 @@ class Report:
 
     def confusion(self, counts: Counts, labels: Sequence[str], *, caption: str) -> Self:
         """Add who is taken for whom: ``counts[true, predicted]`` with each class's recall, shaded by the share within its row. Of many
-        classes there are a picture, the weakest ones by name, and all of them folded away."""
+        classes the weakest stand in a table, and all of them folded away."""
         counts = np.asarray(counts)
         if counts.shape != (len(labels), len(labels)):
             raise ValueError(f"confusion table of shape {counts.shape} with {len(labels)} labels")
@@ -231,19 +233,13 @@ class Report:
             upright = len(labels) * max(map(len, labels), default=0) > WIDE_HEADS
             rows = list(zip(labels, counts.tolist(), recalls, strict=True))
             return self._numbered("confusion", caption, table=True, labels=labels, rows=rows, upright=upright)
-        self._numbered(
-            "matrix",
-            f"{caption} A row for each true class, downwards, and a column for each predicted one, in the order of the list below; "
-            "the stronger its colour, the larger a cell's share of its row.",
-            picture=encode(_shaded(counts)), alt=_said(counts, labels),
-        )  # fmt: skip
         wrong = counts - np.diag(counts.diagonal())
-        others = [f"{labels[k]} ({wrong[i, k]:,})" if wrong[i, k] else "" for i, k in enumerate(wrong.argmax(1))]
+        others = [f"{labels[k]} ({wrong[i, k]:,})" if wrong[i, k] else None for i, k in enumerate(wrong.argmax(1))]
         listed = list(zip(labels, recalls, counts.sum(1).tolist(), others, strict=True))
         known = [i for i in np.argsort(counts.diagonal() / np.maximum(counts.sum(1), 1), kind="stable") if listed[i][2]]
         header = ["class", "recall", "images", "most often wrongly taken for"]
-        weakest = [[*listed[i][:3], listed[i][3] or None] for i in known[:WEAKEST]]
-        self.table(header, weakest, caption="The classes that are recognised least often.")
+        said = f"{caption} The classes that are recognised least often."
+        self.table(header, [listed[i] for i in known[:WEAKEST]], caption=said)
         lines = [f"{a}: {b} of {n:,}" + (f", else mostly {other}" if other else "") for a, b, n, other in listed]
         return self.details(f"Recall of all {len(labels)} classes", "\n".join(lines))
 
@@ -304,16 +300,15 @@ def _checked(images: Images) -> Images:
 
 
 def encode(pixels: NDArray[np.uint8], max_side: int = MAX_SIDE) -> Picture:
-    """Store a picture [H, W, 3] (or [H, W, 4], exactly) as a data URI: small ones exact, large ones compressed and at most ``max_side`` long."""
-    clear = pixels.ndim == 3 and pixels.shape[2] == 4
-    picture = Image.fromarray(np.ascontiguousarray(pixels if clear else _checked(pixels[None])[0]))
+    """Store a picture as a data URI: small ones exact, large ones compressed and at most ``max_side`` pixels long."""
+    picture = Image.fromarray(np.ascontiguousarray(_checked(pixels[None])[0]))
     tiny = min(picture.size) < EXACT_BELOW
-    if max(picture.size) > max_side and not clear:
+    if max(picture.size) > max_side:
         factor = max_side / max(picture.size)
         size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
         picture = picture.resize(size, Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    kind = "png" if tiny or clear or not features.check("webp") else "webp"
+    kind = "png" if tiny or not features.check("webp") else "webp"
     picture.save(buffer, kind, **({"optimize": True} if kind == "png" else {"quality": QUALITY, "method": 4}))
     uri = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
     return Picture(uri, *picture.size, tiny)
@@ -324,14 +319,11 @@ def encode(pixels: NDArray[np.uint8], max_side: int = MAX_SIDE) -> Picture:
 # are taken for it.
 
 MOST_IN_TABLE = 16
-"""Classes of a table; of more there is a picture, and the weakest ones by name."""
+"""Classes of a table; of more the weakest ones are named."""
 WEAKEST = 8
-"""Classes that are named beside a picture."""
+"""How many."""
 WIDE_HEADS = 60
 """Letters side by side above a table, from which on its column headings stand upright."""
-BLUE = (42, 122, 204)
-"""Of the picture's cells; it can be seen on light and on dark paper."""
-
 Counts = NDArray[Any]
 
 
@@ -341,21 +333,3 @@ def percent(part: float, whole: float) -> str:
         return "–"
     share = part / whole
     return "<1 %" if 0 < share < 0.01 else ">99 %" if 0.99 < share < 1 else f"{100 * share:.0f} %"
-
-
-def _shaded(counts: Counts) -> NDArray[np.uint8]:
-    """uint8 [K, K, 4]: one pixel a cell, as opaque as the square root of its share of the row, so that small shares can be seen."""
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    pixels = np.empty((*counts.shape, 4), np.uint8)
-    pixels[..., :3] = BLUE
-    pixels[..., 3] = (255 * np.sqrt(np.clip(shares, 0, 1))).round()
-    return pixels
-
-
-def _said(counts: Counts, labels: Sequence[str]) -> str:
-    """Say what the picture shows, for who cannot see it."""
-    right = percent(counts.trace(), counts.sum())
-    said = f"{len(labels)} × {len(labels)} confusion table: {right} of {int(counts.sum()):,} images on the diagonal"
-    wrong = counts - np.diag(counts.diagonal())
-    i, k = np.unravel_index(wrong.argmax(), wrong.shape)
-    return said + (f"; most often, {labels[i]} is taken for {labels[k]} ({wrong[i, k]:,} times)" if wrong[i, k] else "")

@@ -22,6 +22,7 @@ from unpaired.data.images import Pixels, to_tensor
 from unpaired.errors import CheckpointError, ConfigError, DataError
 from unpaired.evaluation.classifier import Classifier, load_classifier
 from unpaired.evaluation.distances import share_interval
+from unpaired.evaluation.results import figures_of
 from unpaired.files import check_output
 from unpaired.networks.classifiers import Features
 from unpaired.report import figures, looks
@@ -90,6 +91,11 @@ class Job:
     def from_noise(self) -> bool:
         """Whether the model makes images of noise alone."""
         return self.translator is not None and self.translator.method.from_noise
+
+    @property
+    def made(self) -> str:
+        """What the model makes, in a word."""
+        return "images" if self.from_noise else "translations"
 
     @property
     def step(self) -> int | None:
@@ -198,8 +204,7 @@ def _look(job: Job, translator: Translator, pictures: Pictures, source: str, tar
     job.measured.append(found)
     bad = int((~found.finite).sum())
     if bad:
-        what = "images" if found.from_noise else "translations"
-        job.warnings.append(f"{found.name}: {bad} of {len(found.finite)} {what} are not finite (NaN or infinity).")
+        job.warnings.append(f"{found.name}: {bad} of {len(found.finite)} {job.made} are not finite (NaN or infinity).")
     if found.finite.sum() >= WATCH_LEAST:
         x, y = (to_tensor(p[found.finite]) for p in (found.inputs, found.outputs))
         said = Watch().sampled(x, y, (source, target))
@@ -262,16 +267,12 @@ def summary(job: Job) -> None:
     """Facts to be seen first, what the model does, warnings, and whether it works as far as figures can tell."""
     page, subject, translator = job.page, job.subject, job.translator
     page.section("Summary")
-    facts = _facts(job)
-    if facts:
-        page.facts(facts)
+    page.facts(_facts(job))
     if translator is not None:
         page.text(_does(translator))
     for line in [*_warnings(job), *figures.won(subject.log), *job.warnings]:
         page.note(line, warning=True)
-    verdicts = _verdicts(job)
-    if verdicts:
-        page.items(verdicts)
+    page.items(_verdicts(job))
     for line in subject.missing:
         page.note(line)
 
@@ -290,7 +291,7 @@ def _facts(job: Job) -> dict[str, str]:
     if isinstance(last, Mapping):
         found[f"accuracy on the target, N = {last['n']:,}"] = f"{last['accuracy']:.1%}"
     for _, results in subject.results if len(subject.results) == 1 else ():
-        for where, key, figure in figures.figures(results):
+        for where, key, figure in figures_of(results):
             if key.startswith(figures.KERNEL) and len(found) < 6 and figures.known(figure):
                 whole = (where, f"N = {figures.count(figure)}")
                 label = ", ".join([figures.titled(key), *(w.replace(" ", "\N{NO-BREAK SPACE}") for w in whole)])
@@ -326,14 +327,10 @@ def _verdicts(job: Job) -> list[str]:
     if isinstance(plain, Mapping) and isinstance(last, Mapping):
         a, b = (share_interval(score["accuracy"], score["n"]) for score in (plain, last))
         word = (
-            "more often right than"
-            if b[0] > a[1]
-            else "less often right than"
-            if b[1] < a[0]
-            else "not clearly better or worse than"
+            "more often right" if b[0] > a[1] else "less often right" if b[1] < a[0] else "not clearly better or worse"
         )
         said.append(
-            f"The adapted classifier is {word} one that was trained on the source alone: {last['accuracy']:.1%} against "
+            f"The adapted classifier is {word} than one that was trained on the source alone: {last['accuracy']:.1%} against "
             f"{plain['accuracy']:.1%} of {last['n']:,} labelled target images, one seed."
         )
     for m in job.measured:
@@ -506,8 +503,7 @@ def metrics(job: Job) -> None:
     page.section("Metrics")
     if len(named) > 1:
         panels, left_out = figures.compare_panels(named)
-        if panels:
-            page.panels(panels, caption="The results side by side, with 95 % intervals where there are any.")
+        page.panels(panels, caption="The results side by side, with 95 % intervals where there are any.")
         for line in left_out:
             page.note(line, warning=True)
     for name, results in named:
@@ -521,19 +517,15 @@ def metrics(job: Job) -> None:
 
 
 def _one_result(page: Report, results: dict[str, Any], about: str) -> None:
-    panels = figures.distance_panels(results)[:8]
-    if panels:
-        caption = "Distances to the target's real images, with 95 % intervals where there are any; less is better."
-        page.panels(panels, caption=caption + about)
+    caption = "Distances to the target's real images, with 95 % intervals where there are any; less is better."
+    page.panels(figures.distance_panels(results)[:8], caption=caption + about)
     header, rows, notes, groups = figures.table(results)
     caption = (
         "Each measure with its N (generated / real); below the value its [95 % interval], or ± its standard deviation. ↓ less is better, ↑ more "
         f"is.{about}"
     )
     page.table(header, rows, notes=notes, groups=groups, caption=caption)
-    remarks = [str(w) for w in results.get("warnings") or ()]
-    if remarks:
-        page.items(remarks)
+    page.items(results.get("warnings") or ())
     for counts, labels, said in figures.confusions(results):
         page.confusion(np.array(counts), labels, caption=said)
     if origin := figures.provenance(results):
@@ -594,17 +586,11 @@ def feature_map(job: Job) -> None:
             panels.append(scatter_panel(m.name, m.map, alt=alt))
         else:
             job.page.note(f"{m.name}: no map: {m.map_missing or job.no_layers}")
-    if panels:
-        good = (
-            "good ones lie among the real images"
-            if job.from_noise
-            else "good translations lie among the target's images"
-        )
-        job.page.panels(
-            panels,
-            caption=f"t-SNE of {looks.NETWORK} features, one map for each {'domain' if job.from_noise else 'direction'}. Near points are images "
-            f"that the network finds alike; {good}. Sizes of clusters and distances between them mean nothing.",
-        )
+    job.page.panels(
+        panels,
+        caption=f"t-SNE of {looks.NETWORK} features. Near points are images that the network finds alike; good {job.made} lie among the real "
+        f"images of their domain. Sizes of clusters and distances between them mean nothing.",
+    )
 
 
 def neighbours(job: Job) -> None:
@@ -616,10 +602,9 @@ def neighbours(job: Job) -> None:
     if job.layers is None:
         page.note(f"No neighbours: {job.no_layers}")
         return
-    what = "An image from noise" if job.from_noise else "A translation"
     page.text(
-        f"{what} that equals a training image was learnt by heart. The number below each neighbour is its distance, 0 for equal ones: the "
-        f"{looks.PERCEPTUAL}."
+        f"Of {job.made}, those that equal a training image were learnt by heart. The number below each neighbour is its distance, 0 for equal "
+        f"ones: the {looks.PERCEPTUAL}."
     )
     for m in job.measured:
         cards = []
@@ -663,8 +648,7 @@ def failures(job: Job) -> None:
                     else {"input": m.inputs[i], f"as {m.target}": m.outputs[i]}
                 )
                 cards.append(Card(shown, text, f"{kind}, {m.name}, image {i + 1}"))
-            if cards:
-                page.gallery(cards, caption=f"{kind[:1].upper()}{kind[1:]}, of {among}.")
+            page.gallery(cards, caption=f"{kind[:1].upper()}{kind[1:]}, of {among}.")
     if job.classifier is None:
         page.note(
             "The translations that a classifier is least sure of are not shown, because none was given; give one with --classifier FILE."
@@ -707,9 +691,8 @@ def settings(job: Job) -> None:
         known = tables[table].model_fields.get(name.split(".")[0]) if table in tables else None
         rows.append([key, _setting(value), _setting(default)])
         notes.append(" ".join(((known and known.description) or "").replace("``", "").split()))
-    if rows:
-        caption = "Settings that differ from the defaults; all of them stand at the end."
-        job.page.table(["setting", "value", "default"], rows, notes=notes, caption=caption)
+    caption = "Settings that differ from the defaults; all of them stand at the end."
+    job.page.table(["setting", "value", "default"], rows, notes=notes, caption=caption)
 
 
 def _setting(value: Any) -> str:
@@ -782,10 +765,7 @@ def the_data(job: Job) -> None:
     page.table(header, rows, caption="What the data doctor (unpaired check) found.")
     findings = [*known["problems"], *known["warnings"], *known["notes"]]
     findings += [f"unusable: {b['name']}: {b['reason']}" for b in known["bad"][:10]]
-    if findings:
-        page.items(findings)
-    else:
-        page.text("It found nothing to warn about.")
+    page.items(findings or ["It found nothing to warn about."])
 
 
 def to_repeat(job: Job) -> None:
