@@ -36,7 +36,7 @@ def _listed(given: Any) -> Any:
 
 _LISTED = (
     BeforeValidator(_listed),
-    Parameter(negative="", consume_multiple=False, show_default=lambda values: ",".join(map(_as_typed, values))),
+    Parameter(negative="", consume_multiple=False, show_default=lambda values: _as_typed(values) or None),
 )
 Words = Annotated[tuple[str, ...], *_LISTED]
 """Names: a list of them in Python, commas between them (or the option repeated) on the command line."""
@@ -233,6 +233,9 @@ def explain(error: ValidationError, prefix: str = "", known: Sequence[str] = (),
         key = prefix + ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             lines.append(f"unknown setting '{key}'.{nearest(key, known)}")
+            continue
+        if problem["type"] == "value_error":  # words of our own, which name what they are about
+            lines.append(problem["msg"].removeprefix("Value error, "))
             continue
         shown = f"--{str(problem['loc'][0]).replace('_', '-')} " if option else f"{key} = "
         given = problem["input"]

@@ -14,7 +14,6 @@ from unpaired._memory import keep_memory
 from unpaired._version import __version__
 from unpaired.cli import imports, train
 from unpaired.cli import use as cli_use
-from unpaired.cli.options import PlainColumns
 from unpaired.config import explain
 from unpaired.errors import Interrupted, UnpairedError
 
@@ -22,8 +21,7 @@ app = App(
     name="unpaired",
     help="Learn to translate images between domains from folders that do not correspond.\n\n"
     "Start: unpaired check DATA, then unpaired train DATA --out RUN, then unpaired translate RUN PICTURES --to DOMAIN --out DIR.",
-    help_format="plaintext",
-    help_formatter=PlainColumns(),  # the decorated one loads a Markdown renderer, which costs more than the rest of --help
+    help_format="plaintext",  # the rich one loads a Markdown renderer, which costs more than the rest of --help
     version=__version__,
     version_flags=["--version"],
     help_epilogue="Exit codes: 0 ok, 1 failed, 2 refused before work, 3 finished with failed items, 4 stopped by itself (state saved), "

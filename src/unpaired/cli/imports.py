@@ -7,13 +7,10 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from unpaired.cli.options import PlainColumns
-
 app = App(
     name="import",
     help="Turn checkpoints of other projects into models of unpaired.",
     help_format="plaintext",
-    help_formatter=PlainColumns(),
 )
 
 Generator = Annotated[Path, Parameter(help="Generator file.")]

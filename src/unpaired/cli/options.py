@@ -7,17 +7,11 @@ help takes it; a text given here wins over the docstring's.
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter
-
-if TYPE_CHECKING:
-    from cyclopts.help import HelpEntry, HelpPanel
-    from rich.console import Console, ConsoleOptions
-
 
 T = TypeVar("T")
 Flat = Annotated[T, Parameter(name="*")]
@@ -68,82 +62,3 @@ def settings_of(assignments: Sequence[str], **options: Any) -> dict[str, Any]:
 def print_json(value: Any) -> None:
     """What a command prints under ``--json``."""
     print(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-# ----------------------------------------------------------------------------------------------------
-# The help page in plain text: names in one column, what they mean in the next, wrapped once to the terminal's width.
-
-INDENT = 2
-COLUMN = 24
-"""Where the texts begin; a longer name stands on a line of its own."""
-
-
-class PlainColumns:
-    """Formatter for cyclopts. Its own plain one wraps twice, at two widths, and leaves ragged lines."""
-
-    def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
-        """Print one panel: commands, arguments or parameters."""
-        if not panel.entries:
-            return
-        lines = [f"{panel.title}:"] if panel.title else []
-        for entry in panel.entries:
-            lines += _columns(*_label_and_text(entry, panel.format == "parameter"), console.width)
-        _print(console, "\n".join([*lines, ""]))
-
-    def render_usage(self, console: Console, options: ConsoleOptions, usage: Any) -> None:
-        """Print the line that shows how the command is typed."""
-        if text := _plain(usage).strip():
-            _print(console, f"{text}\n" if text.startswith("Usage:") else f"Usage: {text}\n")
-
-    def render_description(self, console: Console, options: ConsoleOptions, description: Any) -> None:
-        """Print what the command does, paragraph by paragraph."""
-        paragraphs = [" ".join(p.split()) for p in _plain(description).split("\n\n")]
-        for paragraph in paragraphs:
-            if paragraph:
-                _print(console, textwrap.fill(paragraph, console.width, break_long_words=False) + "\n")
-
-
-def _label_and_text(entry: HelpEntry, parameter: bool) -> tuple[str, str]:
-    parts = [" ".join(_plain(entry.description).split())]
-    if not parameter:
-        return ", ".join((*entry.positive_names, *entry.positive_shorts)), parts[0]
-    if entry.choices:
-        parts.append(f"[choices: {', '.join(entry.choices)}]")
-    if entry.default:
-        parts.append(f"[default: {entry.default}]")
-    if entry.required:
-        parts.append("[required]")
-    return ", ".join(entry.display_labels_with_metavar), " ".join(p for p in parts if p)
-
-
-def _columns(label: str, text: str, width: int) -> list[str]:
-    label = " " * INDENT + label
-    lines = textwrap.wrap(
-        text,
-        max(width, COLUMN + 20),
-        initial_indent=" " * COLUMN,
-        subsequent_indent=" " * COLUMN,
-        break_long_words=False,
-    )
-    if not lines:
-        return [label]
-    if len(label) + 1 < COLUMN:
-        return [label.ljust(COLUMN) + lines[0].lstrip(), *lines[1:]]
-    return [label, *lines]
-
-
-def _plain(value: Any) -> str:
-    """The text of what cyclopts passes: a string, or one of rich's texts without its styles, unwrapped."""
-    if value is None or isinstance(value, str):
-        return value or ""
-    if hasattr(value, "plain"):
-        return str(value.plain)
-    if hasattr(value, "primary_renderable"):  # cyclopts' text with suffixes
-        return _plain(value.primary_renderable)
-    if hasattr(value, "renderables"):
-        return "\n\n".join(_plain(part) for part in value.renderables)
-    return str(value)
-
-
-def _print(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
