@@ -62,3 +62,13 @@ def test_sign_accuracy() -> None:
     assert losses.sign_accuracy([torch.tensor([0.4])], [torch.tensor([0.4])], "lsgan").item() == 0.5
     assert losses.sign_accuracy([torch.tensor([0.4])], [torch.tensor([0.4])], "minimax").item() == 0.5
     assert losses.sign_accuracy([torch.tensor([0.6])], [torch.tensor([0.4])], "lsgan").item() == 1.0
+
+
+def test_gradient_penalty_of_a_linear_critic() -> None:
+    """(||w|| - 1)^2 whatever the images; its gradient reaches the critic's weights and not the images."""
+    w = torch.randn(3 * 8 * 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    real, fake = torch.rand(4, 3, 8, 8, requires_grad=True), torch.rand(4, 3, 8, 8)
+    found = losses.gradient_penalty(lambda x: [(x.flatten(1) @ w)[:, None, None, None]], real, fake)
+    assert float(found) == pytest.approx(float((w.norm() - 1) ** 2), rel=1e-4)
+    found.backward()
+    assert w.grad is not None and float(w.grad.abs().sum()) > 0 and real.grad is None

@@ -277,8 +277,25 @@ RETIRED: dict[str, Any] = {
     "model.feature_cache_gib": None,
     "model.reconstruction_rows": "each",
     "model.optimizer_state": "fresh",
+    "model.orthogonal": 0.0,
+    "model.tap": "before",
+    "model.clamp_at": 1.0,
+    "model.statistics_images": None,
+    "model.narrowing": "computed",
+    "model.image_distance": "l1",
+    "model.decoder_last": "tanh",
+    "model.critic_sees_condition": False,
+    "attend/model.relu_after": False,
+    "attend/model.spectral_norm": False,
+    "attend/model.penalty_weight": None,
+    "attend/model.identity_weight": 0.0,
+    "attend/model.distance": "perceptual",
+    "attend/model.layer_weight_place": "outside",
+    "attend/model.unit_features": False,
+    "attend/model.induction_rule": "generator-above",
 }
-"""Settings that are no more -> what they have to have been for a run to be what it was; None: whatever they were."""
+"""Settings that are no more (of one method, or of any) -> what they have to have been for a run to be what it was; None: whatever
+they were."""
 
 
 def without_retired(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -288,9 +305,10 @@ def without_retired(values: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: one of them had a value that this version cannot honour.
     """
     kept = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
-    for name, meant in RETIRED.items():
+    for entry, meant in RETIRED.items():
+        method, _, name = entry.rpartition("/")
         table, _, key = name.partition(".")
-        if not isinstance(kept.get(table), dict) or key not in kept[table]:
+        if method not in ("", kept.get("method")) or not isinstance(kept.get(table), dict) or key not in kept[table]:
             continue
         value = kept[table].pop(key)
         if meant is not None and value != meant:

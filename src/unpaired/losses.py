@@ -144,26 +144,11 @@ def r1_penalty(critic: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
         return gradient.flatten(1).square().sum(dim=1).mean()
 
 
-def feature_distance(
-    x: Sequence[Tensor], y: Sequence[Tensor], weights: Sequence[float], *, inside: bool = False, unit: bool = False
-) -> Tensor:
+def feature_distance(x: Sequence[Tensor], y: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """Sum over layers of w times the squared difference of features, summed over channels, averaged over space and samples.
-
-    ``inside`` weights the difference before it is squared, so that w counts twice. ``unit`` scales each position's features to
-    length 1 first (as LPIPS does, Zhang 2018). ``x``, ``y``: one [N, C, H, W] a layer.
-    """
-    terms = []
-    for a, b, w in zip(x, y, weights, strict=True):
-        a, b = a.float(), b.float()
-        if unit:
-            a, b = F.normalize(a, dim=1, eps=1e-8), F.normalize(b, dim=1, eps=1e-8)
-        terms.append((w**2 if inside else w) * (a - b).square().sum(dim=1).mean())
-    return _total(terms)
-
-
-def ssim(x: Tensor, y: Tensor, *, window: int = 11, sigma: float = 1.5) -> Tensor:
-    """Mean of :func:`ssim_map`; 1 for equal images."""
-    return ssim_map(x.float(), y.float(), window=window, sigma=sigma).mean()
+    ``x``, ``y``: one [N, C, H, W] a layer."""
+    pairs = zip(x, y, weights, strict=True)
+    return _total([w * (a.float() - b.float()).square().sum(dim=1).mean() for a, b, w in pairs])
 
 
 def ssim_map(x: Tensor, y: Tensor, *, window: int = 11, sigma: float = 1.5) -> Tensor:

@@ -47,7 +47,7 @@ PAPER_CYCLE: dict[str, Any] = {
     "discriminator_lr": None,
 }
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "attend-wgan-gp": ("attend", {"gan": "wgan-gp", "discriminator_norm": "none", "distance": "ssim"}),
+    "attend-lsgan": ("attend", {"gan": "lsgan", "discriminator_norm": "none", "reg_weight": 1.0}),
     "cycle-paper": ("cycle", PAPER_CYCLE),
     "deepi2i-scratch": ("deepi2i", {"mode": "scratch", "freeze_encoder": False, "reconstruction": "mse"}),
     "deepi2i-stylegan-transfer": ("deepi2i-stylegan", {"transfer": ["encoder", "generator", "discriminator"]}),

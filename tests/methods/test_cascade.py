@@ -488,13 +488,8 @@ def test_a_run_that_keeps_nothing_has_the_statistics_of_its_own_images(trained: 
         again(tmp_path / "mixed", trained, ("green", "pink"), kept_levels=[5])
 
 
-def test_statistics_of_another_kind_come_with_a_model_of_which_nothing_is_kept(trained: Path, tmp_path: Path) -> None:
-    """--start-from with another k: all is trained again on maps clamped there. What the model was made from stays in the header; other
-    weights of the classifier are refused, since it comes with the model."""
-    new = again(tmp_path / "k", trained, clamp_at=2.0)
-    assert new.pyramid.clamp_at == 2.0 and int(new.reached) == 3
-    with pytest.raises(CheckpointError, match="level 5 was trained on other parts"):
-        again(tmp_path / "kept", trained, clamp_at=2.0, kept_levels=[5])
+def test_a_model_to_begin_with_brings_its_classifier(trained: Path, tmp_path: Path) -> None:
+    """--start-from: what the model was made from stays in the header; other weights of the classifier are refused."""
     with pytest.raises(ConfigError, match="brings the classifier"):
         again(tmp_path / "w", trained, weights=str(tmp_path / "tuned.safetensors"))
     method, header = checkpoint.load_method(trained)
@@ -515,19 +510,10 @@ def test_a_stage_that_was_passed_keeps_its_length(tmp_path: Path) -> None:
     def resume(level_steps: int) -> None:
         longer = settings(level_steps=level_steps, inversion_steps=1)
         allow = ("model.level_steps",)
-        loop.fit(
-            cases.method("cascade", longer),
-            cases.pool("cascade"),
-            longer,
-            tmp_path / "run",
-            quiet=True,
-            allow_change=allow,
-        )
+        method, pool = cases.method("cascade", longer), cases.pool("cascade")
+        loop.fit(method, pool, longer, tmp_path / "run", quiet=True, allow_change=allow)
 
-    with pytest.raises(
-        ConfigError,
-        match=f"step {steps} was in stage 'level-3', and with these numbers of steps it would be in 'level-4'",
-    ):
+    with pytest.raises(ConfigError, match=f"step {steps} was in stage 'level-3', .* it would be in 'level-4'"):
         resume(4)
     load(tmp_path / "run")
     resume(2)
@@ -616,33 +602,6 @@ def test_generators_learn_on_real_deeper_maps_and_draw_on_their_own() -> None:
     made = method.synthesise(z, 2)
     given = inputs_of(method.makers["4"], lambda: method.synthesise(z, 2))
     assert torch.equal(given[0][1], made[0]) and torch.equal(given[0][0], z[:, 3:])
-
-
-def test_a_critic_may_see_the_condition() -> None:
-    """With the setting, the critic's input has the channels of the deeper map, too, and the penalty is taken along the map alone."""
-    method, b = deepvae(critic_sees_condition=True), batch()
-    for parameter in method.critics.parameters():
-        parameter.requires_grad_(True)
-    critic: Any = method.critics["4"]
-    seen = inputs_of(critic.convolutions[0], lambda: method.critic_loss(b, method.given(b, 1), 1))
-    channels, n = method.pyramid.channels, len(b)
-    judged = [part for (x,) in seen for part in x.split(n)]
-    assert len(judged) == 3 and all(x.shape[1] == channels[4] + channels[5] for x in judged)  # real, fake, between
-    assert all(torch.equal(x[:, channels[4] :], judged[0][:, channels[4] :]) for x in judged)
-    maps = method.pyramid(b.source, 0, (5, 4))
-    judge, slopes = method._judge(1, maps[5])
-    x = maps[4].clone().requires_grad_()
-    torch.testing.assert_close(slopes(maps[4]), torch.autograd.grad(judge(x)[0].sum(), x)[0], rtol=1e-4, atol=1e-7)
-
-
-def test_cascade_and_deepvae_share_their_networks() -> None:
-    """The same classes, not copies: pyramid, trunk, critics and inversion networks."""
-    a, b = cascade(levels=[5, 4]), deepvae()
-    assert type(a.pyramid) is type(b.pyramid)
-    assert type(a.makers["4"][0].trunk) is type(b.makers["4"].trunk)  # type: ignore[index, union-attr]
-    assert type(a.critics["4"][0]) is type(b.critics["4"])  # type: ignore[index]
-    assert type(a.inverters["4"][0]) is type(b.inverters["4"][0])  # type: ignore[index]
-    assert Cascade.inverter_loss is DeepVAE.inverter_loss
 
 
 @pytest.fixture(scope="module")

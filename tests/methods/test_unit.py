@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from importlib import resources
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unpaired.batch import Batch
-from unpaired.config import preset, presets
 from unpaired.errors import ConfigError
 from unpaired.methods import run_from
 from unpaired.methods.unit import UNIT
@@ -283,54 +281,25 @@ def test_munit_kl_is_before_the_noise() -> None:
 # -- ablations
 
 
-def encodings(unit: UNIT) -> int:
-    """How often the generator's loss runs domain a's private encoder."""
-    calls: list[int] = []
-    handle = unit.encoders[0].register_forward_hook(lambda *_: calls.append(1))
-    unit.generator_loss(batch(), unit.forth(batch()))
-    handle.remove()
-    return len(calls)
-
-
 def test_ablations() -> None:
-    """cycle_weight = 0 drops both cycle terms and does not compute them; the reconstruction stream and others drop alike."""
-    assert encodings(small()) == 2
+    """cycle_weight = 0 drops both cycle terms; the reconstruction stream and others drop alike, and are not computed."""
     no_cycle = small(cycle_weight=0)
-    assert encodings(no_cycle) == 1
     assert set(no_cycle.generator_loss(batch(), no_cycle.forth(batch()))) == {"reconstruction", "kl", "gan"}
-    no_sharing = small(shared_layers=0, reconstruction_weight=0, kl_weight=0, cycle_kl_weight=0, noise="none")
-    assert set(no_sharing.generator_loss(batch(), no_sharing.forth(batch()))) == {"gan", "cycle"}
-    images = []
-    handle = no_sharing.generators[0].register_forward_hook(lambda *a: images.append(len(a[2])))
-    no_sharing.generator_loss(batch(), no_sharing.forth(batch()))
-    handle.remove()
-    assert images == [2, 2]  # a translated batch and a cycle: no reconstruction is computed
+    unit = small(shared_layers=0, reconstruction_weight=0, kl_weight=0, cycle_kl_weight=0, noise="none")
+    made = unit.forth(batch())
+    assert made.x_aa is None and set(unit.generator_loss(batch(), made)) == {"gan", "cycle"}
 
 
 def test_noise() -> None:
     """Training is noisy where asked for, translation never is."""
     data = batch()
     loud, quiet = small(), small(noise="none")
-    assert not torch.equal(
-        loud.generator_loss(data, loud.forth(data))["reconstruction"],
-        loud.generator_loss(data, loud.forth(data))["reconstruction"],
-    )
-    assert torch.equal(
-        quiet.generator_loss(data, quiet.forth(data))["cycle"], quiet.generator_loss(data, quiet.forth(data))["cycle"]
-    )
+    assert not torch.equal(loud.forth(data).z, loud.forth(data).z)
+    assert torch.equal(quiet.forth(data).z, quiet.forth(data).mu)
     assert torch.equal(loud.translate(data.source, *DOMAINS), loud.translate(data.source, *DOMAINS))
 
 
 # -- contract
-
-
-def test_directions_and_pairs() -> None:
-    """Both directions can be translated; one pair of domains is drawn, since each batch trains both."""
-    unit = small()
-    assert unit.directions == (("cat", "tiger"), ("tiger", "cat"))
-    assert unit.pairs == (("cat", "tiger"),)
-    assert len(unit.stages()) == 1
-    assert not any(k.startswith("discriminators") for k in unit.shared_state())
 
 
 def test_unknown_and_wrong_domains() -> None:
@@ -375,23 +344,3 @@ def test_bad_settings_are_explained(settings: dict[str, Any], text: str) -> None
     """Settings that contradict each other or are unknown are refused in words."""
     with pytest.raises(ConfigError, match=text):
         run_from({"method": "unit", "model": settings})
-
-
-MINE = sorted(n for n in presets() if n.startswith("unit-") and "digits" not in n)
-
-
-@pytest.mark.parametrize("name", MINE)
-def test_presets(name: str) -> None:
-    """Every preset is valid, builds a network whose crop fits its stride, and says command, cost and expected result."""
-    config = run_from(preset(name))
-    with torch.device("meta"):
-        unit = UNIT(config.model, DOMAINS, image_size=config.data.size)
-        judged = unit.discriminators([torch.empty(1, 3, config.data.size, config.data.size)] * 2)
-    assert config.data.size % unit.stride == 0
-    assert all(x.numel() > 0 for scales in judged for x in scales)
-    text = (resources.files("unpaired") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
-    head = text.split("\n\n")[0]
-    assert all(word in head for word in (f"unpaired train DATA --preset {name} --out", "Cost:", "Expected:"))
-
-
-# -- both players of a step

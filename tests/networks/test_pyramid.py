@@ -81,7 +81,6 @@ def test_counts_of_the_paper_on_vgg19_at_224() -> None:
             assert millions(fm.Conditional(trunk, style)) == pytest.approx(total, abs=0.05)
             assert millions(style) == pytest.approx(style_part, abs=0.05)
             assert sum(isinstance(m, nn.Conv2d) for m in style.convolutions) == convolutions
-        assert fm.ContentTrunk(512, 512, 14, 28, narrowing="halved").style_size == 2560
         for level, ups, inverter, critic in (
             (5, 4, 9.87, 7.1), (4, 3, 9.83, 9.45), (3, 2, 2.43, 8.86), (2, 1, 0.58, 8.7), (1, 0, 0.11, 8.67),
         ):  # fmt: skip
@@ -128,8 +127,7 @@ def examples(domain: str, count: int, first: int = 0) -> Tensor:
 
 
 def test_each_domain_has_statistics_of_its_own_over_all_images() -> None:
-    """Every image counts, whatever the block; before the clamp each channel of a domain then has mean 0 and deviation 1, and
-    k divides it."""
+    """Every image counts, whatever the block; before the clamp each channel of a domain then has mean 0 and deviation 1."""
     torch.manual_seed(0)
     p = Pyramid("tiny", (5, 3), 2, 32).eval()
     p.take_statistics(("red", "other"), examples)
@@ -139,10 +137,7 @@ def test_each_domain_has_statistics_of_its_own_over_all_images() -> None:
         assert torch.allclose(p.get_buffer("mean3")[number].double(), raw.mean(1), atol=1e-6)
         assert torch.allclose(p.get_buffer("std3")[number].double(), raw.std(1, correction=0), rtol=1e-5)
     assert not torch.equal(p.get_buffer("mean3")[0], p.get_buffer("mean3")[1])
-    one = p(X, 0)[3]
-    p.clamp_at = 2.0
-    inner = one.abs() < 1
-    assert torch.allclose(p(X, 0)[3][inner], one[inner] / 2, atol=1e-6)
+    assert float(p(X, 0)[3].abs().max()) <= 1
 
 
 def test_taking_statistics_leaves_the_classifier_as_it_is() -> None:
@@ -209,21 +204,6 @@ def test_maps_of_every_memory_format_are_the_same(network: str) -> None:
     for level, raw in zip((5, 4, 3), plain, strict=True):
         assert found[level].is_contiguous()
         torch.testing.assert_close(found[level], p.normalise(level, raw.detach(), 0), rtol=1e-4, atol=1e-4)
-
-
-def test_levels_after_their_relu() -> None:
-    """``tap = "after"`` takes the activations, in units of their own statistics; its maps are others, and so is their hash."""
-    pyramids = {}
-    for tap in ("before", "after"):
-        torch.manual_seed(0)
-        pyramids[tap] = p = Pyramid("tiny", (5, 3), 1, 32, tap=tap).eval()
-        p.take_statistics(("red",), examples)
-    before, after = pyramids["before"], pyramids["after"]
-    raw = after.raw(X, (3,))[0].detach()
-    assert torch.equal(raw, after.activations(X)[2]) and float(raw.min()) == 0
-    mean, std = (after.get_buffer(f"{name}3")[0][:, None, None] for name in ("mean", "std"))
-    torch.testing.assert_close(after(X, 0)[3], ((raw - mean) / std).clamp(-1, 1), rtol=1e-4, atol=1e-5)
-    assert not torch.equal(after(X, 0)[3], before(X, 0)[3]) and after.digest((3,)) != before.digest((3,))
 
 
 def test_a_part_of_the_levels_costs_no_deeper_layer() -> None:

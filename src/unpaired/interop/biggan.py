@@ -97,7 +97,7 @@ def import_deepi2i(
         given["discriminator"] = settled(given["discriminator"])
     model = DeepI2I.Config(
         mode=mode, width=shape.width, shared_dim=shape.shared_dim, z_dim=shape.z_dim, attention=shape.attention,
-        reconstruction="mse", reconstruction_rows="released",  # training that goes on does so as that code trained
+        reconstruction="mse",  # training that goes on does so as that code trained
     )  # fmt: skip
     with shapes_only():
         method = DeepI2I(model, domains, image_size=shape.size)

@@ -41,25 +41,15 @@ Steps = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Phase = Literal["initial", "attention", "joint"]
-Rule = Literal["generator-above", "discriminator-below", "generator-below"]
 
 MASK_FLOOR = 1 / 512
 """A mask below this is 0 when translating. It could not change an 8-bit pixel: |m (G0(x) - x)| <= 2 / 512 is less than half
 of the step 2 / 255 between two grey levels."""
 
-THRESHOLDS: dict[tuple[str, str], float] = {
-    ("nonsaturating", "generator"): 1.5,
-    ("minimax", "generator"): -0.25,
-    ("lsgan", "generator"): 0.6,
-    ("hinge", "generator"): 0.56,
-    ("nonsaturating", "discriminator"): 0.5,
-    ("minimax", "discriminator"): 0.5,
-    ("lsgan", "discriminator"): 0.1,
-    ("hinge", "discriminator"): 0.88,
-}
-"""Default of l_adv^t by loss and player: what a discriminator reaches that gives translations a probability of 0.22 of being
-real (and real images 0.78; for ``hinge`` logits of ±0.56). The paper has no number. A balanced game stands at 0.69, -0.69, 0.25, 0;
-1.39, 1.39, 0.5, 2. A discriminator of several scales, whose losses are added up, has as many times that."""
+THRESHOLDS = {"nonsaturating": 1.5, "minimax": -0.25, "lsgan": 0.6, "hinge": 0.56}
+"""Default of l_adv^t: what a discriminator reaches that gives translations a probability of 0.22 of being real (for ``hinge`` logits
+of -0.56). The paper has no number. A balanced game stands at 0.69, -0.69, 0.25, 0. A discriminator of several scales, whose
+losses are added up, has as many times that."""
 MARGINS = {"nonsaturating": 0.5, "minimax": 0.25, "lsgan": 0.2, "hinge": 0.2}
 """By how much a default threshold lies beyond the loss without regularisation, at least."""
 
@@ -78,8 +68,6 @@ class AttendConfig(LeverConfig):
     """Residual blocks of G0."""
     dilation: Count = 2
     """Dilation of their convolutions; 1 is CycleGAN's generator."""
-    relu_after: bool = False
-    """ReLU after a residual block's sum, as in the first author's TensorFlow code."""
     norm: Norm = "batch"
     """After the convolutions of G0 and G_attn; ``instance`` for batches of one image."""
     attention_network: Literal["vgg19", "squeezenet1_1", "efficientnet_lite0"] = "vgg19"
@@ -90,42 +78,27 @@ class AttendConfig(LeverConfig):
     """Its convolutions of stride 2; with 3, five in all, and each patch has 70 x 70 pixels."""
     discriminator_norm: Literal["batch", "instance", "none"] = "batch"
     """After its middle convolutions."""
-    spectral_norm: bool = False
-    """Divide the discriminator's weights by their largest singular value."""
 
-    gan: Literal["nonsaturating", "minimax", "lsgan", "hinge", "wgan-gp"] = "nonsaturating"
+    gan: losses.Adversarial = "nonsaturating"
     """Adversarial loss (Eq. 2, 3)."""
-    penalty_weight: Weight = 10.0
-    """Of the gradient penalty where ``gan`` is ``wgan-gp``."""
     history: Annotated[int, Field(ge=0)] = 50
     """Translations kept for the discriminator; 0 shows it the newest only."""
-    identity_weight: Weight = 0.0
-    """Of the mean |G(y) - y|, which the paper tried without gain."""
 
-    distance: Literal["perceptual", "l1", "l2", "ssim"] = "perceptual"
-    """d of the self-regularisation l_reg = d(x, G(x)): over features (Eq. 4), mean absolute or squared difference, 1 - SSIM."""
     network: Literal["vgg19", "squeezenet1_1", "mobilenet_v1", "alexnet", "efficientnet_lite0"] = "vgg19"
-    """Whose features the perceptual distance compares; frozen."""
+    """Whose features the distance l_reg = d(x, G(x)) compares (Eq. 4); frozen."""
     layers: tuple[str, ...] = ()
     """Its layers, in order of depth; none: relu1_1, relu2_1, relu3_1 of vgg19 and their like in the others."""
     layer_weights: tuple[Weight, ...] = (1 / 32, 1 / 16, 1 / 8)
-    """w_l of Eq. 4, one a layer."""
-    layer_weight_place: Literal["outside", "inside"] = "outside"
-    """``outside`` the squared norm, as the prose has it, or ``inside`` it, as Eq. 4 is printed, which squares them."""
-    unit_features: bool = False
-    """Scale features to length 1 at each position before they are compared, as LPIPS does."""
+    """w_l of Eq. 4, one a layer; outside the squared norm, as the prose has it."""
 
     reg_weight: Weight | None = None
     """λ of Eq. 1, held constant; None finds it by adaptive weight induction."""
-    induction_rule: Rule = "generator-above"
-    """When λ stops rising: the generator's adversarial loss is above the threshold; the discriminator's is below it; or the
-    generator's is below it, as the paper's sentence reads."""
     induction_threshold: float | None = None
-    """l_adv^t; None takes one that fits ``gan`` and the rule (THRESHOLDS in the code), moved to lie beyond the loss that the
-    stage's warm-up had without regularisation, by MARGINS at least."""
-    induction_unit: Literal["distance", "images", "one"] = "distance"
-    """λ is counted in units of 1 / (mean d(x, G(x)) in the stage's warm-up), so that networks and distances of any scale start
-    alike; of 1 / (mean d between two ``images`` of the source), which does not hang on the start; or of ``one``."""
+    """l_adv^t: λ stops rising where the generator's adversarial loss is above it. None takes one that fits ``gan`` (THRESHOLDS in
+    the code), moved to lie beyond the loss that the stage's warm-up had without regularisation, by MARGINS at least."""
+    induction_unit: Literal["distance", "images"] = "distance"
+    """λ is counted in units of 1 / (mean d(x, G(x)) in the stage's warm-up), so that networks of any scale start alike; or of
+    1 / (mean d between two ``images`` of the source), which does not hang on the start."""
     induction_warmup: Share = 0.05
     """Share of a stage's steps before λ may rise."""
     induction_span: Annotated[float, Field(gt=0, le=1)] = 0.5
@@ -161,10 +134,6 @@ class AttendConfig(LeverConfig):
         layers = self.layers or NETWORKS[self.network].shallow
         if len(layers) != len(self.layer_weights):
             raise ValueError(f"layer_weights has {len(self.layer_weights)} numbers for {len(layers)} layers")
-        if self.gan == "wgan-gp" and self.discriminator_norm == "batch":
-            raise ValueError('gan = "wgan-gp" judges each image alone: set discriminator_norm to "none" or "instance"')
-        if self.gan == "wgan-gp" and self.reg_weight is None and self.induction_threshold is None:
-            raise ValueError('gan = "wgan-gp" has no natural scale: give induction_threshold, or a constant reg_weight')
         if self.attention and not self.attention_steps and self.joint_steps:
             raise ValueError("joint_steps without attention_steps would fine-tune a mask that was never trained")
         return self
@@ -210,19 +179,12 @@ class Attend(Method):
                 f"data.size = {image_size}: these networks need a multiple of {self.stride}, at least {least}"
             )
         network = ResnetGenerator(
-            c.width,
-            c.residual_blocks,
-            dilation=c.dilation,
-            norm=c.norm,
-            relu_after=c.relu_after,
-            resize=c.resize_convolutions,
+            c.width, c.residual_blocks, dilation=c.dilation, norm=c.norm, resize=c.resize_convolutions
         )
         self.branch = AttentionBranch(c.attention_network, c.norm) if c.attention else None  # G_attn
         self.discriminator = self._discriminator()  # D
-        perceptual = c.distance == "perceptual" and c.reg_weight != 0
-        self.features = (
-            Features(c.network, c.layers or NETWORKS[c.network].shallow) if perceptual else nn.Identity()
-        )  # F
+        layers = c.layers or NETWORKS[c.network].shallow
+        self.features = Features(c.network, layers) if c.reg_weight != 0 else nn.Identity()  # F
         self.past = ImageBuffer(c.history, image_size)
         self.initial_induction = self._induction(c.initial_steps)
         self.attention_induction = self._induction(c.attention_steps)
@@ -240,30 +202,21 @@ class Attend(Method):
         c: AttendConfig = self.config
         if c.discriminator == "projected":
             return projected(c, width=c.discriminator_width)
-        return OverlappingPatches(
-            c.discriminator_width, c.discriminator_layers, norm=c.discriminator_norm, spectral_norm=c.spectral_norm
-        )
+        return OverlappingPatches(c.discriminator_width, c.discriminator_layers, norm=c.discriminator_norm)
 
     def _induction(self, steps: int) -> WeightInduction:
         c: AttendConfig = self.config
-        player, side = c.induction_rule.split("-")
-        threshold, margin = c.induction_threshold, None
-        if threshold is None:
-            margin = MARGINS.get(c.gan)
-            threshold = THRESHOLDS.get((c.gan, player), 0.0)  # wgan-gp without one has a constant λ: never asked
-            if c.discriminator == "projected":
-                scales = len(c.judge_taps) + (c.patch_weight > 0)
-                threshold, margin = scales * threshold, None if margin is None else scales * margin
+        given = c.induction_threshold
+        scales = len(c.judge_taps) + (c.patch_weight > 0) if c.discriminator == "projected" else 1
         return WeightInduction(
-            threshold=threshold,
+            threshold=scales * THRESHOLDS[c.gan] if given is None else given,
             rise=c.induction_largest / c.induction_checks,
             every=max(1, round(c.induction_span * steps / c.induction_checks)),
             largest=c.induction_largest,
             warmup=round(c.induction_warmup * steps),
             patience=c.induction_patience,
             smoothing=c.induction_smoothing,
-            margin=margin,
-            direction="above" if side == "above" else "below",
+            margin=scales * MARGINS[c.gan] if given is None else None,
         )
 
     def prepare(self, start: Start) -> None:
@@ -309,10 +262,9 @@ class Attend(Method):
         updates = (
             Update(
                 f"{phase}-discriminator",
-                lambda b, output: self.discriminator_loss(b, output, phase),
+                self.discriminator_loss,
                 trained(self.discriminator),
                 other,
-                second_order=c.gan == "wgan-gp",
             ),
             Update(f"{phase}-generator", lambda b, output: self.generator_loss(b, output, phase), players, adam),
         )
@@ -394,44 +346,26 @@ class Attend(Method):
         logits: list[Tensor] = self.discriminator(augment(images, self.config.augment))
         return logits
 
-    def discriminator_loss(self, batch: Batch, output: Tensor, phase: Phase) -> dict[str, Tensor]:
+    def discriminator_loss(self, batch: Batch, output: Tensor) -> dict[str, Tensor]:
         """Eq. 2 as a loss: -log D(y) - log(1 - D(G(x))), G fixed; D sees a history of translations ``output``."""
         c: AttendConfig = self.config
         fake = self.past(output.detach())
         # one pass each: batch norm must not see both kinds at once
         judged_real, judged_fake = self._judged(batch.target), self._judged(fake)
-        if c.gan == "wgan-gp":
-            terms = {
-                "critic": losses.critic_gap(judged_real, judged_fake),
-                "penalty": c.penalty_weight * losses.gradient_penalty(self.discriminator, batch.target, fake),
-            }
-        else:
-            terms = {
-                "real": losses.judged_real(judged_real, c.gan),
-                "fake": losses.judged_fake(judged_fake, c.gan),
-            }
-            self.monitor["discriminator/sign_accuracy"] = losses.sign_accuracy(judged_real, judged_fake, c.gan)
-        if c.reg_weight is None and c.induction_rule.startswith("discriminator"):
-            self._induction_of(phase)(torch.stack(list(terms.values())).sum())
-        return terms
+        self.monitor["discriminator/sign_accuracy"] = losses.sign_accuracy(judged_real, judged_fake, c.gan)
+        return {"real": losses.judged_real(judged_real, c.gan), "fake": losses.judged_fake(judged_fake, c.gan)}
 
     def generator_loss(self, batch: Batch, output: Tensor, phase: Phase) -> dict[str, Tensor]:
         """Eq. 1: l_adv + λ l_reg, of the translations ``output`` = G(x)."""
         c: AttendConfig = self.config
         x = batch.source
-        judged = self._judged(output)
-        if c.gan == "wgan-gp":
-            adversarial = -torch.stack([logits.float().mean() for logits in judged]).sum()
-        else:
-            adversarial = losses.fooling(judged, c.gan)  # Eq. 3
+        adversarial = losses.fooling(self._judged(output), c.gan)  # Eq. 3
         terms = {"adversarial": adversarial}
         if c.reg_weight != 0:
             distance = self.distance(x, output)
             weight = self._weight(adversarial, distance, x, phase)
             terms["regularisation"] = weight * distance
             self.monitor["distance"] = distance.detach()
-        if c.identity_weight > 0:
-            terms["identity"] = c.identity_weight * losses.mean_l1(self._output(batch.target, phase), batch.target)
         return terms
 
     def _weight(self, adversarial: Tensor, distance: Tensor, x: Tensor, phase: Phase) -> Tensor | float:
@@ -440,9 +374,8 @@ class Attend(Method):
         if c.reg_weight is not None:
             return c.reg_weight
         induction = self._induction_of(phase)
-        if c.induction_unit != "one":
-            induction.measure(distance if c.induction_unit == "distance" else self.distance(x, x.roll(1, 0)))
-        weight: Tensor = induction(adversarial) if c.induction_rule.startswith("generator") else induction.weight
+        induction.measure(distance if c.induction_unit == "distance" else self.distance(x, x.roll(1, 0)))
+        weight: Tensor = induction(adversarial)
         self.monitor["lambda"] = weight
         self.monitor["lambda/level"] = induction.level.clone()  # in units of 1 / distance
         self.monitor["lambda/watched"] = induction.average.clone()
@@ -450,17 +383,7 @@ class Attend(Method):
         return weight
 
     def distance(self, x: Tensor, output: Tensor) -> Tensor:
-        """l_reg = d(x, G(x))."""
-        c: AttendConfig = self.config
-        if c.distance == "l1":
-            return losses.mean_l1(output, x)
-        if c.distance == "l2":
-            return losses.mean_square(output - x)
-        if c.distance == "ssim":
-            return 1 - losses.ssim(output, x)
+        """l_reg = d(x, G(x)) (Eq. 4)."""
         with torch.no_grad():
             before = self.features(x)
-        inside = c.layer_weight_place == "inside"
-        return losses.feature_distance(  # Eq. 4
-            before, self.features(output), c.layer_weights, inside=inside, unit=c.unit_features
-        )
+        return losses.feature_distance(before, self.features(output), self.config.layer_weights)

@@ -82,7 +82,7 @@ class Cascade(LevelMethod):
         if index == 0:
             return DeepTranslator(channels[level], c.width)
         deeper = c.levels[index - 1]
-        trunk = ContentTrunk(channels[deeper], channels[level], sides[deeper], sides[level], c.width, c.narrowing)
+        trunk = ContentTrunk(channels[deeper], channels[level], sides[deeper], sides[level], c.width)
         return Conditional(trunk, StyleFromMap(channels[level], sides[level], trunk.widths, c.width))
 
     # -- plan

@@ -350,22 +350,14 @@ class Hierarchical(OnGAN):
         c: HierarchicalConfig = self.config
         terms = []
         for r in self.compared:
-            a, b = self.paired(psi[r], goal[r])
+            a, b = psi[r], goal[r]
             distance = losses.mean_l1(a, b) if c.reconstruction == "l1" else losses.mean_square(a.float() - b.float())
             terms.append(c.feature_weights[r] * distance)
         return torch.stack(terms).sum()
 
-    def paired(self, psi: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
-        """Which rows of translations and sources are compared: each with its own."""
-        return psi, goal
-
 
 class DeepI2IConfig(BigGANSettings, HierarchicalConfig):
     """Every number of the paper and, where it has none, of the released script for animal faces."""
-
-    reconstruction_rows: Literal["each", "released"] = "each"
-    """``each`` compares every translation with its own source; ``released`` compares rows 0 and 1 of [translations;
-    sources], which are two translations unless the batch has one image."""
 
 
 class DeepI2I(OnBigGAN, Hierarchical):
@@ -423,14 +415,3 @@ class DeepI2I(OnBigGAN, Hierarchical):
     def fooling(self, psi: Mapping[int, Tensor], batch: Batch) -> Tensor:
         """-E[Ψ(Φ(Λ(Υ(t)), z, c), c)]."""
         return losses.hinge_fooling(self.discriminator.judge(psi, batch.target_domain))
-
-    def generator_loss(self, batch: Batch, taps: Taps | None = None) -> dict[str, Tensor]:
-        """Eq. 4, and β times the orthogonal penalty."""
-        return super().generator_loss(batch, taps) | self.orthogonal()
-
-    def paired(self, psi: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
-        """Each translation with its own source, or the two rows of the released code."""
-        if self.config.reconstruction_rows == "released":
-            first, second = torch.cat([psi, goal])[:2].chunk(2)
-            return first, second
-        return psi, goal

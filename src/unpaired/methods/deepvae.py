@@ -15,20 +15,18 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from unpaired import losses
 from unpaired.batch import Batch, Pair, Side
 from unpaired.methods.base import Adam, Update
-from unpaired.methods.levels import Count, Judge, LevelConfig, LevelMethod, Maps, Slopes, Weight, bind
+from unpaired.methods.levels import Count, LevelConfig, LevelMethod, Maps, Weight, bind
 from unpaired.networks.convnets import draw_latents
 from unpaired.networks.pyramid import (
     Conditional,
     ContentTrunk,
     Critic,
-    LastLayer,
     MapDecoder,
     MapEncoder,
     StyleFromNoise,
@@ -42,10 +40,6 @@ class DeepVAEConfig(LevelConfig):
     """nz: numbers in the noise of each level."""
     kl_weight: Weight = 1.0
     """β of the KL term (Eq. 1), which with the squared error is counted once for each sample; 1 is the ELBO."""
-    decoder_last: LastLayer = "tanh"
-    """Last layer of the decoder: ``tanh`` without norm, or ``literal`` as Table 5 lists it."""
-    critic_sees_condition: bool = False
-    """Show critics the enlarged deeper map beside the map they judge, so that the two must fit; the paper's sees the map alone."""
     batch_size: Count = 10
     """Images in a step of a level."""
 
@@ -76,12 +70,11 @@ class DeepVAE(LevelMethod):
         deepest = c.levels[0]
         self.encoder = MapEncoder(channels[deepest], sides[deepest], c.latent, c.width)  # E
         self.makers, self.critics = nn.ModuleDict(), nn.ModuleDict()
-        self.makers[str(deepest)] = MapDecoder(channels[deepest], sides[deepest], c.latent, c.width, c.decoder_last)
+        self.makers[str(deepest)] = MapDecoder(channels[deepest], sides[deepest], c.latent, c.width)
         for deeper, level in zip(c.levels, c.levels[1:], strict=False):
-            trunk = ContentTrunk(channels[deeper], channels[level], sides[deeper], sides[level], c.width, c.narrowing)
+            trunk = ContentTrunk(channels[deeper], channels[level], sides[deeper], sides[level], c.width)
             self.makers[str(level)] = Conditional(trunk, StyleFromNoise(c.latent, trunk.widths, c.width))  # G_i
-            seen = channels[level] + (channels[deeper] if c.critic_sees_condition else 0)
-            self.critics[str(level)] = Critic(seen, sides[level], c.width)  # D_i
+            self.critics[str(level)] = Critic(channels[level], sides[level], c.width)  # D_i
 
     # -- plan
 
@@ -196,31 +189,17 @@ class DeepVAE(LevelMethod):
     def _noise(self, like: Tensor) -> Tensor:
         return torch.randn(len(like), self.config.latent, device=like.device)
 
-    def _judge(self, index: int, x: Tensor) -> tuple[Judge, Slopes]:
-        """D_i as a function of the map alone, and its gradient; with ``critic_sees_condition`` the deeper map x is part of its
-        input."""
-        critic: Any = self.critics[str(self.config.levels[index])]
-        if not self.config.critic_sees_condition:
-            return critic, critic.slopes
-        side = self.pyramid.sides[self.config.levels[index]]
-        condition = F.interpolate(x, size=(side, side), mode="nearest")
-
-        def seen(maps: Tensor) -> Tensor:  # maps may be several batches, one after the other
-            return torch.cat([maps, condition.repeat(len(maps) // len(condition), 1, 1, 1)], dim=1)
-
-        return lambda maps: critic(seen(maps)), lambda maps: critic.slopes(seen(maps))[:, : maps.shape[1]]
-
     def critic_loss(self, batch: Batch, maps: Maps, index: int) -> dict[str, Tensor]:
         """Eq. 2 for D_i: E D(G(x, z)) - E D(y) + λ_gp E (||∇D(ŷ)|| - 1)², x a real deeper map."""
         y, x = self._pair(maps, index)
         with torch.no_grad():
             fake = self.make(index, self._noise(x), x)
-        judge, slopes = self._judge(index, x)
-        gap, penalty = self.critic_terms(judge, y, fake, slopes)
+        critic: Any = self.critics[str(self.config.levels[index])]
+        gap, penalty = self.critic_terms(critic, y, fake, critic.slopes)
         return {"gap": gap, "penalty": penalty}
 
     def generator_loss(self, batch: Batch, maps: Maps, index: int) -> dict[str, Tensor]:
         """Eq. 2 for G_i, which raises what D lowers: -E D(G(x, z))."""
         _, x = self._pair(maps, index)
         fake = self.make(index, self._noise(x), x)
-        return {"adversarial": -self._judge(index, x)[0](fake)[0].float().mean()}
+        return {"adversarial": -self.critics[str(self.config.levels[index])](fake)[0].float().mean()}

@@ -91,8 +91,6 @@ class BigGANSettings(MethodConfig):
     """Model file of a ``biggan`` to start from: of ``unpaired pretrain`` or ``unpaired import biggan``; empty for none."""
     class_rows: biggan.Rule = "nearest"
     """Where a class starts that ``pretrained`` does not have: from its nearest class, or from that of its number."""
-    orthogonal: Weight = 0.0
-    """β of the orthogonal regularisation of the generator (BigGAN, Eq. 3); 1e-4 in BigGAN's paper, 0 in all released scripts."""
 
     def shape(self, size: int, classes: int) -> biggan.Shape:
         """Sizes of both networks."""
@@ -281,13 +279,6 @@ class OnBigGAN(OnGAN):
         self.watch(judged_real, judged_fake)
         return {"real": losses.hinge_real(judged_real), "fake": losses.hinge_fake(judged_fake)}
 
-    def orthogonal(self) -> dict[str, Tensor]:
-        """β times the orthogonal penalty where the generator is being trained (BigGAN, Eq. 3)."""
-        beta: float = self.config.orthogonal
-        if beta > 0 and self.generator.linear.weight.requires_grad:
-            return {"orthogonal": beta * biggan.orthogonal_penalty(self.generator)}
-        return {}
-
 
 class OnStyleGAN(OnGAN):
     """Base of methods with StyleGAN's networks."""
@@ -412,9 +403,9 @@ class BigGAN(OnBigGAN, GAN):
         return self.hinge(fake, batch)
 
     def generator_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """-E[D(G(z, y), y)], and β times the orthogonal penalty."""
+        """-E[D(G(z, y), y)]."""
         y = batch.target_domain
-        return {"gan": losses.hinge_fooling(self.discriminator(self._draw(y), y))} | self.orthogonal()
+        return {"gan": losses.hinge_fooling(self.discriminator(self._draw(y), y))}
 
     def render(self, images: Tensor, source: str | None, target: str, *inputs: Tensor) -> Tensor:
         """Images of a class from noise; of ``images`` only the number counts."""

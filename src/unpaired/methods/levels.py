@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -24,7 +24,7 @@ from unpaired.config import MethodConfig
 from unpaired.errors import CheckpointError, ConfigError
 from unpaired.methods.base import Adam, Beginning, Method, Stage, Start, Update
 from unpaired.networks.discriminators import StridedPatches
-from unpaired.networks.pyramid import LEVELS, Inverter, Narrowing, Pyramid, Tap, hash_tensor
+from unpaired.networks.pyramid import LEVELS, Inverter, Pyramid, hash_tensor
 
 Count = Annotated[int, Field(ge=1)]
 Steps = Annotated[int, Field(ge=0)]
@@ -54,12 +54,6 @@ class LevelConfig(MethodConfig):
     weights: str = "pretrained"
     """``pretrained`` (found by name or downloaded), a file or folder with the weights, a run of method ``finetune``, or
     ``random``."""
-    tap: Tap = "before"
-    """Levels are taken ``before`` or ``after`` their ReLU; the paper does not say."""
-    clamp_at: Positive = 1.0
-    """k: how many standard deviations become 1, where maps are clamped."""
-    statistics_images: Count | None = None
-    """Training images of each domain that mean and standard deviation are taken from; None takes all."""
     levels: tuple[Level, ...] = (5, 4, 3)
     """Deepest first, without a gap; the last one becomes the image. A single level is made alone (Table 1)."""
     kept_levels: tuple[Level, ...] = ()
@@ -67,8 +61,6 @@ class LevelConfig(MethodConfig):
 
     width: Positive = 1.0
     """Factor of the channels within the networks on maps; 1 is the paper's on VGG-19."""
-    narrowing: Narrowing = "computed"
-    """Channels after the upsampling of Table 5: those of the level, or ``halved`` as printed, which differs at level 4 alone."""
     inversion_width: Positive = 1.0
     """Factor of the channels of the inversion networks."""
     judge_width: Count = 64
@@ -95,10 +87,8 @@ class LevelConfig(MethodConfig):
     """Images of each domain in a step of an inversion network."""
     inversion_steps: Steps = 40_640
     """Steps of each level's inversion networks; 0 only with those of ``--start-from``."""
-    image_distance: Literal["l1", "l2"] = "l1"
-    """Between an image and its inversion: mean absolute or mean squared difference."""
     image_weight: Weight = 1.0
-    """Of that distance."""
+    """Of the mean absolute difference between an image and its inversion."""
     perceptual_weight: Weight = 0.01
     """Of the mean squared difference of the classifier's activations."""
     perceptual_levels: tuple[Weight, Weight, Weight, Weight, Weight] = (2.0, 1.0, 0.5, 0.5, 0.2)
@@ -164,7 +154,7 @@ class LevelMethod(Method):
     ) -> None:
         super().__init__(config, domains, image_size=image_size, classes=classes)
         c: LevelConfig = config
-        self.pyramid = Pyramid(c.network, c.levels, len(domains), image_size, tap=c.tap, clamp_at=c.clamp_at)
+        self.pyramid = Pyramid(c.network, c.levels, len(domains), image_size)
         self._check_size()
         channels, sides = self.pyramid.channels, self.pyramid.sides
         self.inverters, self.judges = nn.ModuleDict(), nn.ModuleDict()
@@ -215,7 +205,7 @@ class LevelMethod(Method):
             )
         if c.weights != "random":
             self.pyramid.features.fill(*start.classifier(c.network, c.weights))
-        self.pyramid.take_statistics(self.domains, start.examples, c.statistics_images)
+        self.pyramid.take_statistics(self.domains, start.examples)
 
     def _continue(self, model: Beginning, start: Start) -> None:
         """After another model's weights have been taken in: what is kept must have been trained, on these domains and on what it is
@@ -235,7 +225,7 @@ class LevelMethod(Method):
             if not trained_on.any():
                 raise ConfigError(f"model.{what}, which the model of --start-from has never trained; leave it out")
         if not kept:
-            self.pyramid.take_statistics(self.domains, start.examples, c.statistics_images)
+            self.pyramid.take_statistics(self.domains, start.examples)
             for buffer in (self.made_on, self.inverted_on, self.reached):
                 buffer.zero_()
         elif set(model.domains) != set(self.domains):
@@ -372,9 +362,7 @@ class LevelMethod(Method):
         for domain, (name, images) in enumerate(zip(self.domains, self.sides_of(batch), strict=True)):
             image = self.picture(level, real[domain].map, domain)
             if c.image_weight > 0:
-                l2 = c.image_distance == "l2"
-                far = losses.mean_square(image - images) if l2 else losses.mean_l1(image, images)
-                terms[f"image/{name}"] = c.image_weight * far
+                terms[f"image/{name}"] = c.image_weight * losses.mean_l1(image, images)
             if c.perceptual_weight > 0:
                 terms[f"perceptual/{name}"] = c.perceptual_weight * self._perceptual(real[domain].activations, image)
             if c.inversion_gan_weight > 0:

@@ -330,20 +330,6 @@ def orthogonal_weights(network: nn.Module) -> None:
                 layer.weight.copy_(nn.init.orthogonal_(torch.empty(layer.weight.shape, device=layer.weight.device)))
 
 
-def orthogonal_penalty(network: nn.Module) -> Tensor:
-    """Σ ‖W Wᵀ ⊙ (1 − I)‖² over the weights of convolutions and linear layers (BigGAN, Eq. 3); embeddings are left out.
-
-    The filters are the rows of W here. The official code adds half of this formula's gradient.
-    """
-    terms = []
-    for layer in network.modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            w = layer.weight.float().flatten(1)
-            gram = w @ w.T
-            terms.append((gram - gram.diag().diag()).square().sum())
-    return torch.stack(terms).sum()
-
-
 # ------------------------------------------------------------------------------------------ another set of classes
 
 

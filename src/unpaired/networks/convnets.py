@@ -46,7 +46,7 @@ class PixelNorm(nn.LayerNorm):
 
 
 class ResidualBlock(nn.Module):
-    """x + (conv3 - norm - ReLU - conv3 - norm [- dropout])(x); ``relu_after`` adds a ReLU after the sum.
+    """x + (conv3 - norm - ReLU - conv3 - norm [- dropout])(x).
 
     [N, C, H, W] -> the same. A convolution with ``dilation`` d skips d - 1 pixels between those it looks at.
     With instance norm, H x W must be more than one element.
@@ -60,10 +60,8 @@ class ResidualBlock(nn.Module):
         *,
         norm: Norm = "instance",
         dilation: int = 1,
-        relu_after: bool = False,
     ) -> None:
         super().__init__()
-        self.relu_after = relu_after
         self.body = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, padding_mode=padding_mode),
             norm_layer(norm, channels),
@@ -76,7 +74,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = x + self.body(x)
-        return torch.relu(out) if self.relu_after else out
+        return out
 
 
 class SampleNorm(nn.Module):
@@ -178,7 +176,6 @@ class ResnetGenerator(nn.Module):
         *,
         dilation: int = 1,
         norm: Norm = "instance",
-        relu_after: bool = False,
         resize: bool = False,
     ) -> None:
         super().__init__()
@@ -198,10 +195,7 @@ class ResnetGenerator(nn.Module):
             layer(nn.Conv2d(2 * width, 4 * width, 3, 2, 1), 4 * width),
         )
         self.blocks = nn.Sequential(
-            *(
-                ResidualBlock(4 * width, "reflect", norm=norm, dilation=dilation, relu_after=relu_after)
-                for _ in range(blocks)
-            )
+            *(ResidualBlock(4 * width, "reflect", norm=norm, dilation=dilation) for _ in range(blocks))
         )
         self.back = nn.Sequential(
             layer(double(4 * width), 2 * width),
@@ -331,12 +325,10 @@ class WeightInduction(nn.Module):
         patience: int = 3,
         smoothing: float = 0.99,
         margin: float | None = None,
-        direction: Literal["above", "below"] = "above",
     ) -> None:
         super().__init__()
         self.threshold, self.rise, self.every, self.largest = threshold, rise, every, largest
         self.warmup, self.patience, self.smoothing, self.margin = warmup, patience, smoothing, margin
-        self.direction = direction
         for name in ("level", "average", "baseline"):
             self.register_buffer(name, torch.zeros(()))
         self.register_buffer("unit", torch.ones(()))
@@ -367,11 +359,10 @@ class WeightInduction(nn.Module):
         self.average.lerp_(loss.detach().float(), torch.clamp(1 / self.seen, min=1 - self.smoothing))
         self.baseline.copy_(torch.where(self.seen <= max(self.warmup, 1), self.average, self.baseline))
         look = (self.seen > self.warmup) & ((self.seen - self.warmup) % self.every == 0)
-        sign = 1 if self.direction == "above" else -1  # "below" is "above" for the negative loss
-        limit = torch.full_like(self.average, sign * self.threshold)
+        limit = torch.full_like(self.average, self.threshold)
         if self.margin is not None:
-            limit = torch.maximum(limit, sign * self.baseline + self.margin)
-        over = sign * self.average > limit
+            limit = torch.maximum(limit, self.baseline + self.margin)
+        over = self.average > limit
         self.beyond.copy_(torch.where(look, torch.where(over, self.beyond + 1, 0), self.beyond))
         self.stopped.copy_(torch.maximum(self.stopped, (self.beyond >= self.patience).long()))
         up = look & ~over & (self.stopped == 0)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +24,6 @@ from unpaired.networks.convnets import Tanh, kaiming_convolutions, normal_convol
 from unpaired.networks.efficientnet import ConvBN
 from unpaired.networks.kernels import Convolution, instance_norm
 
-Tap = Literal["before", "after"]
-"""Where a level is taken: before or after its ReLU."""
 LEVELS = 5
 DEAD = 1e-6
 """A channel whose standard deviation is below this is constant; it is divided by 1 instead."""
@@ -74,24 +72,20 @@ class Pyramid(nn.Module):
         levels: those that are asked for.
         domains: how many sets of statistics.
         side: of the images in pixels.
-        tap: before or after the ReLU.
-        clamp_at: standard deviations that become 1.
 
     Raises ConfigError for an unknown network or a size that it cannot take.
     """
 
-    def __init__(
-        self, network: str, levels: Sequence[int], domains: int, side: int, *, tap: Tap = "before", clamp_at: float = 1
-    ) -> None:
+    def __init__(self, network: str, levels: Sequence[int], domains: int, side: int) -> None:
         super().__init__()
         able = [name for name, kind in NETWORKS.items() if kind.pyramid]
         if network not in able:
             raise ConfigError(
                 f"no feature pyramid of '{network}'.{nearest(network, able)} There are: {', '.join(able)}."
             )
-        self.network, self.levels, self.tap, self.clamp_at = network, tuple(levels), tap, clamp_at
+        self.network, self.levels = network, tuple(levels)
         pairs = NETWORKS[network].pyramid
-        self.layer = {level: pairs[level - 1][tap == "after"] for level in range(1, LEVELS + 1)}
+        self.layer = {level: pairs[level - 1][0] for level in range(1, LEVELS + 1)}
         self.relu = {level: pairs[level - 1][1] for level in range(1, LEVELS + 1)}
         taps = tuple(dict.fromkeys([*self.layer.values(), *self.relu.values()]))
         self.features = Features(network, taps).eval()
@@ -109,17 +103,10 @@ class Pyramid(nn.Module):
 
     # -- filling
 
-    def take_statistics(
-        self, domains: Sequence[str], examples: Callable[[str, int, int], Tensor], limit: int | None = None
-    ) -> None:
-        """Gather the statistics of every domain from its images.
-
-        Args:
-            examples: (domain, at most so many, from this one on) -> images.
-            limit: images of each domain that statistics are taken from; None takes all.
-        """
+    def take_statistics(self, domains: Sequence[str], examples: Callable[[str, int, int], Tensor]) -> None:
+        """Gather the statistics of every domain from all its images; ``examples``: (domain, at most so many, from this one on)."""
         for number, domain in enumerate(domains):
-            self.measure(number, blocks(examples, domain, limit))
+            self.measure(number, blocks(examples, domain))
 
     @torch.no_grad()
     def measure(self, domain: int, images: Iterable[Tensor]) -> None:
@@ -144,10 +131,10 @@ class Pyramid(nn.Module):
         return self.features(images, [self.layer[level] for level in levels])  # type: ignore[no-any-return]
 
     def normalise(self, level: int, maps: Tensor, domain: int) -> Tensor:
-        """(x - mean) / (k std) of each channel, clamped to [-1, 1]; k is ``clamp_at``. [N, C, h, h] float32."""
+        """(x - mean) / std of each channel, clamped to [-1, 1]. [N, C, h, h] float32."""
         mean = self.get_buffer(f"mean{level}")[domain][:, None, None]
         std = self.get_buffer(f"std{level}")[domain][:, None, None]
-        return ((maps.float() - mean) / (self.clamp_at * std)).clamp(-1, 1).contiguous()
+        return ((maps.float() - mean) / std).clamp(-1, 1).contiguous()
 
     @torch.no_grad()
     def forward(self, images: Tensor, domain: int, levels: Sequence[int] | None = None) -> dict[int, Tensor]:
@@ -168,8 +155,8 @@ class Pyramid(nn.Module):
         return self.normalise(level, raw, domain), activations
 
     def digest(self, levels: Sequence[int]) -> bytes:
-        """SHA-256 of what decides the maps of ``levels``: network, tap, k, weights, statistics."""
-        sha = hashlib.sha256(repr((self.network, self.tap, float(self.clamp_at), tuple(levels))).encode())
+        """SHA-256 of what decides the maps of ``levels``: network, where it is tapped, clamp, weights, statistics."""
+        sha = hashlib.sha256(repr((self.network, "before", 1.0, tuple(levels))).encode())
         kept = {f"{kind}{level}" for kind in ("mean", "std") for level in levels}
         for name, tensor in self.state_dict().items():
             if "." in name or name in kept:
@@ -183,13 +170,10 @@ def hash_tensor(sha: hashlib._Hash, name: str, tensor: Tensor) -> None:
     sha.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
-def blocks(examples: Callable[[str, int, int], Tensor], domain: str, limit: int | None) -> Iterator[Tensor]:
-    """All images of a domain (at most ``limit``), ``BLOCK`` at a time."""
+def blocks(examples: Callable[[str, int, int], Tensor], domain: str) -> Iterator[Tensor]:
+    """All images of a domain, ``BLOCK`` at a time."""
     first = 0
-    while limit is None or first < limit:
-        block = examples(domain, BLOCK if limit is None else min(BLOCK, limit - first), first)
-        if not len(block):
-            return
+    while len(block := examples(domain, BLOCK, first)):
         yield block
         first += len(block)
 
@@ -326,16 +310,12 @@ def adaptive_norm(x: Tensor, style: Tensor) -> Tensor:
     return torch.addcmul(beta, instance_norm(x.float()), gamma).to(x.dtype)
 
 
-Narrowing = Literal["computed", "halved"]
-"""Channels that the upsampling of Table 5 leaves: those of the level, or half of its input's as printed. They differ at
-level 4 of VGG-19 alone, where conv_4_1 has as many channels as conv_5_1."""
-
-
 class ContentTrunk(nn.Module):
     """Table 5: the next deeper map [N, D, h', h'] and a style [N, ``style_size``] -> the map of this level [N, C, h, h].
 
     Two convolutions and one that doubles the size, each with AdaIN and LeakyReLU; a convolution and tanh. Where the deeper map
-    has this level's size already (AlexNet), the third convolution keeps it.
+    has this level's size already (AlexNet), the third convolution keeps it. The upsampling leaves the channels of the level; half
+    of its input's, as printed, differs at level 4 of VGG-19 alone.
     """
 
     def __init__(
@@ -345,11 +325,9 @@ class ContentTrunk(nn.Module):
         deeper_side: int,
         side: int,
         width: float = 1.0,
-        narrowing: Narrowing = "computed",
     ) -> None:
         super().__init__()
-        d = scaled(deeper, width)
-        c = scaled(channels, width) if narrowing == "computed" else d // 2
+        d, c = scaled(deeper, width), scaled(channels, width)
         self.side = side
         self.first, self.second = Convolution(deeper, d, 3, 1, 1), Convolution(d, d, 3, 1, 1)
         self.up = Convolution(d, c, 3, 1, 1) if side == deeper_side else nn.ConvTranspose2d(d, c, 4, 2, 1)
@@ -516,14 +494,11 @@ class MapEncoder(nn.Module):
         return mean, log_variance
 
 
-LastLayer = Literal["tanh", "literal"]
-"""Of the VAE's decoder: tanh without norm, or GN and LeakyReLU as Table 5 lists it, which cannot give maps in [-1, 1]."""
-
-
 class MapDecoder(nn.Module):
-    """Supplement, Table 5: G5, a latent [N, Z] -> the deepest map [N, C, h, h]. The first convolution is after a doubling."""
+    """Supplement, Table 5: G5, a latent [N, Z] -> the deepest map [N, C, h, h]. The first convolution is after a doubling.
+    The last layer is tanh; GN and LeakyReLU, as the table lists it, cannot give maps in [-1, 1]."""
 
-    def __init__(self, channels: int, side: int, latent: int, width: float = 1.0, last: LastLayer = "tanh") -> None:
+    def __init__(self, channels: int, side: int, latent: int, width: float = 1.0) -> None:
         super().__init__()
         c, self.side, self.small = scaled(channels, width), side, -(-side // 2)
         self.head = nn.Linear(latent, c * self.small**2)
@@ -531,7 +506,7 @@ class MapDecoder(nn.Module):
         for i in range(5):
             outputs = channels if i == 4 else c
             layer = nn.Sequential(Convolution(c, outputs, 3, 1, 1))
-            if i == 4 and last == "tanh":
+            if i == 4:
                 layer.append(Tanh())
             else:
                 layer.append(group_norm(outputs)).append(nn.LeakyReLU(SLOPE))
