@@ -60,7 +60,7 @@ def server() -> Iterator[tuple[str, list[str]]]:
 
 
 def entry(url: str | None, sha256: str = DIGEST, also: tuple[str, ...] = ()) -> dict[str, Weights]:
-    return {"net": Weights("net", "net-v1.pth", url, sha256, "MIT", "a test", also)}
+    return {"net": Weights("net", "net-v1.pth", sha256, "MIT", "a test", url, also)}
 
 
 @pytest.mark.parametrize("digits", [8, 64])
@@ -163,13 +163,13 @@ def test_loading_never_unpickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         else:
             path.write_bytes(content)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        monkeypatch.setitem(CATALOGUE, name, Weights(name, path.name, None, digest, "MIT", ""))
+        monkeypatch.setitem(CATALOGUE, name, Weights(name, path.name, digest, "MIT", ""))
         with pytest.raises(WeightsError, match="plain"):
             weights.load(name, path)
     assert not (tmp_path / "canary").exists()
     torch.save({"w": torch.arange(3)}, tmp_path / "good.pth")
     digest = hashlib.sha256((tmp_path / "good.pth").read_bytes()).hexdigest()
-    monkeypatch.setitem(CATALOGUE, "good", Weights("good", "good.pth", None, digest, "MIT", ""))
+    monkeypatch.setitem(CATALOGUE, "good", Weights("good", "good.pth", digest, "MIT", ""))
     assert torch.equal(weights.load("good", tmp_path)["w"], torch.arange(3))
 
 

@@ -21,7 +21,6 @@ import re
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ from unpaired.config import RunConfig, without_retired
 from unpaired.errors import CheckpointError, ConfigError, StoppedError
 from unpaired.machine import shapes_only
 from unpaired.methods import method_class, run_from
-from unpaired.methods.base import Beginning, Method
+from unpaired.methods.base import Method
 
 FORMAT = 1
 """Format number in every header and manifest; a reader refuses a higher one."""
@@ -206,21 +205,16 @@ def write_model(path: Path | str, method: Method, header: Mapping[str, Any], *, 
 
 
 def model_file(path: Path | str) -> Path:
-    """The model file meant by a file, a checkpoint folder or a run folder."""
-    return _located(path)[0]
-
-
-def _located(path: Path | str) -> tuple[Path, str | None]:
-    """The model file, and its SHA-256 where finding the newest checkpoint has just compared it: hashing takes seconds a GB."""
+    """The model file meant by a file, a checkpoint folder or a run folder. Raises CheckpointError."""
     path = Path(path)
     if path.is_file():
-        return path, None
+        return path
     if (path / MODEL).is_file():
-        return path / MODEL, None
+        return path / MODEL
     if (path / "checkpoints").is_dir():
         found, rejected = latest(path / "checkpoints", only=(MODEL,))
         if found is not None:
-            return found.folder / MODEL, _model_sha256(found.manifest)
+            return found.folder / MODEL
         why = "".join(f"\n  {line}" for line in rejected) or " it is empty"
         raise CheckpointError(f"{path}: no usable checkpoint in its folder 'checkpoints':{why}")
     if path.is_dir():
@@ -234,8 +228,20 @@ def _located(path: Path | str) -> tuple[Path, str | None]:
     raise CheckpointError(f"{path}: no such file or folder")
 
 
-def _model_sha256(manifest: Mapping[str, Any]) -> str:
-    return str(manifest["files"][MODEL]["sha256"])
+def read_model(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any], Path, str]:
+    """Tensors, header, file and SHA-256 of the model meant by a file, a checkpoint folder or a run folder. Raises CheckpointError."""
+    file = model_file(path)
+    data = _read_bytes(file, MAX_FILE_BYTES)
+    if file.name == MODEL and (file.parent / MANIFEST).is_file():
+        sha256 = _compare(file, verify(file.parent, only=()), data)
+    else:
+        sha256 = hashlib.sha256(data).hexdigest()
+    tensors, header = unpack(file, data)
+    if "method" not in header:
+        raise CheckpointError(
+            f"{file}: the state for resuming, not a model; give {file.parent / MODEL} or the run's folder"
+        )
+    return tensors, header, file, sha256
 
 
 @dataclass(frozen=True)
@@ -262,17 +268,7 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
     Raises:
         CheckpointError: missing, damaged, foreign, or not fitting this version; the text says which.
     """
-    file, sha256 = _located(path)
-    if sha256 is None and file.name == MODEL and (file.parent / MANIFEST).is_file():
-        sha256 = _model_sha256(verify(file.parent, only=(MODEL,)))
-    data = _read_bytes(file, MAX_FILE_BYTES)
-    with ThreadPoolExecutor(1) as beside:  # hashing lets other threads run: both digests take as long as one
-        digest = beside.submit(lambda: sha256 or hashlib.sha256(data).hexdigest())
-        tensors, header = unpack(file, data)
-    if "method" not in header:
-        raise CheckpointError(
-            f"{file}: the state for resuming, not a model; give {file.parent / MODEL} or the run's folder"
-        )
+    tensors, header, file, sha256 = read_model(path)
     try:
         header["config"] = without_retired(header["config"])
         config = run_from(header["config"])
@@ -302,52 +298,7 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from error
     method.requires_grad_(False)
-    return LoadedModel(method.eval().to(device), header, file, digest.result())
-
-
-def start_from(method: Method, name: str, path: Path | str) -> Beginning:
-    """Give a fresh method the weights of a model file of the same shape; what the file lacks (most have no discriminators)
-    keeps its initialisation. ``name`` is the method's key.
-
-    Raises CheckpointError with the tensors that do not fit, or those of :func:`load_method`.
-    """
-    file = model_file(path)
-    data = _read_bytes(file, MAX_FILE_BYTES)
-    tensors, header = unpack(file, data)
-    there, here = header.get("domains", ()), method.domains
-    if header.get("method") == name and len(there) != len(here):
-        raise CheckpointError(
-            f"{file}: a model of {len(there)} domains ({', '.join(there)}); the data has {len(here)}: {', '.join(here)}. --start-from needs as many. "
-            "Other classes come in where a DeepI2I or BigGAN begins with a GAN: --pretrained"
-        )
-    own = method.state_dict()
-    wrong = sorted(k for k, v in tensors.items() if k not in own or own[k].shape != v.shape)
-    missing = [k for k in method.shared_state() if k not in tensors]
-    if header.get("method") != name or wrong or missing:
-        lines = "".join(
-            f"\n  {k}: here {tuple(own[k].shape) if k in own else 'none'}, "
-            f"in the file {tuple(tensors[k].shape) if k in tensors else 'none'}"
-            for k in [*wrong, *missing][:20]
-        )
-        raise CheckpointError(
-            f"{file}: a '{header.get('method')}' model whose weights do not fit this '{name}' run: {len(wrong) + len(missing)} "
-            f"tensors differ.{lines}\nUse its settings: unpaired info {file} shows them"
-        )
-    method.load_state_dict(tensors, strict=False)
-    about = {
-        "source": str(file.name),
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "step": header.get("step", 0),
-        "tensors": len(tensors),
-        "of": len(own),
-    }
-    return Beginning(
-        about,
-        tuple(there),
-        frozenset(k.split(".")[0] for k in tensors),
-        header["config"]["model"],
-        tuple(header.get("pretrained", ())),
-    )
+    return LoadedModel(method.eval().to(device), header, file, sha256)
 
 
 # --------------------------------------------------------------------------------------------- checkpoints of a run
@@ -449,15 +400,20 @@ def verify(folder: Path, only: Sequence[str] | None = None) -> dict[str, Any]:
         raise CheckpointError(f"{path}: damaged: {error}") from error
     if not {MODEL} <= set(expected) <= {MODEL, STATE} or not isinstance(step, int) or folder.name != f"step-{step:09d}":
         raise CheckpointError(f"{path}: damaged: it does not describe the folder it lies in")
-    for name, (size, sha256) in expected.items():
-        if only is not None and name not in only:
-            continue
-        data = _read_bytes(folder / name, MAX_FILE_BYTES)
-        if len(data) != size:
-            raise CheckpointError(f"{folder / name}: damaged: {len(data):,} bytes instead of {size:,}")
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise CheckpointError(f"{folder / name}: damaged: its SHA-256 is not the one in {MANIFEST}")
+    for name in expected:
+        if only is None or name in only:
+            _compare(folder / name, manifest, _read_bytes(folder / name, MAX_FILE_BYTES))
     return manifest
+
+
+def _compare(file: Path, manifest: Mapping[str, Any], data: bytes) -> str:
+    """The SHA-256 of a file's bytes, which is the one in its manifest. Raises CheckpointError."""
+    wanted, sha256 = manifest["files"][file.name], hashlib.sha256(data).hexdigest()
+    if len(data) != wanted["bytes"]:
+        raise CheckpointError(f"{file}: damaged: {len(data):,} bytes instead of {wanted['bytes']:,}")
+    if sha256 != wanted["sha256"]:
+        raise CheckpointError(f"{file}: damaged: its SHA-256 is not the one in {MANIFEST}")
+    return sha256
 
 
 def latest(root: Path, only: Sequence[str] | None = None) -> tuple[Saved | None, list[str]]:

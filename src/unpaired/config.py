@@ -270,51 +270,57 @@ def from_dict(values: Mapping[str, Any], model: type[MethodConfig]) -> RunConfig
     return run.model_copy(update={"model": settings})
 
 
-RETIRED: dict[str, Any] = {
-    "data.views": 0,
-    "data.antialias": True,
-    "model.feature_cache": "off",
-    "model.feature_cache_gib": None,
-    "model.reconstruction_rows": "each",
-    "model.optimizer_state": "fresh",
-    "model.orthogonal": 0.0,
-    "model.tap": "before",
-    "model.clamp_at": 1.0,
-    "model.statistics_images": None,
-    "model.narrowing": "computed",
-    "model.image_distance": "l1",
-    "model.decoder_last": "tanh",
-    "model.critic_sees_condition": False,
-    "attend/model.relu_after": False,
-    "attend/model.spectral_norm": False,
-    "attend/model.penalty_weight": None,
-    "attend/model.identity_weight": 0.0,
-    "attend/model.distance": "perceptual",
-    "attend/model.layer_weight_place": "outside",
-    "attend/model.unit_features": False,
-    "attend/model.induction_rule": "generator-above",
+RETIRED: dict[str, tuple[Any, ...]] = {
+    "data.views": (0,),
+    "data.antialias": (True,),
+    "data.interpolation": ("nearest", "bilinear", "bicubic"),
+    "model.feature_cache": ("off",),
+    "model.feature_cache_gib": (),
+    "model.reconstruction_rows": ("each",),
+    "model.optimizer_state": (),
+    "model.class_rows": ("nearest", "index"),
+    "model.orthogonal": (0.0,),
+    "model.tap": ("before",),
+    "model.clamp_at": (1.0,),
+    "model.statistics_images": (),
+    "model.narrowing": ("computed",),
+    "model.image_distance": ("l1",),
+    "model.decoder_last": ("tanh",),
+    "model.critic_sees_condition": (False,),
+    "attend/model.relu_after": (False,),
+    "attend/model.spectral_norm": (False,),
+    "attend/model.penalty_weight": (),
+    "attend/model.identity_weight": (0.0,),
+    "attend/model.distance": ("perceptual",),
+    "attend/model.layer_weight_place": ("outside",),
+    "attend/model.unit_features": (False,),
+    "attend/model.induction_rule": ("generator-above",),
 }
-"""Settings that are no more (of one method, or of any) -> what they have to have been for a run to be what it was; None: whatever
-they were."""
+"""Settings that are no more (of one method, or of any), or have fewer values -> those with which a run is what it was; none are
+named where all are."""
+BUILT = {"model.tap", "model.clamp_at", "model.narrowing", "model.decoder_last", "attend/model.relu_after"}
+"""Those of them that a translation depends on; the others were about training alone."""
 
 
-def without_retired(values: Mapping[str, Any]) -> dict[str, Any]:
+def without_retired(values: Mapping[str, Any], *, resume: bool = False) -> dict[str, Any]:
     """Settings that an earlier version saved, without those that are no more.
 
     Raises:
-        ConfigError: one of them had a value that this version cannot honour.
+        ConfigError: one of them had a value that this version cannot honour, and is missed: always where a run is to ``resume``.
     """
     kept = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
-    for entry, meant in RETIRED.items():
+    for entry, good in RETIRED.items():
         method, _, name = entry.rpartition("/")
         table, _, key = name.partition(".")
         if method not in ("", kept.get("method")) or not isinstance(kept.get(table), dict) or key not in kept[table]:
             continue
-        value = kept[table].pop(key)
-        if meant is not None and value != meant:
+        value = kept[table][key]
+        if good and value not in good and (resume or entry in BUILT):
             raise ConfigError(
                 f"{name} = {value!r} is no longer built; saved with it, this needs an earlier version of unpaired (commit 813e7b5)"
             )
+        if len(good) < 2 or value not in good:
+            del kept[table][key]
     return kept
 
 

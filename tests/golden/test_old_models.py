@@ -26,8 +26,11 @@ def test_a_model_of_an_earlier_version_gives_what_it_gave(path: Path) -> None:
 
 
 def test_a_setting_that_is_no_more_is_told_where_it_mattered() -> None:
-    """Saved with its default it goes without a word; saved with another value it names itself and the version to take."""
+    """A model loads without it. To go on with a run, it goes where it had its default, and else names itself and the version to
+    take."""
     kept = {"method": "deepi2i", "model": {"reconstruction_rows": "each", "width": 8}, "data": {"views": 0}}
-    assert without_retired(kept) == {"method": "deepi2i", "model": {"width": 8}, "data": {}}
+    assert without_retired(kept, resume=True) == {"method": "deepi2i", "model": {"width": 8}, "data": {}}
+    other = {"model": {"reconstruction_rows": "released", "class_rows": "mean"}}
+    assert without_retired(other) == {"model": {}}
     with pytest.raises(ConfigError, match=r"reconstruction_rows.*earlier version"):
-        without_retired({"model": {"reconstruction_rows": "released"}})
+        without_retired(other, resume=True)

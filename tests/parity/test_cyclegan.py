@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 from closeness import TOLERANCE, error
-from unpaired.checkpoint import start_from, write_model
+from unpaired.checkpoint import write_model
 from unpaired.cli import main
 from unpaired.errors import CheckpointError
 from unpaired.interop import import_cyclegan
 from unpaired.methods import run_from
+from unpaired.training.pretrained import begin_with
 from unpaired.training.run import build
 from unpaired.translate.translator import load
 
@@ -56,7 +57,7 @@ def test_command_and_reload(fixtures: Path, tmp_path: Path) -> None:
         main(["import", "cyclegan", *both, "--domains", "zebra,horse", "--out", str(whole)])
     run = run_from(load(whole).header["config"])
     fresh = build(run, ("zebra", "horse"))
-    assert start_from(fresh, "attend", whole).about["tensors"] > start_from(fresh, "attend", out).about["tensors"]
+    assert begin_with(fresh, "attend", whole).about["tensors"] > begin_with(fresh, "attend", out).about["tensors"]
     assert error(fresh.discriminator(io["x"])[0], io["dis"]) <= TOLERANCE
     assert whole.stat().st_size < 2_000_000  # no history, no features: weights alone
 

@@ -24,6 +24,7 @@ from unpaired.methods import METHODS, run_from
 from unpaired.methods.base import Adam, Stage, Update
 from unpaired.training import loop
 from unpaired.training.log import WON_LOGS, Watch
+from unpaired.training.pretrained import begin_with
 from unpaired.training.run import build
 from unpaired.training.state import Plan
 
@@ -129,7 +130,7 @@ def test_a_fresh_run_is_prepared_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert header["pretrained"] == [{"name": "ones", "file": "ones.pth"}]
     assert Prepared.calls == 1
     again = build(config, ("red", "blue"))  # started from that model: its weights stay
-    begun = checkpoint.start_from(again, "prepared", path)
+    begun = begin_with(again, "prepared", path)
 
     def enough(step: int, _method: object) -> None:
         raise KeyboardInterrupt
@@ -423,13 +424,13 @@ def test_a_fresh_run_can_start_from_a_model(tmp_path: Path) -> None:
     config = tiny.config()
     method = build(config, ("red", "blue"))
     critic = method.critic[0].weight.clone()  # type: ignore[index,union-attr]
-    origin = checkpoint.start_from(method, "tiny", first)
+    origin = begin_with(method, "tiny", first)
     assert torch.equal(method.back[0].weight, trained.back[0].weight)  # type: ignore[index,union-attr]
     assert torch.equal(method.critic[0].weight, critic)  # type: ignore[index,union-attr]
     whole = checkpoint.write_model(
         tmp_path / "whole.safetensors", build(tiny.config(seed=9), ("red", "blue")), header, whole=True
     )
-    assert checkpoint.start_from(method, "tiny", whole).about["tensors"] > origin.about["tensors"]
+    assert begin_with(method, "tiny", whole).about["tensors"] > origin.about["tensors"]
     assert not torch.equal(method.critic[0].weight, critic)  # type: ignore[index,union-attr]
     assert checkpoint.load_method(whole)[0].state_dict().keys() == trained.state_dict().keys()
     path = loop.fit(method, tiny.pool(), config, tmp_path / "second", begun_with=origin, quiet=True)
@@ -441,7 +442,7 @@ def test_a_fresh_run_can_start_from_a_model(tmp_path: Path) -> None:
     with pytest.raises(
         checkpoint.CheckpointError, match=r"forth\.0\.weight: here \(5, 3, 3, 3\), in the file \(4, 3, 3, 3\)"
     ):
-        checkpoint.start_from(build(tiny.config(model__width=5), ("red", "blue")), "tiny", first)
+        begin_with(build(tiny.config(model__width=5), ("red", "blue")), "tiny", first)
 
 
 def test_a_second_trainer_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def compare_settings(run_dir: Path, config: RunConfig, allow_change: Sequence[st
         return
     try:
         # what a file by hand, or of an older version, leaves out means the default
-        old = run_from(without_retired(read_toml(path)))
+        old = run_from(without_retired(read_toml(path), resume=True))
     except ConfigError as error:
         raise ConfigError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
     if old.training.precision == "auto":  # never written by a run, only by hand

@@ -103,7 +103,7 @@ class Extras:
     validator: Validator | None = None
     """Looks at images that are not in the pool, every ``config.training.validate_every`` steps."""
     begun_with: Beginning | None = None
-    """The model whose weights the method has been given (:func:`unpaired.checkpoint.start_from`)."""
+    """The model whose weights the method has been given (:func:`unpaired.training.pretrained.begin_with`)."""
     header: Mapping[str, Any] = field(default_factory=dict)
     """JSON-ready values for the model's header."""
     origin: Mapping[str, Any] | None = None

@@ -106,6 +106,44 @@ class Start:
         self.pretrained = [p for p in self.pretrained if any(p.get(k) != about[k] for k in same)] + [about]
 
 
+def begin_with(method: Method, name: str, path: Path | str) -> Beginning:
+    """Give a fresh method the weights of a model file of the same shape; what the file lacks (most have no discriminators)
+    keeps its initialisation. ``name`` is the method's key.
+
+    Raises CheckpointError with the tensors that do not fit, or those of :func:`unpaired.checkpoint.read_model`.
+    """
+    tensors, header, file, sha256 = checkpoint.read_model(path)
+    there, here = header.get("domains", ()), method.domains
+    if header["method"] == name and len(there) != len(here):
+        raise CheckpointError(
+            f"{file}: a model of {len(there)} domains ({', '.join(there)}); the data has {len(here)}: {', '.join(here)}. --start-from "
+            "needs as many. Other classes come in where a DeepI2I or BigGAN begins with a GAN: --pretrained"
+        )
+    own = method.state_dict()
+    wrong = sorted(k for k, v in tensors.items() if k not in own or own[k].shape != v.shape)
+    missing = [k for k in method.shared_state() if k not in tensors]
+    if header["method"] != name or wrong or missing:
+        lines = "".join(
+            f"\n  {k}: here {tuple(own[k].shape) if k in own else 'none'}, "
+            f"in the file {tuple(tensors[k].shape) if k in tensors else 'none'}"
+            for k in [*wrong, *missing][:20]
+        )
+        raise CheckpointError(
+            f"{file}: a '{header['method']}' model whose weights do not fit this '{name}' run: {len(wrong) + len(missing)} "
+            f"tensors differ.{lines}\nUse its settings: unpaired info {file} shows them"
+        )
+    method.load_state_dict(tensors, strict=False)
+    about = {
+        "source": file.name,
+        "sha256": sha256,
+        "step": header.get("step", 0),
+        "tensors": len(tensors),
+        "of": len(own),
+    }
+    parts = frozenset(k.split(".")[0] for k in tensors)
+    return Beginning(about, tuple(there), parts, header["config"]["model"], tuple(header.get("pretrained", ())))
+
+
 def settings_from(path: Path | str) -> tuple[str, dict[str, Any]]:
     """The method of a pretrained GAN, and the settings that a run must share with it, by dotted name, with
     ``model.pretrained`` itself.

@@ -157,6 +157,7 @@ def train(
     from unpaired.methods import method_class
     from unpaired.methods.gans import GANS
     from unpaired.training import loop
+    from unpaired.training.pretrained import begin_with
     from unpaired.translate.translator import load
 
     with signals.handled():
@@ -196,7 +197,7 @@ def train(
         if saved is None and start_from is None:
             model.check_start()
         opened = open_data(tree, run)
-        begun_with = None if start_from is None else checkpoint.start_from(model, run.method, start_from)
+        begun_with = None if start_from is None else begin_with(model, run.method, start_from)
         path = loop.fit(
             model, opened.pool, run, out, held_out=opened.held_out, begun_with=begun_with, allow_change=allow_change, quiet=quiet,
             validator=opened.validator, origin=note,
