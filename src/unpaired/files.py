@@ -111,9 +111,10 @@ def check_run_apart(out: Path | str, *images: Path | str) -> None:
     for folder in images:
         root = os.path.realpath(folder)
         if os.path.isdir(root) and os.path.commonpath([place, root]) == root:  # noqa: PTH112 (names of any bytes)
+            runs = Path(root).parent / "runs" if Path.cwd().is_relative_to(root) else Path("runs")
             raise RefusedError(
                 f"{out}: lies in the images {folder}, where the next look would read the run's own pictures as images. "
-                f"Use another --out, as in --out runs/{os.path.basename(root)}"  # noqa: PTH119
+                f"Use another --out, as in --out {runs / Path(root).name}"
             )
 
 

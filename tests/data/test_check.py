@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,8 @@ from PIL import Image
 from image_zoo import bad_files, encoded, picture, png16, snapshot, write_tree
 from unpaired.config import DataConfig
 from unpaired.data.check import CheckReport, check
-from unpaired.errors import DataError
-from unpaired.files import parallel
+from unpaired.errors import DataError, RefusedError
+from unpaired.files import check_run_apart, parallel
 
 
 @pytest.fixture(autouse=True)
@@ -202,6 +203,19 @@ def test_sizes_in_the_command_follow_the_images(tmp_path: Path) -> None:
     assert "--set data.size=64 --set data.resize=72" in check(large).commands[0]
     small = write_tree(tmp_path / "s", {"train/a": 2, "train/b": 2}, width=20, height=16)
     assert "--set data.size=16 --set data.resize=16" in check(small).commands[0]
+
+
+def test_commands_can_be_typed_where_check_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From inside the data the run is put beside it, never among the images; a name like an option's is written as a path."""
+    root = write_tree(tmp_path / "-d", {"a": 2, "b": 2})
+    monkeypatch.chdir(root)
+    words = shlex.split(check(".").commands[1].split("#")[0])
+    assert words[2] == "." and words[words.index("--out") + 1] == str(tmp_path / "runs" / "-d")
+    check_run_apart(words[words.index("--out") + 1], ".")
+    with pytest.raises(RefusedError, match=str(tmp_path / "runs")):
+        check_run_apart("runs/x", ".")
+    monkeypatch.chdir(tmp_path)
+    assert shlex.split(check("-d").commands[0])[2] == "./-d"
 
 
 def test_a_domain_of_a_format_that_is_not_read_is_told(tmp_path: Path) -> None:

@@ -350,19 +350,19 @@ def _odd_sizes(report: CheckReport, train: Mapping[str, Sequence[FileFacts]]) ->
 
 def _commands(report: CheckReport) -> Iterable[str]:
     """One command for each method that fits; sizes from the images, so that nothing is enlarged."""
-    tree = report.tree
+    tree, place = report.tree, report.tree.root.resolve()
     short = int(median(f.short for d in tree.domains for f in report.good(d, "train")))
     size = next((s for s in (256, 128, 64, 32) if s <= short), 16)
-    name = f"runs/{show(tree.root.resolve().name) or 'data'}"
+    runs = place.parent / "runs" if Path.cwd().is_relative_to(place) else Path("runs")  # never among the images
+    name = show(runs / (place.name or "data"))
     full, reduced, gan = (shlex.quote(name + ending) for ending in ("", "-small", "-gan"))
+    root = shlex.quote(show(tree.root) if not str(tree.root).startswith("-") else f"./{show(tree.root)}")
     if len(tree.domains) == 2:
-        root = shlex.quote(show(tree.root))
         yield f"unpaired train {root} --preset unit-small --out {reduced} {_sizes(min(size, 64), short)}  # without a GPU"
         yield f"unpaired train {root} --method unit --out {full} {_sizes(size, short)}  # full width, for a GPU"
     elif size >= 32:  # a GAN of all domains, from which deepi2i starts
-        side = f"--set data.size={min(size, 128)}"
-        yield f"unpaired pretrain {shlex.quote(show(tree.root))} --out {gan} {side}"
-        yield f"unpaired train {shlex.quote(show(tree.root))} --method deepi2i --pretrained {gan} --out {full}"
+        yield f"unpaired pretrain {root} --out {gan} --set data.size={min(size, 128)}"
+        yield f"unpaired train {root} --method deepi2i --pretrained {gan} --out {full}"
 
 
 def _sizes(size: int, short: int) -> str:

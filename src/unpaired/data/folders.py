@@ -5,7 +5,8 @@ layout      looks like                                                splits
 ==========  ========================================================  =================================================
 split       DATA/train/<domain>/…, DATA/test/<domain>/…, or           as the folders say
             DATA/<domain>/train/…, DATA/<domain>/test/…
-cyclegan    DATA/trainA, trainB, testA, testB (or valA, train_cat…)   as the folders say
+cyclegan    DATA/trainA, trainB, testA, testB (valA, train_cat…), or  as the folders say
+            DATA/cat_train, dog_train, cat_test, dog_test
 domain      DATA/<domain>/…                                           90 % train, 10 % test, by hash of the name
 lists       DATA/list_trainA.txt, trainA.txt, train_cat.txt…          as the list's name says
 ==========  ========================================================  =================================================
@@ -43,6 +44,7 @@ MAX_LIST_BYTES = 64 * 2**20
 """Largest list file: about a million paths."""
 _SPLIT = re.compile(r"(train|test|val)(?:ing|id|idation)?(?:[_-]?\d{4})?", re.IGNORECASE)
 _PREFIXED = re.compile(r"(?:list_)?((?i:train|test|val))(?:([A-Zab0-9]|[A-Z0-9]{2})|[_-](.+))", re.DOTALL)
+_SUFFIXED = re.compile(r"(.+)[_-]((?i:train|test|val))", re.DOTALL)
 _SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "lost+found", "System Volume Information"})
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
 _EXPECTED = """Arrange it as one of:
@@ -221,7 +223,8 @@ def _not_wanted(entry: os.DirEntry[str]) -> str:
     if name.startswith(".") or name.lower() in _SYSTEM_FILES:
         return "a hidden or system file"
     if not is_image_name(name):
-        return _not_an_image(Path(entry.path))
+        lost = entry.is_symlink() and not os.path.exists(entry.path)  # noqa: PTH110 (which raises where one may not look)
+        return "a link that leads nowhere one may look" if lost else _not_an_image(Path(entry.path))
     return "" if entry.is_symlink() or entry.is_file() else "a FIFO, socket or device"
 
 
@@ -333,6 +336,12 @@ def _from_folders(top: _Top, least: int) -> DataTree:
         raise top.refuse(f"{len(top.images)} images lie {what}")
     splits = [n for n in top.folders if _split_of(n)]
     prefixed = {n: key for n in top.folders if (key := _prefixed(n))}
+    suffixed = {n: (_split_of(m[2]), m[1]) for n in top.folders if (m := _SUFFIXED.fullmatch(n))}
+    if {split for split, _ in suffixed.values()} == {
+        "train",
+        "test",
+    }:  # with one of them alone, steam_train is a domain
+        prefixed |= suffixed
     if splits and prefixed:
         raise top.refuse(f"both {_listing(splits)} and {_listing([*prefixed])} name splits.")
     if splits:
