@@ -419,8 +419,6 @@ class EvaluateConfig(Options):
     """Labelled target images: a folder of class folders, or an npz file."""
     classifier_config: Annotated[ClassifierConfig, Parameter(parse=False)] = ClassifierConfig()
     """Settings of RC and FC."""
-    keep_features: bool = False
-    """Write the features of every set beside the results."""
     cache: bool = True
     """Keep features on disk, by the content of each picture."""
 
@@ -449,8 +447,6 @@ class EvaluateConfig(Options):
                 raise ConfigError(f"threshold = {value}: must be a finite number, at least 0")
         if self.palette is not None and self.pairs is None:
             raise ConfigError("--palette needs --pairs: the true label maps")
-        if self.keep_features and self.out is None:
-            raise ConfigError("--keep-features needs --out: the features are written beside the results")
         if "classifier" in self.groups and self.split == "train":
             raise ConfigError("RC and FC are tested on images that nothing is trained on: leave out --split train")
         return self

@@ -66,8 +66,12 @@ def test_results_are_json_with_everything_that_they_depend_on(tmp_path: Path) ->
     assert json.loads((tmp_path / "deep" / "results.json").read_text()) == results
     about = results["provenance"]
     assert about["n"] == {"day": 10, "night": 10} and about["seed"] == 3 and about["split"] == "test"
-    assert about["data"] == pool().fingerprint and about["resize"] == "none" and about["device"] == "cpu"
-    assert {"version", "model_sha256", "backbone_sha256", "precision", "torch", "seconds"} <= set(about)
+    assert (
+        about["data"] == pool().fingerprint
+        and about["backbones"]["colours"]["resize"] == "none"
+        and about["device"] == "cpu"
+    )
+    assert {"version", "model_sha256", "backbones", "precision", "torch", "seconds"} <= set(about)
     assert any("only 10 images: below 2,000" in w for w in results["warnings"])
 
 
@@ -147,5 +151,5 @@ def test_the_named_backbone_measures_with_its_weights() -> None:
     results = evaluate(translator(Negative()), pool(4), weights=WEIGHTS, batch_size=4)
     figure = results["directions"][0]["FD-mobilenet_v1"]
     assert 0 <= figure["value"] < figure["before"]["value"]
-    assert results["provenance"]["backbone_sha256"].startswith("0e3b1584")
-    assert "224×224" in results["provenance"]["resize"]
+    about = results["provenance"]["backbones"]["mobilenet_v1"]
+    assert about["sha256"].startswith("0e3b1584") and "224×224" in about["resize"]

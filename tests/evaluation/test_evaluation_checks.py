@@ -55,7 +55,6 @@ def masks(root: Path, sizes: tuple[tuple[int, int], ...]) -> Path:
     [
         ({"out": "folder"}, r"is a folder; name the file, as in --out .*folder/results\.json"),
         ({"out": "file/deep/results.json"}, "file is no folder"),
-        ({"out": "r.json", "keep_features": True}, r"r\.features\.safetensors: is a folder"),
         ({"pairs": "absent"}, "absent: no such folder"),
         ({"pairs": "folder"}, "no pairs"),
         ({"pairs": "lonely"}, r"no partner for 1\.png"),
@@ -75,7 +74,6 @@ def masks(root: Path, sizes: tuple[tuple[int, int], ...]) -> Path:
 def test_mistakes_cost_no_translation(options: dict[str, Any], text: str, tmp_path: Path) -> None:
     """Each is refused (exit 2) in words before the first picture is translated."""
     (tmp_path / "folder").mkdir()
-    (tmp_path / "r.features.safetensors").mkdir()
     (tmp_path / "file").write_text("")
     pairs(tmp_path / "pairs", joined=True)
     (pairs(tmp_path / "lonely", joined=False) / "night/1.png").unlink()

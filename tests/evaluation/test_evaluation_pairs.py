@@ -65,10 +65,10 @@ def test_a_perfect_translator(tmp_path: Path, joined: bool) -> None:
     the wrong way round the colours are still right for this translator, and a wrong name is refused."""
     model, root = translator(Negative()), pairs(tmp_path / "pairs", joined=joined)
     for source, target in model.directions:
-        for figure in pixel_figures(model, root, source, target, threshold=12).values():
+        for figure in pixel_figures(model, root, source, target, thresholds=[12]).values():
             assert figure["value"] == 1 and figure["n"] == 3 and figure["before"]["value"] < 0.2
     with pytest.raises(ConfigError, match="Did you mean 'night'"):
-        pixel_figures(model, root, "day", "night", threshold=12, left="nigt")
+        pixel_figures(model, root, "day", "night", thresholds=[12], left="nigt")
 
 
 def test_the_left_half_is_the_one_named(tmp_path: Path) -> None:
@@ -78,8 +78,8 @@ def test_the_left_half_is_the_one_named(tmp_path: Path) -> None:
     Image.fromarray(np.repeat(np.uint8([[0] * 16 + [200] * 16] * 16)[..., None], 3, axis=2)).save(root / "a.png")
     model = translator(Negative())
     key = "pixel_accuracy_sum_170"
-    forth = pixel_figures(model, root, "day", "night", threshold=170)
-    back = pixel_figures(model, root, "day", "night", threshold=164, left="night")
+    forth = pixel_figures(model, root, "day", "night", thresholds=[170])
+    back = pixel_figures(model, root, "day", "night", thresholds=[164], left="night")
     assert forth[key]["value"] == 1  # 255 against 200
     assert back["pixel_accuracy_sum_164"]["value"] == 0  # 55 against 0
 
@@ -90,13 +90,13 @@ def test_wrong_folders(tmp_path: Path) -> None:
     root = pairs(tmp_path / "two", joined=False)
     (root / "night/1.png").unlink()
     with pytest.raises(DataError, match=r"no partner for 1\.png"):
-        pixel_figures(model, root, "day", "night", threshold=12)
+        pixel_figures(model, root, "day", "night", thresholds=[12])
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="side by side"):
-        pixel_figures(model, tmp_path / "empty", "day", "night", threshold=12)
+        pixel_figures(model, tmp_path / "empty", "day", "night", thresholds=[12])
     Image.fromarray(np.zeros((16, 17, 3), np.uint8)).save(tmp_path / "empty/odd.png")
     with pytest.raises(DataError, match="17 pixels wide"):
-        pixel_figures(model, tmp_path / "empty", "day", "night", threshold=12)
+        pixel_figures(model, tmp_path / "empty", "day", "night", thresholds=[12])
     with pytest.raises(DataError, match="folder 'mask'"):
         mask_figures(model, root, "day", threshold=0.5)
 

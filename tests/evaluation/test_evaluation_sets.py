@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from PIL import Image
 from test_evaluation import Colours
@@ -291,19 +290,6 @@ def test_the_limit_is_given_or_says_why_not() -> None:
     )
     assert math.isfinite(many["directions"][0]["FD-colours"]["infinity"]["value"])
     assert "at least 20" in few["directions"][0]["FD-colours"]["infinity"]["not_comparable"]
-
-
-def test_features_are_written_beside_the_results(tmp_path: Path) -> None:
-    """Real sets by domain and generated ones by direction, float32 [N, D]; the results name the file."""
-    pool = ArrayPool({"day": tiny.pictures(4, 16), "night": tiny.pictures(5, 16, 1)})
-    evaluate(translator(Negative()), pool, out=tmp_path / "r.json", keep_features=True, **FAST)
-    found = safetensors.torch.load_file(tmp_path / json.loads((tmp_path / "r.json").read_text())["features"])
-    assert {k: tuple(v.shape) for k, v in found.items()} == {
-        "real/day|colours": (4, 6), "real/night|colours": (5, 6), "generated/day->night|colours": (4, 6),
-        "generated/night->day|colours": (5, 6),
-    }  # fmt: skip
-    with pytest.raises(ConfigError, match="needs --out"):
-        evaluate(translator(Negative()), pool, keep_features=True)
 
 
 def test_several_backbones_stand_side_by_side_under_their_names() -> None:

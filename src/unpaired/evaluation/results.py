@@ -40,7 +40,6 @@ def provenance_of(run: Pass, name: str | None, by: str, options: EvaluateConfig,
     """What the figures were computed from."""
     translator, images = run.translator, run.images
     networks = {b: store.backbone for b, store in run.stores.items()}
-    first = next(iter(networks.values()), None)
     return {
         "version": __version__,
         "model": str(translator.path) if translator.path else None,
@@ -56,9 +55,6 @@ def provenance_of(run: Pass, name: str | None, by: str, options: EvaluateConfig,
         "limit": options.limit,
         "seed": options.seed,
         "size": images.size,
-        "backbone": first.name if first else None,
-        "backbone_sha256": first.sha256 if first else None,
-        "resize": first.resize if first else None,
         "backbones": {
             b: {
                 "sha256": n.sha256, "resize": n.resize, "dim": n.dim, "precision": getattr(n, "precision", "fp32"),
@@ -154,6 +150,7 @@ class _Measure(_Lenient):
 
 class _Provenance(_Lenient):
     backbones: dict[str, dict[str, Any]] | None = None
+    lpips: dict[str, dict[str, str]] | None = None
 
 
 class _Results(_Lenient):
@@ -340,20 +337,6 @@ class Comparison:
             raise ConfigError(f"format '{format}': there are {', '.join(writers)}")
         return writers[format]()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            "columns": list(self.columns),
-            "rows": [
-                {
-                    "direction": r.direction, "measure": r.key, "better": r.better, "before": r.before, "floor": r.floor,
-                    "cells": [{"figure": c.figure, "reason": c.reason, "best": c.best} for c in r.cells],
-                }
-                for r in self.rows
-            ],
-            "warnings": list(self.warnings),
-        }  # fmt: skip
-
     def _number(self, value: float) -> str:
         return f"{value:#.{self.digits}g}".rstrip(".") if abs(value) < 10**self.digits else f"{value:.0f}"
 
@@ -529,8 +512,7 @@ def _context(found: Mapping[str, Any], key: str, figure: Mapping[str, Any], back
     about = found.get("provenance") or {}
     context = {
         "images": str(about.get("data"))[:12], "split": about.get("split"), "image size": about.get("size"),
-        "real images": figure.get("n_real", figure["n"][1] if isinstance(figure["n"], list) else figure["n"]),
-        "generated images": figure.get("n_generated", figure["n"][0] if isinstance(figure["n"], list) else figure["n"]),
+        "real images": figure.get("n_real"), "generated images": figure.get("n_generated"),
     }  # fmt: skip
     if about.get("limit") is not None:
         context["images drawn with seed"] = about.get("seed")
@@ -542,26 +524,20 @@ def _context(found: Mapping[str, Any], key: str, figure: Mapping[str, Any], back
         context["labelled images"] = str((found.get("adaptation") or {}).get("labelled"))[:12]
     if key.startswith("lpips_"):
         hashes = (about.get("lpips") or {}).get(key.rpartition("_")[2]) or {}
-        context["weights of LPIPS"] = (
-            ", ".join(str(v)[:12] for v in hashes.values()) if isinstance(hashes, Mapping) else None
-        )
+        context["weights of LPIPS"] = ", ".join(str(v)[:12] for v in hashes.values())
     if backbone is not None:
-        known = (about.get("backbones") or {}).get(backbone) or {
-            "sha256": about.get("backbone_sha256"), "resize": about.get("resize"), "precision": "fp32",
-        }  # fmt: skip
+        known = (about.get("backbones") or {}).get(backbone) or {}
         context |= {
             "weights of the backbone": str(known.get("sha256"))[:12], "resize": known.get("resize"),
-            "precision of the features": known.get("precision", "fp32"),
+            "precision of the features": known.get("precision"),
         }  # fmt: skip
     return context
 
 
 def _differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """What differs of all that both say."""
-    found = [
-        f"{what}: {first[what]} and {value}" for what, value in other.items() if what in first and first[what] != value
-    ]
-    return "; ".join(found)
+    both = ((what, first[what], value) for what, value in other.items() if what in first)
+    return "; ".join(f"{what}: {one} and {value}" for what, one, value in both if one != value)
 
 
 def _best(cells: Sequence[Cell], better: str | None) -> int | None:

@@ -59,19 +59,12 @@ from unpaired.machine import Ranks, joined
 from unpaired.translate.translator import Translator, load
 
 
-def features_file(out: Path | str) -> Path:
-    """Where the features stand, beside the results."""
-    return Path(out).with_name(f"{Path(out).stem}.features.safetensors")
-
-
 def check_files(options: EvaluateConfig) -> None:
     """Check what options name on disk, before the model is loaded. Raises ConfigError."""
     if options.palette is not None:
         open_palette(options.palette)
     if options.out is not None:
         check_output(options.out, "results.json")
-        if options.keep_features:
-            check_output(features_file(options.out), "results.json")
 
 
 def check_model(translator: Translator, options: EvaluateConfig) -> None:
@@ -96,6 +89,7 @@ def check_truth(translator: Translator, tasks: Sequence[Task], options: Evaluate
 
 
 DEFAULT_BACKBONE = "mobilenet_v1"
+Networks = tuple[dict[str, FeatureStore], dict[str, LPIPS]]
 BEST = "best"
 """Folder of a run that holds its best checkpoint by validation."""
 
@@ -144,23 +138,22 @@ def evaluate(
             if options.classifier is not None and options.labelled is not None
             else {}
         )
-        stores, nets = _networks(networks, options, translator.device, warnings)
+        opened = _networks(networks, options, translator.device, warnings)
         pools = _pools(data, train, translator, options)
         results: dict[str, Any] = {}
-        features: dict[str, Tensor] = {}
         for name, one in reversed(chosen):
-            found, features = _evaluate(one, name, pools, stores, nets, options, ranks, list(warnings), adaptation)
+            found = _evaluate(one, name, pools, opened, options, ranks, list(warnings), adaptation)
             results = found | ({"best": results} if results else {})
-        for store in stores.values():
+        for store in opened[0].values():
             store.save()
         if options.out is not None and ranks.main:
-            _write(options.out, results, features if options.keep_features else {})
+            _write(options.out, results)
     return results
 
 
 def _networks(
     ready: Sequence[Backbone | LPIPS], options: EvaluateConfig, device: torch.device, warnings: list[str]
-) -> tuple[dict[str, FeatureStore], dict[str, LPIPS]]:
+) -> Networks:
     """Backbones with their stores and networks of LPIPS, each by name, where a group needs them."""
     backbones = [n for n in ready if not isinstance(n, LPIPS)]
     nets = [n for n in ready if isinstance(n, LPIPS)]
@@ -220,14 +213,13 @@ def _evaluate(
     translator: Translator,
     name: str | None,
     pools: tuple[Pool, Pool | None],
-    stores: Mapping[str, FeatureStore],
-    nets: Mapping[str, LPIPS],
+    networks: Networks,
     options: EvaluateConfig,
     ranks: Ranks,
     warnings: list[str],
     adaptation: Mapping[str, Any],
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """All results of one model, and the features of every set."""
+) -> dict[str, Any]:
+    """All results of one model."""
     started = time.monotonic()
     asked = options.groups
     if translator.method.from_noise:  # there is no input to come back to, to keep, or to compare with
@@ -241,26 +233,17 @@ def _evaluate(
         raise DataError(
             f"the data has no domain {', '.join(missing)}, which the model knows; it has: {there}. Name its folders as the model does"
         )
-    run = Pass(
-        translator,
-        images,
-        stores,
-        nets,
-        options.groups,
-        options.seed,
-        ranks,
-        keep_pixels="classifier" in options.groups,
-    )
+    stores = networks[0]
+    keep = "classifier" in options.groups
+    run = Pass(translator, images, *networks, options.groups, options.seed, ranks, keep_pixels=keep)
     tasks, by = plan(images, translator.directions, options.by)
     check_truth(translator, tasks, options)
     real = {d: run.features(images.items(d)) for d in translator.domains} if stores else {}
-    features = {f"real/{d}|{b}": rows[b] for d, rows in real.items() for b in stores}
     generated: dict[str, list[Made]] = {}
     entries = []
     for task in tasks:
         rows = run.direction(task)
         entries.append(_entry(run, task, rows, real.get(task.target, {}), options))
-        features |= {f"generated/{task.source}->{task.target}|{b}": rows[f"generated/{b}"] for b in stores}
         if "pixels" in rows:
             generated.setdefault(task.target, []).append((rows["pixels"], rows["sound"]))
     share_lost(images.lost, ranks)
@@ -283,7 +266,7 @@ def _evaluate(
     results["provenance"] = provenance_of(
         run, name, by, options.model_copy(update={"metrics": asked}), time.monotonic() - started
     )
-    return results, features
+    return results
 
 
 def _entry(
@@ -294,12 +277,13 @@ def _entry(
     entry["n_target"] = run.images.count(task.target)
     seed = options.seed
     if "errors" in options.groups:
-        entry["cycle_error"] = (
-            mean_figure(rows["cycle_error"], seed=seed)
-            if "cycle_error" in rows
-            else nothing("the way back does not exist")
+        back = rows.get("cycle_error")
+        entry["cycle_error"] = nothing("the way back does not exist") if back is None else mean_figure(back, seed=seed)
+        entry["identity_error"] = (
+            nothing("the sources are mixed: take by = direction")
+            if task.source == MIXED
+            else mean_figure(run.identity(task.source, task.target), seed=seed)
         )
-        entry["identity_error"] = _identity(run, task, seed)
     for backbone in run.stores:
         halves = split_in_halves(target[backbone], seed)
         sets = Sets(rows[f"generated/{backbone}"], rows[f"source/{backbone}"], target[backbone], halves)
@@ -327,7 +311,7 @@ def _truth(translator: Translator, task: Task, options: EvaluateConfig) -> dict[
         palette = open_palette(options.palette) if options.palette is not None else None
         try:
             found |= pixel_figures(
-                translator, options.pairs, task.source, task.target, threshold=options.threshold, left=options.left,
+                translator, options.pairs, task.source, task.target, thresholds=options.threshold, left=options.left,
                 palette=palette, seed=options.seed,
             )  # fmt: skip
         except DataError as error:
@@ -340,12 +324,6 @@ def _truth(translator: Translator, task: Task, options: EvaluateConfig) -> dict[
         except DataError as error:
             found |= {key: nothing(str(error)) for key in mask_keys(threshold)}
     return found
-
-
-def _identity(run: Pass, task: Task, seed: int) -> Figure:
-    if task.source == MIXED:
-        return nothing("the sources are mixed: take by = direction")
-    return mean_figure(run.identity(task.source, task.target), seed=seed)
 
 
 def _diversity(run: Pass, task: Task, seed: int) -> dict[str, Figure]:
@@ -364,14 +342,8 @@ def _reconstruction(run: Pass, domain: str) -> Figure:
     return mean_figure(errors, seed=run.seed)
 
 
-def _write(out: Path, results: dict[str, Any], features: Mapping[str, Tensor]) -> None:
+def _write(out: Path, results: dict[str, Any]) -> None:
     try:
-        if features:
-            import safetensors.torch
-
-            beside = features_file(out)
-            write_output(beside, safetensors.torch.save({k: v.contiguous() for k, v in features.items()}))
-            results["features"] = beside.name
         write_output(out, (json.dumps(results, indent=1) + "\n").encode())
     except UnpairedError as error:  # a full disk must not take the figures along
         raise UnpairedError(f"{error}. The figures are these:\n{format_table(results)}") from error

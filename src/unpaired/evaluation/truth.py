@@ -20,6 +20,9 @@ from unpaired.evaluation.figures import Figure, mean_figure, nothing
 from unpaired.evaluation.inputs import square
 from unpaired.translate.translator import Translator
 
+Reading = Literal["sum", "channel"]
+"""``sum``: a pixel is wrong when its three channels differ by more than the threshold in total ("the total RGB difference",
+Show, Attend and Translate, section 3.2). ``channel``: when any one channel does."""
 READINGS: tuple[Reading, ...] = ("sum", "channel")
 MASKS = ("mask", "masks")
 """Name of the folder with true masks beside the folder of pictures."""
@@ -31,7 +34,7 @@ def pixel_figures(
     source: str,
     target: str,
     *,
-    threshold: float | Sequence[float] = EvaluateConfig().threshold,
+    thresholds: Sequence[float] = EvaluateConfig().threshold,
     left: str | None = None,
     palette: Palette | None = None,
     seed: int = 0,
@@ -47,10 +50,6 @@ def pixel_figures(
 
     Raises DataError, ConfigError.
     """
-    thresholds = (threshold,) if isinstance(threshold, (int, float)) else tuple(threshold)
-    for value in thresholds:
-        if not (math.isfinite(value) and value >= 0):
-            raise ConfigError(f"threshold = {value}: must be a finite number, at least 0")
     pairs = find_pairs(translator, folder, source, target, left)
     rows: dict[str, tuple[list[float], list[float]]] = {}
     tables: list[list[Any]] = [[], []]
@@ -76,14 +75,13 @@ def pixel_figures(
     return found
 
 
-def pixel_keys(threshold: float | Sequence[float]) -> list[str]:
-    """Keys of the figures of :func:`pixel_figures` but those of a palette."""
-    thresholds = (threshold,) if isinstance(threshold, (int, float)) else tuple(threshold)
+def pixel_keys(thresholds: Sequence[float]) -> list[str]:
+    """Name the figures of :func:`pixel_figures` but those of a palette."""
     return [f"pixel_accuracy_{reading}_{value:g}" for value in thresholds for reading in READINGS]
 
 
 def mask_keys(threshold: float) -> list[str]:
-    """Keys of the figures of :func:`mask_figures`."""
+    """Name the figures of :func:`mask_figures`."""
     return [f"{name}_{threshold:g}" for name in ("mask_iou", "mask_f1")]
 
 
@@ -206,17 +204,17 @@ def _open_pair(pair: Pair) -> tuple[Pixels, Pixels]:
 # ----------------------------------------------------------------------------------------------------
 # Scores of pixels against a ground truth: colours within a threshold, classes of a palette, overlap of masks.
 
-Reading = Literal["sum", "channel"]
-"""``sum``: a pixel is wrong when its three channels differ by more than the threshold in total ("the total RGB difference",
-Show, Attend and Translate, section 3.2). ``channel``: when any one channel does."""
+
+def _same_shape(found: NDArray[Any], truth: NDArray[Any]) -> None:
+    if found.shape != truth.shape:
+        raise ConfigError(f"pictures of {found.shape} and {truth.shape} cannot be compared pixel by pixel")
 
 
 def pixel_accuracy(
     found: NDArray[np.uint8], truth: NDArray[np.uint8], threshold: float, reading: Reading = "sum"
 ) -> float:
     """Share of right pixels, in [0, 1], of uint8 [..., 3]. Raises ConfigError when the shapes differ."""
-    if found.shape != truth.shape:
-        raise ConfigError(f"pictures of {found.shape} and {truth.shape} cannot be compared pixel by pixel")
+    _same_shape(found, truth)
     difference = np.abs(found.astype(np.int16) - truth.astype(np.int16))
     amount = difference.sum(axis=-1) if reading == "sum" else difference.max(axis=-1)
     return float((amount <= threshold).mean())
@@ -224,8 +222,7 @@ def pixel_accuracy(
 
 def mask_iou(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     """Intersection over union, in [0, 1]; 1 where both are empty. Raises ConfigError when the shapes differ."""
-    if found.shape != truth.shape:
-        raise ConfigError(f"masks of {found.shape} and {truth.shape} cannot be compared")
+    _same_shape(found, truth)
     union = int((found | truth).sum())
     return int((found & truth).sum()) / union if union else 1.0
 
@@ -233,8 +230,7 @@ def mask_iou(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
 def mask_f1(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     """Harmonic mean of precision and recall of the pixels (Dice), in [0, 1]; 1 where both are empty. Raises ConfigError when the
     shapes differ."""
-    if found.shape != truth.shape:
-        raise ConfigError(f"masks of {found.shape} and {truth.shape} cannot be compared")
+    _same_shape(found, truth)
     both = int(found.sum()) + int(truth.sum())
     return 2 * int((found & truth).sum()) / both if both else 1.0
 
@@ -257,8 +253,7 @@ class Palette:
 
     def confusion(self, found: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.int64]:
         """[K, K]: pixels of class i in the truth that are of class j in ``found``. Raises ConfigError when the shapes differ."""
-        if found.shape != truth.shape:
-            raise ConfigError(f"pictures of {found.shape} and {truth.shape} cannot be compared pixel by pixel")
+        _same_shape(found, truth)
         k = len(self.classes)
         cells = self.labels(truth).ravel() * k + self.labels(found).ravel()
         return np.bincount(cells, minlength=k * k).reshape(k, k)
