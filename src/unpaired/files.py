@@ -1,4 +1,4 @@
-"""One set of helpers for files: atomic writing, hashing, locking, refusing what cannot be written, and work over many files at once."""
+"""Files: written atomically, hashed, locked, refused before the work, read many at once."""
 
 from __future__ import annotations
 
@@ -106,7 +106,8 @@ def parallel(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> It
 
 
 def check_run_apart(out: Path | str, *images: Path | str) -> None:
-    """Refuse a run's folder that is, or lies in, a folder of images: its sheets would be read as images. Raises RefusedError."""
+    """Refuse a run's folder that is, or lies in, a folder of images: its sheets would be read as images.
+    Raises RefusedError."""
     place = os.path.realpath(out)
     for folder in images:
         root = os.path.realpath(folder)
@@ -119,7 +120,8 @@ def check_run_apart(out: Path | str, *images: Path | str) -> None:
 
 
 def check_output(path: Path | str, example: str) -> None:
-    """Refuse a file that cannot be written, before any work. ``example`` is a file name for the advice. Raises ConfigError."""
+    """Refuse a file that cannot be written, before any work. ``example`` is a file name for the advice.
+    Raises ConfigError."""
     path = Path(path)
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder; name the file, as in --out {path / example}")
@@ -133,7 +135,8 @@ def check_output(path: Path | str, example: str) -> None:
 
 
 def write_output(path: Path | str, content: bytes) -> None:
-    """Write the file (never half of it); missing folders are made. Raises UnpairedError with cause, needed and free bytes."""
+    """Write the file (never half of it); missing folders are made.
+    Raises UnpairedError with cause, needed and free bytes."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -101,7 +101,8 @@ def test_odd_but_usable_images_are_not_bad(tmp_path: Path) -> None:
     assert {"CMYK", "I;16", "P", "RGBA"} <= set(modes)
     told = (
         "1 images are animations or have several pages; the first is used: train/a/moving.gif",
-        "1 images are of 16 bits and use less than an eighth of their range, so they are nearly black: train/a/twelve.png",
+        "1 images are of 16 bits and use less than an eighth of their range, so they are nearly black: "
+        "train/a/twelve.png",
     )
     assert report.warnings == told
 
@@ -184,7 +185,8 @@ def test_differences_between_domains_are_warned_about(tmp_path: Path) -> None:
 
 
 def test_more_than_two_domains_go_to_deepi2i(tmp_path: Path) -> None:
-    """With three domains the commands make a GAN and a translator from it; images too small for that have no command."""
+    """With three domains the commands make a GAN and a translator from it;
+    images too small for that have no command."""
     report = check(write_tree(tmp_path / "d", {"train/a": 3, "train/b": 3, "train/c": 3}))
     assert report.ok
     first, second = report.commands
@@ -206,7 +208,8 @@ def test_sizes_in_the_command_follow_the_images(tmp_path: Path) -> None:
 
 
 def test_commands_can_be_typed_where_check_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From inside the data the run is put beside it, never among the images; a name like an option's is written as a path."""
+    """From inside the data the run is put beside it, never among the images;
+    a name like an option's is written as a path."""
     root = write_tree(tmp_path / "-d", {"a": 2, "b": 2})
     monkeypatch.chdir(root)
     words = shlex.split(check(".").commands[1].split("#")[0])
@@ -226,7 +229,8 @@ def test_a_domain_of_a_format_that_is_not_read_is_told(tmp_path: Path) -> None:
         (root / "dogs" / f"{n}.HEIC").write_bytes(b"ftypheic")
     report = check(root)
     assert report.problems == (
-        "domain dogs: there are no images that can be read (2 are .HEIC: save them as JPEG or PNG); put training images there",
+        "domain dogs: there are no images that can be read (2 are .HEIC: save them as JPEG or PNG); put training "
+        "images there",
     )
 
 

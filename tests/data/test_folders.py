@@ -248,7 +248,8 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
 
 
 def test_what_is_no_image_is_ignored_with_a_reason(tmp_path: Path) -> None:
-    """Hidden and system files, other endings, FIFOs and devices are left out, each with its reason; x.png may be a folder."""
+    """Hidden and system files, other endings, FIFOs and devices are left out, each with its reason;
+    x.png may be a folder."""
     touch(
         tmp_path,
         "a/1.png",
@@ -371,7 +372,8 @@ def test_npz_files(tmp_path: Path, shape: tuple[int, ...], keys: tuple[str, str]
 
 
 def test_npz_files_that_cannot_be_used(tmp_path: Path) -> None:
-    """Pickled arrays, missing labels, other names, types and lengths, gaps in the labels, no such split and plain text are refused."""
+    """Pickled arrays, missing labels, other names, types and lengths, gaps in the labels, no such split and plain text
+    are refused."""
     x, y, path = np.zeros((3, 8, 8), np.uint8), np.arange(3), tmp_path / "d.npz"
     cases = [
         ({"x": np.array([{}] * 3), "y": y}, "expected one uint8 array x"),

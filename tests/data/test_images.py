@@ -50,7 +50,8 @@ def test_files_are_resized_as_pillow_does_it(filter_: str, stored: tuple[int, in
 
 
 def test_draft_decides_how_far_a_jpeg_is_decoded() -> None:
-    """At 3 times the side wanted, only draft = 1 decodes at half size; in a PNG there is nothing to decode at another size."""
+    """At 3 times the side wanted, only draft = 1 decodes at half size;
+    in a PNG there is nothing to decode at another size."""
     made = {d: load_resized(encoded(picture(0, 192, 192), "JPEG"), DataConfig(size=64, draft=d)) for d in (0, 1, 2)}
     assert np.array_equal(made[0], made[2])
     assert 0 < np.abs(made[1].astype(int) - made[0]).mean() < 3
@@ -205,8 +206,8 @@ def test_alpha_is_laid_over_the_background(mode: str, format: str) -> None:
 
 @pytest.mark.parametrize(("colour", "depth"), [(0, 2), (0, 4), (0, 8), (2, 8), (0, 16), (2, 16)])
 def test_transparent_colour_of_a_png_shows_the_background(colour: int, depth: int) -> None:
-    """The one colour that a PNG names transparent (tRNS) becomes the background, whatever its depth; all others stay, also those
-    that differ in the low byte alone or have the transparent colour's low byte as their high one."""
+    """The one colour that a PNG names transparent (tRNS) becomes the background, whatever its depth; all others stay,
+    also those that differ in the low byte alone or have the transparent colour's low byte as their high one."""
     channels = 3 if colour == 2 else 1
     values = {2: (1, 3), 4: (5, 10), 8: (5, 77), 16: (0x1234, 0x3412, 0x1235)}[depth]
     lines = [f"{''.join(f'{v:0{depth}b}' for v in [value] * channels) * 16}" for value in values]

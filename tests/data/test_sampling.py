@@ -206,7 +206,7 @@ def test_pools_that_cannot_be_sampled_are_refused() -> None:
         ArrayPool({"a": np.zeros((2, 8, 8, 3), np.uint8)}, {"a": np.array([0, 4])}, ("x",))
 
 
-# ---- the cache ----------------------------------------------------------------------------------------------------------
+# ---- the cache -------------------------------------------------------------------------------------------------------
 
 
 def mixed(root: Path) -> Path:
@@ -238,7 +238,8 @@ def test_the_cache_changes_nothing_but_speed(tmp_path: Path, own_cache: Path) ->
 
 
 def test_what_a_killed_build_left_is_removed_and_a_living_one_is_not(tmp_path: Path, own_cache: Path) -> None:
-    """Half-written caches may be as large as whole ones; the next build frees their room, of those that nobody writes to."""
+    """Half-written caches may be as large as whole ones; the next build frees their room, of those that nobody writes
+    to."""
     own_cache.mkdir()
     for name in (".building-dead", ".building-alive"):
         (own_cache / name).write_bytes(b"half")
@@ -248,8 +249,8 @@ def test_what_a_killed_build_left_is_removed_and_a_living_one_is_not(tmp_path: P
 
 
 def test_what_is_kept_is_found_by_content(tmp_path: Path, own_cache: Path) -> None:
-    """Files of the same names, sizes and times, in another folder or in the same one, are other data: their own pixels, their own
-    fingerprint, their own findings. A copy elsewhere shares the cache."""
+    """Files of the same names, sizes and times, in another folder or in the same one, are other data: their own pixels,
+    their own fingerprint, their own findings. A copy elsewhere shares the cache."""
     roots = [tmp_path / n for n in ("v1", "v2", "copy")]
     for root, seed in zip(roots, (0, 500, 0), strict=True):
         for n, domain in enumerate("aabb"):
@@ -257,7 +258,8 @@ def test_what_is_kept_is_found_by_content(tmp_path: Path, own_cache: Path) -> No
             (root / domain / f"{n}.bmp").write_bytes(encoded(picture(seed + n), "BMP"))
             os.utime(root / domain / f"{n}.bmp", (1, 1))
     one, two, copy = (open_pool(root, CONFIG) for root in roots)
-    assert one.fingerprint == copy.fingerprint != two.fingerprint and one.store.path == copy.store.path  # type: ignore[union-attr]
+    assert one.fingerprint == copy.fingerprint != two.fingerprint
+    assert one.store.path == copy.store.path  # type: ignore[union-attr]
     assert not np.array_equal(one.image("a", 0), two.image("a", 0))
     assert check(roots[0]).ok
     path = roots[0] / "a" / "0.bmp"
@@ -305,7 +307,8 @@ def test_a_damaged_cache_is_noticed_and_built_again(
 def test_the_cache_does_not_fail_the_run(
     tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where the cache folder cannot be made, and where the images would be larger than cache_gib, they are decoded when used."""
+    """Where the cache folder cannot be made, and where the images would be larger than cache_gib, they are decoded
+    when used."""
     with caplog.at_level(logging.INFO, logger="unpaired"):
         assert open_pool(mixed(tmp_path / "d"), CONFIG.model_copy(update={"cache_gib": 1e-6})).store is None
     assert "more than data.cache_gib=1e-06" in caplog.text and not list(own_cache.glob("*.images"))
@@ -357,11 +360,12 @@ def test_the_fingerprint_is_of_content_and_names(tmp_path: Path) -> None:
     assert ArrayPool(labelled.images).fingerprint != labelled.fingerprint
 
 
-# ---- bad files ----------------------------------------------------------------------------------------------------------
+# ---- bad files -------------------------------------------------------------------------------------------------------
 
 
 def test_few_bad_files_are_left_out_and_many_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Up to 5 % unusable files are left out with a warning each; above it, and for an empty domain, the pool is refused."""
+    """Up to 5 % unusable files are left out with a warning each;
+    above it, and for an empty domain, the pool is refused."""
     root = write_tree(tmp_path / "d", {"train/a": 20, "train/b": 20}, width=10, height=10)
     (root / "train/a/bad1.png").write_bytes(b"not an image")
     with caplog.at_level(logging.WARNING, logger="unpaired"):
@@ -380,7 +384,8 @@ def test_few_bad_files_are_left_out_and_many_refused(tmp_path: Path, caplog: pyt
 def test_a_file_that_vanishes_is_replaced_the_same_way_each_time(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A lost file is replaced by the next of its domain, warned about once, and more than 1 % (and one) stop the run."""
+    """A lost file is replaced by the next of its domain, warned about once, and more than 1 % (and one) stop the
+    run."""
     root = write_tree(tmp_path / "d", {"train/a": 8, "train/b": 8}, width=16, height=16)
     tree = find(root)
     config = DataConfig(size=16, cache=False)
@@ -435,8 +440,8 @@ class Counting(ArrayPool):
 
 
 def test_only_the_sides_that_are_read_are_opened() -> None:
-    """With one side of a batch to read, only its images are opened, they are the same pixels as with both, and the other side has its
-    domains and images of no pixel; parts of the batch and its length are as ever."""
+    """With one side of a batch to read, only its images are opened, they are the same pixels as with both, and the
+    other side has its domains and images of no pixel; parts of the batch and its length are as ever."""
     images = {"a": tiny.pictures(6, 20), "b": tiny.pictures(5, 20, 3)}
     labels = {"a": np.zeros(6, np.int64)}
     config, pairs = DataConfig(size=16, resize=18), [("a", "b"), ("b", "a")]

@@ -17,7 +17,8 @@ from unpaired.translate.translator import Translator
 
 IMAGES = torch.rand(2, 3, 40, 52, generator=torch.Generator().manual_seed(0)) * 2 - 1
 UNCOMPILED = functools.partial(torch.compile, backend="eager")
-"""torch.compile but for the making of machine code, which takes a minute a method: what runs is the graph that it found."""
+"""torch.compile but for the making of machine code, which takes a minute a method:
+what runs is the graph that it found."""
 
 
 def translator(key: str, engine: str) -> Translator:
@@ -40,7 +41,8 @@ def check_equal(key: str, engine: str, within: float) -> None:
 
 
 def test_an_engine_that_is_not_installed_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the package the error says what to install; an unknown engine brings the names of those that there are."""
+    """Without the package the error says what to install; an unknown engine brings the names of those that there
+    are."""
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ConfigError, match=r"pip install 'unpaired\[openvino\]'"):
         translator("unit", "openvino")
@@ -121,7 +123,8 @@ class Noise(Signs):
 
 
 def test_a_method_with_translate_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without inputs() each target has a network of its own, and a method that draws noise is refused: its seeds would do nothing."""
+    """Without inputs() each target has a network of its own, and a method that draws noise is refused:
+    its seeds would do nothing."""
     torch._dynamo.reset()
     monkeypatch.setattr(torch, "compile", UNCOMPILED)
     known = cases.method("unit")

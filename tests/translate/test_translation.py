@@ -45,7 +45,8 @@ def test_tiled_equals_untiled_for_a_pointwise_method(size: tuple[int, int], max_
 
 
 def test_tiles_of_a_local_method_differ_only_near_their_borders() -> None:
-    """A 5×5 mean differs by less than the ramp's first weight times the border effect, and nowhere far from a border."""
+    """A 5×5 mean differs by less than the ramp's first weight times the border effect, and nowhere far from a
+    border."""
     images = noise(1, 3, 160, 160)
     model = translator(Blur())
     whole = model.translate(images, "day", "night")
@@ -107,7 +108,8 @@ def test_wrong_tensors_are_refused_with_what_to_type(images: torch.Tensor, text:
 
 
 def test_directions_are_checked_with_the_nearest_name() -> None:
-    """An unknown domain names the nearest one; an impossible direction names the possible ones; a clear source is found."""
+    """An unknown domain names the nearest one; an impossible direction names the possible ones;
+    a clear source is found."""
     model = translator(OneWay())
     with pytest.raises(ConfigError, match=r"no domain 'nigth'\. Did you mean 'night'"):
         model.translate(noise(1, 3, 8, 8), "day", "nigth")

@@ -59,7 +59,8 @@ def test_a_tree_keeps_structure_and_sizes_and_inputs(tmp_path: Path) -> None:
 
 
 def test_bad_files_are_listed_and_stop_nothing(tmp_path: Path) -> None:
-    """Of 12 pictures with 3 unreadable ones and one with a NaN output, 8 come out; exit 3; one report entry for each."""
+    """Of 12 pictures with 3 unreadable ones and one with a NaN output, 8 come out; exit 3;
+    one report entry for each."""
     source = tree(tmp_path / "in", 8)
     (source / "a" / "empty.png").write_bytes(b"")
     (source / "a" / "page.jpg").write_text("<html>not found</html>")
@@ -79,8 +80,9 @@ def test_bad_files_are_listed_and_stop_nothing(tmp_path: Path) -> None:
 
 
 def test_what_is_left_out_is_told(tmp_path: Path) -> None:
-    """Folders are read by the rules of `unpaired check`: links to folders and files are followed once, system folders left alone. A
-    dangling link is a failed item; a phone's HEIC, a PPM and a link that comes back are named, notes are counted; the report has all."""
+    """Folders are read by the rules of `unpaired check`: links to folders and files are followed once, system folders
+    left alone. A dangling link is a failed item; a phone's HEIC, a PPM and a link that comes back are named, notes are
+    counted; the report has all."""
     source = tmp_path / "in"
     save(source / "1.png")
     save(tmp_path / "real" / "2.png")
@@ -146,7 +148,8 @@ def test_a_torn_line_of_the_record_is_passed_over(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("batch_size", [2, 5])
 def test_batches_do_not_change_results(tmp_path: Path, batch_size: int) -> None:
-    """Alone or with neighbours: the same pixels for a pointwise method; noise follows from the picture, not the batch."""
+    """Alone or with neighbours: the same pixels for a pointwise method;
+    noise follows from the picture, not the batch."""
     source = tree(tmp_path / "in")
     for kind in (Negative, Noise):
         run(source, tmp_path / kind.__name__ / "one", model=translator(kind()), batch_size=1)
@@ -202,7 +205,8 @@ def test_odd_names_work(tmp_path: Path) -> None:
 
 
 def test_results_never_replace_or_join_the_inputs(tmp_path: Path) -> None:
-    """--out equal to the input, or over it, is refused before anything is written; inside it is fine and never read back."""
+    """--out equal to the input, or over it, is refused before anything is written;
+    inside it is fine and never read back."""
     source = tree(tmp_path / "in", 4)
     before = digests(tmp_path)
     with pytest.raises(RefusedError, match="cannot go into the input folder itself"):
@@ -218,7 +222,8 @@ def test_results_never_replace_or_join_the_inputs(tmp_path: Path) -> None:
 
 
 def test_results_of_another_model_or_option_are_not_mixed(tmp_path: Path) -> None:
-    """Another model is refused with what differs; --overwrite replaces, and removes results that are no longer asked for."""
+    """Another model is refused with what differs; --overwrite replaces, and removes results that are no longer asked
+    for."""
     source, out = tree(tmp_path / "in", 4), tmp_path / "out"
     run(source, out)
     first = digests(out)
@@ -299,7 +304,8 @@ def test_a_failing_model_fails_the_item_and_not_the_run(tmp_path: Path) -> None:
 
 
 def test_one_path_is_a_list_of_one(tmp_path: Path) -> None:
-    """translate_files(model, "photos", …) does not take the letters for paths; no path at all is refused with an example."""
+    """translate_files(model, "photos", …) does not take the letters for paths;
+    no path at all is refused with an example."""
     source = tree(tmp_path / "in", 2)
     done = translate_files(translator(Negative()), str(source), to="night", out=tmp_path / "out", quiet=True)
     assert done.counts["ok"] == 2

@@ -1,12 +1,12 @@
-"""What is kept on disk so that it need not be computed again: decoded, resized images, and what ``unpaired check`` found out.
+"""What is kept on disk, not to be computed again: decoded, resized images, and what ``unpaired check`` found out.
 
-Everything lies below ``$UNPAIRED_CACHE``, else ``$XDG_CACHE_HOME/unpaired``, else ``~/.cache/unpaired``, under names that
-are digests of the content and the settings it was made from: other bytes or settings have another name, whatever the files
-are called and whenever they were written. The whole folder may be deleted at any time.
+Everything lies below ``$UNPAIRED_CACHE``, else ``$XDG_CACHE_HOME/unpaired``, else ``~/.cache/unpaired``, under names
+that are digests of the content and the settings it was made from: other bytes or settings have another name, whatever
+the files are called and whenever they were written. The whole folder may be deleted at any time.
 
-The images of one (data folder, split, resize settings) are two files: ``NAME.images``, the pixels one image after the other
-(uint8, 3 × H × W each: a crop then becomes a tensor without reordering), and ``NAME.json``, where each image lies. The second
-is written last, and both by temporary file, fsync, rename.
+The images of one (data folder, split, resize settings) are two files: ``NAME.images``, the pixels one image after the
+other (uint8, 3 × H × W each: a crop then becomes a tensor without reordering), and ``NAME.json``, where each image
+lies. The second is written last, and both by temporary file, fsync, rename.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def key(*parts: object) -> str:
 
 
 def _settings(config: DataConfig) -> dict[str, Any]:
-    """Whatever changes the pixels; the versions of Pillow and PyTorch too, because decoders and filters change with them."""
+    """Whatever changes the pixels, and with it the versions of Pillow and PyTorch."""
     import torch
 
     names = ("interpolation", "draft", "background")
@@ -118,7 +118,7 @@ class Store:
 
 
 def open_store(tree: DataTree, split: str, config: DataConfig) -> Store | None:
-    """Open the cache of a split, built when it is not there or damaged; None when it would not fit, with the reason logged."""
+    """Open the cache of a split, built when missing or damaged; None, with the reason logged, when it does not fit."""
     path = home() / f"{key(tree.fingerprint(split), _settings(config))}.images"
     if path.exists():
         try:
@@ -129,7 +129,7 @@ def open_store(tree: DataTree, split: str, config: DataConfig) -> Store | None:
     needed = sum(parallel(partial(_cached_bytes, side=short_side(config)), [f for _, f in files]))
     if needed > config.cache_gib * 2**30:
         log.info(
-            "decoded images of %s (%s) would take %.1f GiB, more than data.cache_gib=%g; each is decoded when it is used",
+            "decoded images of %s (%s) would take %.1f GiB, more than data.cache_gib=%g; each is decoded when used",
             show(tree.root), split, needed / 2**30, config.cache_gib,
         )  # fmt: skip
         return None
@@ -160,7 +160,8 @@ def _cached_bytes(path: Path, side: int) -> int:
 
 
 def _build(path: Path, tree: DataTree, split: str, config: DataConfig) -> None:
-    """Decode every file once and write the cache. What killed builds have left is removed: it may be as large as the whole."""
+    """Decode every file once and write the cache. What killed builds have left is removed:
+    it may be as large as the whole."""
     for left in path.parent.glob(".building-*"):
         with contextlib.suppress(OSError):
             if left.stat().st_mtime < time.time() - LEFT_SECONDS:

@@ -1,7 +1,7 @@
 """The data doctor: what a data folder holds, what is wrong with it, and how to train on it. Reads, never writes there.
 
-Every listed file is decoded in full by the same opener that training uses, so a file that passes here passes there. What
-was found out is kept beside the image caches, by the files' content; checking an unchanged folder again is quick.
+Every listed file is decoded in full by the same opener that training uses, so a file that passes here passes there.
+What was found out is kept beside the image caches, by the files' content; checking an unchanged folder again is quick.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ LISTED = 20
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What was found out about one file; ``reason`` is None for a usable image, and the rest is empty for the others."""
+    """What was found out about one file; with a ``reason`` it is unusable, and the rest is empty."""
 
     split: str
     domain: str
@@ -236,7 +236,7 @@ def _examine(tree: DataTree, file: tuple[str, str, Path], *, background: tuple[i
     return facts | {"pixels": pixels, "spread": float(reduced.std(axis=(0, 1)).max()), "brightest": brightest}
 
 
-# ---- findings -----------------------------------------------------------------------------------------------------------
+# ---- findings --------------------------------------------------------------------------------------------------------
 
 
 def _span(values: Sequence[int]) -> dict[str, float]:
@@ -274,11 +274,17 @@ def _warnings(report: CheckReport) -> Iterable[str]:
         yield f"few training images in {_some(few)}; expect the model to learn them by heart"
     untested = [d for d, files in train.items() if files and not report.good(d, "test")]
     if untested:
-        yield f"no test images in {_some(untested)}; samples will show training images, and `unpaired evaluate` wants --split train"
+        yield (
+            f"no test images in {_some(untested)}; samples will show training images, "
+            "and `unpaired evaluate` wants --split train"
+        )
     sizes = {d: len(f) for d, f in train.items() if f}
     if sizes and max(sizes.values()) > IMBALANCE * min(sizes.values()):
         least, most = min(sizes, key=lambda d: sizes[d]), max(sizes, key=lambda d: sizes[d])
-        yield f"{least} has {sizes[least]} training images, {most} has {sizes[most]}; images of {least} repeat far more often"
+        yield (
+            f"{least} has {sizes[least]} training images, {most} has {sizes[most]}; "
+            f"images of {least} repeat far more often"
+        )
     yield from _shared(report, train)
     for kind, what in (("across_splits", "both in train and test"), ("within", "more than once in a domain")):
         groups = report.duplicates[kind]
@@ -358,7 +364,8 @@ def _commands(report: CheckReport) -> Iterable[str]:
     full, reduced, gan = (shlex.quote(name + ending) for ending in ("", "-small", "-gan"))
     root = shlex.quote(show(tree.root) if not str(tree.root).startswith("-") else f"./{show(tree.root)}")
     if len(tree.domains) == 2:
-        yield f"unpaired train {root} --preset unit-small --out {reduced} {_sizes(min(size, 64), short)}  # without a GPU"
+        smaller = _sizes(min(size, 64), short)
+        yield f"unpaired train {root} --preset unit-small --out {reduced} {smaller}  # without a GPU"
         yield f"unpaired train {root} --method unit --out {full} {_sizes(size, short)}  # full width, for a GPU"
     elif size >= 32:  # a GAN of all domains, from which deepi2i starts
         yield f"unpaired pretrain {root} --out {gan} --set data.size={min(size, 128)}"
@@ -366,7 +373,7 @@ def _commands(report: CheckReport) -> Iterable[str]:
 
 
 def _sizes(size: int, short: int) -> str:
-    """Options for a crop of ``size`` from images whose shorter side is ``short``, with CycleGAN's room for the random crop."""
+    """Options for a crop of ``size`` from images of shorter side ``short``, with CycleGAN's room for the crop."""
     larger = max(size, min(short, round(size * 286 / 256)))
     return f"--set data.size={size} --set data.resize={larger}"
 
@@ -398,7 +405,8 @@ def _text(report: CheckReport) -> Iterable[str]:
         yield "\nTrain with:"
         yield from (f"  {c}" for c in report.commands)
     else:
-        yield f"\nNo method here trains on {len(tree.domains)} domains of so small images; put two of them into a folder of their own."
+        what = f"{len(tree.domains)} domains of so small images"
+        yield f"\nNo method here trains on {what}; put two of them into a folder of their own."
 
 
 def _table(report: CheckReport) -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""Which files belong to which domain and split: four layouts, recognised by their names alone, and an error for the rest.
+"""Which files belong to which domain and split: four layouts, recognised by names alone; the rest is an error.
 
 ==========  ========================================================  =================================================
 layout      looks like                                                splits
@@ -11,9 +11,9 @@ domain      DATA/<domain>/…                                           90 % tra
 lists       DATA/list_trainA.txt, trainA.txt, train_cat.txt…          as the list's name says
 ==========  ========================================================  =================================================
 
-A split's name may be in any case, and end as in training, testing, val, validation or train2017. Folders below a domain are
-read to any depth. Order is by name, in bytes, never by the file system. Nothing is opened here but list files; whether a file
-really is an image is for ``unpaired check`` and the opener to say.
+A split's name may be in any case, and end as in training, testing, val, validation or train2017. Folders below a domain
+are read to any depth. Order is by name, in bytes, never by the file system. Nothing is opened here but list files;
+whether a file really is an image is for ``unpaired check`` and the opener to say.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class DataTree:
     domains: tuple[str, ...]
     """Sorted; at least two, or one where that was asked for."""
     files: Mapping[tuple[str, str], tuple[Path, ...]]
-    """(split, domain) -> paths below ``root``, sorted; both splits ("train" and "test") are present for every domain."""
+    """(split, domain) -> paths below ``root``, sorted; "train" and "test" are present for every domain."""
     ignored: tuple[tuple[Path, str], ...] = ()
     """What was seen below a domain and left out, with the reason: other endings, special files, second links."""
     unreadable: tuple[tuple[Path, str], ...] = ()
@@ -96,7 +96,7 @@ class DataTree:
 
 
 def stable_name(path: Path, root: Path) -> str:
-    """Return ``path`` relative to ``root``, with slashes, in Unicode form NFC (macOS stores NFD). Odd bytes stay surrogates."""
+    """Return ``path`` relative to ``root``, with slashes, in Unicode form NFC (macOS stores NFD)."""
     return _nfc(path.relative_to(root).as_posix())
 
 
@@ -110,7 +110,7 @@ def name_bytes(name: str) -> bytes:
 
 
 def hashed_split(name: str) -> str:
-    """Give about one name in ten to "test", the others to "train": by the name alone, so adding a file moves no other."""
+    """Give about one name in ten to "test", by the name alone, so that adding a file moves no other."""
     number = int.from_bytes(hashlib.sha256(name_bytes(name)).digest()[:8], "big")
     return "test" if number < TEST_SHARE * 2**64 else "train"
 
@@ -121,7 +121,7 @@ def _by_bytes(path: Path) -> bytes:
 
 def is_image_name(name: str) -> bool:
     """Say whether a file of this name is taken for an image: by its ending, upper or lower case; hidden files never."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 (a plain name)
+    return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def in_another_format(path: Path) -> bool:
@@ -189,7 +189,7 @@ class Walk:
         return found
 
     def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
-        """What lies in a folder, sorted; nothing, with the reason listed, where it is not to be read. Raises OSError."""
+        """What lies in a folder, sorted; nothing, the reason listed, where it is not to be read. Raises OSError."""
         status = folder.stat()
         if reason := self.met.get((status.st_dev, status.st_ino)):
             self.ignored.append((folder, reason))
@@ -223,7 +223,7 @@ def _not_wanted(entry: os.DirEntry[str]) -> str:
     if name.startswith(".") or name.lower() in _SYSTEM_FILES:
         return "a hidden or system file"
     if not is_image_name(name):
-        lost = entry.is_symlink() and not os.path.exists(entry.path)  # noqa: PTH110 (which raises where one may not look)
+        lost = entry.is_symlink() and not os.path.exists(entry.path)  # noqa: PTH110 (it raises where one may not look)
         return "a link that leads nowhere one may look" if lost else _not_an_image(Path(entry.path))
     return "" if entry.is_symlink() or entry.is_file() else "a FIFO, socket or device"
 
@@ -294,7 +294,7 @@ Plan = dict[tuple[str, str], Path]
 
 
 def _planned(top: _Top, found: Iterable[tuple[str, str, Path]]) -> tuple[Plan, tuple[str, ...]]:
-    """Put (split, domain, path) together: a validation set gives way to a test set, with a note; other doubles are refused."""
+    """Put the parts together: a validation set gives way to a test set, with a note; other doubles are refused."""
     plan: Plan = {}
     notes = []
     for split, domain, path in sorted(found, key=lambda f: (_is_val(f[2]), _by_bytes(f[2]))):
@@ -309,12 +309,12 @@ def _planned(top: _Top, found: Iterable[tuple[str, str, Path]]) -> tuple[Plan, t
 def find(root: str | os.PathLike[str], least: int = 2) -> DataTree:
     """Find the files of ``root`` by split and domain.
 
-    With ``least`` = 1 a single domain will do, and so will a folder of images without any folders in it: it is the domain.
+    With ``least`` = 1 a single domain will do, and so will a folder of images without folders: it is the domain.
 
     Raises:
         DataError: no such folder; a layout that cannot be told for certain (the text shows what was seen and what would
-            do); fewer than ``least`` domains; a list file that names no existing file. A domain without images is not an error
-            here: ``unpaired check`` and ``open_pool`` report it.
+            do); fewer than ``least`` domains; a list file that names no existing file. A domain without images is no
+            error here: ``unpaired check`` and ``open_pool`` report it.
     """
     top = _look(Path(root))
     if least == 1 and top.images and not top.folders:
@@ -452,7 +452,7 @@ def _checked_domains(top: _Top, names: Iterable[str], least: int = 2) -> tuple[s
     return domains
 
 
-# ---- UNIT's list files --------------------------------------------------------------------------------------------------
+# ---- UNIT's list files -----------------------------------------------------------------------------------------------
 
 
 def _list_files(top: _Top) -> list[tuple[str, str, Path]]:
@@ -492,14 +492,15 @@ def _read_list(path: Path) -> list[str]:
         pure = PurePosixPath(line.replace("\\", "/") if os.name == "nt" else line)
         if pure.is_absolute() or ".." in pure.parts or "\0" in line:
             raise DataError(
-                f"{show(path)}, line {number}: {show(line)} leaves the data folder; write paths relative to it, without .."
+                f"{show(path)}, line {number}: {show(line)} leaves the data folder; write paths relative to it, "
+                "without .."
             )
         names.append(pure.as_posix())
     return names
 
 
 def _base_of(top: _Top, list_file: Path, names: Sequence[str]) -> Path:
-    """The folder that the paths of a list are relative to: that of the list's name, or the root, where a listed file exists."""
+    """The folder that a list's paths are relative to: that of its name, or the root, where a listed file exists."""
     places = [top.root / list_file.stem.removeprefix("list_"), top.root]
     for place in places:
         if not names or any((place / n).is_file() for n in names[:100]):
@@ -508,7 +509,7 @@ def _base_of(top: _Top, list_file: Path, names: Sequence[str]) -> Path:
     raise top.refuse(f"{show(list_file.name)}: its first path {show(names[0])} exists in none of {tried}.")
 
 
-# ---- labelled data ------------------------------------------------------------------------------------------------------
+# ---- labelled data ---------------------------------------------------------------------------------------------------
 
 
 def split_folder(root: Path, split: str | None) -> Path:
@@ -530,7 +531,7 @@ def has_splits(root: Path) -> bool:
 
 
 def find_labelled(root: Path) -> tuple[tuple[str, ...], tuple[Path, ...], NDArray[np.int64]]:
-    """Find a folder's class folders: (classes, files, labels), sorted names, paths, and [n] int64 indices into ``classes``.
+    """Find a folder's class folders: (sorted classes, files, labels [n] int64, indices into ``classes``).
 
     Raises:
         DataError: images without a class, fewer than two classes, or a class without images.

@@ -42,8 +42,8 @@ IMAGE_SUFFIXES = frozenset(
 )
 """Endings (lower case) of files that are taken for images. The content decides how they are read."""
 OTHER_IMAGE_SUFFIXES = frozenset((
-    ".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2",
-    ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".pcx", ".exr", ".hdr", ".dcm",
+    ".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf",
+    ".rw2", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".pcx", ".exr", ".hdr", ".dcm",
 ))  # fmt: skip
 """Endings (lower case) of pictures in formats that are not read: a user is told to convert them."""
 MAX_PIXELS = 50_000_000
@@ -99,7 +99,7 @@ _NOT_IMAGES = (  # first bytes of what most often hides behind an image's name
 
 
 def show(path: object) -> str:
-    """Write ``path`` as text that is safe to print and to put into JSON: odd bytes and control characters are escaped."""
+    """Write ``path`` as text that is safe to print: odd bytes and control characters are escaped."""
     text = os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else str(path)
     text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -245,10 +245,10 @@ def _decoded(
     facts: dict[str, object] | None = None,
     min_side: int = MIN_SIDE,
 ) -> Image.Image:
-    """As `open_image`, but what Pillow opened may come back itself, metadata and all: for those who want its pixels alone.
+    """As `open_image`, but what Pillow opened may come back itself, metadata and all: for its pixels alone.
 
-    A JPEG is decoded at 1/2, 1/4 or 1/8 when its shorter side then still has ``at_least`` pixels: much faster for photographs
-    that will be shrunk, and slightly different.
+    A JPEG is decoded at 1/2, 1/4 or 1/8 when its shorter side then still has ``at_least`` pixels: much faster for
+    photographs that will be shrunk, and slightly different.
     """
     with _stream(source) as (name, file):
         image = _header(name, file, min_side)
@@ -289,7 +289,7 @@ def _decoded(
 def _mend_transparency(image: Image.Image, raw: str, file: BinaryIO) -> None:
     """Put right what Pillow makes of the one transparent colour of a PNG that is not 8 bits deep.
 
-    It leaves the colour in the file's own depth beside pixels of 8 bits, and keeps the high bytes of 16-bit colours alone.
+    It leaves the colour in the file's own depth beside pixels of 8 bits, and keeps the high bytes of 16-bit ones.
     """
     transparent = image.info["transparency"]
     if raw in ("L;2", "L;4"):
@@ -373,7 +373,7 @@ def resize(image: Image.Image, size: int, config: DataConfig) -> Image.Image:
 
 
 def short_side(config: DataConfig) -> int:
-    """Tell the shorter side in pixels of an image before the crop: ``resize``, or ``size``, never less than the crop."""
+    """Tell the shorter side of an image before the crop: ``resize``, or ``size``, never less than the crop."""
     return max(config.resize or config.size, config.size)
 
 
@@ -393,7 +393,7 @@ def load_resized(source: Source, config: DataConfig) -> Pixels:
 
 
 def load_all(paths: Iterable[str | os.PathLike[str]], config: DataConfig) -> Iterator[Pixels | ImageError]:
-    """Load images as `load_resized` does, over several threads, in order; the error in the place of one that is unusable."""
+    """Load images as `load_resized` does, over threads, in order; the error in the place of an unusable one."""
 
     def load(path: str | os.PathLike[str]) -> Pixels | ImageError:
         try:
@@ -407,8 +407,8 @@ def load_all(paths: Iterable[str | os.PathLike[str]], config: DataConfig) -> Ite
 def _resized(pixels: Pixels, side: int, filter_: str) -> Pixels:
     """Resize uint8 [H, W, 3] as `resize` does, by PyTorch's version of Pillow's filters: three to five times faster.
 
-    Both round weights and sums to integers, PyTorch to fewer bits: fewer than one value in a hundred differs, by 1 level
-    (2 at the most that was seen; tests/data/test_images.py).
+    Both round weights and sums to integers, PyTorch to fewer bits: fewer than one value in a hundred differs, by 1
+    level (2 at the most that was seen; tests/data/test_images.py).
     """
     import torch
 
@@ -436,10 +436,10 @@ def to_tensor(pixels: Pixels) -> Tensor:
 
 
 def normalise(pixels: Pixels, out: NDArray[np.float32], *, mirror: bool = False) -> None:
-    """Write uint8 [H, W, 3], a view of any kind, into ``out`` [3, H, W] in [-1, 1]: 0 is -1, 255 is 1 exactly; mirrored on wish.
+    """Write uint8 [H, W, 3], any view, into ``out`` [3, H, W]: 0 is -1 and 255 is 1 exactly; mirrored on wish.
 
-    Image by image, so that the three passes stay in the processor's cache; NumPy, because starting torch's threads costs ten
-    times the work on arrays of this size.
+    Image by image, so that the three passes stay in the processor's cache; NumPy, because starting torch's threads
+    costs ten times the work on arrays of this size.
     """
     planes = np.moveaxis(pixels, -1, 0)
     width = planes.shape[2]
@@ -466,7 +466,7 @@ def to_uint8(tensor: Tensor) -> Pixels:
 
 
 def encode_image(pixels: Pixels, ending: str = "png") -> bytes:
-    """Encode uint8 [H, W, 3] (or [H, W]) as a PNG, a JPEG (jpg: quality 95, no chroma subsampling) or a lossless WebP file.
+    """Encode uint8 [H, W, 3] or [H, W] as PNG, JPEG (jpg: quality 95, no chroma subsampling) or lossless WebP.
 
     Raises ValueError, OSError: a side is too long for the format.
     """

@@ -1,7 +1,7 @@
 """Labelled (and unlabelled) sets for domain adaptation: folders of class folders, or npz files, read into memory.
 
-An npz file holds uint8 images [n, H, W], [n, H, W, 1] or [n, H, W, 3] under ``x`` and their integer labels [n] under ``y``; with
-splits they are ``x_train``, ``y_train``, ``x_test`` and ``y_test``.
+An npz file holds uint8 images [n, H, W], [n, H, W, 1] or [n, H, W, 3] under ``x`` and their integer labels [n] under
+``y``; with splits they are ``x_train``, ``y_train``, ``x_test`` and ``y_test``.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def open_labelled(path: str | os.PathLike[str], config: DataConfig, domain: str,
 
 
 def open_to_test(path: str | os.PathLike[str], config: DataConfig, domain: str) -> ArrayPool:
-    """Open images that a classifier is tested on, as `open_labelled`: the split "test" where the data has splits, else all.
+    """Open images that a classifier is tested on, as `open_labelled`: the split "test", or all where there is none.
 
     Never training images. Raises DataError, also for data with other splits alone.
     """
@@ -65,7 +65,7 @@ def open_to_test(path: str | os.PathLike[str], config: DataConfig, domain: str) 
 def open_unlabelled(
     path: str | os.PathLike[str], config: DataConfig, domain: str, split: str | None = None
 ) -> ArrayPool:
-    """Open images whose labels, if there are any, are not to be used, as `open_labelled`: any folder, or an npz file."""
+    """Open images without their labels, if there are any, as `open_labelled`: any folder, or an npz file."""
     path = Path(path)
     if _is_npz(path):
         return ArrayPool({domain: _read_npz(path, config, split, labelled=False)[0]})
@@ -76,7 +76,7 @@ def open_unlabelled(
 
 
 def open_files(files: Sequence[Path | str], config: DataConfig, domain: str) -> ArrayPool:
-    """Open these images, none of them left out, as `open_labelled`. Raises ImageError for the first that is unusable."""
+    """Open these images, none left out, as `open_labelled`. Raises ImageError for the first that is unusable."""
     squares = [_square(load_resized(Path(file), config)) for file in files]
     side = short_side(config)
     return ArrayPool({domain: np.stack(squares) if squares else np.empty((0, side, side, 3), np.uint8)})
@@ -90,7 +90,8 @@ def _check_memory(path: Path, count: int, config: DataConfig) -> None:
     needed = count * 3 * short_side(config) ** 2
     if needed > config.cache_gib * 2**30:
         raise DataError(
-            f"{show(path)}: {count} images of side {short_side(config)} take {needed / 2**30:.1f} GiB of memory, more than "
+            f"{show(path)}: {count} images of side {short_side(config)} take {needed / 2**30:.1f} GiB of memory, "
+            "more than "
             f"data.cache_gib={config.cache_gib:g}; raise it or choose a smaller data.size"
         )
 
@@ -119,11 +120,12 @@ def _read_files(path: Path, files: Sequence[Path], config: DataConfig) -> tuple[
     return squares[: len(good)], np.array(good, np.int64)
 
 
-# ---- npz ----------------------------------------------------------------------------------------------------------------
+# ---- npz -------------------------------------------------------------------------------------------------------------
 
 
 def _headers(path: Path) -> dict[str, _Header]:
-    """Type and shape of the arrays that have a name we know, from their headers alone: nothing is decompressed. Raises DataError."""
+    """Type and shape of the arrays that have a name we know, from their headers alone: nothing is decompressed.
+    Raises DataError."""
     found = {}
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive:
@@ -142,7 +144,8 @@ def _headers(path: Path) -> dict[str, _Header]:
 def _read_npz(
     path: Path, config: DataConfig, split: str | None, *, labelled: bool
 ) -> tuple[Pixels, NDArray[np.int64], tuple[str, ...]]:
-    """(squares uint8 [n, S, S, 3], labels int64 [n], names of the classes); without labels where they are not asked for."""
+    """(squares uint8 [n, S, S, 3], labels int64 [n], names of the classes);
+    without labels where they are not asked for."""
     arrays = _headers(path)
     if split in (None, "train"):
         split = "train" if "x_train" in arrays or "x_test" in arrays else ""

@@ -1,8 +1,8 @@
 """Training batches as a pure function of (seed, step): the order of images, the crops and the mirroring.
 
-Nothing here remembers what it did before, so a run can be cut anywhere, resumed with another number of loader workers, or
-split over ranks, and sees the same pixels. Every random number comes from a counter-based generator whose key names what
-it is for (`_generator`).
+Nothing here remembers what it did before, so a run can be cut anywhere, resumed with another number of loader workers,
+or split over ranks, and sees the same pixels. Every random number comes from a counter-based generator whose key names
+what it is for (`_generator`).
 
 Legend: N batch, H height, W width, S side of the crop, n images of a domain.
 """
@@ -181,7 +181,8 @@ def open_pool(tree_or_path: DataTree | str | os.PathLike[str], config: DataConfi
     if len(pool.bad) > MAX_BAD_SHARE * total:
         name, reason = pool.bad[0]
         raise DataError(
-            f"{show(tree.root)}: {len(pool.bad)} of {total} {split} files are unusable (more than {MAX_BAD_SHARE:.0%}), "
+            f"{show(tree.root)}: {len(pool.bad)} of {total} {split} files are unusable (more than "
+            f"{MAX_BAD_SHARE:.0%}), "
             f"the first: {name}: {reason}; `unpaired check` lists them all"
         )
     for name, reason in pool.bad:
@@ -219,8 +220,8 @@ class PartPool:
 
 
 def hold_out(pool: Pool, share: float, most: int) -> tuple[PartPool, PartPool]:
-    """(the others, the held out): of each domain ``share`` of the images, at most ``most`` and at least 2, drawn at random by the
-    domain's name alone.
+    """(the others, the held out): of each domain ``share`` of the images, at most ``most`` and at least 2, drawn at
+    random by the domain's name alone.
 
     Raises DataError for a domain with fewer than 4 images.
     """
@@ -244,10 +245,10 @@ def _generator(*key: object) -> np.random.Generator:
 class Sampler:
     """Batches by step.
 
-    Each domain is visited without replacement, epoch after epoch; the permutation follows from (seed, role, domain, epoch),
-    where the role is source or target. Crop and mirroring follow from (seed, step, position in the batch). With several
-    pairs, every run of ``len(pairs)`` samples uses each pair once, in an order that follows from (seed, run); with all
-    pairs of n domains, each domain is also once a source and once a target in every n samples.
+    Each domain is visited without replacement, epoch after epoch; the permutation follows from (seed, role, domain,
+    epoch), where the role is source or target. Crop and mirroring follow from (seed, step, position in the batch). With
+    several pairs, every run of ``len(pairs)`` samples uses each pair once, in an order that follows from (seed, run);
+    with all pairs of n domains, each domain is also once a source and once a target in every n samples.
 
     Args:
         pool: the images. Each is resized to ``short_side(config)`` unless it has that size already.
@@ -255,8 +256,8 @@ class Sampler:
         pairs: (source, target) domains to draw from, as ``Method.pairs``.
         seed: with the step, decides everything.
         domains: order that ``Batch.source_domain`` indexes; the pool's by default.
-        reads: sides of a batch whose images are wanted, as ``Method.reads``; the others stay unopened. What is drawn for one side
-            does not depend on the other.
+        reads: sides of a batch whose images are wanted, as ``Method.reads``; the others stay unopened. What is drawn
+            for one side does not depend on the other.
     """
 
     def __init__(
@@ -343,7 +344,8 @@ class Sampler:
         return plan
 
     def _turn(self, run: int, pairs: AllPairs) -> list[tuple[Pair, tuple[int, int]]]:
-        """Each domain with the one ``shift`` places on: n - 1 shifts make all pairs, and no list of n² of them is held."""
+        """Each domain with the one ``shift`` places on: n - 1 shifts make all pairs, and no list of n² of them is
+        held."""
         domains = pairs.domains
         n = len(domains)
         block, nth = divmod(run, n - 1)

@@ -1,12 +1,15 @@
 """Other engines for ``translate`` than PyTorch as it stands: its compiler, and OpenVINO on a CPU (an extra).
 
-Both run :meth:`unpaired.methods.base.Method.render` for images of one shape: everything random, and the number of a class, is drawn outside and
-comes in as a tensor, so that seeds and latents give what PyTorch gives with them, and one network serves all classes.
+Both run :meth:`unpaired.methods.base.Method.render` for images of one shape: everything random, and the number of a
+class, is drawn outside and comes in as a tensor, so that seeds and latents give what PyTorch gives with them, and one
+network serves all classes.
 
-- ``compile``: ``torch.compile``. Joins what lies between convolutions into single loops, and leaves out the calls of a hundred small
-  layers, on a GPU by CUDA graphs. Needs a C++ compiler (on a GPU Triton); without one it says so and goes on in plain PyTorch.
-- ``openvino``: the method is traced with PyTorch and read from memory by OpenVINO's own frontend: no file, no ONNX, and not its converter,
-  which reports usage home. What it computes stays float32 and equals PyTorch's result within 1e-3 (tests/translate/test_engines.py).
+- ``compile``: ``torch.compile``. Joins what lies between convolutions into single loops, and leaves out the calls of a
+  hundred small layers, on a GPU by CUDA graphs. Needs a C++ compiler (on a GPU Triton); without one it says so and goes
+  on in plain PyTorch.
+- ``openvino``: the method is traced with PyTorch and read from memory by OpenVINO's own frontend: no file, no ONNX, and
+  not its converter, which reports usage home. What it computes stays float32 and equals PyTorch's result within 1e-3
+  (tests/translate/test_engines.py).
 
 Legend: N batch, H height, W width.
 """
@@ -28,9 +31,9 @@ from unpaired.methods.base import Method
 log = logging.getLogger("unpaired")
 ENGINES = ("torch", "compile", "openvino")
 KEPT = 4
-"""Networks of OpenVINO kept ready, one for each direction and shape: each takes its weights' memory again, and seconds to make."""
+"""Networks of OpenVINO kept ready, a direction and shape each: each takes its weights' memory again."""
 COMPILED = 1000
-"""Directions and shapes that are compiled, before PyTorch runs the rest uncompiled: none takes memory for weights, but each minutes."""
+"""Directions and shapes that are compiled, before PyTorch runs the rest uncompiled: each takes minutes."""
 
 
 class _Direction(nn.Module):
@@ -45,20 +48,21 @@ class _Direction(nn.Module):
 
 
 class Engine:
-    """Base: ``render`` of a method for each direction and shape that is asked for, by something else than PyTorch as it stands."""
+    """Base: ``render`` of a method, for each direction and shape asked for, by something else than plain PyTorch."""
 
     def __init__(self, method: Method) -> None:
         self.says_all = type(method).inputs is not Method.inputs
         if method.stochastic and not self.says_all:
             raise ConfigError(
-                f"method '{type(method).__name__}' draws noise and does not say which: it must define inputs() and render(), or use engine torch"
+                f"method '{type(method).__name__}' draws noise and does not say which: it must define inputs() and "
+                "render(), or use engine torch"
             )
         self.method = method
         self.ready: OrderedDict[Any, Callable[[Sequence[Tensor]], Tensor]] = OrderedDict()
 
     def __call__(self, images: Tensor, source: str | None, target: str, inputs: Sequence[Tensor]) -> Tensor:
-        """float32 [N, 3, H, W] and what ``method.inputs`` has for them -> the same shape. Raises ConfigError where the engine cannot run the
-        method."""
+        """float32 [N, 3, H, W] and what ``method.inputs`` has for them -> the same shape. Raises ConfigError where the
+        engine cannot run the method."""
         # where the source does not matter and the target's number is among the inputs, one network serves all classes
         names = None if self.method.any_source and self.says_all else (source, target)
         key = (names, tuple(images.shape))
@@ -99,7 +103,8 @@ class Compiled(Engine):
             if self.failed:
                 return direction(*tensors)  # type: ignore[no-any-return]
             try:
-                return compiled(*tensors).clone()  # type: ignore[no-any-return]  # the next call of a CUDA graph writes there
+                # a copy, since the next call of a CUDA graph writes there
+                return compiled(*tensors).clone()  # type: ignore[no-any-return]
             except (UnpairedError, torch.OutOfMemoryError):
                 raise
             except Exception as error:  # of many kinds; if the model is at fault, it raises again below

@@ -1,8 +1,8 @@
 """Translating files and trees: planned before work, restartable, one bad file never stops it.
 
-Pictures are read in the planned order and go through the model in batches of neighbours of equal size. Each result is written
-under a temporary name, fsynced and renamed. A record in the output folder lets a killed run go on; the batches are cut in the
-same places then, so that the finished tree has the same bytes as that of an undisturbed run.
+Pictures are read in the planned order and go through the model in batches of neighbours of equal size. Each result is
+written under a temporary name, fsynced and renamed. A record in the output folder lets a killed run go on; the batches
+are cut in the same places then, so that the finished tree has the same bytes as that of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -142,8 +142,10 @@ def translate_files(
     """Translate files and whole trees of them into ``out``; run it again to go on after an interruption.
 
     Args:
-        model: a translator (then ``device``, ``precision`` and ``engine`` are its own), or a path as for :func:`unpaired.load`.
-        options: what :class:`~unpaired.config.TranslateConfig` lists; ``changes`` are single ones of them, as in ``to="zebra"``.
+        model: a translator (then ``device``, ``precision`` and ``engine`` are its own), or a path as for
+            :func:`unpaired.load`.
+        options: what :class:`~unpaired.config.TranslateConfig` lists; ``changes`` are single ones of them, as in
+            ``to="zebra"``.
         progress: called with (items finished, items in all).
 
     Raises:
@@ -420,8 +422,8 @@ def _scaled(images: Tensor) -> Tensor:
 def mask_to_uint8(mask: Tensor, *, black_and_white: bool = False) -> NDArray[np.uint8]:
     """Turn a mask [1, H, W] in [0, 1] into uint8 [H, W]; 0 only below 1/512, where the 8-bit result equals the input.
 
-    A plain rounding would also give 0 up to 1/510, where a result may be one grey level off. ``black_and_white`` gives 255
-    to all others.
+    A plain rounding would also give 0 up to 1/510, where a result may be one grey level off. ``black_and_white`` gives
+    255 to all others.
     """
     touched = mask[0] >= 1 / 512
     grey = (mask[0] * 255).round().clamp(1, 255)
@@ -468,8 +470,8 @@ class Plan:
 def plan(inputs: Sequence[Path], out: Path, suffix: str, samples: int = 1) -> Plan:
     """Find the inputs and name the results. Reads folders, never files.
 
-    Folders are read as data folders are (`unpaired.data.folders.Walk`), but for ``out``. Results keep the input's place and
-    name, with ``suffix``; several ``samples`` of each lie in folders ``sample-1``, ``sample-2`` and so on.
+    Folders are read as data folders are (`unpaired.data.folders.Walk`), but for ``out``. Results keep the input's place
+    and name, with ``suffix``; several ``samples`` of each lie in folders ``sample-1``, ``sample-2`` and so on.
 
     Raises:
         DataError: an input is missing, or there is nothing to do.
@@ -528,8 +530,9 @@ def _key(name: PurePosixPath) -> str:
 def _named(found: Sequence[tuple[Path, PurePosixPath]], suffix: str) -> list[Task]:
     """Give each input's result a name of its own, the same on every run over the same files.
 
-    Where two would share one (``a.jpg`` and ``a.png``; ``A.png`` and ``a.png`` on systems that ignore case; the same name from
-    two folders) or a folder has it, each keeps its old ending in front of the new one; what still clashes gets a number.
+    Where two would share one (``a.jpg`` and ``a.png``; ``A.png`` and ``a.png`` on systems that ignore case; the same
+    name from two folders) or a folder has it, each keeps its old ending in front of the new one; what still clashes
+    gets a number.
     """
     plain = [place.with_suffix(suffix) for _, place in found]
     count = Counter(map(_key, plain))
@@ -599,9 +602,9 @@ def _refuse_foreign(todo: Plan, record: Record) -> None:
 # ----------------------------------------------------------------------------------------------------
 # The record in an output folder that makes translating restartable: which results are there, of what, made how.
 #
-# One JSON text a line in RECORD. The first line holds the options. Before a result is renamed into place, a line with the digests
-# of its input and of its own bytes is written and fsynced. So a file that is there after a crash has a digest that the record
-# knows, or it is somebody else's.
+# One JSON text a line in RECORD. The first line holds the options. Before a result is renamed into place, a line with
+# the digests of its input and of its own bytes is written and fsynced. So a file that is there after a crash has a
+# digest that the record knows, or it is somebody else's.
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""Images from noise alone (methods ``deepvae``, ``biggan``, ``stylegan``), walks between two of them, and sheets of levels (``cascade``).
+"""Images from noise alone (methods ``deepvae``, ``biggan``, ``stylegan``), walks between two of them, and sheets of
+levels (``cascade``).
 
 Legend: N images, Z numbers in a latent, S side in pixels; images float [N, 3, S, S] in [-1, 1].
 """
@@ -73,8 +74,8 @@ def draw(translator: Translator, noise: Tensor, domain: str, *, seed: int = 0, w
 def drawn(translator: Translator, noise: Tensor, domain: str, *, seed: int, walk: int) -> Iterator[Tensor]:
     """Make images of ``domain`` from latents [N, Z], some at a time.
 
-    Where a network draws more noise (StyleGAN's maps), that of image i follows from (``seed``, i // ``walk``) alone: along a
-    walk of so many images it stays the same.
+    Where a network draws more noise (StyleGAN's maps), that of image i follows from (``seed``, i // ``walk``) alone:
+    along a walk of so many images it stays the same.
     """
     method = translator.method
     side = method.fixed_size or method.image_size
@@ -89,11 +90,13 @@ def drawn(translator: Translator, noise: Tensor, domain: str, *, seed: int, walk
 def synthesize(
     model: Translator | Path | str, options: SynthesizeConfig | None = None, /, **changes: Any
 ) -> list[Path]:
-    """Draw images from noise into ``out``: ``00000.png`` and on, ``sheet.png`` with the first of them, ``synthesis.json``.
+    """Draw images from noise into ``out``: ``00000.png`` and on, ``sheet.png`` with the first of them,
+    ``synthesis.json``.
 
     Args:
         model: a translator (then ``device`` and ``precision`` are its own), or a path as for :func:`unpaired.load`.
-        options: what :class:`~unpaired.config.SynthesizeConfig` lists; ``changes`` are single ones of them, as in ``n=8``.
+        options: what :class:`~unpaired.config.SynthesizeConfig` lists; ``changes`` are single ones of them, as in
+            ``n=8``.
 
     Raises:
         ConfigError: the model makes no images from noise, or a number is out of range.
@@ -103,8 +106,9 @@ def synthesize(
     translator = model if isinstance(model, Translator) else load(model, device=asked.device, precision=asked.precision)
     if not translator.method.from_noise:
         raise ConfigError(
-            f"this model ({translator.header.get('method')}) translates images and makes none from noise alone; methods 'deepvae', "
-            "'biggan' and 'stylegan' do. To translate: unpaired translate MODEL PICTURES --to DOMAIN --out DIR"
+            f"this model ({translator.header.get('method')}) translates images and makes none from noise alone; "
+            "methods 'deepvae', 'biggan' and 'stylegan' do. "
+            "To translate: unpaired translate MODEL PICTURES --to DOMAIN --out DIR"
         )
     domain, steps = _domain(translator, asked.to), asked.interpolate
     if steps:
@@ -119,7 +123,8 @@ def synthesize(
     taken = [name for name in (*names, "sheet.png") if name in there]
     if taken and not asked.overwrite:
         raise RefusedError(
-            f"{show(asked.out)}: {len(taken)} of these files are there already, such as {taken[0]}. Use another --out, or --overwrite"
+            f"{show(asked.out)}: {len(taken)} of these files are there already, such as {taken[0]}. Use another "
+            "--out, or --overwrite"
         )
     shown: list[Pixels | None] = []
     images = (image for part in drawn(translator, noise, domain, seed=asked.seed, walk=max(1, steps)) for image in part)
@@ -147,8 +152,8 @@ def _domain(translator: Translator, domain: str | None) -> str:
 def write_level_sheets(
     translator: Translator, inputs: Sequence[Path], *, to: str, source: str | None = None, folder: Path
 ) -> list[Path]:
-    """Write ``folder/NAME.png`` for each input: above, the input and what its maps look like at each level, deepest first;
-    below, their translations (Katzir et al., Fig. 1 and 25). Cells have the side at which the model was trained.
+    """Write ``folder/NAME.png`` for each input: above, the input and what its maps look like at each level, deepest
+    first; below, their translations (Katzir et al., Fig. 1 and 25). Cells have the side at which the model was trained.
 
     Raises:
         ConfigError: the method has no levels, or only with pictures of none of them; the direction is not possible.

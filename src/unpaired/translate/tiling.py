@@ -42,7 +42,8 @@ def pad_to(images: Tensor, stride: int) -> tuple[Tensor, tuple[int, int]]:
 
 
 def tile_sides(h: int, w: int, stride: int, max_pixels: int) -> tuple[int, int]:
-    """Height and width of the tiles for a padded picture: multiples of ``stride``, the product within ``max_pixels``."""
+    """Height and width of the tiles for a padded picture: multiples of ``stride``, the product within
+    ``max_pixels``."""
     if h * w <= max_pixels:
         return h, w
     check_max_pixels(stride, max_pixels)

@@ -50,8 +50,9 @@ class Translator:
         """
         Args:
             precision: ``fp32``, ``tf32`` (GPU), ``bf16`` (autocast) or ``auto``.
-            engine: what runs :meth:`translate`: ``torch``, ``compile`` (``torch.compile``: half a minute to some minutes for each shape, once,
-                then faster), or ``openvino`` in fp32 on a CPU (the extra ``openvino``). The other methods run in ``torch``.
+            engine: what runs :meth:`translate`: ``torch``, ``compile`` (``torch.compile``: half a minute to some
+                minutes for each shape, once, then faster), or ``openvino`` in fp32 on a CPU (the extra ``openvino``).
+                The other methods run in ``torch``.
             path, sha256: where the model came from and its file's hash, for records.
         """
         self.method = method.eval().requires_grad_(False)
@@ -97,7 +98,7 @@ class Translator:
 
     @property
     def untrained(self) -> str:
-        """A sentence on parts that have not been trained yet although outputs depend on them; empty where there are none."""
+        """A sentence on parts that outputs depend on and that have not been trained yet; empty where none are."""
         return self.method.untrained()
 
     def info(self) -> dict[str, Any]:
@@ -137,8 +138,8 @@ class Translator:
     def direction(self, source: str | None, target: str) -> tuple[str | None, str]:
         """The (source, target) meant; ``source`` may be None when only one direction leads to ``target``.
 
-        Methods that do not ask where an image comes from take None for an image of any domain, known or not, and so does
-        the word "none"; then the source stays None.
+        Methods that do not ask where an image comes from take None for an image of any domain, known or not, and so
+        does the word "none"; then the source stays None.
 
         Raises:
             ConfigError: no such domain (with the nearest name), no such direction, or several sources fit.
@@ -172,7 +173,8 @@ class Translator:
         """Refuse a model that translates nothing, which a classifier is. Raises ConfigError."""
         if not self.directions:
             raise ConfigError(
-                f"this model tells {', '.join(self.domains)} apart and translates nothing; it is for: unpaired train DATA --weights MODEL"
+                f"this model tells {', '.join(self.domains)} apart and translates nothing; it is for: unpaired train "
+                "DATA --weights MODEL"
             )
 
     def targets(self, source: str | None) -> tuple[str | None, tuple[str, ...]]:
@@ -206,10 +208,11 @@ class Translator:
 
         Args:
             images: float [N, 3, H, W] in [-1, 1], any H and W from 1 on.
-            source: None where only one domain leads to ``target``, and for images of no trained domain (see :meth:`direction`).
+            source: None where only one domain leads to ``target``, and for images of no trained domain (see
+                :meth:`direction`).
             seed: of the noise, for methods with random outputs; None draws anew each time.
-            latents: float [N, ``method.latent_size``], the noise itself, for methods that have a latent; noise that a network draws
-                beside it (StyleGAN's maps) still follows from ``seed``.
+            latents: float [N, ``method.latent_size``], the noise itself, for methods that have a latent; noise that a
+                network draws beside it (StyleGAN's maps) still follows from ``seed``.
             max_pixels: larger pictures go through in overlapping tiles of at most this many pixels.
 
         Returns:
@@ -281,8 +284,8 @@ class Translator:
     ) -> tuple[Tensor, Tensor]:
         """Do :meth:`translate` and :meth:`attention` in one: images [N, 3, H, W] and masks [N, 1, H, W].
 
-        With ``threshold``, pixels whose mask is below it keep the input's colour, so that the images fit the masks. Where a mask
-        is below 1/512, rounding to 8 bits gives the input's pixel exactly.
+        With ``threshold``, pixels whose mask is below it keep the input's colour, so that the images fit the masks.
+        Where a mask is below 1/512, rounding to 8 bits gives the input's pixel exactly.
         """
         source, target = self.direction(source, target)
         self.check_attention(threshold)
@@ -290,7 +293,8 @@ class Translator:
 
         def network(part: Tensor) -> Tensor:
             mask = self._mask(part, threshold)
-            result = self.method.translate(part, source, target, generator=generator).float()  # type: ignore[arg-type]  # None only where any_source is set
+            # the source is None only where any_source is set
+            result = self.method.translate(part, source, target, generator=generator).float()  # type: ignore[arg-type]
             if threshold is not None:
                 result = torch.where(mask > 0, result, part)
             return torch.cat([result, mask], dim=1)
@@ -304,8 +308,8 @@ class Translator:
             raise ConfigError(f"mask threshold {threshold}: must be above 0 and at most 1")
         if not self.has_attention:
             raise ConfigError(
-                f"this model ({self.header.get('method')}) has no attention, so there are no masks; method 'attend' has, "
-                "unless it was trained with model.attention = false"
+                f"this model ({self.header.get('method')}) has no attention, so there are no masks; method 'attend' "
+                "has, unless it was trained with model.attention = false"
             )
 
     def _mask(self, part: Tensor, threshold: float | None) -> Tensor:
@@ -330,10 +334,11 @@ class Translator:
 
     @torch.inference_mode()
     def levels(self, images: Tensor, source: str | None, target: str) -> list[tuple[str, Tensor, Tensor]]:
-        """Level by level, deepest first: (its name, what the images look like there, what their translation looks like there).
+        """Level by level, deepest first: (its name, what the images look like there, what their translation looks like
+        there).
 
-        Images and pictures float32 [N, 3, S, S] in [-1, 1], S the side at which the model was trained. Empty for methods without
-        levels. Raises ConfigError, DataError as :meth:`translate`.
+        Images and pictures float32 [N, 3, S, S] in [-1, 1], S the side at which the model was trained. Empty for
+        methods without levels. Raises ConfigError, DataError as :meth:`translate`.
         """
         source, target = self.direction(source, target)
         check_images(images)
@@ -343,7 +348,7 @@ class Translator:
 
     @torch.inference_mode()
     def _run(self, network: Network, images: Tensor, max_pixels: int, channels: int = 3) -> Tensor:
-        """``network``, which gives so many channels, over checked images of any size. NaN stays NaN: callers must see it."""
+        """``network``, which gives so many channels, over checked images of any size; NaN stays NaN."""
         check_images(images)
         images = images.to(self.device, torch.float32).clamp(-1, 1)
         if not len(images):
@@ -366,11 +371,13 @@ class Translator:
         """Translate a picture of any size and mode to an 8-bit RGB picture of the same size, EXIF orientation applied.
 
         Raises:
-            ConfigError: the direction is not possible. DataError: no PIL image, a damaged one, or an output that is not finite.
+            ConfigError: the direction is not possible. DataError: no PIL image, a damaged one, or an output that is not
+                finite.
         """
         if not isinstance(image, Image.Image):
             raise DataError(
-                f"translate_image wants a PIL image, not {type(image).__name__}: open it first, as in PIL.Image.open(PATH)"
+                f"translate_image wants a PIL image, not {type(image).__name__}: open it first, as in "
+                "PIL.Image.open(PATH)"
             )
         try:
             upright = to_rgb("<picture>", ImageOps.exif_transpose(image), (255, 255, 255))
@@ -403,15 +410,16 @@ def check_images(images: Tensor) -> None:
         if low != low or high != high:
             raise DataError("images hold NaN")
         raise DataError(
-            f"images go from {low:.4g} to {high:.4g}; wanted [-1, 1]: use x / 127.5 - 1 for 0 to 255, x * 2 - 1 for 0 to 1"
+            f"images go from {low:.4g} to {high:.4g}; wanted [-1, 1]: use x / 127.5 - 1 for 0 to 255, x * 2 - 1 for "
+            "0 to 1"
         )
 
 
 def load(
     path: Path | str, *, device: str | torch.device = "cpu", precision: str = "fp32", engine: str = "torch"
 ) -> Translator:
-    """A translator from a model file, a checkpoint folder or a run folder. Runs no code from it. One whose outputs depend on parts that
-    have not been trained yet is told with a warning of the logger ``unpaired``.
+    """A translator from a model file, a checkpoint folder or a run folder. Runs no code from it. One whose outputs
+    depend on parts that have not been trained yet is told with a warning of the logger ``unpaired``.
 
     Raises:
         CheckpointError: missing, damaged, foreign, or of another version; the text says which.
