@@ -20,7 +20,7 @@ from digits import conditions, parser
 from PIL import Image
 
 from unpaired import adapt
-from unpaired.adaptation import AdaptConfig
+from unpaired.adaptation import AdaptSettings
 from unpaired.config import DataConfig, parse_assignments
 from unpaired.data.images import to_tensor
 from unpaired.data.labelled import open_labelled
@@ -54,7 +54,7 @@ def blended(digits: np.ndarray, photos: list[np.ndarray], rng: np.random.Generat
     return out
 
 
-def target_only(train: Path, test: Path, data: DataConfig, options: AdaptConfig, seed: int) -> float:
+def target_only(train: Path, test: Path, data: DataConfig, options: AdaptSettings, seed: int) -> float:
     """Accuracy of the plain classifier trained on the target's own labels, after its last step."""
     labelled, tested = open_labelled(train, data, "target", "train"), open_labelled(test, data, "test", "test")
     images, labels = labelled.images["target"], np.asarray(labelled.labels["target"])
@@ -102,13 +102,13 @@ def main() -> None:
     if args.steps:
         settings["model.initial_steps"] = args.steps
     result = adapt(
-        data / "source.npz", data / "target.npz", data / "test.npz", out=args.out, method="attend",
+        data / "source.npz", data / "target.npz", args.out, test=data / "test.npz", method="attend",
         preset=args.preset or f"attend-{args.direction}", settings=settings, seed=args.seed, names=(source, target),
     )  # fmt: skip
     print(result.text())
     own = target_only(
         data / "target-labelled.npz", data / "test.npz", DataConfig(**result.config["data"]),
-        AdaptConfig(**result.config["adapt"]), args.seed,
+        AdaptSettings(**result.config["adapt"]), args.seed,
     )  # fmt: skip
     (args.out / "table.json").write_text(json.dumps({**about, "target_only": own, **result.to_dict()}, indent=1))
     last = result.last.accuracy if result.last else float("nan")

@@ -91,7 +91,7 @@ def main() -> None:
     settings = parse_assignments(args.set)
     settings |= {k: v for k, v in (("model.width", args.width), ("model.steps", args.steps)) if v is not None}
     result = adapt(
-        data / "source.npz", data / "target.npz", data / "test.npz", out=args.out,
+        data / "source.npz", data / "target.npz", args.out, test=data / "test.npz",
         recipe=args.recipe, preset=args.preset or f"unit-digits-{args.direction}", settings=settings, seed=args.seed, names=(source, target),
     )  # fmt: skip
     print(result.text())

@@ -15,6 +15,7 @@ from PIL import Image
 from unpaired import checkpoint
 from unpaired.adaptation import AdaptResult, _read, _settle, adapt, add_anchor
 from unpaired.batch import Batch
+from unpaired.config import AdaptConfig
 from unpaired.data.labelled import open_to_test
 from unpaired.errors import CheckpointError, ConfigError, DataError, ImageError, RefusedError
 from unpaired.evaluation.classifier import ConvNet, adaptation_figures, load_classifier, score, train_classifier
@@ -79,7 +80,7 @@ def data(tmp_path: Path) -> dict[str, Path]:
 
 def run(data: dict[str, Path], out: Path, settings: dict[str, Any], **options: Any) -> AdaptResult:
     """adapt() on the fixture."""
-    return adapt(data["source"], data["target"], data["test"], out=out, settings=settings, quiet=True, **options)
+    return adapt(data["source"], data["target"], out, test=data["test"], settings=settings, quiet=True, **options)
 
 
 def pictures(n: int = 8) -> torch.Tensor:
@@ -181,13 +182,13 @@ def test_npz_without_target_labels(tmp_path: Path) -> None:
 def test_a_classifier_is_tested_on_test_images(data: dict[str, Path], tmp_path: Path) -> None:
     """Of labelled data with splits those of "test" are taken, as a folder and as npz, never the training images; data with training
     images alone are refused; without splits all are taken."""
-    config, options, _ = _settle("unit", "translate", None, TRANSLATE, 0)
+    config, options, _ = _settle(AdaptConfig(recipe="translate", settings=TRANSLATE))
     classes = sorted(p.name for p in data["test"].iterdir() if p.is_dir())
     both = tmp_path / "both"
     shutil.copytree(data["source"], both / "train")
     shutil.copytree(data["test"], both / "test")
     counts = {
-        str(place): _read(data["source"], data["target"], place, config, options, 0).counts()["test"]
+        str(place): _read(data["source"], data["target"], place, config, options).counts()["test"]
         for place in (data["test"], both)
     }
     assert len(classes) == 2 and set(counts.values()) == {20}
@@ -198,13 +199,13 @@ def test_a_classifier_is_tested_on_test_images(data: dict[str, Path], tmp_path: 
     assert open_to_test(tmp_path / "split.npz", config.data, "d").count("d") == 2
     shutil.rmtree(both / "test")
     with pytest.raises(DataError, match="no test folder; there are: train"):
-        _read(data["source"], data["target"], both, config, options, 0)
+        _read(data["source"], data["target"], both, config, options)
 
 
 def test_inverted_copies(data: dict[str, Path]) -> None:
     """adapt.inverted doubles what is trained on, each copy with its label, and leaves held-out images and counts alone."""
-    config, options, _ = _settle("unit", "translate", None, {**TRANSLATE, "adapt.inverted": True}, 0)
-    found = _read(data["source"], data["target"], None, config, options, 0)
+    config, options, _ = _settle(AdaptConfig(recipe="translate", settings={**TRANSLATE, "adapt.inverted": True}))
+    found = _read(data["source"], data["target"], None, config, options)
     images, labels = found.images["source"], found.labels
     assert len(images) == 72 and np.array_equal(images[36:], 255 - images[:36])
     assert np.array_equal(labels[36:], labels[:36])
@@ -291,9 +292,9 @@ def test_refusals(data: dict[str, Path], tmp_path: Path) -> None:
 
 def test_a_preset_of_the_translator_means_recipe_translate() -> None:
     """`--preset unit-small` has the settings of UNIT's translator, so no --recipe need be typed; the word unit alone is joint."""
-    config, _, recipe = _settle("unit", None, "unit-small", {}, 0)
+    config, _, recipe = _settle(AdaptConfig(preset="unit-small"))
     assert (config.method, recipe, config.model.width) == ("unit", "translate", 16)
-    assert [_settle(m, None, None, {}, 0)[2] for m in (None, "unit", "unit-digits")] == ["joint"] * 3
+    assert [_settle(AdaptConfig(method=m))[2] for m in ("unit", "unit-digits")] == ["joint"] * 2
 
 
 def test_foreign_files_are_no_classifiers(data: dict[str, Path], tmp_path: Path) -> None:

@@ -24,12 +24,12 @@ from torch import Tensor
 from unpaired import checkpoint, machine
 from unpaired._version import __version__
 from unpaired.batch import Batch
-from unpaired.config import RunConfig, Settings, merge, nested
+from unpaired.config import AdaptConfig, RunConfig, Settings, explain, merge, nested
 from unpaired.config import preset as read_preset
 from unpaired.data.images import to_tensor, to_uint8
 from unpaired.data.labelled import open_labelled, open_to_test, open_unlabelled
 from unpaired.data.sampling import ArrayPool, centre_crops
-from unpaired.errors import ConfigError, DataError, nearest
+from unpaired.errors import ConfigError, DataError
 from unpaired.evaluation import classifier
 from unpaired.evaluation.classifier import (
     Classifier,
@@ -50,10 +50,9 @@ from unpaired.training.log import Reporter
 from unpaired.training.state import Plan
 
 Recipe = Literal["joint", "translate"]
-DOMAINS = ("source", "target")
 
 
-class AdaptConfig(Settings):
+class AdaptSettings(Settings):
     """Settings of ``adapt`` beside the translator's; keys ``adapt.*``, table ``[adapt]`` of a preset."""
 
     held_out: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
@@ -145,19 +144,7 @@ class AdaptResult:
 
 # ----------------------------------------------------------------------------------------------------- the command
 def adapt(
-    source: Path | str,
-    target: Path | str,
-    test: Path | str | None = None,
-    *,
-    out: Path | str,
-    method: str | None = None,
-    recipe: Recipe | None = None,
-    preset: str | None = None,
-    settings: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    select_on_test: bool = False,
-    quiet: bool = False,
-    names: tuple[str, str] = DOMAINS,
+    source: Path | str, target: Path | str, out: Path | str, options: AdaptConfig | None = None, **changes: Any
 ) -> AdaptResult:
     """Train a classifier for the unlabelled images ``target`` from the labelled images ``source``.
 
@@ -166,89 +153,73 @@ def adapt(
     Args:
         source: folder of class folders, or npz with images and labels.
         target: folder or npz; labels in it are not read.
-        test: labelled target images, for the report.
         out: folder for ``run/``, ``classifier.safetensors`` (last), ``classifier-best.safetensors``, ``results.json``.
-        method: the translator. With recipe ``joint`` it is ``unit-digits``, which ``unit`` stands for here.
-        recipe: ``joint`` or ``translate``; None is ``joint`` for UNIT and ``translate`` for the others.
-        preset: shipped preset or TOML file with tables [data], [training], [model], [adapt].
-        settings: dotted keys over it, as ``{"model.steps": 2000, "adapt.anchor": 1.0}``.
-        select_on_test: choose the best on the test labels, as the official code does. The result says so.
-        names: of the two domains inside the translator.
+        options: what :class:`~unpaired.config.AdaptConfig` lists; ``changes`` are single ones of them, as in ``test="labelled/"``.
 
     Raises:
         ConfigError, DataError: before any training. Others as :func:`unpaired.training.loop.fit`.
     """
-    started = time.monotonic()
-    check_run_apart(out, source, target, *([test] if test is not None else []))
-    config, options, recipe = _settle(method, recipe, preset, settings, seed)
+    started, asked = time.monotonic(), AdaptConfig.of(options, changes)
+    check_run_apart(out, source, target, *([asked.test] if asked.test is not None else []))
+    config, settings, recipe = _settle(asked)
     machine.choose(config.training)
-    if select_on_test and test is None:
+    if asked.select_on_test and asked.test is None:
         raise ConfigError("--select-on-test needs --test LABELLED_TARGET")
-    data = _read(Path(source), Path(target), Path(test) if test is not None else None, config, options, seed)
-    training_run.build(
-        config, names, data.classes
-    )  # settings under which the translator cannot train refuse before any work
-    job = _Job(config, options, data, Path(out), quiet, names)
-    typed = training_log.command(
-        "adapt", source=source, target=target, test=test, out=out, method=config.method, recipe=recipe, preset=preset, seed=seed,
-        select_on_test=select_on_test, settings=settings,
-    )  # fmt: skip
-    places = {names[0]: source, names[1]: target}
-    job.origin = training_log.about(places, typed, {names[1]: test} if test is not None else None)
+    data = _read(Path(source), Path(target), asked.test, config, settings)
+    # settings under which the translator cannot train refuse before any work
+    training_run.build(config, asked.names, data.classes)
+    job = _Job(config, settings, data, Path(out), asked)
+    typed = training_log.typed("adapt", asked, source=source, target=target, out=out)
+    places, held_out = {asked.names[0]: source, asked.names[1]: target}, {asked.names[1]: asked.test}
+    job.origin = training_log.about(places, typed, {k: v for k, v in held_out.items() if v is not None})
     job.say("source-only classifier")
     plain = job.plain_classifier(data.labelled(), lambda net: job.accuracy(net, data.held, data.held_labels))
     source_only = job.network_score(plain.last)
     if source_only:
         job.say(f"source only: {source_only.accuracy:.4f} of {source_only.n:,}")
-    run = _joint if recipe == "joint" else _translate
-    found = run(job, plain, select_on_test)
+    found = (_joint if recipe == "joint" else _translate)(job, plain)
     result = AdaptResult(
         out=job.out, classifier=job.out / "classifier.safetensors", best_classifier=job.out / "classifier-best.safetensors",
-        recipe=recipe, method=config.method, seed=seed, classes=data.classes, counts=data.counts(),
+        recipe=recipe, method=config.method, seed=config.seed, classes=data.classes, counts=data.counts(),
         selection=found.selection, source_only=source_only, last=found.last, best=found.best, best_step=found.best_step,
         history=found.history, seconds=time.monotonic() - started,
-        config={**config.to_dict(), "adapt": options.model_dump(mode="json")},
+        config={**config.to_dict(), "adapt": settings.model_dump(mode="json")},
     )  # fmt: skip
     checkpoint.write_atomic(job.out / "results.json", json.dumps(result.to_dict(), indent=1).encode())
     return result
 
 
-def _settle(
-    method: str | None, recipe: Recipe | None, preset: str | None, settings: Mapping[str, Any] | None, seed: int
-) -> tuple[RunConfig, AdaptConfig, Recipe]:
-    """The validated settings from preset, method and dotted keys."""
-    values = merge(read_preset(preset) if preset else {}, nested(settings or {}))
+def _settle(asked: AdaptConfig) -> tuple[RunConfig, AdaptSettings, Recipe]:
+    """The validated settings from preset, method and dotted keys. Raises ConfigError."""
+    device = {"training.device": asked.device} if asked.device is not None else {}
+    values = merge(read_preset(asked.preset) if asked.preset else {}, nested(asked.settings | device))
     given = values.pop("adapt", {})
-    name = str(values.get("method") or method or "unit")
-    if method not in (None, "unit", name) and preset:
-        raise ConfigError(f"--method {method} does not go with preset {preset}, which is for '{name}'; leave one out")
+    name = str(values.get("method") or asked.method)
+    if asked.method not in ("unit", name) and asked.preset:
+        raise ConfigError(
+            f"--method {asked.method} does not go with preset {asked.preset}, which is for '{name}'; leave one out"
+        )
     # "unit" as a word stands for unit-digits; a preset that names it has the settings of the translator
     joint = name == "unit-digits" or (name == "unit" and "method" not in values)
-    chosen: Recipe = recipe or ("joint" if joint else "translate")
-    if chosen == "joint" and preset and values.get("method") == "unit":
+    recipe: Recipe = asked.recipe or ("joint" if joint else "translate")
+    if recipe == "joint" and asked.preset and values.get("method") == "unit":
         raise ConfigError(
-            f"preset {preset} is for 'unit', and recipe 'joint' is unit-digits' own; type --recipe translate"
+            f"preset {asked.preset} is for 'unit', and recipe 'joint' is unit-digits' own; type --recipe translate"
         )
-    if chosen == "joint" and name == "unit":
+    if recipe == "joint" and name == "unit":
         name = "unit-digits"
-    if chosen == "joint" and name != "unit-digits":
+    if recipe == "joint" and name != "unit-digits":
         raise ConfigError(f"recipe 'joint' is unit-digits' own; for method '{name}' type --recipe translate")
     if not isinstance(given, Mapping):
         raise ConfigError(f"adapt = {given!r}: expected settings such as adapt.steps=1000")
-    unknown = [k for k in given if k not in AdaptConfig.model_fields]
-    if unknown:
-        known = [f"adapt.{name}" for name in AdaptConfig.model_fields]
-        raise ConfigError("\n".join(f"unknown setting 'adapt.{k}'.{nearest(f'adapt.{k}', known)}" for k in unknown))
     try:
-        options = AdaptConfig(**given)
+        settings = AdaptSettings(**given)
     except ValidationError as error:
-        lines = [f"adapt.{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" for e in error.errors()]
-        raise ConfigError("\n".join(lines)) from error
+        raise ConfigError(explain(error, "adapt.", [f"adapt.{n}" for n in AdaptSettings.model_fields])) from error
     defaults: dict[str, Any] = {"data": {"mirror": False}}  # a mirrored digit is another sign
     if name == "unit-digits":
         defaults["data"]["size"] = 32
-    config = run_from(merge(defaults, {**values, "method": name, "seed": seed}))
-    return config, options, chosen
+    return run_from(merge(defaults, {**values, "method": name, "seed": asked.seed})), settings, recipe
 
 
 # ----------------------------------------------------------------------------------------------------------- data
@@ -283,14 +254,14 @@ class _Data:
         return found | ({"test": len(self.test)} if self.test is not None else {})
 
 
-def _read(source: Path, target: Path, test: Path | None, config: RunConfig, options: AdaptConfig, seed: int) -> _Data:
+def _read(source: Path, target: Path, test: Path | None, config: RunConfig, options: AdaptSettings) -> _Data:
     """Read everything, put a share of each source class aside, and bring the test's classes into the source's order."""
     labelled = open_labelled(source, config.data, "source", "train")
     unlabelled = open_unlabelled(target, config.data, "target", "train")
     classes, labels = labelled.classes, np.asarray(labelled.labels["source"])
     if len(classes) < 2:
         raise DataError(f"{source}: one class ({', '.join(classes)}); a classifier needs at least two")
-    order = np.random.default_rng((seed, 1)).permutation(len(labels))
+    order = np.random.default_rng((config.seed, 1)).permutation(len(labels))
     aside = np.zeros(len(labels), bool)
     for k in range(len(classes)):
         of_class = order[labels[order] == k]
@@ -329,13 +300,11 @@ class _Found:
 class _Job:
     """What both recipes need: settings, data, folders, a voice."""
 
-    def __init__(
-        self, config: RunConfig, options: AdaptConfig, data: _Data, out: Path, quiet: bool, names: tuple[str, str]
-    ) -> None:
-        self.names = names
-        self.config, self.options, self.data, self.out, self.quiet = config, options, data, out, quiet
+    def __init__(self, config: RunConfig, options: AdaptSettings, data: _Data, out: Path, asked: AdaptConfig) -> None:
+        self.config, self.options, self.data, self.out = config, options, data, out
+        self.names, self.quiet, self.select_on_test = asked.names, asked.quiet, asked.select_on_test
         self.device = machine.choose_device(config.training.device)
-        self.say: Callable[[str], None] = Reporter(1, 0, quiet=quiet).say
+        self.say: Callable[[str], None] = Reporter(1, 0, quiet=self.quiet).say
         self.origin: dict[str, Any] | None = None
         """Where the images are and the command, for reports."""
         out.mkdir(parents=True, exist_ok=True)
@@ -395,7 +364,7 @@ class _Job:
             )
 
 
-def _joint(job: _Job, plain: Fitted, select_on_test: bool) -> _Found:
+def _joint(job: _Job, _plain: Fitted) -> _Found:
     """The paper's recipe: one training; the class head is the classifier."""
     options, data = job.options, job.data
     every = max(1, -(-job.config.model.steps // options.checkpoints))
@@ -425,14 +394,14 @@ def _joint(job: _Job, plain: Fitted, select_on_test: bool) -> _Found:
             entry["test"] = found.accuracy
         history.append(entry)
         job.say("checkpoint " + ", ".join(f"{k} {v:.4f}" if k != "step" else f"{v:,.0f}" for k, v in entry.items()))
-    key = "test" if select_on_test else "held_out_translated"
+    key = "test" if job.select_on_test else "held_out_translated"
     best_step = int(max(history, key=lambda e: (e[key], e["step"]))["step"])
     scores = {}
     for name, step in (("classifier", int(history[-1]["step"])), ("classifier-best", best_step)):
         path = job.out / "run" / "checkpoints" / f"step-{step:09d}" / checkpoint.MODEL
         checkpoint.write_atomic(job.out / f"{name}.safetensors", path.read_bytes())
         scores[name] = job.network_score(_class_head(checkpoint.load_method(path, job.device)[0]))
-    words = "on the labels of the test set, the official protocol" if select_on_test else (
+    words = "on the labels of the test set, the official protocol" if job.select_on_test else (
         f"of {len(history)} checkpoints, on {len(data.held):,} held-out source images translated"
     )  # fmt: skip
     return _Found(words, scores["classifier"], scores["classifier-best"], best_step, tuple(history))
@@ -443,7 +412,7 @@ def _class_head(method: Method) -> Callable[[Tensor], Tensor]:
     return lambda images: classify(images, method.domains[1])
 
 
-def _translate(job: _Job, plain: Fitted, select_on_test: bool) -> _Found:
+def _translate(job: _Job, plain: Fitted) -> _Found:
     """Train a translator, translate the labelled images, train a classifier on them."""
     options, data, config = job.options, job.data, job.config
     method = training_run.build(config, job.names, data.classes)
@@ -472,7 +441,7 @@ def _translate(job: _Job, plain: Fitted, select_on_test: bool) -> _Found:
     held = job.translate_all(trained, data.held, seed=0)
 
     def criterion(network: Callable[[Tensor], Tensor]) -> float:
-        if select_on_test:
+        if job.select_on_test:
             assert data.test is not None and data.test_labels is not None
             return job.accuracy(network, data.test, data.test_labels)
         return job.accuracy(network, held, data.held_labels)
@@ -484,7 +453,7 @@ def _translate(job: _Job, plain: Fitted, select_on_test: bool) -> _Found:
             job.out / f"{name}.safetensors", network, classes=data.classes, side=config.data.size, width=options.width, data=config.data,
             extra={"recipe": "translate", "translator": config.method, "seed": config.seed},
         )  # fmt: skip
-    words = "on the labels of the test set" if select_on_test else (
+    words = "on the labels of the test set" if job.select_on_test else (
         f"of {len(fitted.history)} looks, on {len(data.held):,} held-out source images translated"
     )  # fmt: skip
     history = tuple({"step": float(s), "criterion": v} for s, v in fitted.history)

@@ -6,6 +6,7 @@ holds the method's own ``Config``. Nothing here imports torch.
 
 from __future__ import annotations
 
+import json
 import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -80,6 +81,9 @@ class Options(Settings):
             value, option = getattr(self, name), f"--{name.replace('_', '-')}"
             if name in leave or value == field.get_default(call_default_factory=True):
                 continue
+            if name == "settings":
+                parts += [f"--set {shlex.quote(f'{key}={_as_toml(v)}')}" for key, v in value.items()]
+                continue
             if isinstance(value, Settings):
                 table = name.removesuffix("_config")
                 usual = type(value)().model_dump(mode="json")
@@ -90,6 +94,13 @@ class Options(Settings):
             elif value is not None:
                 parts.append(f"{option} {shlex.quote(_as_typed(value))}")
         return " ".join(parts)
+
+
+def _as_toml(value: Any) -> str:
+    """Write the text that :func:`parse_value` reads as ``value``."""
+    if isinstance(value, str) and parse_value(value) == value:
+        return value
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _as_typed(value: Any) -> str:
@@ -552,6 +563,112 @@ class ReportConfig(Options):
     """auto, cpu, cuda or cuda:N."""
     quiet: bool = False
     """No progress; warnings stay."""
+
+
+class RunOptions(Options):
+    """Options of every command that trains."""
+
+    preset: str | None = None
+    """Name of a shipped preset, or a TOML file."""
+    config: Path | None = None
+    """TOML file laid over the preset."""
+    settings: Annotated[dict[str, Any], Parameter(parse=False)] = {}
+    """Dotted keys over both, as in ``{"model.width": 32}``; ``--set`` on the command line."""
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """Training steps in all (stages are scaled in proportion)."""
+    pretrained: Path | None = None
+    """Run or model file of a pretrained GAN to start from (unpaired pretrain, unpaired import); its widths and image size are taken over."""
+    seed: int | None = None
+    """Everything random follows from it."""
+    precision: Literal["auto", "fp32", "tf32", "bf16"] | None = None
+    """auto takes bf16 where the hardware has it."""
+    device: str | None = None
+    """auto, cpu, cuda or cuda:N."""
+    workers: int | None = None
+    """Loader processes; the result does not depend on it."""
+    allow_change: Annotated[tuple[str, ...], Parameter(negative="", consume_multiple=False, show_default=False)] = ()
+    """Setting that may differ from the run being resumed; may be repeated."""
+    quiet: bool = False
+    """No progress; warnings stay."""
+
+    def all_settings(self) -> dict[str, Any]:
+        """Return ``settings`` and the options that are short for one."""
+        short = {
+            "seed": self.seed,
+            "training.precision": self.precision,
+            "training.device": self.device,
+            "data.workers": self.workers,
+        }
+        return self.settings | {key: value for key, value in short.items() if value is not None}
+
+
+class TrainConfig(RunOptions):
+    """Options of ``train``."""
+
+    method: str | None = None
+    """unit when nothing says otherwise, or with --pretrained the translator that starts from such a GAN; `unpaired presets` lists ready
+    settings."""
+    weights: str | None = None
+    """Pretrained weights of methods that build on them: file or folder, or random to do without."""
+    compile: bool | None = None
+    """Compile the losses with torch.compile."""
+    start_from: Path | None = None
+    """Model whose weights a fresh run begins with: an imported one, or one trained on other images."""
+    during_training: str | None = None
+    """every=N: distances on held-out training images each N steps; the best checkpoint is kept beside the last (RUN/best). More:
+    every=N,backbone=fid,share=0.1,images=256,weights=FOLDER."""
+
+    def all_settings(self) -> dict[str, Any]:
+        """Return ``settings`` and the options that are short for some. Raises ConfigError."""
+        short = {"model.weights": self.weights, "training.compile": self.compile}
+        looks = parse_looks(self.during_training) if self.during_training is not None else {}
+        return super().all_settings() | {key: value for key, value in short.items() if value is not None} | looks
+
+
+class PretrainConfig(RunOptions):
+    """Options of ``pretrain``."""
+
+    method: Literal["biggan", "stylegan"] | None = None
+    """biggan (class-conditional; default), or stylegan (all images together, for two-domain translation)."""
+
+
+class PlanConfig(Options):
+    """Options of ``plan``."""
+
+    settings: Annotated[dict[str, Any], Parameter(parse=False)] = {}
+    """Dotted keys over the preset, as for ``train``."""
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """Training steps in all (stages are scaled in proportion)."""
+    pretrained: Path | None = None
+    """Pretrained GAN that the run will start from, as for train."""
+    memory: Annotated[float, Field(gt=0)] | None = None
+    """GiB that the run may use; what is free here when not given."""
+
+
+class AdaptConfig(Options):
+    """Options of ``adapt``."""
+
+    test: Path | None = None
+    """Labelled target images, looked at only to report."""
+    method: str = "unit"
+    """Method of the translator."""
+    recipe: Literal["joint", "translate"] | None = None
+    """joint: classify with the discriminator's features, as the UNIT paper; translate: train on translated images. joint for UNIT, and
+    translate for the others, when not given."""
+    preset: str | None = None
+    """Name of a shipped preset, or a TOML file, with tables [data], [training], [model] and [adapt]."""
+    settings: Annotated[dict[str, Any], Parameter(parse=False)] = {}
+    """Dotted keys over it, as in ``{"model.steps": 2000, "adapt.anchor": 1.0}``."""
+    seed: int = 0
+    """Everything random follows from it."""
+    select_on_test: bool = False
+    """Choose the best checkpoint on the test labels, as the official code does; said in every result."""
+    device: str | None = None
+    """auto, cpu, cuda or cuda:N."""
+    quiet: bool = False
+    """No progress; warnings stay."""
+    names: Annotated[tuple[str, str], Parameter(parse=False)] = ("source", "target")
+    """The two domains inside the translator."""
 
 
 def parse_value(text: str) -> Any:

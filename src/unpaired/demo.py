@@ -169,7 +169,7 @@ def _run(out: Path, seed: int, reduced: bool, quiet: bool) -> Path:
     data = write_demo_data(out / "data")
     settings = {**SETTINGS, **(REDUCED if reduced else {})}
     result = adapt(
-        data.labelled, data.unlabelled, data.test_photo, out=out / "adapt", method="unit", recipe="translate",
+        data.labelled, data.unlabelled, out / "adapt", test=data.test_photo, recipe="translate",
         settings=settings, seed=seed, quiet=quiet, names=("plain", "photo"),
     )  # fmt: skip
     model = checkpoint.model_file(out / "adapt" / "run")

@@ -407,7 +407,7 @@ def test_errors_of_transfer_say_what_to_do(tmp_path: Path) -> None:
     (run / "config.toml").write_text('method = "biggan"\n')
     with pytest.raises(ConfigError, match="a run of method 'biggan', not a pretraining of stylegan"):
         unpaired.pretrain(tmp_path, run, method="stylegan")
-    with pytest.raises(ConfigError, match="--method unit is no GAN; there are: biggan, stylegan"):
+    with pytest.raises(ConfigError, match="method = 'unit': input should be 'biggan' or 'stylegan'"):
         unpaired.pretrain(tmp_path, tmp_path / "new", method="unit")
     with pytest.raises(ConfigError, match="'unit' is no pretraining"):
         unpaired.pretrain(tmp_path, tmp_path / "new", preset="unit-small")

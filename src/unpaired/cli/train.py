@@ -4,25 +4,10 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from unpaired.cli.options import (
-    AllowChange,
-    Config,
-    Data,
-    Device,
-    Json,
-    Preset,
-    Quiet,
-    RunFolder,
-    Seed,
-    Settings,
-    Steps,
-    TrainingPrecision,
-    Workers,
-    print_json,
-    settings_of,
-)
+from unpaired.cli.options import Data, Flat, Json, RunFolder, Seed, Settings, print_json
+from unpaired.config import AdaptConfig, PlanConfig, PretrainConfig, TrainConfig, parse_assignments
 
 if TYPE_CHECKING:
     from unpaired.translate.translator import Translator
@@ -33,22 +18,8 @@ def train(
     /,
     *,
     out: RunFolder,
-    method: str | None = None,
-    preset: Preset | None = None,
-    config: Config | None = None,
+    options: Flat[TrainConfig] | None = None,
     set_: Settings = [],  # noqa: B006  read only; None would show as a type in the help
-    pretrained: Path | None = None,
-    steps: Steps | None = None,
-    seed: Seed | None = None,
-    weights: str | None = None,
-    precision: TrainingPrecision | None = None,
-    device: Device | None = None,
-    compile: bool | None = None,
-    start_from: Path | None = None,
-    workers: Workers | None = None,
-    during_training: str | None = None,
-    allow_change: AllowChange = [],  # noqa: B006
-    quiet: Quiet = False,
 ) -> None:
     """Train on a folder of images, or resume the run that --out holds (the same command again).
 
@@ -56,33 +27,12 @@ def train(
     ----------
     data
         Folder of images; layouts in docs/data.md, and `unpaired check DATA` says what is seen.
-    method
-        unit (default); `unpaired presets` lists ready settings.
-    pretrained
-        Run or model file of a pretrained GAN to start from (unpaired pretrain, unpaired import); methods deepi2i, deepi2i-stylegan.
-    weights
-        Pretrained weights of methods that build on them: file or folder, or random to do without.
-    compile
-        Compile the losses with torch.compile.
-    start_from
-        Model whose weights a fresh run begins with: an imported one, or one trained on other images.
-    during_training
-        every=N: distances on held-out training images each N steps; the best checkpoint is kept beside the last (RUN/best).
-        More: every=N,backbone=fid,share=0.1,images=256,weights=FOLDER.
     """
-    from unpaired.config import parse_looks
     from unpaired.training.run import train as run
 
-    settings = settings_of(
-        set_, seed=seed, weights=weights, precision=precision, device=device, compile=compile, workers=workers
-    )
-    if during_training is not None:
-        settings |= parse_looks(during_training)
-    trained = run(
-        data, out, method=method, preset=preset, config=config, settings=settings, steps=steps, start_from=start_from,
-        pretrained=pretrained, allow_change=allow_change, quiet=quiet,
-    )  # fmt: skip
-    if not quiet:
+    options = TrainConfig.of(options, {"settings": parse_assignments(set_)})
+    trained = run(data, out, options)
+    if not options.quiet:
         from unpaired.training.validation import summary
 
         lines = [f"done: {out}; sample sheets: {out / 'samples'}", summary(out), f"next: {next_command(trained, out)}"]
@@ -92,8 +42,6 @@ def train(
 def next_command(trained: Translator, out: Path) -> str:
     """What to type after a training to see what the model makes."""
     here = shlex.quote(str(out))
-    if not trained.directions:
-        return f"unpaired train DATA --method cascade --weights {here} --out RUN"
     if trained.method.from_noise:
         to = " --to DOMAIN" if len(trained.domains) > 1 else ""
         return f"unpaired synthesize {here} --n 64{to} --out DIR"
@@ -106,18 +54,8 @@ def pretrain(
     /,
     *,
     out: RunFolder,
-    method: Literal["biggan", "stylegan"] | None = None,
-    preset: str | None = None,
-    config: Config | None = None,
+    options: Flat[PretrainConfig] | None = None,
     set_: Settings = [],  # noqa: B006
-    pretrained: Path | None = None,
-    steps: Steps | None = None,
-    seed: Seed | None = None,
-    precision: TrainingPrecision | None = None,
-    device: Device | None = None,
-    workers: Workers | None = None,
-    allow_change: AllowChange = [],  # noqa: B006
-    quiet: Quiet = False,
 ) -> None:
     """Train a GAN on your own images, for DeepI2I to start from; or resume the run that --out holds.
 
@@ -125,21 +63,12 @@ def pretrain(
     ----------
     data
         Folder of class folders, or a single folder of images.
-    method
-        biggan (class-conditional; default), or stylegan (all images together, for two-domain translation).
-    preset
-        biggan-small or stylegan-small when nothing is said; `unpaired presets` lists others.
-    pretrained
-        Run or model file of another GAN to start from, whatever its classes.
     """
     from unpaired.training.run import pretrain as run
 
-    settings = settings_of(set_, seed=seed, precision=precision, device=device, workers=workers)
-    run(
-        data, out, method=method, preset=preset, config=config, settings=settings, steps=steps, pretrained=pretrained, allow_change=allow_change,
-        quiet=quiet,
-    )  # fmt: skip
-    if not quiet:
+    options = PretrainConfig.of(options, {"settings": parse_assignments(set_)})
+    run(data, out, options)
+    if not options.quiet:
         print(f"done: {out}\nnext: unpaired train DATA --out RUN --pretrained {shlex.quote(str(out))}")
 
 
@@ -148,22 +77,16 @@ def plan(
     data: Data,
     /,
     *,
+    options: Flat[PlanConfig] | None = None,
     set_: Settings = [],  # noqa: B006
-    steps: Steps | None = None,
-    pretrained: Path | None = None,
-    memory: float | None = None,
     json: Json = False,
 ) -> None:
-    """Predict memory and time of a run on this machine from a few timed steps, and what would fit where it does not.
+    """Predict time and memory of a run on this machine from a few timed steps, and whether it fits.
 
     Parameters
     ----------
     config
         Name of a shipped preset, or a TOML file (a run's config.toml too).
-    pretrained
-        Pretrained GAN that the run will start from, as for train.
-    memory
-        GiB that the run may use; what is free here when not given.
     """
     from unpaired.config import presets
     from unpaired.errors import ConfigError
@@ -172,7 +95,7 @@ def plan(
     if str(data) in presets() and Path(config).is_dir():
         typed = shlex.join(["unpaired", "plan", str(data), config])
         raise ConfigError(f"the preset comes first: {typed}")
-    found = run(config, data, settings=settings_of(set_), steps=steps, pretrained=pretrained, memory=memory)
+    found = run(config, data, options, settings=parse_assignments(set_))
     if json:
         print_json(found.to_dict())
     else:
@@ -184,15 +107,8 @@ def adapt(
     source: Path,
     target: Path,
     out: Path,
-    test: Path | None = None,
-    method: str = "unit",
-    recipe: Literal["joint", "translate"] | None = None,
-    preset: Preset | None = None,
+    options: Flat[AdaptConfig] | None = None,
     set_: Settings = [],  # noqa: B006
-    seed: Seed = 0,
-    select_on_test: bool = False,
-    device: Device | None = None,
-    quiet: Quiet = False,
 ) -> None:
     """Make a classifier for unlabelled target images from labelled source images.
 
@@ -204,23 +120,12 @@ def adapt(
         Unlabelled images: a folder or an npz file (labels in it are not read).
     out
         Folder of the run, the classifier and results.json.
-    test
-        Labelled target images, looked at only to report.
-    method
-        Method of the translator.
-    recipe
-        joint: classify with the discriminator's features, as the UNIT paper; translate: train on translated images.
-    select_on_test
-        Choose the best checkpoint on the test labels, as the official code does; said in every result.
     """
     from unpaired.adaptation import adapt as run
 
-    result = run(
-        source, target, test, out=out, method=method, recipe=recipe, preset=preset, settings=settings_of(set_, device=device), seed=seed,
-        select_on_test=select_on_test, quiet=quiet,
-    )  # fmt: skip
-    print(result.text())
-    if not quiet:
+    options = AdaptConfig.of(options, {"settings": parse_assignments(set_)})
+    print(run(source, target, out, options).text())
+    if not options.quiet:
         print(
             f"next: unpaired report {shlex.quote(str(out))}; from Python: unpaired.evaluation.classifier.load_classifier"
         )

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from unpaired.checkpoint import save_error, write_atomic
-from unpaired.config import parse_value
+from unpaired.config import Options
 
 PLAIN_SECONDS = 10.0
 """Without a terminal a progress line is printed at most this often."""
@@ -226,24 +226,12 @@ class Watch:
 FILE = "origin.json"
 
 
-def command(name: str, *places: Path | str, settings: Mapping[str, Any] | None = None, **options: Any) -> str:
-    """A shell command: ``unpaired NAME PLACES --option value ... --set key=value ...``; options of None and False are left out."""
+def typed(name: str, options: Options, *places: Path | str, **named: Path | str | None) -> str:
+    """Write the command ``unpaired NAME PLACES --NAMED value OPTIONS`` that does the same again."""
     parts = ["unpaired", name, *map(str, places)]
-    for option, value in options.items():
-        if value is True:
-            parts.append(f"--{option.replace('_', '-')}")
-        elif value is not None and value is not False:
-            parts += [f"--{option.replace('_', '-')}", str(value)]
-    for key, value in (settings or {}).items():
-        parts += ["--set", f"{key}={_toml(value)}"]
-    return shlex.join(parts)
-
-
-def _toml(value: Any) -> str:
-    """The text that :func:`unpaired.config.parse_value` reads as ``value``."""
-    if isinstance(value, str):
-        return value if parse_value(value) == value else json.dumps(value, ensure_ascii=False)
-    return json.dumps(value)
+    for option, value in named.items():
+        parts += [f"--{option}", str(value)] if value is not None else []
+    return f"{shlex.join(parts)} {options.typed('quiet', 'allow_change', *named)}".strip()
 
 
 def about(

@@ -13,7 +13,7 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,9 +22,8 @@ from typing import Any
 import torch
 
 from unpaired import machine
-from unpaired.config import RunConfig
+from unpaired.config import PlanConfig, RunConfig
 from unpaired.data.folders import find
-from unpaired.errors import ConfigError
 from unpaired.methods import method_class
 from unpaired.methods.base import Stage
 from unpaired.training import run as training_run
@@ -39,7 +38,6 @@ ROUNDS = 4
 """Timed rounds of a stage's updates; the median counts."""
 SECONDS = 20.0
 """After this many seconds in a stage no further round is begun."""
-Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -112,36 +110,24 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
-def plan(
-    config: RunConfig | str,
-    data: Path | str,
-    *,
-    settings: Mapping[str, Any] | None = None,
-    steps: int | None = None,
-    pretrained: Path | str | None = None,
-    memory: float | None = None,
-    clock: Clock = time.perf_counter,
-) -> RunPlan:
+def plan(config: RunConfig | str, data: Path | str, options: PlanConfig | None = None, **changes: Any) -> RunPlan:
     """Time a few steps of every stage on ``data`` and predict the whole run.
 
     Args:
         config: a run's settings, or the name of a preset or a TOML file.
-        settings, steps, pretrained: as for :func:`unpaired.train`.
-        memory: GiB that the run may use; what the machine (or its GPU) has free when None.
-        clock: whose seconds are predicted; ``time.process_time`` leaves out what other programs take.
+        options: what :class:`~unpaired.config.PlanConfig` lists; ``changes`` are single ones of them, as in ``memory=8``.
 
     Raises:
         ConfigError, DataError, WeightsError: as training would be refused.
     """
-    fixed = settings_from(pretrained)[1] if pretrained is not None else {}
+    options = PlanConfig.of(options, changes)
+    fixed = settings_from(options.pretrained)[1] if options.pretrained is not None else {}
     run = config if isinstance(config, RunConfig) else None
     if run is None:
-        run = training_run.resolve(preset=str(config), settings={**fixed, **(settings or {})}, steps=steps)
+        run = training_run.resolve(preset=str(config), settings={**fixed, **options.settings}, steps=options.steps)
     device, precision = machine.choose(run.training)
-    if memory is not None and memory <= 0:
-        raise ConfigError(f"memory = {memory}: GiB that the run may use, above 0")
     free = _memory_there(device)
-    there = free if memory is None else round(memory * GIB)
+    there = free if options.memory is None else round(options.memory * GIB)
     run = run.model_copy(update={"training": run.training.model_copy(update={"precision": precision})})
     machine.set_for_training(precision, device)
     found = RunPlan(str(device), precision, there)
@@ -149,7 +135,7 @@ def plan(
     opened = training_run.open_data(tree, run)
     with tempfile.TemporaryDirectory(prefix="unpaired-plan-") as scratch, _bounded(device, round(free * MARGIN)):
         try:
-            stages, other = _tried(run, training_run.build(run, tree.domains), opened, Path(scratch), clock)
+            stages, other = _tried(run, training_run.build(run, tree.domains), opened, Path(scratch))
             return RunPlan(str(device), precision, there, _peak(device), stages, other)
         except (MemoryError, torch.cuda.OutOfMemoryError):
             return found
@@ -160,10 +146,10 @@ def plan(
 
 
 def _tried(
-    run: RunConfig, method: Any, opened: training_run.OpenData, folder: Path, clock: Clock
+    run: RunConfig, method: Any, opened: training_run.OpenData, folder: Path
 ) -> tuple[tuple[StageCost, ...], float]:
     """Step through every stage; what each costs, and the seconds of all else."""
-    began = clock()
+    began = time.perf_counter()
     (folder / "checkpoints").mkdir()
     extras = Extras(held_out=opened.held_out, validator=opened.validator)
     device = machine.choose_device(run.training.device)
@@ -173,13 +159,13 @@ def _tried(
     def timed(work: Callable[[], object]) -> float:
         if trainer.device.type == "cuda":
             torch.cuda.synchronize(trainer.device)
-        start = clock()
+        start = time.perf_counter()
         work()
         if trainer.device.type == "cuda":
             torch.cuda.synchronize(trainer.device)
-        return clock() - start
+        return time.perf_counter() - start
 
-    once = clock() - began
+    once = time.perf_counter() - began
     stages: list[StageCost] = []
     for stage in trainer.state.plan.stages:
         seconds, extra = _stepped(trainer, stage, sum(s.steps for s in stages), timed)

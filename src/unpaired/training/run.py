@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unpaired import signals
-from unpaired.config import RunConfig, merge, nested, read_toml
+from unpaired.config import PretrainConfig, RunConfig, RunOptions, TrainConfig, merge, nested, read_toml
 from unpaired.config import preset as read_preset
 from unpaired.errors import ConfigError, DataError
 from unpaired.files import check_run_apart
@@ -116,35 +116,13 @@ def _order(domains: tuple[str, ...], saved: Saved | None, start_from: Path | str
     return tuple(d if d in domains else next(new) for d in known)
 
 
-def train(
-    data: Path | str,
-    out: Path | str,
-    *,
-    method: str | None = None,
-    preset: str | None = None,
-    config: Path | str | None = None,
-    settings: Mapping[str, Any] | None = None,
-    steps: int | None = None,
-    pretrained: Path | str | None = None,
-    start_from: Path | str | None = None,
-    allow_change: Sequence[str] = (),
-    quiet: bool = False,
-) -> Translator:
+def train(data: Path | str, out: Path | str, options: TrainConfig | None = None, **changes: Any) -> Translator:
     """Train on a folder of images, or go on with the run that ``out`` holds; the trained translator.
 
     Args:
         data: a folder in one of the layouts of docs/data.md.
         out: the run's folder: settings, log, samples, checkpoints.
-        method: a key of ``unpaired.METHODS``; when nothing says otherwise ``unit``, or with ``pretrained`` the variant of DeepI2I
-            that starts from such a GAN.
-        preset: a shipped preset (``unpaired presets``) or a TOML file.
-        config: a TOML file laid over the preset.
-        settings: dotted keys, as in ``{"model.width": 32, "training.precision": "fp32"}``.
-        steps: number of training steps in all; stages are scaled in proportion.
-        pretrained: model file (or run folder) of a pretrained GAN to start from; its widths and image size are taken over.
-        start_from: a model of the same method and size whose weights a fresh run begins with: an imported one, or one trained on
-            other images. A run that is being resumed keeps its own weights.
-        allow_change: settings that may differ from the run being resumed.
+        options: what :class:`~unpaired.config.TrainConfig` lists; ``changes`` are single ones of them, as in ``steps=2000``.
 
     Raises:
         DataError: bad layout, an empty domain, or more than 5 % unusable files.
@@ -152,57 +130,61 @@ def train(
         NonFiniteError, StoppedError: stopped by itself, state saved.
         Interrupted: a signal came; state saved.
     """
+    with signals.handled():
+        asked = TrainConfig.of(options, changes)
+        return _train(data, Path(out), asked, training_log.typed("train", asked, data, out=out))
+
+
+def _train(data: Path | str, out: Path, asked: TrainConfig, typed: str) -> Translator:
     from unpaired import checkpoint, machine
     from unpaired.data.folders import find
     from unpaired.methods import method_class
-    from unpaired.methods.gans import GANS
     from unpaired.training import loop
-    from unpaired.training.pretrained import begin_with
     from unpaired.translate.translator import load
 
-    with signals.handled():
-        out = Path(out)
-        typed = training_log.command(
-            "train", data, out=out, method=method, preset=preset, config=config, steps=steps, pretrained=pretrained,
-            start_from=start_from, settings=settings,
-        )  # fmt: skip
-        note = training_log.about(data, typed)
-        if pretrained is not None:
-            translator, fixed = _from_pretrained(pretrained, out)
-            settings = {**fixed, **(settings or {})}
-            named = method is not None or preset is not None or config is not None or start_from is not None
-            if not named and not (out / "config.toml").exists():
-                method = translator
-            asked = resolve(method=method, preset=preset, config=config, start_from=start_from, run_dir=out).method
-            if asked not in (kinds := [translator, *(k for k, gan in GANS.items() if gan.translator == translator)]):
-                raise ConfigError(
-                    f"{pretrained} holds a {kinds[-1]}: method '{translator}' starts from it, not '{asked}'; leave out the "
-                    "method, preset or config that says so"
-                )
-        run = resolve(
-            method=method,
-            preset=preset,
-            config=config,
-            settings=settings,
-            steps=steps,
-            start_from=start_from,
-            run_dir=out,
+    asked = _with_pretrained(asked, out)
+    run = resolve(
+        method=asked.method, preset=asked.preset, config=asked.config, settings=asked.all_settings(), steps=asked.steps,
+        start_from=asked.start_from, run_dir=out,
+    )  # fmt: skip
+    machine.choose(run.training)
+    tree = find(data, least=min(2, method_class(run.method).min_domains))
+    if tree.layout != "lists":  # there nothing is read but what the lists name
+        check_run_apart(out, data)
+    saved, _ = checkpoint.latest(out / "checkpoints")
+    model = build(run, _order(tree.domains, saved, asked.start_from))
+    if saved is None and asked.start_from is None:
+        model.check_start()
+    opened = open_data(tree, run)
+    begun_with = None if asked.start_from is None else checkpoint.start_from(model, run.method, asked.start_from)
+    path = loop.fit(
+        model, opened.pool, run, out, held_out=opened.held_out, begun_with=begun_with, allow_change=asked.allow_change,
+        quiet=asked.quiet, validator=opened.validator, origin=training_log.about(data, typed),
+    )  # fmt: skip
+    return load(path)
+
+
+def _with_pretrained(asked: TrainConfig, out: Path) -> TrainConfig:
+    """Take over what a pretrained GAN fixes: sizes, and where nothing else says so the method. Raises ConfigError, CheckpointError."""
+    from unpaired.methods.gans import GANS
+
+    if asked.pretrained is None:
+        return asked
+    translator, fixed = _from_pretrained(asked.pretrained, out)
+    asked = asked.model_copy(update={"settings": {**fixed, **asked.settings}})
+    named = (asked.method, asked.preset, asked.config, asked.start_from) != (None,) * 4
+    if not named and not (out / "config.toml").exists():
+        asked = asked.model_copy(update={"method": translator})
+    found = resolve(
+        method=asked.method, preset=asked.preset, config=asked.config, start_from=asked.start_from, run_dir=out
+    ).method
+    kinds = [translator, *(kind for kind, gan in GANS.items() if gan.translator == translator)]
+    if found not in kinds:
+        raise ConfigError(
+            f"{asked.pretrained} holds a {kinds[-1]}: method '{translator}' starts from it, not '{found}'; leave out the "
+            "method, preset or config that says so"
         )
-        machine.choose(run.training)
-        tree = find(data, least=min(2, method_class(run.method).min_domains))
-        if tree.layout != "lists":  # there nothing is read but what the lists name
-            check_run_apart(out, data)
-        saved, _ = checkpoint.latest(out / "checkpoints")
-        model = build(run, _order(tree.domains, saved, start_from))
-        if saved is None and start_from is None:
-            model.check_start()
-        opened = open_data(tree, run)
-        begun_with = None if start_from is None else begin_with(model, run.method, start_from)
-        path = loop.fit(
-            model, opened.pool, run, out, held_out=opened.held_out, begun_with=begun_with, allow_change=allow_change, quiet=quiet,
-            validator=opened.validator, origin=note,
-        )  # fmt: skip
-        return load(path)
+    return asked
 
 
 @dataclass(frozen=True)
@@ -267,53 +249,42 @@ def _from_pretrained(path: Path | str, out: Path) -> tuple[str, dict[str, Any]]:
     return GANS[kind].translator, fixed
 
 
-def pretrain(
-    data: Path | str,
-    out: Path | str,
-    *,
-    method: str | None = None,
-    preset: str | None = None,
-    config: Path | str | None = None,
-    settings: Mapping[str, Any] | None = None,
-    steps: int | None = None,
-    pretrained: Path | str | None = None,
-    allow_change: Sequence[str] = (),
-    quiet: bool = False,
-) -> Translator:
+def pretrain(data: Path | str, out: Path | str, options: PretrainConfig | None = None, **changes: Any) -> Translator:
     """Train a GAN that DeepI2I can start from, on class folders or on a single folder of images.
 
-    ``method`` is ``biggan`` (class-conditional, the default) or ``stylegan``. Other arguments and errors as :func:`train`; without
-    ``preset`` and ``config`` a new run has the preset ``biggan-small`` or ``stylegan-small``.
+    Arguments and errors as :func:`train`, the options are those of :class:`~unpaired.config.PretrainConfig`. Without ``preset`` and
+    ``config`` a new run has the preset ``biggan-small`` or ``stylegan-small``.
     """
+    with signals.handled():
+        asked = PretrainConfig.of(options, changes)
+        typed = training_log.typed("pretrain", asked, data, out=out)
+        method, preset = _gan(asked, Path(out))
+        shared = {name: getattr(asked, name) for name in RunOptions.model_fields}
+        return _train(data, Path(out), TrainConfig(**shared | {"method": method, "preset": preset}), typed)
+
+
+def _gan(asked: PretrainConfig, out: Path) -> tuple[str | None, str | None]:
+    """The method and the preset of a pretraining, where something must be said of them. Raises ConfigError."""
     from unpaired.methods.gans import GANS
     from unpaired.training.pretrained import settings_from
 
-    saved = Path(out) / "config.toml"
-    if method is None and preset is None and config is None and pretrained is not None and not saved.exists():
-        method, _ = settings_from(pretrained)
-    if method is not None and method not in GANS:
-        raise ConfigError(f"--method {method} is no GAN; there are: {', '.join(GANS)}")
-    if preset is None and config is None:
-        if not saved.exists():
-            preset = f"{method or 'biggan'}-small"
-        elif (found := read_toml(saved).get("method")) not in GANS or method not in (None, found):
-            raise ConfigError(
-                f"{out} holds a run of method '{found}', not a pretraining{f' of {method}' if method else ''}; use another --out"
-            )
-    elif method is None:  # a preset names its method, a config file may leave it out
-        named = read_preset(preset).get("method") if preset is not None else None
-        method = str(named or (read_toml(Path(config)).get("method") if config is not None else None) or "biggan")
-        if method not in GANS:
-            raise ConfigError(f"a preset or config for '{method}' is no pretraining; there are: {', '.join(GANS)}")
-    return train(
-        data,
-        out,
-        method=method if config is not None or preset is not None else None,
-        preset=preset,
-        config=config,
-        settings=settings,
-        steps=steps,
-        pretrained=pretrained,
-        allow_change=allow_change,
-        quiet=quiet,
-    )
+    method: str | None = asked.method
+    saved = out / "config.toml"
+    if asked.preset is not None or asked.config is not None:
+        named = method
+        if named is None and asked.preset is not None:
+            named = read_preset(asked.preset).get("method")
+        if named is None and asked.config is not None:
+            named = read_toml(asked.config).get("method")
+        if named is not None and named not in GANS:
+            raise ConfigError(f"a preset or config for '{named}' is no pretraining; there are: {', '.join(GANS)}")
+        return named or "biggan", asked.preset
+    if saved.exists():
+        found = read_toml(saved).get("method")
+        if found not in GANS or method not in (None, found):
+            of = f" of {method}" if method else ""
+            raise ConfigError(f"{out} holds a run of method '{found}', not a pretraining{of}; use another --out")
+        return None, None
+    if method is None and asked.pretrained is not None:
+        method = settings_from(asked.pretrained)[0]
+    return None, f"{method or 'biggan'}-small"
