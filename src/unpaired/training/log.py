@@ -120,7 +120,7 @@ class Reporter:
         else:
             left = (self.total - step) / max(rate, 1e-9)
             self.console.print(
-                f"{stage}: step {step:,} of {self.total:,}, {speed}, {_duration(left)} left", markup=False
+                f"{stage}: step {step:,} of {self.total:,}, {speed}, {duration(left)} left", markup=False
             )
 
     def say(self, text: str) -> None:
@@ -129,9 +129,12 @@ class Reporter:
             self.console.print(text, markup=False, soft_wrap=True)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return ``42 s``, ``3 min 20 s``, ``2 h 05 min`` or ``3 d 04 h``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours // 24} d {hours % 24:02d} h"
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 

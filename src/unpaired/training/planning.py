@@ -6,6 +6,7 @@ cached by then), building, pretrained weights, starts of stages, what first step
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -14,8 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,9 @@ from unpaired import machine
 from unpaired.config import PlanConfig, RunConfig
 from unpaired.data.folders import find
 from unpaired.methods import method_class
-from unpaired.methods.base import Stage
+from unpaired.methods.base import Method, Stage
 from unpaired.training import run as training_run
-from unpaired.training.log import RunLog
+from unpaired.training.log import RunLog, duration
 from unpaired.training.loop import Extras, Trainer
 from unpaired.training.pretrained import settings_from
 
@@ -99,17 +99,6 @@ class RunPlan:
         return "\n".join(lines)
 
 
-def duration(seconds: float) -> str:
-    """Return ``42 s``, ``3 min``, ``2 h 05 min`` or ``3 d 4 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
-
-
 def plan(config: RunConfig | str, data: Path | str, options: PlanConfig | None = None, **changes: Any) -> RunPlan:
     """Time a few steps of every stage on ``data`` and predict the whole run.
 
@@ -136,57 +125,42 @@ def plan(config: RunConfig | str, data: Path | str, options: PlanConfig | None =
     with tempfile.TemporaryDirectory(prefix="unpaired-plan-") as scratch, _bounded(device, round(free * MARGIN)):
         try:
             stages, other = _tried(run, training_run.build(run, tree.domains), opened, Path(scratch))
-            return RunPlan(str(device), precision, there, _peak(device), stages, other)
-        except (MemoryError, torch.cuda.OutOfMemoryError):
-            return found
-        except RuntimeError as error:  # torch's own allocator on a CPU, and oneDNN's
-            if not any(words in str(error) for words in ("allocate memory", "could not create a")):
+        except (MemoryError, RuntimeError) as error:  # torch's own allocator on a CPU or a GPU, and oneDNN's
+            words = ("allocate memory", "could not create a", "out of memory")
+            if isinstance(error, RuntimeError) and not any(w in str(error) for w in words):
                 raise
             return found
+    return replace(found, peak=_peak(device), stages=stages, other_seconds=other)
 
 
 def _tried(
-    run: RunConfig, method: Any, opened: training_run.OpenData, folder: Path
+    run: RunConfig, method: Method, opened: training_run.OpenData, folder: Path
 ) -> tuple[tuple[StageCost, ...], float]:
     """Step through every stage; what each costs, and the seconds of all else."""
     began = time.perf_counter()
     (folder / "checkpoints").mkdir()
+    device, settings = machine.choose_device(run.training.device), run.training
     extras = Extras(held_out=opened.held_out, validator=opened.validator)
-    device = machine.choose_device(run.training.device)
     trainer = Trainer(method, opened.pool, run, folder, extras, device=device)
     trainer.prepare()
-
-    def timed(work: Callable[[], object]) -> float:
-        if trainer.device.type == "cuda":
-            torch.cuda.synchronize(trainer.device)
-        start = time.perf_counter()
-        work()
-        if trainer.device.type == "cuda":
-            torch.cuda.synchronize(trainer.device)
-        return time.perf_counter() - start
-
-    once = time.perf_counter() - began
-    stages: list[StageCost] = []
+    once, stages, total = time.perf_counter() - began, list[StageCost](), trainer.state.plan.total
     for stage in trainer.state.plan.stages:
-        seconds, extra = _stepped(trainer, stage, sum(s.steps for s in stages), timed)
+        seconds, extra = _stepped(trainer, stage, sum(s.steps for s in stages))
         stages.append(StageCost(stage.name, stage.steps, stage.batch_size, seconds))
         once += extra
     log = RunLog(folder / "log.jsonl", 0, tensorboard=None)
-    first, sheet = (timed(lambda: trainer.sample(log)) for _ in range(2))
-    save, look = timed(trainer.save), timed(trainer.validate)
+    first, sheet = (_timed(device, lambda: trainer.sample(log)) for _ in range(2))
+    save, look = _timed(device, trainer.save), _timed(device, trainer.validate)
     log.close()
-    total, settings = trainer.state.plan.total, run.training
     looks = sum(opened.validator.due(step, total) for step in range(1, total + 1)) if opened.validator else 0
     often = (2 + (total - 1) // settings.checkpoint_every) * save + (2 + (total - 1) // settings.sample_every) * sheet
     return tuple(stages), once + max(0.0, first - sheet) + often + looks * look
 
 
-def _stepped(
-    trainer: Trainer, stage: Stage, first: int, timed: Callable[[Callable[[], object]], float]
-) -> tuple[float, float]:
+def _stepped(trainer: Trainer, stage: Stage, first: int) -> tuple[float, float]:
     """Step a stage that begins after step ``first``: the seconds of a step, and those that it takes once."""
     period = min(math.lcm(*(update.every for update in stage.updates)), stage.steps)
-    once = timed(stage.start) if stage.start is not None else 0.0
+    once = _timed(trainer.device, stage.start) if stage.start is not None else 0.0
     trainer.modes(stage)
     trainer.state.step = first
     batches = trainer.batches()  # with the loader processes that the run will have
@@ -200,15 +174,23 @@ def _stepped(
             trainer.state.step += 1
             trainer.run_step(stage, first, batch)
 
-    warm = timed(one_round)
-    rounds: list[float] = []
+    warm, rounds = _timed(trainer.device, one_round), list[float]()
     while len(rounds) < ROUNDS and sum(rounds) < SECONDS:
-        rounds.append(timed(one_round))
+        rounds.append(_timed(trainer.device, one_round))
     usual = statistics.median(rounds)
     return usual / period, once + max(0.0, warm - usual)
 
 
-@contextmanager
+def _timed(device: torch.device, work: Callable[[], object]) -> float:
+    """Return the seconds of ``work``."""
+    began = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
+
+
+@contextlib.contextmanager
 def _bounded(device: torch.device, size: int) -> Iterator[None]:
     """Let this process map at most ``size`` bytes for its data inside, on a CPU: what asks for more gets MemoryError."""
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
@@ -224,16 +206,14 @@ def _memory_there(device: torch.device) -> int:
     """Return the bytes that the run could have."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device.index or 0)[0])
-    try:
-        text = Path("/proc/meminfo").read_text("ascii")
-        there = 1024 * int(text.split("MemAvailable:")[1].split()[0])
-    except (OSError, IndexError):
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):  # containers
-        try:
-            there = min(there, int(Path(limit).read_text("ascii")))
-        except (OSError, ValueError):
-            continue
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for file, read in (
+        ("/proc/meminfo", lambda text: 1024 * int(text.split("MemAvailable:")[1].split()[0])),
+        ("/sys/fs/cgroup/memory.max", int),  # containers
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", int),
+    ):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            there = min(there, read(Path(file).read_text("ascii")))
     return there
 
 
@@ -242,8 +222,6 @@ def _peak(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_reserved(device))
     try:  # getrusage would count the parent's size too: it is kept over fork and exec
-        status = Path("/proc/self/status").read_text("ascii")
-        return 1024 * int(status.split("VmHWM:")[1].split()[0])
+        return 1024 * int(Path("/proc/self/status").read_text("ascii").split("VmHWM:")[1].split()[0])
     except (OSError, IndexError):
-        scale = 1 if os.uname().sysname == "Darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if os.uname().sysname == "Darwin" else 1024)
