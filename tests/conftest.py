@@ -15,10 +15,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 import figures
 
 import tiny
+from unpaired import machine
 
 # Tests that run commands in this process must not change its allocator: others measure what memory their children take. With any
 # of glibc's own settings there, commands leave it alone (this one is its default).
 os.environ.setdefault("MALLOC_TOP_PAD_", "131072")
+
+# What ``auto`` means as a precision depends on the processor: either can be asked for, to see that no test leans on one of them.
+if "UNPAIRED_TEST_BF16" in os.environ:
+    machine.has_bf16 = lambda device: os.environ["UNPAIRED_TEST_BF16"] == "1"
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 
@@ -28,7 +33,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter: object) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    precision = machine.choose_precision("auto", torch.device("cpu"))
+    terminalreporter.write_line(f"training precision auto was {precision} (UNPAIRED_TEST_BF16=0 or 1 changes it)")
     figures.summary(terminalreporter)
 
 

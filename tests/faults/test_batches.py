@@ -19,7 +19,7 @@ from test_translation_files import digests, run, save, tree
 
 from tiny import pictures
 from toys import Negative, Noise, translator
-from unpaired.errors import PartialError, UnpairedError
+from unpaired.errors import UnpairedError
 from unpaired.files import TEMPORARY_PREFIX
 from unpaired.translate import files as translate_files
 from unpaired.translate.files import RECORD
@@ -118,21 +118,6 @@ def test_a_crash_at_every_single_write_leaves_the_bytes_of_a_clean_run(tmp_path:
         "F7", f"crashed at each of {died} calls and run again: at most {again} pictures translated twice (a batch is 2)"
     )
     assert died > pick(20, 40) and again <= 2
-
-
-def test_a_full_disk_stops_with_the_reason_and_keeps_what_is_done(tmp_path: Path) -> None:
-    """With a limit on file sizes (as a full disk would), no partial file appears and the error names path and cause."""
-    source, out = tree(tmp_path / "in", 4), tmp_path / "out"
-    save(source / "z.png", np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8))
-
-    def work() -> None:
-        kit.limit_files(60_000)
-        run(source, out)
-
-    found = kit.outcome(work)
-    assert found.code == PartialError.exit_code and "z.png: cannot be written: File too large" in found.said, found
-    assert len(digests(out)) == 4 and not list(out.rglob(f"{TEMPORARY_PREFIX}*"))
-    assert run(source, out).counts == {"ok": 1, "skipped": 4, "failed": 0}
 
 
 def test_disks_of_several_sizes_stop_with_needed_and_free_bytes(tmp_path: Path, figure: Figure) -> None:

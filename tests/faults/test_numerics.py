@@ -128,15 +128,3 @@ def test_a_sheet_that_is_not_finite_stops_in_words(tmp_path: Path) -> None:
     method.translate = lambda *a, **k: real(*a, **k) * float("nan")  # type: ignore[method-assign]
     with pytest.raises(NonFiniteError, match="the translation red → blue is not finite"):
         loop.fit(method, tiny.pool(), config, tmp_path, quiet=True)
-
-
-def test_inverted_outputs_are_warned_about_once() -> None:
-    """Outputs that are the negative of their inputs give one warning; a healthy translation, and a second sheet, none."""
-    from unpaired.training.log import Watch
-
-    watch = Watch()
-    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    assert watch.sampled(images, (images * 0.8).roll(1, 3), ("a", "b")) == []
-    (text,) = watch.sampled(images, -0.9 * images, ("a", "b"))
-    assert "inverted" in text and "a → b" in text
-    assert watch.sampled(images, -0.9 * images, ("a", "b")) == []

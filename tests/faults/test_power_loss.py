@@ -7,7 +7,6 @@ folder (a new name, a rename, a removal) that was not followed by an fsync of th
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -205,23 +204,3 @@ def test_power_loss_after_every_call_loses_nothing(tmp_path: Path, figure: Figur
         f"power cut after each call of 4 saves, in 3 ways ({cuts} cuts, {half} with a half-written folder): {lost} states lost",
     )
     assert cuts > 100 and half > 20 and lost == 0
-
-
-def test_the_recorder_sees_the_whole_protocol(tmp_path: Path) -> None:
-    """Of one save: both files are fsynced before the manifest is written, the manifest before the rename, and the parent's fsync
-    comes between the rename and the first removal of an old checkpoint."""
-    recorder = Recorder(tmp_path)
-    root = tmp_path / "checkpoints"
-    root.mkdir()
-    contents = {"model": b"m" * 100, "state": b"s" * 100}
-    with recorder.watching():
-        for step in (1, 2):
-            checkpoint.commit(root, step, **contents, about={}, keep=1)  # type: ignore[arg-type]
-    at = {}
-    for n, event in enumerate(recorder.events):
-        at[json.dumps([event[0], Path(event[1]).name if ".tmp-" not in Path(event[1]).name else "tmp"])] = n
-    order = [["fsync", checkpoint.MODEL], ["fsync", checkpoint.STATE], ["create", checkpoint.MANIFEST]]
-    order += [["fsync", checkpoint.MANIFEST], ["fsync", "tmp"], ["rename", "tmp"], ["fsync", "checkpoints"]]
-    order += [["unlink", checkpoint.MANIFEST], ["rmdir", "step-000000001"]]
-    positions = [at[json.dumps(step)] for step in order]
-    assert positions == sorted(positions), list(zip(order, positions, strict=True))

@@ -174,47 +174,28 @@ DECAYS = [min(0.5, (1 + n) / (10 + n)) for n in range(1, 14)]
 
 
 def test_the_shared_model_is_the_average_where_it_is_on(tmp_path: Path) -> None:
-    """With EMA the model file differs from the raw weights and equals the recursion a ← d·a + (1 − d)·w, whose d rises with the
-    steps up to the setting, so that a short run forgets its beginning."""
-    seen: list[torch.Tensor] = []
-    config = tiny.config(training__ema=0.5)
-    method = build(config, ("red", "blue"))
-    first = method.back[0].weight.detach().clone()
-    path = loop.fit(
-        method, tiny.pool(), config, tmp_path, on_step=lambda s, m: seen.append(m.back[0].weight.detach().clone()), quiet=True  # type: ignore[func-returns-value,arg-type,index]
-    )  # fmt: skip
-    average = first
-    for decay, weight in zip(DECAYS, seen, strict=True):
-        average = decay * average + (1 - decay) * weight
-    shared = checkpoint.load_method(path)[0].back[0].weight  # type: ignore[index]
-    torch.testing.assert_close(shared, average)
-    assert not torch.equal(shared, seen[-1])
-
-
-def test_statistics_of_the_shared_model_are_averaged_too(tmp_path: Path) -> None:
-    """With EMA the model file's floating-point buffers follow the same recursion as the weights, counters are the raw ones; sample sheets
-    see the averaged ones and leave the raw ones as they were."""
+    """With EMA the model file's weights and floating-point buffers are the recursion a ← d·a + (1 − d)·w, whose d rises with the steps up
+    to the setting, so that a short run forgets its beginning; counters, and all that the state for resuming has, are the raw ones."""
     seen: list[dict[str, torch.Tensor]] = []
     config = tiny.config(training__ema=0.5)
     method = build(config, ("red", "blue"))
-    names = [n for n in method.shared_state() if n.split(".")[-1] in ("running_mean", "running_var")]
-    average = {n: b.clone() for n, b in method.named_buffers() if n in names}
+    average = {n: v.clone() for n, v in method.shared_state().items() if v.is_floating_point()}
 
-    def look(step: int, m: Any) -> None:
-        seen.append({n: b.clone() for n, b in m.named_buffers()})
+    def look(_step: int, m: Any) -> None:
+        seen.append({n: v.clone() for n, v in m.state_dict().items()})
 
     path = loop.fit(method, tiny.pool(), config, tmp_path, on_step=look, quiet=True)
-    for decay, buffers in zip(DECAYS, seen, strict=True):
-        average = {n: decay * a + (1 - decay) * buffers[n] for n, a in average.items()}
+    for decay, raw in zip(DECAYS, seen, strict=True):
+        average = {n: decay * a + (1 - decay) * raw[n] for n, a in average.items()}
     shared = checkpoint.load_method(path)[0].state_dict()
-    assert len(names) == 4
-    for name in names:
-        torch.testing.assert_close(shared[name], average[name])
+    assert sum(n.endswith(("running_mean", "running_var")) for n in average) == 4
+    for name, value in average.items():
+        torch.testing.assert_close(shared[name], value)
         assert not torch.equal(shared[name], seen[-1][name])
     counter = "back.1.num_batches_tracked"
     assert torch.equal(shared[counter], seen[-1][counter]) and int(shared[counter]) > 0
     state = checkpoint.read_state(checkpoint.latest(tmp_path / "checkpoints")[0])[0]  # type: ignore[arg-type]
-    assert all(torch.equal(state[f"method/{n}"], seen[-1][n]) for n in names)
+    assert all(torch.equal(state[f"method/{n}"], v) for n, v in seen[-1].items())
 
 
 def test_accumulation_gives_the_gradient_of_the_whole_batch() -> None:
@@ -536,6 +517,8 @@ def test_the_watch_warns_once_of_each_kind() -> None:
     assert "look alike" in watch.sampled(images, torch.zeros_like(images), ("a", "b"))[0]
     assert watch.sampled(images, torch.zeros_like(images), ("b", "a")) == []
     assert "equals the input" in watch.sampled(images, images + 0.001, ("a", "b"))[0]
+    assert "inverted" in watch.sampled(images, -0.9 * images, ("a", "b"))[0]
+    assert watch.sampled(images, -0.9 * images, ("a", "b")) == []
     again = Watch()
     again.restore(json.loads(json.dumps(watch.state())))
     assert again.logged({"d/sign_accuracy": 0.99}) == [] and again.sampled(images, images, ("a", "b")) == []
@@ -678,25 +661,6 @@ def test_a_group_described_by_half_is_refused(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="torchrun"):
         fit(tmp_path)
-
-
-def test_gradients_averaged_over_ranks_stay_in_the_memory_format_of_their_weights(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """On a CPU weights lie channels_last, and Adam's fused kernel walks weight and gradient as they lie: two ranks with the same
-    gradients take the step of one."""
-    after = []
-    for world in (1, 2):
-        torch.manual_seed(0)
-        layer = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        adam = torch.optim.Adam(layer.parameters(), lr=1.0, fused=True)
-        layer(torch.randn(2, 3, 8, 8)).square().sum().backward()
-        if world == 2:
-            monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat: flat.mul_(2))
-            loop.Ranks(0, 2).average_gradients(list(layer.parameters()))
-        adam.step()
-        after.append(layer.weight.detach().clone())
-    assert torch.equal(*after)
 
 
 def test_a_batch_with_fewer_images_than_ranks_is_refused() -> None:

@@ -16,7 +16,7 @@ import torch
 from test_evaluation import Colours
 
 import tiny
-from unpaired import cli, signals
+from unpaired import signals
 from unpaired.checkpoint import MODEL, STATE, latest, load_method, steps
 from unpaired.config import parse_looks
 from unpaired.data.folders import find
@@ -256,48 +256,3 @@ def test_two_processes_look_as_one(tmp_path: Path) -> None:
     assert [child.wait(timeout=180) for child in job] == [0, 0]
     assert [s for s, e in log(tmp_path / "run").items() if "validation/mean" in e] == [3, 6, 9, 12, 13]
     assert load_method(tmp_path / "run/best")[1]["extra"]["validation"]["step"] in (3, 6, 9, 12, 13)
-
-
-def test_through_the_command_line(tmp_path: Path, shared: Path) -> None:
-    """train --during-training with the MobileNet file, then evaluate: best and last in results.json."""
-    data = tiny.folder(tmp_path / "data", 6)
-
-    def run(*arguments: object) -> int:
-        with pytest.raises(SystemExit) as left:
-            cli.main([str(a) for a in arguments])
-        return int(left.value.code or 0)
-
-    weights = shared / "weights"
-    train = [
-        "train",
-        data,
-        "--out",
-        tmp_path / "run",
-        "--method",
-        "tiny",
-        "--set",
-        "data.size=16",
-        "--steps",
-        4,
-        "--device",
-        "cpu",
-        "--quiet",
-    ]
-    assert run(*train, "--during-training", f"every=2,share=0.5,weights={weights}") == 0
-    assert (tmp_path / "run/best" / MODEL).is_file() and "validation/FD-mobilenet_v1/red->blue" in log(
-        tmp_path / "run"
-    )[2]
-    out = tmp_path / "results.json"
-    assert (
-        run("evaluate", tmp_path / "run", data, "--weights", weights, "--bootstrap", 0, "--device", "cpu", "--out", out)
-        == 0
-    )
-    for wrong in (
-        ("--threshold", "twelve"),
-        ("--metrics", "fid"),
-        ("--backbone", "mobilnet_v1"),
-        ("--set", "classifier.step=3"),
-    ):
-        assert run("evaluate", tmp_path / "run", data, "--weights", weights, "--device", "cpu", *wrong) == 2
-    found = json.loads(out.read_text())
-    assert found["best"]["provenance"]["backbones"]["mobilenet_v1"]["dim"] == 1024
