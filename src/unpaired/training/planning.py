@@ -24,6 +24,7 @@ import torch
 from unpaired import machine
 from unpaired.config import PlanConfig, RunConfig
 from unpaired.data.folders import find
+from unpaired.data.sampling import Pool
 from unpaired.methods import method_class
 from unpaired.methods.base import Method, Stage
 from unpaired.training import run as training_run
@@ -121,10 +122,10 @@ def plan(config: RunConfig | str, data: Path | str, options: PlanConfig | None =
     machine.set_for_training(precision, device)
     found = RunPlan(str(device), precision, there)
     tree = find(data, least=min(2, method_class(run.method).min_domains))
-    opened = training_run.open_data(tree, run)
+    pool, extras = training_run.open_data(tree, run)
     with tempfile.TemporaryDirectory(prefix="unpaired-plan-") as scratch, _bounded(device, round(free * MARGIN)):
         try:
-            stages, other = _tried(run, training_run.build(run, tree.domains), opened, Path(scratch))
+            stages, other = _tried(run, training_run.build(run, tree.domains), pool, extras, Path(scratch))
         except (MemoryError, RuntimeError) as error:  # torch's own allocator on a CPU or a GPU, and oneDNN's
             words = ("allocate memory", "could not create a", "out of memory")
             if isinstance(error, RuntimeError) and not any(w in str(error) for w in words):
@@ -134,14 +135,13 @@ def plan(config: RunConfig | str, data: Path | str, options: PlanConfig | None =
 
 
 def _tried(
-    run: RunConfig, method: Method, opened: training_run.OpenData, folder: Path
+    run: RunConfig, method: Method, pool: Pool, extras: Extras, folder: Path
 ) -> tuple[tuple[StageCost, ...], float]:
     """Step through every stage; what each costs, and the seconds of all else."""
     began = time.perf_counter()
     (folder / "checkpoints").mkdir()
     device, settings = machine.choose_device(run.training.device), run.training
-    extras = Extras(held_out=opened.held_out, validator=opened.validator)
-    trainer = Trainer(method, opened.pool, run, folder, extras, device=device)
+    trainer = Trainer(method, pool, run, folder, extras, device=device)
     trainer.prepare()
     once, stages, total = time.perf_counter() - began, list[StageCost](), trainer.state.plan.total
     for stage in trainer.state.plan.stages:
@@ -152,7 +152,7 @@ def _tried(
     first, sheet = (_timed(device, lambda: trainer.sample(log)) for _ in range(2))
     save, look = _timed(device, trainer.save), _timed(device, trainer.validate)
     log.close()
-    looks = sum(opened.validator.due(step, total) for step in range(1, total + 1)) if opened.validator else 0
+    looks = sum(extras.validator.due(step, total) for step in range(1, total + 1)) if extras.validator else 0
     often = (2 + (total - 1) // settings.checkpoint_every) * save + (2 + (total - 1) // settings.sample_every) * sheet
     return tuple(stages), once + max(0.0, first - sheet) + often + looks * look
 

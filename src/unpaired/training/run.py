@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from unpaired import signals
+from unpaired import checkpoint, machine, signals
+from unpaired.checkpoint import Saved
 from unpaired.config import PretrainConfig, RunConfig, RunOptions, TrainConfig, merge, nested, read_toml
 from unpaired.config import preset as read_preset
+from unpaired.data.check import check
+from unpaired.data.folders import DataTree, find
+from unpaired.data.sampling import Pool, hold_out, open_pool
 from unpaired.errors import ConfigError, DataError
+from unpaired.evaluation.features import open_backbone
 from unpaired.files import check_run_apart
-from unpaired.methods import run_from
+from unpaired.methods import method_class, run_from
+from unpaired.methods.base import Method
+from unpaired.methods.gans import GANS
 from unpaired.training import log as training_log
-
-if TYPE_CHECKING:
-    from unpaired.checkpoint import Saved
-    from unpaired.data.folders import DataTree
-    from unpaired.data.sampling import Pool
-    from unpaired.methods.base import Method
-    from unpaired.training.validation import Validator
-    from unpaired.translate.translator import Translator
+from unpaired.training import loop
+from unpaired.training.pretrained import settings_from
+from unpaired.training.validation import Validator
+from unpaired.translate.translator import Translator, load
 
 
 def resolve(
@@ -45,18 +48,14 @@ def resolve(
         if existing is not None and existing.exists():
             values = read_toml(existing)  # "the same command" may be as short as DATA and --out
         elif start_from is not None:
-            from unpaired.checkpoint import load_method
-
-            header = load_method(start_from)[1]
+            header = checkpoint.load_method(start_from)[1]
             values = {
                 "method": header["method"],
                 "model": header["config"]["model"],
                 "data": {"size": header["image_size"]},
             }
-    if preset is not None:
-        values = merge(
-            values, {k: v for k, v in read_preset(preset).items() if k != "adapt"}
-        )  # that table is for `adapt` alone
+    if preset is not None:  # its table [adapt] is for `adapt` alone
+        values = merge(values, {k: v for k, v in read_preset(preset).items() if k != "adapt"})
     if config is not None:
         values = merge(values, read_toml(Path(config)))
     if method is not None:
@@ -66,20 +65,13 @@ def resolve(
             )
         values["method"] = method
     run = run_from(merge(values, nested(settings or {})))
-    if steps is not None:
-        if steps < 1:
-            raise ConfigError(f"steps = {steps}: must be at least 1")
-        run = run.model_copy(update={"model": run.model.with_steps(steps)})
-    return run
+    return run if steps is None else run.model_copy(update={"model": run.model.with_steps(steps)})
 
 
 def build(config: RunConfig, domains: tuple[str, ...], classes: tuple[str, ...] = ()) -> Method:
     """A fresh method for ``domains``, its weights seeded from ``config.seed``.
 
     Raises ConfigError for a wrong number of domains, or a size at which the method cannot train."""
-    from unpaired.methods import method_class
-    from unpaired.training.loop import seed_everything
-
     kind = method_class(config.method)
     most = kind.max_domains
     if len(domains) < kind.min_domains or (most is not None and len(domains) > most):
@@ -88,7 +80,7 @@ def build(config: RunConfig, domains: tuple[str, ...], classes: tuple[str, ...] 
             f"method '{config.method}' wants {wanted} domains; the data has {len(domains)}: {', '.join(domains)}. "
             "Move the others out, or choose another --method"
         )
-    seed_everything(config.seed, 0)
+    loop.seed_everything(config.seed, 0)
     method = kind(config.model, domains, image_size=config.data.size, classes=classes)
     size, stride = config.data.size, method.stride
     if size % stride:
@@ -103,8 +95,6 @@ def build(config: RunConfig, domains: tuple[str, ...], classes: tuple[str, ...] 
 def _order(domains: tuple[str, ...], saved: Saved | None, start_from: Path | str | None) -> tuple[str, ...]:
     """The order of the data's domains in the model: one that the run or model it goes on from knows has its place there, the others
     fill the places that are left."""
-    from unpaired import checkpoint
-
     known: tuple[str, ...] = ()
     if saved is not None:
         known = tuple(checkpoint.read_header(saved)["domains"])
@@ -136,12 +126,6 @@ def train(data: Path | str, out: Path | str, options: TrainConfig | None = None,
 
 
 def _train(data: Path | str, out: Path, asked: TrainConfig, typed: str) -> Translator:
-    from unpaired import checkpoint, machine
-    from unpaired.data.folders import find
-    from unpaired.methods import method_class
-    from unpaired.training import loop
-    from unpaired.translate.translator import load
-
     asked = _with_pretrained(asked, out)
     run = resolve(
         method=asked.method, preset=asked.preset, config=asked.config, settings=asked.all_settings(), steps=asked.steps,
@@ -155,19 +139,14 @@ def _train(data: Path | str, out: Path, asked: TrainConfig, typed: str) -> Trans
     model = build(run, _order(tree.domains, saved, asked.start_from))
     if saved is None and asked.start_from is None:
         model.check_start()
-    opened = open_data(tree, run)
+    pool, extras = open_data(tree, run)
     begun_with = None if asked.start_from is None else checkpoint.start_from(model, run.method, asked.start_from)
-    path = loop.fit(
-        model, opened.pool, run, out, held_out=opened.held_out, begun_with=begun_with, allow_change=asked.allow_change,
-        quiet=asked.quiet, validator=opened.validator, origin=training_log.about(data, typed),
-    )  # fmt: skip
-    return load(path)
+    extras = replace(extras, begun_with=begun_with, allow_change=asked.allow_change, quiet=asked.quiet)
+    return load(loop.fit(model, pool, run, out, extras, origin=training_log.about(data, typed)))
 
 
 def _with_pretrained(asked: TrainConfig, out: Path) -> TrainConfig:
     """Take over what a pretrained GAN fixes: sizes, and where nothing else says so the method. Raises ConfigError, CheckpointError."""
-    from unpaired.methods.gans import GANS
-
     if asked.pretrained is None:
         return asked
     translator, fixed = _from_pretrained(asked.pretrained, out)
@@ -187,56 +166,27 @@ def _with_pretrained(asked: TrainConfig, out: Path) -> TrainConfig:
     return asked
 
 
-@dataclass(frozen=True)
-class OpenData:
-    """What a run works on."""
-
-    pool: Pool
-    """The images that are trained on."""
-    held_out: Pool | None
-    """For the sample sheets, where the data has a split "test"."""
-    validator: Validator | None
-    """Looks at the images that ``training.validate_every`` holds out, and has them."""
-
-
-def open_data(tree: DataTree, run: RunConfig) -> OpenData:
-    """The images of a run, checked and cached. Raises DataError, ConfigError, WeightsError."""
-    from unpaired.data.check import check
-    from unpaired.data.sampling import open_pool
-
+def open_data(tree: DataTree, run: RunConfig) -> tuple[Pool, loop.Extras]:
+    """The images to train on, checked and cached, and beside them those for sample sheets (where the data has a split "test") and who
+    looks at the images that ``training.validate_every`` holds out. Raises DataError, ConfigError, WeightsError."""
     check(tree, run.data).require()
     pool: Pool = open_pool(tree, run.data, split="train")
-    held_out = None
-    if all(tree.files.get(("test", domain)) for domain in tree.domains):
-        held_out = open_pool(tree, run.data, split="test")
+    tested = all(tree.files.get(("test", domain)) for domain in tree.domains)
+    held_out = open_pool(tree, run.data, split="test") if tested else None
     if any(pool.count(domain) == 0 for domain in tree.domains):
         raise DataError(f"{tree.root}: a domain has no training images")
-    if run.training.validate_every is None:
-        return OpenData(pool, held_out, None)
-    rest, validator = _held_out(pool, run)
-    return OpenData(rest, held_out, validator)
-
-
-def _held_out(pool: Pool, run: RunConfig) -> tuple[Pool, Validator]:
-    """The images that are left to train on, and who looks at the others. Raises DataError, ConfigError, WeightsError."""
-    from unpaired.data.sampling import hold_out
-    from unpaired.evaluation.features import open_backbone
-    from unpaired.machine import choose_device
-    from unpaired.training.validation import Validator
-
     settings = run.training
-    rest, validation = hold_out(pool, settings.validate_share, settings.validate_images)
-    device = choose_device(settings.device)
+    if settings.validate_every is None:
+        return pool, loop.Extras(held_out)
+    pool, validation = hold_out(pool, settings.validate_share, settings.validate_images)
+    device = machine.choose_device(settings.device)
     backbone = open_backbone(settings.validate_backbone, settings.validate_weights, device)
-    return rest, Validator(validation, backbone, settings, run.seed)
+    return pool, loop.Extras(held_out, Validator(validation, backbone, settings, run.seed))
 
 
 def _from_pretrained(path: Path | str, out: Path) -> tuple[str, dict[str, Any]]:
     """The translator that goes with a pretrained model, and the settings that this fixes; when the run is there already, those
     it was begun with."""
-    from unpaired.methods.gans import GANS
-    from unpaired.training.pretrained import settings_from
-
     saved = out / "config.toml"
     if saved.exists():  # the pretrained file is not needed any more, and may be gone
         values = read_toml(saved)
@@ -265,9 +215,6 @@ def pretrain(data: Path | str, out: Path | str, options: PretrainConfig | None =
 
 def _gan(asked: PretrainConfig, out: Path) -> tuple[str | None, str | None]:
     """The method and the preset of a pretraining, where something must be said of them. Raises ConfigError."""
-    from unpaired.methods.gans import GANS
-    from unpaired.training.pretrained import settings_from
-
     method: str | None = asked.method
     saved = out / "config.toml"
     if asked.preset is not None or asked.config is not None:
