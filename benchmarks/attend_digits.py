@@ -24,7 +24,7 @@ from unpaired.adaptation import AdaptSettings
 from unpaired.config import DataConfig, parse_assignments
 from unpaired.data.images import to_tensor
 from unpaired.data.labelled import open_labelled
-from unpaired.evaluation.classifier import score, train_classifier
+from unpaired.evaluation.classifier import Training, score, train_classifier
 
 PAPER = {"mnist-usps": (0.9680, 0.9650), "mnist-mnistm": (0.9833, 0.9640)}
 """Adapted, target only."""
@@ -63,9 +63,12 @@ def target_only(train: Path, test: Path, data: DataConfig, options: AdaptSetting
         return to_tensor(images[index.numpy()]), torch.from_numpy(labels[index.numpy()])
 
     fitted = train_classifier(
-        draw, len(labels), lambda _: 0.0, classes=10, side=data.size, width=options.width, steps=options.steps,
-        batch_size=options.batch_size, jitter_by=options.jitter, recoloured=options.recolour, seed=seed,
-    )  # fmt: skip
+        draw,
+        len(labels),
+        lambda _: 0.0,
+        Training(10, data.size, options.width, options.steps, options.batch_size, options.jitter, options.recolour),
+        seed=seed,
+    )
     x = to_tensor(tested.images["test"])
     with torch.inference_mode():
         logits = torch.cat([fitted.last(part) for part in x.split(512)])

@@ -36,7 +36,7 @@ from torch import Tensor
 import unpaired
 from unpaired.config import DataConfig
 from unpaired.data.images import load_resized, to_tensor, to_uint8
-from unpaired.evaluation.classifier import ConvNet, train_classifier
+from unpaired.evaluation.classifier import ConvNet, Training, train_classifier
 from unpaired.evaluation.distances import gaussian_distance, kernel_distance
 from unpaired.evaluation.features import open_backbone
 from unpaired.report import Report, line_panel
@@ -88,9 +88,12 @@ class Study:
     def classifier(self, x: Tensor, y: Tensor, classes: int) -> ConvNet:
         """The network after a fixed number of steps: nothing is chosen on test images."""
         return train_classifier(
-            lambda i: (x[i], y[i]), len(x), lambda _: 0.0, classes=classes, side=self.size, width=self.classifier_width,
-            steps=self.classifier_steps, batch_size=64, jitter_by=0.1, recoloured=False, seed=self.seed,
-        ).last  # fmt: skip
+            lambda i: (x[i], y[i]),
+            len(x),
+            lambda _: 0.0,
+            Training(classes, self.size, self.classifier_width, self.classifier_steps, 64, 0.1, False),
+            seed=self.seed,
+        ).last
 
 
 def split(root: Path) -> tuple[list[str], list[str]]:

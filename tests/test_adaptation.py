@@ -18,7 +18,14 @@ from unpaired.batch import Batch
 from unpaired.config import AdaptConfig
 from unpaired.data.labelled import open_to_test
 from unpaired.errors import CheckpointError, ConfigError, DataError, ImageError, RefusedError
-from unpaired.evaluation.classifier import ConvNet, adaptation_figures, load_classifier, score, train_classifier
+from unpaired.evaluation.classifier import (
+    ConvNet,
+    Training,
+    adaptation_figures,
+    load_classifier,
+    score,
+    train_classifier,
+)
 from unpaired.methods import run_from
 from unpaired.networks.augment import jitter, recolour
 from unpaired.report import write_report
@@ -224,9 +231,12 @@ def test_plain_classifier_learns(tmp_path: Path) -> None:
     def train() -> Any:
         looked.clear()
         return train_classifier(
-            lambda i: (images[i], labels[i]), 64, criterion, classes=2, side=16, width=8, steps=60, batch_size=16,
-            jitter_by=0.0, recoloured=False, seed=0, looks=3,
-        )  # fmt: skip
+            lambda i: (images[i], labels[i]),
+            64,
+            criterion,
+            Training(2, 16, 8, 60, 16, 0.0, False, looks=3),
+            seed=0,
+        )
 
     one, two = train(), train()
     assert one.best_step == 40 and len(one.history) == 3

@@ -35,6 +35,7 @@ from unpaired.evaluation.classifier import (
     Classifier,
     Fitted,
     Score,
+    Training,
     load_classifier,
     parts,
     save_classifier,
@@ -347,10 +348,14 @@ class _Job:
             return to_tensor(x), torch.from_numpy(y)
 
         return train_classifier(
-            draw, len(images), criterion, classes=len(self.data.classes), side=size, width=o.width, steps=o.steps,
-            batch_size=o.batch_size, jitter_by=o.jitter, recoloured=o.recolour, seed=self.config.seed,
-            device=self.device, say=self.say,
-        )  # fmt: skip
+            draw,
+            len(images),
+            criterion,
+            Training(len(self.data.classes), size, o.width, o.steps, o.batch_size, o.jitter, o.recolour),
+            seed=self.config.seed,
+            device=self.device,
+            say=self.say,
+        )
 
     def translate_all(self, method: Method, images: Tensor, *, seed: int) -> Tensor:
         """[n, 3, S, S] source -> target, in parts, on the CPU."""

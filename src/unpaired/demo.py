@@ -196,9 +196,14 @@ def _plain_only(data: DemoData, settings: dict[str, Any], seed: int, *, recolour
     plain, test = open_labelled(data.labelled, config, "plain"), open_labelled(data.test_photo, config, "photo")
     images, labels = to_tensor(plain.images["plain"]), torch.from_numpy(np.asarray(plain.labels["plain"]))
     fitted = classifier.train_classifier(
-        lambda index: (images[index], labels[index]), len(images), lambda _: 0.0, classes=len(plain.classes), side=SIDE,
-        width=settings["adapt.width"], steps=settings["adapt.steps"], batch_size=64, jitter_by=0.15, recoloured=recoloured, seed=seed,
-    )  # fmt: skip
+        lambda index: (images[index], labels[index]),
+        len(images),
+        lambda _: 0.0,
+        classifier.Training(
+            len(plain.classes), SIDE, settings["adapt.width"], settings["adapt.steps"], 64, 0.15, recoloured
+        ),
+        seed=seed,
+    )
     with torch.inference_mode():
         logits = fitted.last(to_tensor(test.images["photo"]))
     return classifier.score(logits, torch.from_numpy(np.asarray(test.labels["photo"])))

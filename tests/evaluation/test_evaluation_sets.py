@@ -25,7 +25,7 @@ from unpaired.config import ClassifierConfig, classifier_settings
 from unpaired.data.images import to_tensor
 from unpaired.data.sampling import ArrayPool
 from unpaired.errors import ConfigError, DataError
-from unpaired.evaluation.classifier import save_classifier, train_classifier
+from unpaired.evaluation.classifier import Training, save_classifier, train_classifier
 from unpaired.evaluation.features import LPIPS, backbone_from_state
 from unpaired.evaluation.figures import Sets, feature_figures, split_in_halves
 from unpaired.evaluation.inputs import MIXED, Images, plan
@@ -172,9 +172,12 @@ def test_accuracy_of_a_classifier_with_its_confusion_table(tmp_path: Path) -> No
     labels = np.repeat([0, 1], 6)
     images = to_tensor(pixels)
     fitted = train_classifier(
-        lambda i: (images[i], torch.from_numpy(labels)[i]), 12, lambda _: 0.0, classes=2, side=8, width=4, steps=60, batch_size=12,
-        jitter_by=0, recoloured=False, seed=0,
-    )  # fmt: skip
+        lambda i: (images[i], torch.from_numpy(labels)[i]),
+        12,
+        lambda _: 0.0,
+        Training(2, 8, 4, 60, 12, 0, False),
+        seed=0,
+    )
     file = save_classifier(
         tmp_path / "c.safetensors", fitted.last, classes=("dark", "bright"), side=8, width=4, extra={}
     )

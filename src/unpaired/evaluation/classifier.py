@@ -128,53 +128,63 @@ class Fitted:
     """(step, criterion) of each look."""
 
 
+@dataclass(frozen=True)
+class Training:
+    """How a classifier is trained."""
+
+    classes: int
+    side: int
+    width: int
+    steps: int
+    batch_size: int = 64
+    jitter: float = 0.0
+    """Amount of :func:`jitter`."""
+    recolour: bool = False
+    """Whether :func:`recolour` is used."""
+    looks: int = 10
+    """How often the criterion is looked at."""
+
+
 def train_classifier(
     draw: Callable[[Tensor], tuple[Tensor, Tensor]],
     count: int,
     criterion: Callable[[Callable[[Tensor], Tensor]], float],
+    how: Training,
     *,
-    classes: int,
-    side: int,
-    width: int,
-    steps: int,
-    batch_size: int,
-    jitter_by: float,
-    recoloured: bool,
     seed: int,
     device: torch.device | str = "cpu",
     say: Say | None = None,
-    looks: int = 10,
 ) -> Fitted:
-    """Adam with a one-cycle rate; the same seed gives the same network.
+    """Train with Adam and a one-cycle rate; the same seed gives the same network.
 
     Args:
         draw: indices [N] -> (images [N, 3, S, S], labels [N]); ``count`` is how many there are.
-        criterion: a network in eval mode -> a number, larger is better; looked at ``looks`` times to choose the best.
-        jitter_by, recoloured: augmentation, see :func:`jitter` and :func:`recolour`.
+        criterion: a network in eval mode -> a number, larger is better; it chooses the best.
 
     Raises:
         NonFiniteError: the loss became NaN or infinite.
     """
+    steps = how.steps
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = ConvNet(classes, side, width).to(device)
+        network = ConvNet(how.classes, how.side, how.width).to(device)
         optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
         rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
         best, best_step, best_value = copy.deepcopy(network), 0, float("-inf")
         history = []
         for step in range(1, steps + 1):
-            images, labels = draw(torch.randint(count, (batch_size,)))
-            images = jitter(images.to(device), jitter_by)
+            images, labels = draw(torch.randint(count, (how.batch_size,)))
+            images = jitter(images.to(device), how.jitter)
             network.train()
             with autocast("fp32", torch.device(device)):
-                loss = F.cross_entropy(network(recolour(images) if recoloured else images), labels.to(device))
+                loss = F.cross_entropy(network(recolour(images) if how.recolour else images), labels.to(device))
             if not torch.isfinite(loss):
                 raise NonFiniteError(f"the classifier's loss became {float(loss)} at step {step} of {steps}")
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             rate.step()
-            if step % max(1, steps // looks) == 0 or step == steps:
+            if step % max(1, steps // how.looks) == 0 or step == steps:
                 network.eval()
                 with torch.inference_mode():
                     value = criterion(network)
@@ -411,9 +421,15 @@ def _train(data: Labelled, config: ClassifierConfig, classes: int, seed: int, de
         return x, labels[chosen]
 
     fitted = train_classifier(
-        draw, len(labels) * classes, lambda _: 0.0, classes=classes, side=pictures.shape[-1], width=config.width, steps=config.steps,
-        batch_size=config.batch_size, jitter_by=config.jitter, recoloured=False, seed=seed, device=device, looks=1,
-    )  # fmt: skip
+        draw,
+        len(labels) * classes,
+        lambda _: 0.0,
+        Training(
+            classes, pictures.shape[-1], config.width, config.steps, config.batch_size, config.jitter, False, looks=1
+        ),
+        seed=seed,
+        device=device,
+    )
     return fitted.last
 
 
