@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from unpaired.cli.options import Data, Flat, Json, RunFolder, Seed, Settings, print_json
 from unpaired.config import AdaptConfig, PlanConfig, PretrainConfig, TrainConfig, parse_assignments
