@@ -154,7 +154,7 @@ def test_a_signal_in_any_phase_saves_and_leaves(home: Path, tmp_path: Path, figu
     figure(
         "F9", f"{len(BEFORE) + len(DURING)} phases of training, {cases} signals: all saved and out; slowest {slowest[0]:.2f} s ({slowest[1]}; to reach: 5)"
     )  # fmt: skip
-    assert cases == pick(9, 18)
+    assert cases == pick(1, 2) * (len(BEFORE) + len(DURING))
 
 
 def test_a_signal_while_evaluating_or_translating_leaves_nothing_broken(
