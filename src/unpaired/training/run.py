@@ -22,7 +22,7 @@ from unpaired.methods.base import Method
 from unpaired.methods.gans import GANS
 from unpaired.training import log as training_log
 from unpaired.training import loop
-from unpaired.training.pretrained import settings_from
+from unpaired.training.pretrained import begin_with, settings_from
 from unpaired.training.validation import Validator
 from unpaired.translate.translator import Translator, load
 
@@ -140,7 +140,7 @@ def _train(data: Path | str, out: Path, asked: TrainConfig, typed: str) -> Trans
     if saved is None and asked.start_from is None:
         model.check_start()
     pool, extras = open_data(tree, run)
-    begun_with = None if asked.start_from is None else checkpoint.start_from(model, run.method, asked.start_from)
+    begun_with = None if asked.start_from is None else begin_with(model, run.method, asked.start_from)
     extras = replace(extras, begun_with=begun_with, allow_change=asked.allow_change, quiet=asked.quiet)
     return load(loop.fit(model, pool, run, out, extras, origin=training_log.about(data, typed)))
 
