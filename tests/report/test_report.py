@@ -67,7 +67,9 @@ HOSTILE = "</style><script>alert(1)</script>\"' onload=x {{ 7 * 7 }} {% raw %} $
 
 
 def test_what_others_wrote_stays_text() -> None:
-    """A name that is HTML, an attribute's end, a template or a formula: in every place it is text, and no element comes of it."""
+    """A name that is HTML, an attribute's end, a template or a formula: in every place it is text, and no element
+    comes of it.
+    """
     n, picture, h = np.array([[1, 0], [0, 1]]), tiny.pictures(1, 16), HOSTILE
     page = (
         Report(h, lead=h, kicker=h)
@@ -108,7 +110,7 @@ def test_the_page_nests_and_fetches_nothing() -> None:
 
 
 def test_texts_are_escaped_and_pictures_have_texts() -> None:
-    """Angle brackets stay text; every picture has an alt text, every chart a label, every figure and table a caption."""
+    """Angle brackets stay text; pictures, charts, figures and tables have their words."""
     page = Page(full().html())
     assert "First <b>." in page.texts and "x<y" in page.texts
     assert all(a["alt"] for a in page.all("img"))
@@ -139,8 +141,9 @@ def test_confusion_cells_are_shaded_by_the_share_of_their_row() -> None:
 
 
 def test_a_confusion_table_has_headings_and_recalls() -> None:
-    """Classes stand as headings of rows and columns; a row ends with its recall: 9 of 10, a dash without images, and 1,999 of 2,000
-    is not called all."""
+    """Classes stand as headings of rows and columns; a row ends with its recall: 9 of 10, a dash without images, and
+    1,999 of 2,000 is not called all.
+    """
     counts = np.array([[9, 1, 0], [0, 0, 0], [0, 1, 1999]])
     html = Report("t").confusion(counts, ["a", "b", "c"], caption="c").html()
     body = html[html.index("<tbody>") : html.index("</tbody>")]
@@ -152,7 +155,9 @@ def test_a_confusion_table_has_headings_and_recalls() -> None:
 
 
 def test_of_many_classes_the_weakest_are_named() -> None:
-    """Of 30 classes the eight weakest stand in a table, weakest first, a class without images in none; all recalls are in the page."""
+    """Of 30 classes the eight weakest stand in a table, weakest first, a class without images in none; all recalls
+    are in the page.
+    """
     counts = np.diag(np.full(30, 16))
     counts[7, 7], counts[7, 9] = 4, 12
     counts[3, 3], counts[3, 0] = 12, 4
@@ -174,8 +179,9 @@ def strokes(svg: str, colour: str) -> list[list[tuple[float, float]]]:
 
 
 def test_a_chart_is_svg_that_follows_the_page_and_repeats_bit_for_bit() -> None:
-    """Well-formed SVG without a colour of its own or a formula; its texts are texts; the same data give the same bytes; names that its
-    parts refer to are its own on the page; NaN leaves a gap."""
+    """Well-formed SVG without a colour of its own or a formula; its texts are texts; the same data give the same
+    bytes; names that its parts refer to are its own on the page; NaN leaves a gap.
+    """
     one, two = full().html(), full().html()
     assert one == two
     svg = one[one.index('<svg viewBox="0 0 360') :]
@@ -207,7 +213,7 @@ def test_heights_are_drawn_to_scale() -> None:
 
 
 def test_long_noisy_lines_get_a_moving_average_and_few_points() -> None:
-    """1,000 points: the raw line pale behind a smoother one, both with at most 240 points; its ups and downs are fewer."""
+    """1,000 points: the raw line pale behind a smoother one, both with at most 240 points."""
     noise = np.random.default_rng(0).normal(size=1000)
     raw, smooth = (np.array(p)[:, 1] for p in strokes(line_panel("t", {"a": noise.tolist()}).svg, "c0")[:2])
     assert max(len(raw), len(smooth)) <= 240
@@ -219,7 +225,9 @@ def test_long_noisy_lines_get_a_moving_average_and_few_points() -> None:
     "values", [[], [float("nan")], [5.0], [0.0, 0.0], [1e-9, 2e-9], [1e12, -1e12], [float("inf"), 1.0], [0.0, 100.0]]
 )
 def test_odd_values_still_make_a_chart(values: list[float]) -> None:
-    """Nothing, one point, equal, tiny, huge, infinite or zero heights: well-formed SVG without NaN, linear and logarithmic."""
+    """Nothing, one point, equal, tiny, huge, infinite or zero heights: well-formed SVG without NaN, linear and
+    logarithmic.
+    """
     for log in (False, True):
         svg = line_panel("t", {"a": values}, log=log, y="高 height", marks={"start": 1.0}).svg
         ET.fromstring(svg)
@@ -227,8 +235,9 @@ def test_odd_values_still_make_a_chart(values: list[float]) -> None:
 
 
 def test_dots_points_and_intervals() -> None:
-    """A scatter has a mark for each point, of another shape for each group; an interval spans its ends, around the value; both are told in
-    words."""
+    """A scatter has a mark for each point, of another shape for each group; an interval spans its ends, around the
+    value; both are told in words.
+    """
     groups = {"x": np.random.default_rng(0).normal(size=(3, 2)), "y": np.array([[1.0, 2.0], [3.0, 4.0]])}
     panel = scatter_panel("t", groups, alt="map")
     marks = [a.get("href") for t, a in Page(panel.svg).elements if t == "use"]
@@ -243,8 +252,9 @@ def test_dots_points_and_intervals() -> None:
 
 
 def test_sliders_bring_the_only_script_and_the_page_allows_no_other() -> None:
-    """The page's policy has the hash of its own script, and no script at all without sliders; each slider has a name, two
-    pictures with texts, and is hidden until the script runs."""
+    """The page's policy has the hash of its own script, and no script at all without sliders; each slider has a name,
+    two pictures with texts, and is hidden until the script runs.
+    """
     a, b = tiny.pictures(2, 16)
     page = Page(Report("t").compare([Pair(a, b, ("day", "as night"), "image 1 of day")], caption="c").html())
     policy = next(m["content"] or "" for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
@@ -293,11 +303,13 @@ def test_small_pictures_are_exact_and_large_ones_compact() -> None:
 
 def test_notes_facts_pairs_and_details() -> None:
     """Each is in the page, escaped; a table's notes stand below the headings of its rows."""
-    html = (
-        Report("t", kicker="k<i>ck", lead="l").note("n<o>te", warning=True).facts({"steps": "1,000"}).pairs([("a", None), ("b", 2)], caption="c")
-        .details("more", "x < y").table(["s", "v"], [["one", 1]], caption="c", notes=["first"]).heading("h").footer("foot").html()
-    )  # fmt: skip
-    page = Page(html)
+    report = (
+        Report("t", kicker="k<i>ck").note("n<o>te", warning=True).facts({"steps": "1,000"}).details("more", "x < y")
+    )
+    report.table(["s", "v"], [["one", 1]], caption="c", notes=["first"]).pairs([("a", None)], caption="c").footer(
+        "foot"
+    )
+    page = Page(report.html())
     for text in ("k<i>ck", "n<o>te", "1,000", "x < y", "first", "foot", "–"):
         assert text in page.texts, text
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from typing import Any
 import cases
 import numpy as np
 import pytest
-from PIL import Image
 from test_evaluation import Colours
 from test_report import Page
 
@@ -31,8 +30,10 @@ from unpaired.report import Report, figures, looks, sections, write_report
 from unpaired.report.gather import Subject, _open_tree, gather, read_log
 
 SETTINGS = {
-    "data.size": 16, "data.cache": False, "training.device": "cpu", "training.precision": "fp32", "training.log_every": 1,
-    "training.checkpoint_every": 4, "training.sample_every": 4, "training.samples": 3, "training.tensorboard": False, "seed": 3,
+    "data.size": 16, "data.cache": False, "training.device": "cpu", "training.precision": "fp32",
+    "training.log_every": 1,
+    "training.checkpoint_every": 4, "training.sample_every": 4, "training.samples": 3, "training.tensorboard": False,
+    "seed": 3,
 }  # fmt: skip
 
 
@@ -66,14 +67,17 @@ def results(value: float = 1.0, **more: Any) -> dict[str, Any]:
     """As `unpaired evaluate` writes them."""
     floor, before = figure(0.1, 0.05, 0.2), figure(3.0, 2.5, 3.5)
     entry = {
-        "source": "red", "target": "blue", "n_source": 40, "n_target": 50, "KD-toy": figure(value, value - 0.1, value + 0.1, before=before, floor=floor),
-        "FD-toy": {"value": None, "not_comparable": "constant <features>", "n": [40, 50]}, "cycle_error": {"value": 0.25, "n": 40},
+        "source": "red", "target": "blue", "n_source": 40, "n_target": 50,
+        "KD-toy": figure(value, value - 0.1, value + 0.1, before=before, floor=floor),
+        "FD-toy": {"value": None, "not_comparable": "constant <features>", "n": [40, 50]},
+        "cycle_error": {"value": 0.25, "n": 40},
         "per_image": {"index": [0]}, "of_tomorrow": {"value": 7.0, "n": 3},
     }  # fmt: skip
     return {
         "directions": [entry], "reconstruction": {"red": {"value": 0.125, "n": 40}}, "warnings": ["only 40 images"],
         "measures": {"KD-toy": {"title": "Kernel distance", "better": "lower"}},
-        "provenance": {"method": "tiny", "split": "test", "model_sha256": "a" * 64, "seed": 0, "n": {"red": 40}}, **more,
+        "provenance": {"method": "tiny", "split": "test", "model_sha256": "a" * 64, "seed": 0, "n": {"red": 40}},
+        **more,
     }  # fmt: skip
 
 
@@ -82,30 +86,39 @@ def write_json(path: Path, value: Any) -> Path:
     return path
 
 
-def test_a_report_of_a_run_has_all_of_it(trained: tuple[Path, Path], tmp_path: Path) -> None:
-    """Lead, both directions' sheets and sliders, curves, settings, data doctor, failures and commands, without any option: the run
-    knows its data. Every picture has a text; the page nests; nothing is fetched."""
+def test_a_report_of_a_run_has_all_of_it(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lead, both directions' sheets and sliders, curves, settings, data doctor, failures and commands, without any
+    option: the run knows its data. Every picture has a text; the page nests; nothing is fetched.
+    """
     run, data = trained
-    out = write_report(run, write_json(tmp_path / "results.json", results()), out=tmp_path / "r.html", limit=4)
+    out = tmp_path / "deep" / "r.html"
+    given = [str(run), str(write_json(tmp_path / "results.json", results()))]
+    with pytest.raises(SystemExit) as left:
+        main(["report", *given, "--out", str(out), "--limit", "4"])
+    assert left.value.code == 0 and f"open {out}" in capsys.readouterr().out
     html, text = out.read_text(encoding="utf-8"), words_of(out)
     page = Page(html)
     for words in (
-        "Trained for 13 steps", "12 images of blue and 12 images of red", "at 16×16 pixels, seed 3", "translates blue to red and red to blue",
-        "input: red", "as blue", "and back to red", "input: blue", "step 4", "both", "critic", "share that a player judges rightly",
-        "training.checkpoint_every", "Steps between two checkpoints", "few training images in blue (12), red (12)", "changed the least", "Changed the most",
+        "Trained for 13 steps", "12 images of blue and 12 images of red", "at 16×16 pixels, seed 3",
+        "translates blue to red and red to blue",
+        "input: red", "as blue", "and back to red", "input: blue", "step 4", "both", "critic",
+        "share that a player judges rightly",
+        "training.checkpoint_every", "Steps between two checkpoints", "few training images in blue (12), red (12)",
+        "changed the least", "Changed the most",
         "unpaired train", "unpaired report", 'method = "tiny"', "Kernel distance", "nearer to real images of blue",
     ):  # fmt: skip
         assert words.lower() in text.lower(), words
     assert len(page.all("input")) == 6 and len([i for i in page.all("img") if i["alt"]]) == len(page.all("img")) > 30
+    assert "How it was learnt" in text
     assert 'src="http' not in html and "url(" not in html and "Traceback" not in html
     origin = json.loads((run / "origin.json").read_text())
     assert origin["data"] == str(data) and origin["command"] in text
 
 
 def test_the_command_of_a_run_trains_the_same_model(trained: tuple[Path, Path], tmp_path: Path) -> None:
-    """What the report says to type gives the same weights; so does config.toml alone. A resume keeps the first command."""
-    import shlex
-
+    """What the report says to type gives the same weights; so does config.toml. A resume keeps the first command."""
     run, data = trained
     typed = json.loads((run / "origin.json").read_text())["command"]
     again = typed.replace(shlex.quote(str(run)), shlex.quote(str(tmp_path / "again")))
@@ -151,8 +164,9 @@ def test_data_that_moved_away_is_said_plainly(trained: tuple[Path, Path], tmp_pa
 
 
 def test_images_can_be_named_by_domain(trained: tuple[Path, Path], tmp_path: Path) -> None:
-    """DOMAIN=PATH for folders and npz files; without test images the page says that training images are shown; a strange name is
-    refused with the nearest."""
+    """DOMAIN=PATH for folders and npz files; without test images the page says that training images are shown; a
+    strange name is refused with the nearest.
+    """
     red = tmp_path / "red.npz"
     np.savez(red, x_train=tiny.pictures(9, 16), x_test=tiny.pictures(4, 16, 5))
     blue = trained[1] / "train" / "blue"
@@ -163,8 +177,9 @@ def test_images_can_be_named_by_domain(trained: tuple[Path, Path], tmp_path: Pat
 
 
 def test_damage_is_said_not_raised(trained: tuple[Path, Path], tmp_path: Path) -> None:
-    """A run whose checkpoints are damaged still has its curves and sheets; a cut log, a crash note, and foreign files in the folder
-    are no traceback."""
+    """A run whose checkpoints are damaged still has its curves and sheets; a cut log, a crash note, and foreign files
+    in the folder are no traceback.
+    """
     run = shutil.copytree(trained[0], tmp_path / "run")
     for model in run.glob("checkpoints/*/model.safetensors"):
         model.write_bytes(b"\0" * 100)
@@ -181,17 +196,6 @@ def test_damage_is_said_not_raised(trained: tuple[Path, Path], tmp_path: Path) -
     assert "The model cannot be loaded" in text and "damaged" in text and "critic" in text
     assert "Training stopped at step 13" in text and "not a JSON file" in text
     assert [e["step"] for e in read_log(run / "log.jsonl")] == list(range(1, 14))
-
-
-def test_an_unfinished_run_without_a_log_says_both(trained: tuple[Path, Path], tmp_path: Path) -> None:
-    """The steps that are missing, and that there are no curves."""
-    run = shutil.copytree(trained[0], tmp_path / "run")
-    (run / "log.jsonl").unlink()
-    for folder in (run / "checkpoints").iterdir():
-        if folder.name > "step-000000008":
-            shutil.rmtree(folder)
-    text = words_of(write_report(run, out=tmp_path / "r.html", limit=4))
-    assert "not finished: 8 of 13 steps" in text and "There are no curves" in text
 
 
 def test_a_run_is_finished_when_its_last_stage_is(tmp_path: Path) -> None:
@@ -212,8 +216,9 @@ def test_a_run_is_finished_when_its_last_stage_is(tmp_path: Path) -> None:
 
 
 def test_many_classes_random_outputs_and_views(tmp_path: Path) -> None:
-    """A stochastic method of five domains: several samples for each input, the method's own pictures by name, every class from
-    every class in one square, three directions in full."""
+    """A stochastic method of five domains: several samples for each input, the method's own pictures by name, every
+    class from every class in one square, three directions in full.
+    """
     names = ("apple", "bean", "corn", "date", "elder")
     model = report_toys.save(tmp_path / "many.safetensors", names)
     data = tiny.folder(tmp_path / "data", domains=names)
@@ -235,16 +240,16 @@ def test_many_classes_random_outputs_and_views(tmp_path: Path) -> None:
     assert text.count("evenly over the held-out set") == 3
 
 
-def test_hundreds_of_classes_are_all_shown(tmp_path: Path) -> None:
-    """Thirty domains: one input as each of the 29 others, over three lines; the title and the directions name a few."""
-    names = tuple(f"kind{i:02d}" for i in range(30))
+def test_many_classes_are_all_shown(tmp_path: Path) -> None:
+    """Thirteen domains: one input as each of the others, over two lines; the title and the directions name a few."""
+    names = tuple(f"kind{i:02d}" for i in range(13))
     model = report_toys.save(tmp_path / "many.safetensors", names)
     data = tiny.folder(tmp_path / "data", count=2, domains=names)
     out = write_report(model, out=tmp_path / "r.html", data=[str(data)], images=1, limit=2)
     page = Page(out.read_text(encoding="utf-8"))
     grid = [i["alt"] or "" for i in page.all("img") if "as every class" in (i["alt"] or "")]
     shown = [g.rsplit(", ", 1)[1] for g in grid if "input" not in g]
-    assert shown == list(names[1:]) and "30 domains: kind00, kind01, kind02, kind03, …" in words_of(out)
+    assert shown == list(names[1:]) and "13 domains: kind00, kind01, kind02, kind03, …" in words_of(out)
 
 
 def test_samples_differ_and_the_page_repeats(tmp_path: Path) -> None:
@@ -260,8 +265,9 @@ def test_samples_differ_and_the_page_repeats(tmp_path: Path) -> None:
 
 
 def test_results_that_do_not_heed_their_input_are_told(tmp_path: Path) -> None:
-    """Rows of samples have one noise for all inputs: where two inputs then look alike and two noises do not, the summary warns; a model
-    that heeds its input has no such line."""
+    """Rows of samples have one noise for all inputs: where two inputs then look alike and two noises do not, the
+    summary warns; a model that heeds its input has no such line.
+    """
     data = tiny.folder(tmp_path / "data")
     heeding, deaf = (
         report_toys.save(tmp_path / f"{deaf}.safetensors", ("red", "blue"), deaf=deaf) for deaf in (False, True)
@@ -279,13 +285,16 @@ def test_results_that_do_not_heed_their_input_are_told(tmp_path: Path) -> None:
 
 
 def test_the_command_of_the_figures_names_all_that_was_asked() -> None:
-    """Every option that the results record and that is not at its default, quoted for a shell; nothing where they record none."""
+    """Every option that the results record and that is not at its default, quoted for a shell; nothing where they
+    record none.
+    """
     asked = EvaluateConfig(
         out=Path("there.json"), metrics=("distances", "lpips"), seed=3, threshold=(8.0, 12.5), left="night side"
     )
     about = {"model": "m 1.safetensors", "options": asked.model_dump(mode="json")}
     assert sections.evaluate_command({"provenance": about}, "RUN", "DATA") == (
-        "unpaired evaluate 'm 1.safetensors' DATA --metrics distances,lpips --seed 3 --threshold 8,12.5 --left 'night side' --out results.json"
+        "unpaired evaluate 'm 1.safetensors' DATA --metrics distances,lpips --seed 3 --threshold 8,12.5 --left 'night "
+        "side' --out results.json"
     )
     for old in ({}, {"provenance": {"options": {"of_tomorrow": 1}}}):
         assert sections.evaluate_command(old, "RUN", "DATA") == "unpaired evaluate RUN DATA --out results.json"
@@ -301,7 +310,9 @@ def test_outputs_that_are_not_finite_are_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [m for m in cases.TRANSLATORS if m != "tiny"])
 def test_every_method_has_a_report(name: str, tmp_path: Path) -> None:
-    """A model of each method, untrained, in its contract test's tiny form: all that its pictures need is there, nothing is raised."""
+    """A model of each method, untrained, in its contract test's tiny form: all that its pictures need is there,
+    nothing is raised.
+    """
     run = cases.config(name)
     method = cases.method(name, run)
     model = checkpoint.write_model(tmp_path / "m.safetensors", method, checkpoint.make_header(method, run))
@@ -329,7 +340,9 @@ def test_every_method_has_a_report(name: str, tmp_path: Path) -> None:
 
 
 def test_the_best_checkpoint_of_a_run_is_named(trained: tuple[Path, Path], tmp_path: Path) -> None:
-    """Step and value of the best and of the last, and how to see the best; a curve of the looks, with a damaged note left out."""
+    """Step and value of the best and of the last, and how to see the best; a curve of the looks, with a damaged note
+    left out.
+    """
     run = shutil.copytree(trained[0], tmp_path / "run")
     lines = (run / "log.jsonl").read_text().splitlines()
     looked = [
@@ -354,7 +367,9 @@ def test_the_best_checkpoint_of_a_run_is_named(trained: tuple[Path, Path], tmp_p
 
 
 def test_results_alone_are_compared(tmp_path: Path) -> None:
-    """Two results side by side: intervals, N, unknown measures under their own names, what is not comparable, the best checkpoint."""
+    """Two results side by side: intervals, N, unknown measures under their own names, what is not comparable, the
+    best checkpoint.
+    """
     best = {k: v for k, v in results(0.5).items() if k != "best"}
     one, two = (
         write_json(tmp_path / "one.json", results(1.0)),
@@ -362,7 +377,8 @@ def test_results_alone_are_compared(tmp_path: Path) -> None:
     )
     text = words_of(write_report(one, two, out=tmp_path / "r.html"))
     for words in (
-        "2 results compared", "KD-toy ↓", "1 [0.9, 1.1]", "40 / 50", "of tomorrow", "not comparable", "constant <features>", "only 40 images", "one: red → blue: translations are nearer",
+        "2 results compared", "KD-toy ↓", "1 [0.9, 1.1]", "40 / 50", "of tomorrow", "not comparable",
+        "constant <features>", "only 40 images", "one: red → blue: translations are nearer",
         "two: red → blue: translations are further from", "best checkpoint", "0.5 [0.4, 0.6]", "aaaaaaaaaaaaaaaa…",
     ):  # fmt: skip
         assert words in text, words
@@ -383,25 +399,18 @@ def test_what_cannot_be_compared_is_in_no_common_chart(tmp_path: Path) -> None:
     assert "cannot be compared" in words_of(write_report(*paths, out=tmp_path / "r.html"))
 
 
-def test_old_results_without_intervals_are_read(tmp_path: Path) -> None:
-    """Deviations stand in for intervals; overlapping ones are called about as near."""
-    old = results()
-    old.pop("measures")
-    kd = {"value": 1.0, "std": 0.3, "n": [40, 50], "before": {"value": 1.2, "std": 0.3, "n": [40, 50]}}
-    old["directions"][0]["KD-toy"] = kd
-    text = words_of(write_report(write_json(tmp_path / "results.json", old), out=tmp_path / "r.html"))
-    assert "1 ± 0.3" in text and "about as near to real images of blue as the untranslated inputs are" in text
-
-
 def test_an_adaptation_has_its_accuracies_and_confusions(trained: tuple[Path, Path], tmp_path: Path) -> None:
-    """Accuracies with Wilson intervals and N, both confusion tables, and a verdict in words, with the run below OUT/run."""
+    """Accuracies with Wilson intervals and N, both confusion tables, and a verdict in words, with the run below
+    OUT/run.
+    """
     out = tmp_path / "adapted"
     shutil.copytree(trained[0], out / "run")
     plain = {"accuracy": 0.5, "n": 100, "confusion": [[25, 25], [25, 25]]}
     last = {"accuracy": 0.9, "n": 100, "confusion": [[45, 5], [5, 45]]}
     history = [{"step": 1, "held_out": 0.5}, {"step": 2, "held_out": 0.9}]
     value = {
-        "recipe": "translate", "method": "tiny", "seed": 0, "classes": ["a", "b"], "counts": {"source": 50, "test": 100}, "selection": "of 2 looks",
+        "recipe": "translate", "method": "tiny", "seed": 0, "classes": ["a", "b"],
+        "counts": {"source": 50, "test": 100}, "selection": "of 2 looks",
         "source_only": plain, "last": last, "best": last, "history": history,
     }  # fmt: skip
     write_json(out / "results.json", value)
@@ -427,12 +436,15 @@ def classified(**more: Any) -> dict[str, Any]:
 
 
 def test_rc_and_fc_have_their_confusion_tables(tmp_path: Path) -> None:
-    """Counts and recalls of RC, FC and the ceiling with what each is of and of which training; one without a number has none."""
+    """Counts and recalls of RC, FC and the ceiling with what each is of and of which training; one without a number
+    has none.
+    """
     out = write_report(write_json(tmp_path / "r.json", classified()), out=tmp_path / "r.html")
     html, text = out.read_text(encoding="utf-8"), words_of(out)
     assert html.count('<table class="confusion">') == 3
     for words in (
-        "RC: a classifier that learnt from real images, on translations; the true class is the one that was asked for. The first of 3 trainings: 33 of 40 right.",
+        "RC: a classifier that learnt from real images, on translations; the true class is the one that was asked for. "
+        "The first of 3 trainings: 33 of 40 right.",
         "FC: a classifier that learnt from translations, on real images. The first of 3 trainings: 19 of 20 right.",
         "Real on real", "red 18 2 90 % blue 5 15 75 %",
     ):  # fmt: skip
@@ -444,8 +456,9 @@ def test_rc_and_fc_have_their_confusion_tables(tmp_path: Path) -> None:
 
 
 def test_results_of_a_generator_translate_nothing(tmp_path: Path) -> None:
-    """What `evaluate` says of a model of two domains that makes images of noise: an entry for each domain, as many images as there are
-    real ones; the page and the table name no direction and no input. So do older results, which paired the domains."""
+    """What `evaluate` says of a model of two domains that makes images of noise: an entry for each domain, as many
+    images as there are real ones; the page and the table name no direction and no input.
+    """
     run = cases.config("biggan")
     method = cases.method("biggan", run)
     model = checkpoint.write_model(tmp_path / "m.safetensors", method, checkpoint.make_header(method, run))
@@ -456,17 +469,16 @@ def test_results_of_a_generator_translate_nothing(tmp_path: Path) -> None:
     assert [(e["source"], e["target"], e["FD-colours"]["n"]) for e in found["directions"]] == [
         ("red", "red", [3, 3]), ("blue", "blue", [5, 5]),
     ]  # fmt: skip
-    older = copy.deepcopy(found)
-    older["directions"][0]["source"], older["directions"][1]["source"] = "blue", "red"
-    for results in (found, older):
-        text = words_of(write_report(write_json(tmp_path / "r.json", results), out=tmp_path / "r.html"))
-        assert "→" not in text and "input itself" not in text and "translated" not in text and "generated" in text
-        assert "red: the distance KD-colours to real images of red" in text
-        assert "→" not in format_table(results) and "→" not in compare([results, results]).text()
+    text = words_of(write_report(write_json(tmp_path / "r.json", found), out=tmp_path / "r.html"))
+    assert "→" not in text and "input itself" not in text and "translated" not in text and "generated" in text
+    assert "red: the distance KD-colours to real images of red" in text
+    assert "→" not in format_table(found) and "→" not in compare([found, found]).text()
 
 
 def test_a_report_of_nothing_is_refused(tmp_path: Path, trained: tuple[Path, Path]) -> None:
-    """No path, a path that is not there, an empty folder, a JSON file of another kind, and a second run: exit 2, each in words."""
+    """No path, a path that is not there, an empty folder, a JSON file of another kind, and a second run: exit 2, each
+    in words.
+    """
     with pytest.raises(DataError, match="nothing to report on"):
         gather([])
     with pytest.raises(CheckpointError, match="no such file"):
@@ -485,18 +497,10 @@ def test_a_report_of_nothing_is_refused(tmp_path: Path, trained: tuple[Path, Pat
     assert left.value.code == 2
 
 
-def test_the_command_line_writes_the_page(
-    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """`unpaired report RUN --out PAGE` says where it is."""
-    with pytest.raises(SystemExit) as left:
-        main(["report", str(trained[0]), "--out", str(tmp_path / "deep" / "r.html"), "--limit", "3", "--images", "2"])
-    assert left.value.code == 0 and (tmp_path / "deep" / "r.html").is_file() and "open " in capsys.readouterr().out
-
-
 def test_there_are_map_and_neighbours(trained: tuple[Path, Path], tmp_path: Path) -> None:
-    """One map of three groups for each direction, and training images with their distances; an image that training had is its own
-    nearest neighbour at distance 0."""
+    """One map of three groups for each direction, and training images with their distances; an image that training
+    had is its own nearest neighbour at distance 0.
+    """
     pytest.importorskip("sklearn", reason="t-SNE comes with scikit-learn, extra 'demo'")
     text = words_of(write_report(trained[0], out=tmp_path / "r.html", limit=4, images=2))
     assert f"t-SNE of {looks.NETWORK} features" in text and "real red (3)" in text and "nearest 4" in text
@@ -507,33 +511,19 @@ def test_there_are_map_and_neighbours(trained: tuple[Path, Path], tmp_path: Path
     assert np.abs(change).max() < 1e-5 and "perceptual" in name
 
 
-def test_extremes_and_progress(tmp_path: Path) -> None:
-    """The most extreme first, NaN nowhere; a sheet is cut into its pictures, and one of another shape is passed over."""
-    values = np.array([0.3, np.nan, 0.9, 0.1])
-    assert looks.extremes(values, 2, largest=True) == [2, 0] and looks.extremes(values, 9, largest=False) == [3, 0, 2]
-    sheet = np.repeat(
-        np.repeat(np.arange(8, dtype=np.uint8).reshape(4, 2) * 30, 16, 0), 16, 1
-    )  # 2 directions, 2 columns
-    for step in (0, 5):
-        Image.fromarray(np.repeat(sheet[..., None], 3, 2)).save(tmp_path / f"step-{step:09d}.png")
-    Image.fromarray(np.zeros((17, 16, 3), np.uint8)).save(tmp_path / "step-000000007.png")
-    samples = [(step, tmp_path / f"step-{step:09d}.png") for step in (0, 5, 7)]
-    found = looks.progress(samples, 2, 16)
-    assert list(found) == ["input", "step 0", "step 5"]
-    assert found["input"][1].max() == 30 and found["step 5"][0].max() == 60
-    assert list(looks.last_sheet(samples, 16)) == ["row 1", "row 2", "row 3", "row 4"]
-
-
 def test_the_log_is_grouped_by_what_it_says() -> None:
-    """λ and distances apart from losses, validation apart from both, one panel for each player; a resumed clock adds up."""
+    """λ and distances apart from losses, validation apart from both, one panel for each player; a resumed clock adds
+    up.
+    """
     log = [
-        {"step": s, "stage": "a" if s < 3 else "b", "g/gan": 1.0, "g/cycle": 30.0, "d/real": 1.0, "lambda": 0.1 * s, "distance": 5.0,
-         "d/sign_accuracy": 0.99, "validation/FD-x/a->b": 9.0, "seconds": 10.0 * (1 + s % 3)}
+        {"step": s, "stage": "a" if s < 3 else "b", "g/gan": 1.0, "g/cycle": 30.0, "d/real": 1.0, "lambda": 0.1 * s,
+         "distance": 5.0, "d/sign_accuracy": 0.99, "validation/FD-x/a->b": 9.0, "seconds": 10.0 * (1 + s % 3)}
         for s in range(1, 7)
     ]  # fmt: skip
     groups = {kind: [p.title for p in panels] for kind, panels in figures.curves(log)}
     assert groups == {
-        "Distances while training": ["validation FD-x"], "λ and distance": ["λ", "distance to the input"], "Losses": ["g", "d, real"],
+        "Distances while training": ["validation FD-x"], "λ and distance": ["λ", "distance to the input"],
+        "Losses": ["g", "d, real"],
         "Watched values": ["share that a player judges rightly, d: real or made"],
     }  # fmt: skip
     made = [{**entry, "validation/FD-x/a->a": 1.0, "validation/mean": 1.0} for entry in log]
@@ -544,32 +534,21 @@ def test_the_log_is_grouped_by_what_it_says() -> None:
     assert figures.won(log) == []
 
 
-def test_a_run_that_held_images_out_knows_its_data(trained: tuple[Path, Path], tmp_path: Path) -> None:
-    """With looks during training the model saw a part of the training images; the page still tells those from others."""
-    run, data = trained
-    config = tiny.config(training__validate_every=4)
-    tree = find(data)
-    part, _ = hold_out(open_pool(tree, config.data), config.training.validate_share, config.training.validate_images)
-    subject = Subject(config=config, translator=unpaired.load(run))
-    assert subject.translator is not None
-    subject.translator.header = {**subject.translator.header, "data_fingerprint": part.fingerprint}
-    assert _open_tree(data, config.data, subject, tree.domains).same is True
-    subject.translator.header = {
-        **subject.translator.header,
-        "data_fingerprint": open_pool(tree, config.data).fingerprint,
-    }
-    assert _open_tree(data, config.data, subject, tree.domains).same is False
-
-
 def test_held_out_images_are_no_training_images(trained: tuple[Path, Path]) -> None:
-    """Of 12 images with 2 held out for the looks, the page counts 10, with the data doctor and without, and says that 2 were held
-    out; those 2 are never among the training images that neighbours are searched in."""
+    """Of 12 images with 2 held out for the looks, the page counts 10, with the data doctor and without, says that 2
+    were held out, and still tells the model's images from others; those 2 are never among the training images that
+    neighbours are searched in.
+    """
     run, data = trained
     config = tiny.config(training__validate_every=4)
     tree = find(data)
     subject = Subject(config=config, translator=unpaired.load(run))
     part, held = hold_out(open_pool(tree, config.data), config.training.validate_share, config.training.validate_images)
-    pictures = _open_tree(data, config.data, subject, tree.domains)
+    assert subject.translator is not None
+    for fingerprint, same in ((part.fingerprint, True), (open_pool(tree, config.data).fingerprint, False)):
+        subject.translator.header["data_fingerprint"] = fingerprint
+        pictures = _open_tree(data, config.data, subject, tree.domains)
+        assert pictures.same is same
     for doctor in (None, check(tree, config.data)):
         job = sections.Job(Report("t"), subject, ReportConfig(), pictures=pictures, doctor=doctor)
         assert job.train_counts == {"blue": 10, "red": 10}

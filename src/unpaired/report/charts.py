@@ -1,7 +1,8 @@
-"""Charts of a page, drawn by matplotlib as inline SVG: lines over steps, points in the plane, values with their intervals.
+"""Charts of a page, drawn by matplotlib as inline SVG: lines over steps, points in the plane, values with their
+intervals.
 
-Text stays text and every colour is a variable of page.css, so that a chart follows light and dark. Charts are 360 units wide,
-readable on a phone, and scale up. The same data give the same bytes.
+Text stays text and every colour is a variable of page.css, so that a chart follows light and dark. Charts are 360
+units wide, readable on a phone, and scale up. The same data give the same bytes.
 """
 
 from __future__ import annotations
@@ -33,18 +34,24 @@ SHAPES = "os^D"
 MOST_POINTS = 240
 """A line has at most this many points: neighbours are averaged."""
 LOG_FROM = 20
-"""A logarithmic axis is used where the largest height is this many times the smallest; else it only makes reading harder."""
+"""A logarithmic axis is used where the largest height is this many times the smallest; else it only makes reading
+harder.
+"""
 SMOOTH_FROM = 40
-"""Lines of at least this many points get a moving average over a twentieth of them; the raw one stays behind it, pale."""
+"""Lines of so many points get a moving average over a twentieth of them; the raw one stays behind it, pale."""
 
 _VARIABLES = (*(f"c{i}" for i in range(COLOURS)), "ink", "dim", "line", "paper")
-# matplotlib knows no CSS variables: each has a colour of its own here, which gives way to the variable once the SVG is there
+# matplotlib knows no CSS variables: each has a colour of its own here, which gives way to the variable once the SVG
+# is there
 _COLOUR = {name: f"#abcd{index:02x}" for index, name in enumerate(_VARIABLES)}
 _STYLE: Any = {
-    "svg.fonttype": "none", "svg.hashsalt": "unpaired", "text.parse_math": False, "font.size": 11.0, "text.color": _COLOUR["dim"],
+    "svg.fonttype": "none", "svg.hashsalt": "unpaired", "text.parse_math": False, "font.size": 11.0,
+    "text.color": _COLOUR["dim"],
     "axes.spines.left": False, "axes.spines.right": False, "axes.spines.top": False, "axes.edgecolor": _COLOUR["dim"],
-    "axes.labelcolor": _COLOUR["dim"], "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "grid.color": _COLOUR["line"],
-    "xtick.color": _COLOUR["dim"], "ytick.color": _COLOUR["dim"], "xtick.bottom": False, "ytick.left": False, "ytick.minor.left": False,
+    "axes.labelcolor": _COLOUR["dim"], "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True,
+    "grid.color": _COLOUR["line"],
+    "xtick.color": _COLOUR["dim"], "ytick.color": _COLOUR["dim"], "xtick.bottom": False, "ytick.left": False,
+    "ytick.minor.left": False,
     "lines.solid_capstyle": "round", "axes.titlelocation": "left", "axes.titlesize": 11.0,
 }  # fmt: skip
 
@@ -143,7 +150,9 @@ def line_panel(
 
 @mpl.rc_context(_STYLE)
 def scatter_panel(title: str, groups: Mapping[str, Values], *, alt: str) -> Panel:
-    """Draw points [N, 2] of each group; colour and shape tell them apart. A map of features has no axes that mean something."""
+    """Draw points [N, 2] of each group; colour and shape tell them apart. A map of features has no axes that mean
+    something.
+    """
     figure, axes = _axes(290)
     axes.set_axis_off()
     axes.set_aspect("equal", adjustable="datalim")
@@ -169,11 +178,13 @@ def interval_panel(title: str, rows: Sequence[Dot]) -> Panel:
         )
         axes.plot([row.value], [index], color=colour, marker=SHAPES[row.colour % len(SHAPES)], ms=7, clip_on=False)
         axes.annotate(
-            f"{row.value:.3g}", (max(high, row.value), index), (8, 0), textcoords="offset points", va="center",
+            f"{row.value:.3g}", (max(high, row.value), index), (8, 0), textcoords="offset points", va="center_baseline",
             weight="bold", color=_COLOUR["ink"],
         )  # fmt: skip
     ends = [v for row in rows for v in (row.value, *(row.interval or ())) if math.isfinite(v)]
     axes.set_xlim(_limits(min(ends), max(ends)))
+    if axes.get_xlim()[0] < 0 < axes.get_xlim()[1]:
+        axes.axvline(0, color=_COLOUR["dim"], lw=1, zorder=0)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), labels)
     axes.xaxis.set_major_locator(_rounds())

@@ -49,12 +49,11 @@ CONTROLLED = {
 """Keys of the log about λ -> titles of their charts."""
 
 
-# ---- curves -------------------------------------------------------------------------------------------------------------
+# ---- curves ----
 
 
 def curves(log: Sequence[Entry]) -> list[tuple[str, list[Panel]]]:
     """Draw a run's log by kind: distances, λ and what it follows, losses of each player, shares."""
-    steps = [float(e["step"]) for e in log]
     groups: dict[tuple[str, str], list[str]] = {}
     for key in dict.fromkeys(k for e in log for k, v in e.items() if is_number(v)):
         if key not in ("step", "seconds", "lambda/stopped"):  # the last is a flag
@@ -63,19 +62,13 @@ def curves(log: Sequence[Entry]) -> list[tuple[str, list[Panel]]]:
     for (kind, title), members in groups.items():
         for first in range(0, len(members), COLOURS):
             part = members[first : first + COLOURS]
-            lines = {
-                _within(k, title): tuple(zip(*((s, e[k]) for s, e in zip(steps, log, strict=True) if is_number(e.get(k))), strict=True))
-                for k in part
-            }  # fmt: skip
+            lines = {_within(k, title): _series(log, k) for k in part}
             name = title.replace("-", " ") if kind == "Losses" else title
             name += f", {next(iter(lines))}" if len(lines) == 1 and (kind == "Losses" or title == SHARES) else ""
             name += f" ({first // COLOURS + 1})" if len(members) > COLOURS else ""
-            panels[kind].append(
-                line_panel(
-                    name, lines, log=kind == "Losses" and len(part) > 1,  # type: ignore[arg-type]  # pairs of tuples
-                    marks=_starts(steps, [str(e.get("stage", "")) for e in log]), span=(0.0, 1.0) if title == SHARES else None,
-                )
-            )  # fmt: skip
+            span = (0.0, 1.0) if title == SHARES else None
+            log_scale = kind == "Losses" and len(part) > 1
+            panels[kind].append(line_panel(name, lines, log=log_scale, marks=_starts(log), span=span))
     return [(kind, found) for kind, found in panels.items() if found]
 
 
@@ -84,11 +77,18 @@ def is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _starts(steps: Sequence[float], names: Sequence[str]) -> dict[str, float]:
-    """Say where each stage begins, from its name at each logged step: at the last one of the stage before it, since a step is logged when
-    it is over; empty for a single stage."""
-    found = dict(zip(names[:1], steps[:1], strict=True))
-    for (last, before), (_, now) in pairwise(zip(steps, names, strict=True)):
+def _series(log: Sequence[Entry], key: str) -> tuple[list[float], list[float]]:
+    entries = [e for e in log if is_number(e.get(key))]
+    return [float(e["step"]) for e in entries], [float(e[key]) for e in entries]
+
+
+def _starts(log: Sequence[Entry]) -> dict[str, float]:
+    """Say where each stage begins, from its name at each logged step: at the last one of the stage before it, since a
+    step is logged when it is over; empty for a single stage.
+    """
+    stages = [(str(e.get("stage", "")), float(e["step"])) for e in log]
+    found = dict(stages[:1])
+    for (before, last), (now, _) in pairwise(stages):
         if now != before:
             found.setdefault(now, last)
     return found if len(found) > 1 else {}
@@ -140,13 +140,14 @@ def won(log: Sequence[Entry]) -> list[str]:
         if len(values) >= 5 and fmean(values) > WON_ACCURACY:
             player = key.removesuffix("sign_accuracy").rstrip("/") or "discriminator"
             said.append(
-                f"In the last quarter of the log, {player} told real from translated images nearly always ({fmean(values):.2f}): the "
+                f"In the last quarter of the log, {player} told real from translated images nearly always "
+                f"({fmean(values):.2f}): the "
                 "generator learns little then."
             )
     return said
 
 
-# ---- figures of results -------------------------------------------------------------------------------------------------
+# ---- figures of results ----
 
 
 def titled(key: str) -> str:
@@ -219,7 +220,7 @@ CONFUSED = {
 
 
 def confusions(results: Mapping[str, Any]) -> list[tuple[list[list[int]], list[str], str]]:
-    """Return (counts, classes, caption) of every confusion table there is: of RC and FC, and of an adapted classifier."""
+    """Return (counts, classes, caption) of every confusion table: of RC and FC, and of an adapted classifier."""
     found: list[tuple[list[list[int]], list[str], str]] = []
     about = results.get("classification") or {}
     made = "generated images" if makes_noise(results) else "translations"
@@ -255,8 +256,9 @@ def distance_panels(results: Mapping[str, Any]) -> list[Panel]:
 
 
 def compare_panels(named: Sequence[tuple[str, Mapping[str, Any]]], most: int = 12) -> tuple[list[Panel], list[str]]:
-    """Draw one chart for each figure that at least two results have, and say what is left out of them because it cannot be compared with
-    the first result that has it, and why."""
+    """Draw one chart for each figure that at least two results have, and say what is left out of them because it
+    cannot be compared with the first result that has it, and why.
+    """
     apart = not_comparable([results for _, results in named])
     left_out: dict[str, list[str]] = {}
     for (column, key), reason in apart.items():
@@ -293,7 +295,8 @@ def _verdict(entry: Mapping[str, Any], key: str, where: str) -> str:
     a, b = _ends(figure), _ends(figure["before"])
     word = "nearer to" if a[1] < b[0] else "further from" if b[1] < a[0] else "about as near to"
     return (
-        f"{where}: translations are {word} real images of {target} {'as' if word[0] == 'a' else 'than'} the untranslated inputs are. "
+        f"{where}: translations are {word} real images of {target} {'as' if word[0] == 'a' else 'than'} the "
+        "untranslated inputs are. "
         f"Distance {titled(key)}: {value}, for the inputs {before}{halves}; {n}."
     )
 

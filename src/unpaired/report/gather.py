@@ -1,7 +1,8 @@
-"""What a report is about: a run folder, a model file, results of `unpaired evaluate` or `unpaired adapt`, and the images.
+"""What a report is about: a run folder, a model file, results of `unpaired evaluate` or `unpaired adapt`, and the
+images.
 
-Everything that is not there, or cannot be read, becomes a plain sentence in ``missing``; only a path that is nothing of the kind
-is refused.
+Everything that is not there, or cannot be read, becomes a plain sentence in ``missing``; only a path that is nothing
+of the kind is refused.
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ def gather(paths: Sequence[Path], *, device: str = "cpu") -> Subject:
             continue
         if subject.path is not None:
             raise DataError(
-                f"{path}: a report is about one run; {subject.path} is there already. To compare runs, evaluate each and give the "
+                f"{path}: a report is about one run; {subject.path} is there already. To compare runs, evaluate each "
+                "and give the "
                 "results: unpaired evaluate RUN DATA --out results.json"
             )
         subject.path = path
@@ -171,7 +173,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return [lines[step] for step in sorted(lines)]
 
 
-# ---- images -------------------------------------------------------------------------------------------------------------
+# ---- images ----
 
 
 @dataclass
@@ -211,8 +213,8 @@ def open_pictures(
 ) -> Pictures | None:
     """Open the images at ``data`` (PATH, or several DOMAIN=PATH), or else where the run says that it was trained.
 
-    None with a sentence in ``subject.missing`` where they are not there. What the user named is refused with DataError when it
-    cannot be used.
+    None with a sentence in ``subject.missing`` where they are not there. What the user named is refused with
+    DataError when it cannot be used.
     """
     origin = subject.origin.get("data")
     known = [origin] if isinstance(origin, str) else [f"{d}={p}" for d, p in (origin or {}).items()]
@@ -222,7 +224,8 @@ def open_pictures(
                 list(data) or known, subject, domains, sources, {} if data else subject.origin.get("held_out") or {}
             )
         subject.missing.append(
-            "Nothing says where the images are, so there are no translations of held-out images; give them with --data DATA."
+            "Nothing says where the images are, so there are no translations of held-out images; give them with --data "
+            "DATA."
         )
     except DataError as error:
         if data:
@@ -245,7 +248,8 @@ def _open(
     strange = [name for name, equals, _ in parts if not equals or name not in domains]
     if strange:
         raise DataError(
-            f"--data {strange[0]}: give one folder, or DOMAIN=PATH for each of {', '.join(domains)}.{nearest(strange[0], domains)}"
+            f"--data {strange[0]}: give one folder, or DOMAIN=PATH for each of "
+            f"{', '.join(domains)}.{nearest(strange[0], domains)}"
         )
     found = Pictures({}, {}, config, " ".join(data))
     for domain, _, place in parts:

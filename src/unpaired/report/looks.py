@@ -1,4 +1,5 @@
-"""What a model does to held-out images, for a report: sheets, the way back, samples, a grid of classes, change, map, neighbours.
+"""What a model does to held-out images, for a report: sheets, the way back, samples, a grid of classes, change, map,
+neighbours.
 
 Legend: N, M images; S side; C channels; pixels uint8 [N, S, S, 3], tensors [N, 3, S, S] in [-1, 1].
 """
@@ -42,25 +43,23 @@ NEAREST = 4
 """Nearest training images shown for a translation."""
 
 Layers = Callable[[Tensor], Sequence[Tensor]]
-"""[N, 3, H, W] in [-1, 1] -> outputs [N, C, H', W'] of some layers, such as :class:`unpaired.networks.classifiers.Features`."""
+"""[N, 3, H, W] in [-1, 1] -> outputs [N, C, H', W'] of some layers, such as
+:class:`unpaired.networks.classifiers.Features`.
+"""
 Values = NDArray[np.float64]
 
 
-# ---- features: one picture of many, and what an image is nearest to --------------------------------------------------------
+# ---- features: one picture of many, and what an image is nearest to ----
 
 
 def embed_2d(*groups: Tensor, seed: int = 0, perplexity: float = 30.0) -> list[Values]:
-    """Map all groups together: features [N_i, D] of each group -> its points [N_i, 2].
+    """Map all groups together: features [N_i, D] of each group -> its points [N_i, 2]; the same input gives the same
+    map.
 
-    t-SNE (van der Maaten and Hinton, JMLR 2008) over the first 50 principal components of all features. Near points are
-    near in feature space; distances between clusters and their sizes mean nothing. The same input gives the same map.
-
-    Args:
-        perplexity: about how many neighbours a point has; lowered to a third of the points where there are few.
-
-    Raises:
-        NotComparableError: fewer than 8 points, features that are not finite, or all alike.
-        UnpairedError: scikit-learn is not installed.
+    t-SNE (van der Maaten and Hinton, JMLR 2008) over the first 50 principal components of all features.
+    ``perplexity`` is about how many neighbours a point has, lowered to a third of the points where there are few.
+    Raises NotComparableError for fewer than 8 points, features that are not finite, or all alike; UnpairedError where
+    scikit-learn is not installed.
     """
     points = sum(map(len, groups))
     if points < FEWEST:
@@ -84,13 +83,11 @@ def embed_2d(*groups: Tensor, seed: int = 0, perplexity: float = 30.0) -> list[V
 
 @torch.inference_mode()
 def perceptual_distances(images: Tensor, others: Tensor, layers: Layers, *, batch: int = 16) -> Tensor:
-    """Return how unlike each image is to each of the others: [N, 3, H, W] and [M, 3, H, W] -> float32 [N, M], 0 for equal ones.
+    """Return how unlike each image is to each of the others: [N, 3, H, W] and [M, 3, H, W] -> float32 [N, M], 0 for
+    equal ones, at most 4.
 
-    Mean over layers and places of |â - b̂|², with features scaled to length 1 at each place (Zhang et al., arXiv 1801.03924,
-    Eq. 1, with all weights 1); at most 4. The features of all ``images`` and of one batch of the others are in memory at once.
-
-    Raises:
-        NotComparableError: sizes differ, or features are not finite.
+    Mean over layers and places of |â - b̂|², with features scaled to length 1 at each place (Zhang et al., arXiv
+    1801.03924, Eq. 1, with all weights 1). Raises NotComparableError where sizes differ or features are not finite.
     """
     if images.shape[1:] != others.shape[1:]:
         raise NotComparableError(f"not comparable: images of {list(images.shape[1:])} and {list(others.shape[1:])}")
@@ -119,9 +116,10 @@ def _codes(images: Tensor, layers: Layers) -> list[Tensor]:
     return codes
 
 
-def nearest_neighbours(distances: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
-    """Find the ``k`` nearest of each row of [N, M]: their distances [N, k] and indices [N, k], nearest first, the earlier one first
-    where two are equally near; k is at most M."""
+def nearest_neighbours(distances: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Find the ``k`` nearest of each row of [N, M]: their distances [N, k] and indices [N, k], nearest first, the
+    earlier one first where two are equally near; k is at most M.
+    """
     found = torch.sort(distances, dim=1, stable=True)
     k = min(k, distances.shape[1])
     return found.values[:, :k], found.indices[:, :k]
@@ -138,7 +136,7 @@ def open_network() -> tuple[Features | None, str]:
     return layers.eval().requires_grad_(False), ""
 
 
-# ---- pictures ---------------------------------------------------------------------------------------------------------------
+# ---- pictures ----
 
 
 def translate(
@@ -146,8 +144,8 @@ def translate(
 ) -> tuple[Pixels, NDArray[np.bool_]]:
     """Return translations as uint8, and which of them are finite (the others are black).
 
-    Where outputs are random, each image has its own noise by its number (``same_noise``: all have that of the first), so that
-    batches do not change results.
+    Where outputs are random, each image has its own noise by its number (``same_noise``: all have that of the first),
+    so that batches do not change results.
     """
     results = []
     for first in range(0, len(pixels), BATCH):
@@ -180,8 +178,10 @@ def views(translator: Translator, pixels: Pixels, source: str, target: str) -> d
 
 
 def sheet(translator: Translator, pixels: Pixels, source: str, target: str, *, seed: int = 0) -> dict[str, Pixels]:
-    """Return rows of a direction's sheet by label: input, the method's views, the translation (several where they are random, each row of
-    one noise for all inputs), and back. Of a method that makes images of noise alone: images, and what they look like on the way."""
+    """Return rows of a direction's sheet by label: input, the method's views, the translation (several where they are
+    random, each row of one noise for all inputs), and back. Of a method that makes images of noise alone: images, and
+    what they look like on the way.
+    """
     if translator.method.from_noise:
         return _from_noise(translator, pixels[:BATCH], target, seed)
     rows = {f"input: {source}": pixels, **views(translator, pixels, source, target)}
@@ -194,7 +194,9 @@ def sheet(translator: Translator, pixels: Pixels, source: str, target: str, *, s
 
 
 def _from_noise(translator: Translator, pixels: Pixels, target: str, seed: int) -> dict[str, Pixels]:
-    """Return images of noise: first those of the views, which have the noise of seed 0 (as training's sheets), then others."""
+    """Return images of noise: first those of the views, which have the noise of seed 0 (as training's sheets), then
+    others.
+    """
     rows = views(translator, pixels, target, target)
     finished = translator.translate(to_tensor(pixels), target, target, seed=0).cpu()
     rows["the same, finished" if rows else "from noise"] = _shown(finished)[0]
@@ -205,8 +207,10 @@ def _from_noise(translator: Translator, pixels: Pixels, target: str, seed: int) 
 
 
 def follows_noise(rows: Mapping[str, Pixels], target: str) -> tuple[float, float]:
-    """Measure how far the results of two inputs with the same noise differ, and those of one input with two noises: means over all pairs,
-    in levels of 255. From a :func:`sheet` of random outputs with at least two inputs; else (1, 0)."""
+    """Measure how far the results of two inputs with the same noise differ, and those of one input with two noises:
+    means over all pairs, in levels of 255. From a :func:`sheet` of random outputs with at least two inputs; else (1,
+    0).
+    """
     samples = [v.astype(np.float64) for k, v in rows.items() if k.startswith(f"as {target}, sample")]
     if len(samples) < 2 or len(samples[0]) < 2:
         return 1.0, 0.0
@@ -221,7 +225,7 @@ def every_class(translator: Translator, image: Pixels, source: str, *, seed: int
     return {t: translate(translator, image[None], source, t, seed=seed)[0][0] for t in targets}
 
 
-# ---- a direction, measured ----------------------------------------------------------------------------------------------------
+# ---- a direction, measured ----
 
 
 @dataclass
@@ -265,10 +269,18 @@ class Measured:
 
 
 def measure(
-    translator: Translator, pictures: Pictures, direction: tuple[str, str], layers: Features | None, *, limit: int, shown: int, seed: int = 0
-) -> Measured:  # fmt: skip
-    """Measure change, map and neighbours of one direction, from at most ``limit`` images of each kind; ``shown`` translations have
-    neighbours. What a method makes of noise alone has no change."""
+    translator: Translator,
+    pictures: Pictures,
+    direction: tuple[str, str],
+    layers: Features | None,
+    *,
+    limit: int,
+    shown: int,
+    seed: int = 0,
+) -> Measured:
+    """Measure change, map and neighbours of one direction, from at most ``limit`` images of each kind; ``shown``
+    translations have neighbours. What a method makes of noise alone has no change.
+    """
     source, target = direction
     inputs = pictures.some(source, limit)
     outputs, finite = translate(translator, inputs, source, target, seed=seed)
@@ -332,11 +344,13 @@ def extremes(values: Values, count: int, *, largest: bool) -> list[int]:
     return [int(i) for i in order[:count]]
 
 
-# ---- sheets that training left -----------------------------------------------------------------------------------------------
+# ---- sheets that training left ----
 
 
 def _cells(path: Path, side: int) -> NDArray[np.uint8] | None:
-    """Cut a sheet [rows · S, columns · S, 3] into its pictures [rows, columns, S, S, 3]; None where it is no such sheet."""
+    """Cut a sheet [rows · S, columns · S, 3] into its pictures [rows, columns, S, S, 3]; None where it is no such
+    sheet.
+    """
     try:
         sheet = np.asarray(open_image(path, min_side=1))
     except ImageError:
@@ -348,14 +362,11 @@ def _cells(path: Path, side: int) -> NDArray[np.uint8] | None:
 
 
 def progress(samples: Sequence[tuple[int, Path]], rows: int, side: int, *, most: int = 6) -> dict[str, Pixels]:
-    """Show the fixed inputs of training's first direction and how their translation came about.
+    """Show the fixed inputs of training's first direction and how their translation came about, label -> pixels, the
+    inputs first.
 
-    Args:
-        samples: (step, sheet) by step.
-        rows: directions on a sheet.
-        side: of one picture in pixels.
-
-    Returns label -> pixels, the inputs first; empty where the sheets are not of the expected shape.
+    ``samples`` are (step, sheet), with so many ``rows`` of directions and pictures of ``side`` pixels; sheets of
+    another shape are passed over.
     """
     found: dict[str, Pixels] = {}
     for index in dict.fromkeys(np.linspace(0, len(samples) - 1, most).round().astype(int).tolist()):
@@ -366,12 +377,3 @@ def progress(samples: Sequence[tuple[int, Path]], rows: int, side: int, *, most:
         found.setdefault("input", cells[0])
         found[f"step {step:,}"] = cells[len(cells) // rows - 1]  # after the input and the method's own views
     return found
-
-
-def last_sheet(samples: Sequence[tuple[int, Path]], side: int) -> dict[str, Pixels]:
-    """Return the rows of the last sheet that can be read."""
-    for _, path in reversed(samples):
-        cells = _cells(path, side)
-        if cells is not None:
-            return {f"row {i}": row for i, row in enumerate(cells, start=1)}
-    return {}

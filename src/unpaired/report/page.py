@@ -146,7 +146,8 @@ class Report:
         heads: Sequence[str] = (),
         columns: int | None = None,
     ) -> Self:
-        """Add rows of pictures that belong together column by column: input above output. On a phone the sheet rolls sideways.
+        """Add rows of pictures that belong together column by column: input above output. On a phone the sheet rolls
+        sideways.
 
         Args:
             rows: label -> uint8 [N, H, W, 3] or [N, H, W]; N may differ, missing places stay empty.
@@ -162,16 +163,17 @@ class Report:
         for first in range(0, count, columns):
             places = range(first, first + columns)
             said = [f"{alt}, {heads[i] if i < len(heads) else i + 1}" for i in places]
-            part = [
-                (label, [(encode(p), f"{a}: {label}" if label else a) for p, a in zip(_checked(images)[first:], said, strict=False)])
-                for label, images in rows.items()
-            ]  # fmt: skip
+            part = []
+            for label, images in rows.items():
+                named = zip(_checked(images)[first : first + columns], said, strict=False)
+                part.append((label, [(encode(p), f"{a}: {label}" if label else a) for p, a in named]))
             parts.append({"heads": heads[first : first + columns], "rows": part})
         return self._numbered("sheet", caption, parts=parts, columns=columns, alt=alt)
 
     def compare(self, pairs: Sequence[Pair], *, caption: str, wide: bool = False) -> Self:
-        """Add before/after sliders, for mouse, touch and keyboard; side by side on paper and where scripts are off. A ``wide`` one is as
-        wide as the page and keeps three times the pixels."""
+        """Add before/after sliders, for mouse, touch and keyboard; side by side on paper and where scripts are off. A
+        ``wide`` one is as wide as the page and keeps three times the pixels.
+        """
         side = 3 * MAX_SIDE if wide else MAX_SIDE
         shown = [
             {"before": encode(p.before, side), "after": encode(p.after, side), "names": p.names, "alt": p.alt}
@@ -202,13 +204,13 @@ class Report:
         notes: Sequence[str] = (),
         groups: Sequence[str] = (),
     ) -> Self:
-        """Add a table; the first cell of each row is its heading. Numbers are set right, None is a dash; what stands on a text's
-        further lines is set smaller below its first.
+        """Add a table; the first cell of each row is its heading. Numbers are set right, None is a dash; what stands
+        on a text's further lines is set smaller below its first.
 
         Args:
             notes: a few words below each row's heading.
-            groups: what each row belongs to; where it changes, a line says so. On a phone such a table stands as blocks, one a row,
-                with the header's words at each value.
+            groups: what each row belongs to; where it changes, a line says so. On a phone such a table stands as
+                blocks, one a row, with the header's words at each value.
         """
         numeric = {i for i in range(1, len(header)) if not any(isinstance(r[i], str) for r in rows if i < len(r))}
         shown = [[number(cell) for cell in row] for row in rows]
@@ -223,8 +225,9 @@ class Report:
         return self._numbered("pairs", caption, table=True, rows=[(what, number(value)) for what, value in rows])
 
     def confusion(self, counts: Counts, labels: Sequence[str], *, caption: str) -> Self:
-        """Add who is taken for whom: ``counts[true, predicted]`` with each class's recall, shaded by the share within its row. Of many
-        classes the weakest stand in a table, and all of them folded away."""
+        """Add who is taken for whom: ``counts[true, predicted]`` with each class's recall, shaded by the share within
+        its row. Of many classes the weakest stand in a table, and all of them folded away.
+        """
         counts = np.asarray(counts)
         if counts.shape != (len(labels), len(labels)):
             raise ValueError(f"confusion table of shape {counts.shape} with {len(labels)} labels")
@@ -252,7 +255,8 @@ class Report:
         code = _asset("page.js") if any(b["kind"] == "compare" for b in self.blocks) else ""
         digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
         return environment.from_string(_asset("page.html.j2")).render(
-            page=self, sections=[b for b in self.blocks if b["kind"] == "section"], style=_asset("page.css"), script=code,
+            page=self, sections=[b for b in self.blocks if b["kind"] == "section"], style=_asset("page.css"),
+            script=code,
             script_source=f"'sha256-{digest}'" if code else "'none'", colours=COLOURS,
         )  # fmt: skip
 
@@ -315,7 +319,8 @@ def encode(pixels: NDArray[np.uint8], max_side: int = MAX_SIDE) -> Picture:
 
 
 # ----------------------------------------------------------------------------------------------------
-# Who is taken for whom. Legend: K classes; counts [K, K], ``counts[true, predicted]``. A class's recall is the share of its images that
+# Who is taken for whom. Legend: K classes; counts [K, K], ``counts[true, predicted]``. A class's recall is the share
+# of its images that
 # are taken for it.
 
 MOST_IN_TABLE = 16

@@ -1,10 +1,13 @@
-"""The report of a run, of a model, or of results: gathers, translates, measures, and writes one section after the other.
+"""The report of a run, of a model, or of results: gathers, translates, measures, and writes one section after the
+other.
 
-A section is a function of the :class:`Job` in SECTIONS. One that cannot be shown says why in the page; it never stops the report.
+A section is a function of the :class:`Job` in SECTIONS. One that cannot be shown says why in the page; it never stops
+the report.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +21,8 @@ from pydantic import BaseModel
 from unpaired._version import __version__
 from unpaired.config import DataConfig, EvaluateConfig, ReportConfig, TrainingConfig, differences
 from unpaired.data.check import CheckReport, check
-from unpaired.data.images import Pixels, to_tensor
-from unpaired.errors import CheckpointError, ConfigError, DataError
+from unpaired.data.images import Pixels, open_image, to_tensor
+from unpaired.errors import CheckpointError, ConfigError, DataError, ImageError
 from unpaired.evaluation.classifier import Classifier, load_classifier
 from unpaired.evaluation.distances import share_interval
 from unpaired.evaluation.results import figures_of
@@ -132,13 +135,16 @@ def write_report(*paths: Path | str, options: ReportConfig | None = None, **chan
         options: as of the command; ``changes`` are options by name, as in ``out="page.html"``.
 
     Raises:
-        DataError, CheckpointError, ConfigError: a path is none of these, or what was named cannot be used (``out`` among it).
+        DataError, CheckpointError, ConfigError: a path is none of these, or what was named cannot be used (``out``
+            among it).
     """
     options = ReportConfig.of(options, changes)
     check_output(options.out, "report.html")
     say = Reporter(1, 0, quiet=options.quiet).say
     subject = gather([Path(p) for p in paths], device=options.device)
-    job = Job(Report(title(subject), kicker=kicker(subject)), subject, options, [Path(p) for p in paths])
+    method = subject.config.method if subject.config else ""
+    kicker = f"{method} · {PAPERS[method]}" if method in PAPERS else f"unpaired {__version__} · {method or 'report'}"
+    job = Job(Report(title(subject), kicker=kicker), subject, options, [Path(p) for p in paths])
     _open_classifier(job)
     translator = subject.translator
     if translator is not None and subject.config is not None:
@@ -192,12 +198,12 @@ def _look(job: Job, translator: Translator, pictures: Pictures, source: str, tar
     inputs, noises = looks.follows_noise(rows, target)
     if inputs < LEAST_OF_INPUT * noises:
         job.warnings.append(
-            f"{source} → {target}: the results follow the random noise and hardly the input. Two inputs with the same noise give results "
+            f"{source} → {target}: the results follow the random noise and hardly the input. Two inputs with the same "
+            "noise give results "
             f"that differ by {inputs:.1f} of 255 levels on average, one input with two noises {noises:.1f}."
         )
-    found = looks.measure(
-        translator, pictures, (source, target), job.layers, limit=options.limit, shown=min(EXTREMES, options.images), seed=options.seed
-    )  # fmt: skip
+    most = {"limit": options.limit, "shown": min(EXTREMES, options.images)}
+    found = looks.measure(translator, pictures, (source, target), job.layers, **most, seed=options.seed)
     own = options.classifier is None  # that of an adaptation knows its target
     if job.classifier is not None and len(found.outputs) and (not own or target == translator.domains[-1]):
         found.judge(job.classifier)
@@ -211,7 +217,7 @@ def _look(job: Job, translator: Translator, pictures: Pictures, source: str, tar
         job.warnings += [w.rstrip(".").replace(f"{source} → {target}", found.name) + "." for w in said]
 
 
-# ---- head and summary -------------------------------------------------------------------------------------------------------
+# ---- head and summary ----
 
 
 def some(names: Sequence[str], most: int = MOST_NAMED) -> str:
@@ -240,13 +246,6 @@ def title(subject: Subject) -> str:
     return "Domain adaptation"
 
 
-def kicker(subject: Subject) -> str:
-    """Write the line above the title."""
-    if subject.config is None:
-        return f"unpaired {__version__} · report"
-    return " · ".join(filter(None, (subject.config.method, PAPERS.get(subject.config.method))))
-
-
 def lead(job: Job) -> str:
     """Say what was trained on what, in a sentence."""
     config = job.subject.config
@@ -259,7 +258,8 @@ def lead(job: Job) -> str:
     time = figures.seconds(job.subject.log)
     return (
         f"Trained for {steps}{f' in {figures.duration(time)}' if time else ''} on "
-        f"{on if job.train_counts else 'images that are not here any more'}, at {config.data.size}×{config.data.size} pixels, seed {config.seed}."
+        f"{on if job.train_counts else 'images that are not here any more'}, at {config.data.size}×{config.data.size} "
+        f"pixels, seed {config.seed}."
     )
 
 
@@ -301,14 +301,15 @@ def _facts(job: Job) -> dict[str, str]:
 
 def _does(translator: Translator) -> str:
     if translator.method.from_noise:
-        return f"The model makes images of {some(translator.domains)} from random noise. It takes no input image and translates none."
+        made = some(translator.domains)
+        return f"The model makes images of {made} from random noise. It takes no input image and translates none."
     ways = [f"{a} to {b}" for a, b in translator.directions]
     many = f"any of its {len(translator.domains)} domains to any other"
     said = f"The model translates {some(ways) if len(ways) <= MOST_NAMED else many}."
     if translator.method.stochastic:
         said += " One input has many results: they are drawn at random."
     if translator.has_attention:
-        said += " A mask says how far each place of an image is translated: wholly where it is white, not at all where it is black."
+        said += " A mask says how far each place is translated: wholly where it is white, not at all where it is black."
     return said
 
 
@@ -320,8 +321,10 @@ def _verdicts(job: Job) -> list[str]:
     best, last = subject.best, subject.best.get("last")
     if isinstance(best.get("value"), float) and isinstance(last, Mapping) and isinstance(last.get("value"), float):
         said.append(
-            f"By the {best.get('criterion')}, the best checkpoint is that of step {best.get('step'):,} ({best['value']:.4g}; the last, of step "
-            f"{last.get('step'):,}, has {last['value']:.4g}). What this page shows is the last; for the best, report on {subject.folder}/best/model.safetensors."
+            f"By the {best.get('criterion')}, the best checkpoint is that of step {best.get('step'):,} "
+            f"({best['value']:.4g}; the last, of step "
+            f"{last.get('step'):,}, has {last['value']:.4g}). What this page shows is the last; for the best, report "
+            f"on {subject.folder}/best/model.safetensors."
         )
     plain, last = ((subject.adaptation or {}).get(k) for k in ("source_only", "last"))
     if isinstance(plain, Mapping) and isinstance(last, Mapping):
@@ -330,7 +333,8 @@ def _verdicts(job: Job) -> list[str]:
             "more often right" if b[0] > a[1] else "less often right" if b[1] < a[0] else "not clearly better or worse"
         )
         said.append(
-            f"The adapted classifier is {word} than one that was trained on the source alone: {last['accuracy']:.1%} against "
+            f"The adapted classifier is {word} than one that was trained on the source alone: {last['accuracy']:.1%} "
+            "against "
             f"{plain['accuracy']:.1%} of {last['n']:,} labelled target images, one seed."
         )
     for m in job.measured:
@@ -356,17 +360,19 @@ def _warnings(job: Job) -> list[str]:
         said.append(f"Training stopped at step {crash.get('step')} ({where}): {crash.get('why')}.")
     if pictures is not None and pictures.same is False:
         said.append(
-            f"The images at {pictures.where} are not those that the model was trained on: their fingerprints differ. What is shown is of "
+            f"The images at {pictures.where} are not those that the model was trained on: their fingerprints differ. "
+            "What is shown is of "
             "the images there now."
         )
     if pictures is not None and pictures.seen:
         said.append(
-            f"There are no test images of {some(pictures.seen)}: training images are shown, on which a model looks better than it is."
+            f"There are no test images of {some(pictures.seen)}: training images are shown, on which a model looks "
+            "better than it is."
         )
     return said
 
 
-# ---- pictures ----------------------------------------------------------------------------------------------------------------
+# ---- pictures ----
 
 
 def before_after(job: Job) -> None:
@@ -402,7 +408,7 @@ def translations(job: Job) -> None:
         kind = job.split_of(source)
         caption = f"{source} to {target}: {len(rows[f'input: {source}'])} {kind} images, evenly over the {kind} set."
         if translator is not None and translator.method.stochastic:
-            caption += " The outputs are random: within a row all inputs have the same noise, and the rows differ in their noise alone."
+            caption += " Within a row all inputs have the same noise, and the rows differ in their noise alone."
         page.sheet(rows, alt=f"{kind} {source} image", caption=caption)
     _progress(job)
 
@@ -417,7 +423,8 @@ def _every_class(job: Job, translator: Translator, pictures: Pictures) -> None:
             found = looks.every_class(translator, image, source, seed=seed)
             one = {"": np.stack([image, *found.values()])}
             job.page.sheet(
-                one, heads=[f"input: {source}", *found], columns=CLASSES_A_LINE, alt=f"One {source} image as every class",
+                one, heads=[f"input: {source}", *found], columns=CLASSES_A_LINE,
+                alt=f"One {source} image as every class",
                 caption=f"One {job.split_of(source)} image of {source} as every class.",
             )  # fmt: skip
         return
@@ -445,14 +452,13 @@ def _images_from_noise(job: Job) -> None:
     elif len(translator.domains) > 2 and pictures is not None:
         domains, seed = translator.domains, job.options.seed
         image = pictures.some(next(d for d in domains if d in pictures.held_out), 1)  # of it the size alone counts
-        rows = {
-            f"noise {n + 1}": np.concatenate([looks.translate(translator, image, d, d, seed=seed + n)[0] for d in domains])
-            for n in range(looks.SAMPLES if len(domains) <= CLASSES_A_LINE else 1)
-        }  # fmt: skip
+        rows = {}
+        for n in range(looks.SAMPLES if len(domains) <= CLASSES_A_LINE else 1):
+            made = [looks.translate(translator, image, d, d, seed=seed + n)[0] for d in domains]
+            rows[f"noise {n + 1}"] = np.concatenate(made)
         page.heading("Every class")
-        page.sheet(
-            rows, heads=domains, columns=CLASSES_A_LINE, alt="One noise as every class", caption="The same noise as every class."
-        )  # fmt: skip
+        caption = "The same noise as every class."
+        page.sheet(rows, heads=domains, columns=CLASSES_A_LINE, alt="One noise as every class", caption=caption)
         page.heading("A few domains in full")
     for target, rows in sheets.items():
         caption = f"{target}: every picture from noise of its own."
@@ -467,11 +473,10 @@ def _progress(job: Job) -> None:
     subject, page = job.subject, job.page
     if not subject.samples or subject.config is None:
         return
-    side = subject.config.data.size
     if job.translator is not None and job.translator.directions:
         source, target = job.translator.directions[0]
         rows = min(len(job.translator.directions), MAX_SHEET_DIRECTIONS)
-        found = looks.progress(subject.samples, rows, side)
+        found = looks.progress(subject.samples, rows, subject.config.data.size)
         if len(found) > 2:
             alt, what = f"Fixed {source} image as {target}", f"The same images of {source} as {target}"
             if job.from_noise:
@@ -481,13 +486,16 @@ def _progress(job: Job) -> None:
             caption = f"{what} over the steps, from the sheets that training left."
             page.sheet(found, alt=f"{alt} while training", caption=caption)
             return
-    found = looks.last_sheet(subject.samples, side)
-    if found and not job.sheets:
-        caption = "The last sheet that training left: inputs above their translations."
-        page.sheet(found, alt="Sample sheet of the run", caption=caption)
+    if not job.sheets:
+        step, path = subject.samples[-1]
+        with contextlib.suppress(ImageError):
+            card = Card({f"step {step:,}": np.asarray(open_image(path, min_side=1))}, "", "Sample sheet of the run")
+            page.gallery(
+                [card], wide=True, caption="The last sheet that training left: inputs above their translations."
+            )
 
 
-# ---- figures -----------------------------------------------------------------------------------------------------------------
+# ---- figures ----
 
 
 def metrics(job: Job) -> None:
@@ -497,7 +505,8 @@ def metrics(job: Job) -> None:
         if job.translator is not None and job.translator.directions:
             page.section("Metrics").note(
                 "No results were given. Distances with intervals and N come from: "
-                f"unpaired evaluate {' '.join(job.named())} --out results.json; give that file to `unpaired report` beside the run."
+                f"unpaired evaluate {' '.join(job.named())} --out results.json; give that file to `unpaired report` "
+                "beside the run."
             )
         return
     page.section("Metrics")
@@ -521,7 +530,8 @@ def _one_result(page: Report, results: dict[str, Any], about: str) -> None:
     page.panels(figures.distance_panels(results)[:8], caption=caption + about)
     header, rows, notes, groups = figures.table(results)
     caption = (
-        "Each measure with its N (generated / real); below the value its [95 % interval], or ± its standard deviation. ↓ less is better, ↑ more "
+        "Each measure with its N (generated / real); below the value its [95 % interval], or ± its standard deviation. "
+        "↓ less is better, ↑ more "
         f"is.{about}"
     )
     page.table(header, rows, notes=notes, groups=groups, caption=caption)
@@ -571,7 +581,7 @@ def adaptation(job: Job) -> None:
         page.confusion(np.array(score["confusion"]), found["classes"], caption=caption)
 
 
-# ---- what a feature network and a classifier find ------------------------------------------------------------------------------
+# ---- what a feature network and a classifier find ----
 
 
 def feature_map(job: Job) -> None:
@@ -588,7 +598,8 @@ def feature_map(job: Job) -> None:
             job.page.note(f"{m.name}: no map: {m.map_missing or job.no_layers}")
     job.page.panels(
         panels,
-        caption=f"t-SNE of {looks.NETWORK} features. Near points are images that the network finds alike; good {job.made} lie among the real "
+        caption=f"t-SNE of {looks.NETWORK} features. Near points are images that the network finds alike; good "
+        f"{job.made} lie among the real "
         f"images of their domain. Sizes of clusters and distances between them mean nothing.",
     )
 
@@ -603,7 +614,8 @@ def neighbours(job: Job) -> None:
         page.note(f"No neighbours: {job.no_layers}")
         return
     page.text(
-        f"Of {job.made}, those that equal a training image were learnt by heart. The number below each neighbour is its distance, 0 for equal "
+        f"Of {job.made}, those that equal a training image were learnt by heart. The number below each neighbour is "
+        "its distance, 0 for equal "
         f"ones: the {looks.PERCEPTUAL}."
     )
     for m in job.measured:
@@ -629,7 +641,8 @@ def failures(job: Job) -> None:
     page.section("Where to look for failures")
     if not job.from_noise:
         page.text(
-            f"The number below each pair is how far input and translation are apart, 0 for equal ones: the {job.measured[0].change_name}."
+            "The number below each pair is how far input and translation are apart, 0 for equal ones: the "
+            f"{job.measured[0].change_name}."
         )
     for m in job.measured:
         page.heading(m.name)
@@ -651,11 +664,12 @@ def failures(job: Job) -> None:
             page.gallery(cards, caption=f"{kind[:1].upper()}{kind[1:]}, of {among}.")
     if job.classifier is None:
         page.note(
-            "The translations that a classifier is least sure of are not shown, because none was given; give one with --classifier FILE."
+            "The translations that a classifier is least sure of are not shown, because none was given; give one with "
+            "--classifier FILE."
         )
 
 
-# ---- the run -------------------------------------------------------------------------------------------------------------------
+# ---- the run ----
 
 
 def curves(job: Job) -> None:
@@ -720,8 +734,8 @@ def about(job: Job) -> list[tuple[str, Cell]]:
         rows += [("step", header.get("step")), ("stage", header.get("stage") or None)]
         rows.append(("parameters for translating", sum(p.numel() for p in translator.method.parameters())))
         for source in header.get("pretrained") or ():
-            text = f"{source.get('name')} ({source.get('file')}, SHA-256 {str(source.get('sha256'))[:16]}…, {source.get('licence')})"
-            rows.append(("pretrained weights", text))
+            whence = f"{source.get('file')}, SHA-256 {str(source.get('sha256'))[:16]}…, {source.get('licence')}"
+            rows.append(("pretrained weights", f"{source.get('name')} ({whence})"))
         origin = (header.get("extra") or {}).get("started_from")
         if isinstance(origin, Mapping):
             rows.append(("started from", f"{origin.get('source')}, SHA-256 {str(origin.get('sha256'))[:16]}…"))
@@ -775,8 +789,10 @@ def to_repeat(job: Job) -> None:
     if config is not None:
         page.details("Every setting of the run (config.toml)", config.to_toml().rstrip())
     page.footer(
-        f"Made by unpaired {__version__} with torch {torch.__version__}. Everything in this page is in this one file; it fetches nothing. "
-        f"Perceptual distances and the map use {looks.NETWORK}, not the network that the name FID stands for. Pictures of 96 pixels and more "
+        f"Made by unpaired {__version__} with torch {torch.__version__}. Everything in this page is in this one file; "
+        "it fetches nothing. "
+        f"Perceptual distances and the map use {looks.NETWORK}, not the network that the name FID stands for. Pictures "
+        "of 96 pixels and more "
         "are stored as WebP at quality 90, smaller ones exactly."
     )
 
@@ -819,6 +835,7 @@ def evaluate_command(results: Mapping[str, Any], model: str, data: str) -> str:
 
 
 SECTIONS: tuple[Callable[[Job], None], ...] = (
-    summary, before_after, translations, metrics, adaptation, feature_map, neighbours, failures, curves, settings, the_data, to_repeat,
+    summary, before_after, translations, metrics, adaptation, feature_map, neighbours, failures, curves, settings,
+    the_data, to_repeat,
 )  # fmt: skip
 """In the order of the page. A further one is a function of the job that adds to ``job.page``, named here."""
