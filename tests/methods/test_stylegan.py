@@ -21,7 +21,7 @@ from unpaired.batch import Batch
 from unpaired.cli import main
 from unpaired.config import merge
 from unpaired.errors import CheckpointError, ConfigError, DataError
-from unpaired.interop.stylegan import import_stylegan
+from unpaired.interop import import_stylegan
 from unpaired.methods import run_from
 from unpaired.methods.deepi2i import Adaptors
 from unpaired.methods.deepi2i_stylegan import DeepI2IStyleGAN
@@ -146,7 +146,7 @@ def test_what_cannot_be_imported_is_refused_with_the_way_out(tmp_path: Path) -> 
     parts["generator"]["generator.progression.1.conv2.conv.weight_orig"] = torch.zeros(16, 16, 1, 1)
     del parts["discriminator"]["linear.linear.bias"]
     torch.save(parts, tmp_path / "wrong.model")
-    with pytest.raises(CheckpointError, match=r"blocks\.1\.conv\.weight +16×16×3×3 +16×16×1×1"):
+    with pytest.raises(CheckpointError, match=r"progression\.1\.conv2\.conv\.weight +16×16×3×3 +16×16×1×1"):
         import_stylegan(tmp_path / "wrong.model", size=32)
 
 

@@ -117,10 +117,9 @@ def import_stylegan(
         A name for what it makes.
     """
     from unpaired import interop
-    from unpaired.interop import stylegan
 
     names = interop.class_names(domains) or ("images",)
-    _write(stylegan.import_stylegan(file, names, size=size, averaged=averaged), out, whole=True)
+    _write(interop.import_stylegan(file, names, size=size, averaged=averaged), out, whole=True)
 
 
 @app.command(name="deepi2i-stylegan")
@@ -132,9 +131,9 @@ def import_deepi2i_stylegan(file: Checkpoint, /, *, domains: str, out: Out, size
     domains
         What it translates from and to, as in dog,cat.
     """
-    from unpaired.interop import stylegan
+    from unpaired import interop
 
-    _write(stylegan.import_deepi2i_stylegan(file, _pair(domains), size=size), out, whole=True)
+    _write(interop.import_deepi2i_stylegan(file, _pair(domains), size=size), out, whole=True)
 
 
 @app.command(name="cyclegan")

@@ -1,8 +1,8 @@
-"""Checkpoints of the official implementations, in: both generations of UNIT, CycleGAN, BigGAN-PyTorch, DeepI2I.
+"""Checkpoints of the official implementations, in: both generations of UNIT, CycleGAN, BigGAN, StyleGAN, and DeepI2I on both.
 
 Each importer takes widths and numbers of layers from the tensors, compares every tensor with the network they describe, and
-gives a method in eval mode and the header for ``checkpoint.write_model``. Files are read by :mod:`unpaired.interop.tensors`. Each
-project has a module of its own; that of StyleGAN is :mod:`unpaired.interop.stylegan`.
+gives a method in eval mode and the header for ``checkpoint.write_model``. A file that is unsafe, damaged or another network's is
+a CheckpointError, which lists all tensors that do not fit.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from unpaired.errors import ConfigError
-from unpaired.interop.biggan import import_biggan, import_deepi2i
-from unpaired.interop.cyclegan import import_cyclegan
+from unpaired.interop.gans import import_biggan, import_deepi2i, import_deepi2i_stylegan, import_stylegan
 from unpaired.interop.tensors import read_torch_file
-from unpaired.interop.unit import import_unit_munit, import_unit_v2
+from unpaired.interop.unit import import_cyclegan, import_unit_munit, import_unit_v2
 
 __all__ = [
     "class_names",
     "import_biggan",
     "import_cyclegan",
     "import_deepi2i",
+    "import_deepi2i_stylegan",
+    "import_stylegan",
     "import_unit_munit",
     "import_unit_v2",
     "read_torch_file",

@@ -1,4 +1,4 @@
-"""What the importers of other projects' checkpoints share: tensors cleaned, counted, compared and renamed; runs and headers."""
+"""What the importers of other projects' checkpoints share: a safe reader of ``torch.save`` files, and :class:`Foreign`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, TypeVar, cast
 
@@ -15,116 +15,100 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from unpaired.config import DataConfig, MethodConfig, RunConfig
+from unpaired.checkpoint import make_header
+from unpaired.config import DataConfig, RunConfig
 from unpaired.errors import CheckpointError, ConfigError, Interrupted
 from unpaired.methods.base import Method
 
 Names = dict[str, str]
-"""Official name of a layer -> its name here; ``.weight`` and ``.bias`` are added to both."""
+"""Official name of a layer (or tensor) -> its name here; of a layer all tensors follow."""
 M = TypeVar("M", bound=Method)
+_LEAVES = ("weight", "bias", "gamma", "beta")
 
 
-def cleaned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without ``module.`` of DataParallel and without the running statistics that instance norms of PyTorch 0.3 left."""
-    kept = {}
-    for name, tensor in tensors.items():
-        if not name.endswith((".running_mean", ".running_var")):
-            kept[re.sub(r"(^|\.)module\.", r"\1", name)] = tensor
-    return kept
+class Foreign:
+    """A checkpoint of another project: its path, for messages, and its tensors by official name.
+
+    ``module.`` of DataParallel is taken off; running statistics that instance norms of PyTorch 0.3 left are dropped.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        found = read_torch_file(self.path)
+        kept = {k: v for k, v in found.items() if not k.endswith((".running_mean", ".running_var"))}
+        self.tensors = {re.sub(r"(^|\.)module\.", r"\1", name): tensor for name, tensor in kept.items()}
+
+    def count(self, pattern: str, first: int = 0) -> int:
+        """How many of the layers ``pattern`` (with {} for the number) there are, counted from ``first`` without a gap."""
+        n = 0
+        while pattern.format(first + n) in self.tensors:
+            n += 1
+        return n
+
+    def needed(self, name: str, kind: str) -> Tensor:
+        """The tensor ``name`` of a file that claims to be ``kind``. Raises CheckpointError without it."""
+        if name not in self.tensors:
+            start = ", ".join(list(self.tensors)[:3])
+            raise CheckpointError(f"{self.path}: not {kind}: it has no tensor '{name}'; it starts with {start}")
+        return self.tensors[name]
+
+    def fitted(
+        self, wanted: Mapping[str, Tensor], names: Names | None = None, unused: tuple[str, ...] = ()
+    ) -> dict[str, Tensor]:
+        """The tensors under our names in float32, after a comparison with ``wanted``.
+
+        Args:
+            names: official names; None where they are called alike.
+            unused: how names of tensors begin that nothing here needs.
+
+        Raises CheckpointError with a table of mismatches, by official name.
+        """
+        ours = {name: name for name in wanted} if names is None else {}
+        for there, here in (names or {}).items():
+            ours |= {there: here} if here in wanted else {f"{there}.{x}": f"{here}.{x}" for x in _LEAVES}
+        ours = {there: here for there, here in ours.items() if here in wanted}
+        given = self.tensors
+        shape = {k: "×".join(map(str, v.shape)) or "scalar" for k, v in given.items()}
+        want = {k: "×".join(map(str, wanted[here].shape)) or "scalar" for k, here in ours.items()}
+        known = {k for k in given if k in ours or not (unused and k.startswith(unused))}
+        rows = [
+            (k, want.get(k, "-"), shape.get(k, "-")) for k in sorted({*known, *want}) if want.get(k) != shape.get(k)
+        ]
+        if rows:
+            table = [("tensor", "wanted", "found"), *rows[:30]]
+            widths = [max(len(row[i]) for row in table) for i in range(3)]
+            lines = ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in table]
+            text = "\n".join(lines)
+            raise CheckpointError(f"{self.path}: {len(rows)} tensors do not fit the network they describe:\n{text}")
+        return {here: given[there].float() for there, here in ours.items()}
 
 
-def count(tensors: Mapping[str, Tensor], pattern: str, first: int = 0) -> int:
-    """How many of the layers ``pattern`` (with {} for the number) there are, counted from ``first`` without a gap."""
-    n = 0
-    while pattern.format(first + n) in tensors:
-        n += 1
-    return n
+def pair(domains: Iterable[str]) -> tuple[str, str]:
+    """Two domains with different names. Raises ConfigError."""
+    found = tuple(domains)
+    if len(found) != 2 or found[0] == found[1]:
+        raise ConfigError(f"--domains {','.join(found)}: two different names are needed, for A and B of the checkpoint")
+    return found
 
 
-def needed(path: Path, tensors: Mapping[str, Tensor], name: str, kind: str) -> Tensor:
-    """The tensor ``name`` of a file that claims to be ``kind``. Raises CheckpointError without it."""
-    if name not in tensors:
-        start = ", ".join(list(tensors)[:3])
-        raise CheckpointError(f"{path}: not {kind}: it has no tensor '{name}'; it starts with {start}")
-    return tensors[name]
-
-
-def convert(path: Path, given: Mapping[str, Tensor], names: Names, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``given`` under our names, after a comparison with ``wanted``. Raises CheckpointError with a table of mismatches."""
-    ours = {}
-    rows = []
-    renamed = {f"{a}.{leaf}": f"{b}.{leaf}" for a, b in names.items() for leaf in ("weight", "bias", "gamma", "beta")}
-    for name, tensor in given.items():
-        if name not in renamed or renamed[name] not in wanted:
-            rows.append((name, "-", _shape(tensor)))
-        elif tensor.shape != wanted[renamed[name]].shape:
-            rows.append((name, _shape(wanted[renamed[name]]), _shape(tensor)))
-        else:
-            ours[renamed[name]] = tensor.float()
-    present = set(given)
-    rows += [(a, _shape(wanted[b]), "-") for a, b in renamed.items() if b in wanted and a not in present]
-    if rows:
-        raise _misfit(path, rows)
-    return ours
-
-
-def same_names(
-    path: Path, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], dead: tuple[str, ...] = ()
-) -> dict[str, Tensor]:
-    """``given`` after a comparison with ``wanted``; ``dead`` starts names of layers that the official code never uses."""
-    rows = [(k, "-", _shape(v)) for k, v in given.items() if k not in wanted and not k.startswith(dead or ("\0",))]
-    rows += [(k, _shape(v), "-") for k, v in wanted.items() if k not in given]
-    rows += [(k, _shape(v), _shape(given[k])) for k, v in wanted.items() if k in given and given[k].shape != v.shape]
-    if rows:
-        raise _misfit(path, rows)
-    return {k: given[k].float() for k in wanted}
-
-
-def _misfit(path: Path, rows: list[tuple[str, str, str]]) -> CheckpointError:
-    """The error with a table of (tensor, wanted shape, found shape)."""
-    table = [("tensor", "wanted", "found"), *sorted(rows)[:30]]
-    widths = [max(len(row[i]) for row in table) for i in range(3)]
-    lines = ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in table]
-    return CheckpointError(f"{path}: {len(rows)} tensors do not fit the network they describe:\n" + "\n".join(lines))
-
-
-def _shape(tensor: Tensor) -> str:
-    return "×".join(map(str, tensor.shape)) or "scalar"
-
-
-def run_config(
-    method: str,
-    settings_class: type[MethodConfig],
-    path: Path,
-    settings: Mapping[str, Any],
-    domains: tuple[str, str],
-    image_size: int,
-) -> RunConfig:
-    """The validated run that an imported model belongs to. Raises ConfigError, CheckpointError."""
-    if len(domains) != 2 or domains[0] == domains[1]:
-        raise ConfigError(
-            f"--domains {','.join(domains)}: two different names are needed, for A and B of the checkpoint"
-        )
+def settings(method: type[Method], file: Foreign, values: Mapping[str, Any]) -> Any:
+    """The method's ``Config`` of what a file's tensors tell. Raises CheckpointError."""
     try:
-        data = DataConfig(size=image_size)
-    except ValidationError as error:
-        raise ConfigError(f"image_size = {image_size}: {error.errors()[0]['msg']}") from error
-    try:
-        model = settings_class(**settings)
+        return method.Config(**values)
     except ValidationError as error:
         why = "; ".join(f"{'.'.join(map(str, e['loc']))} {e['msg']}".strip() for e in error.errors())
-        raise CheckpointError(f"{path}: its tensors describe no {method.upper()} network: {why}") from error
-    return RunConfig(method=method, data=data, model=model)
+        raise CheckpointError(f"{file.path}: its tensors describe no {method.__name__} network: {why}") from error
 
 
-def finished(method: M, name: str, model: Any, extra: dict[str, Any]) -> tuple[M, dict[str, Any]]:
-    """``method`` as an importer gives it, with its header."""
-    from unpaired.checkpoint import make_header
-
-    run = RunConfig(method=name, data=DataConfig(size=method.image_size), model=model)
-    header = make_header(method, run, extra=extra)
+def finished(method: M, name: str, extra: Mapping[str, Any], step: int = 0) -> tuple[M, dict[str, Any]]:
+    """``method`` as an importer gives it, in eval mode, with its header."""
+    try:
+        data = DataConfig(size=method.image_size)
+    except ValidationError as error:
+        raise ConfigError(f"image_size = {method.image_size}: {error.errors()[0]['msg']}") from error
+    run = RunConfig(method=name, data=data, model=method.config)
     method.requires_grad_(False)
-    return method.eval(), header
+    return method.eval(), make_header(method, run, step=step, extra=extra)
 
 
 # ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Checkpoints of both generations of UNIT, in: the paper's branch (version_02), and the MUNIT code base (master)."""
+"""Checkpoints of UNIT, in: of the paper's branch (version_02) and of the MUNIT code base (master); and generators of CycleGAN."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
-
 from unpaired.errors import CheckpointError
-from unpaired.interop.tensors import Names, cleaned, convert, count, needed, read_torch_file, run_config
+from unpaired.interop.tensors import Foreign, Names, finished, pair, settings
 from unpaired.machine import shapes_only
+from unpaired.methods.attend import Attend
 from unpaired.methods.unit import UNIT
 
 # -- the paper's branch
@@ -25,76 +24,60 @@ def import_unit_v2(
     *,
     image_size: int = 256,
 ) -> tuple[UNIT, dict[str, Any]]:
-    """A checkpoint of the paper's branch (version_02): method in eval mode and header for ``checkpoint.write_model``.
+    """A checkpoint of the paper's branch (version_02).
 
-    Widths and numbers of layers come from the tensors. Two things the tensors do not tell: ``norm``, because COCOResGen2
-    (``none``: faces, streets) and COCOResGen (``instance``: animals) have the same tensors; and ``image_size``, the side of the
-    training crops, which is only recorded. ``domains`` names A and B of the file.
-
-    Raises:
-        CheckpointError: unsafe, damaged, or not such a checkpoint; mismatching tensors are listed.
+    Two things the tensors do not tell: ``norm``, because COCOResGen2 (``none``: faces, streets) and COCOResGen (``instance``:
+    animals) have the same tensors; and ``image_size``, the side of the training crops, which is only recorded. ``domains``
+    names A and B of the file. Raises CheckpointError, ConfigError.
     """
-    gen_path = Path(gen)
-    tensors = cleaned(read_torch_file(gen_path))
-    kind = "a generator of UNIT's branch version_02"
-    settings: dict[str, Any] = {
-        "norm": norm,
-        "width": len(needed(gen_path, tensors, "encode_A.0.model.0.weight", kind)),
-        "kl": "released",  # training that goes on does so as that code trained
-        "weight_decay": 1e-4,
-    }
-    total = count(tensors, "encode_A.{}.model.0.weight")
-    private = sum(f"encode_A.{i}.model.3.weight" in tensors for i in range(total))
-    shared = count(tensors, "enc_shared.{}.model.0.weight")
-    settings |= {"residual_blocks": private + shared, "shared_layers": shared, "downsampling": total - private - 1}
-    names = _v2_generator_names(settings["downsampling"], private, shared)
-    judges: dict[str, Tensor] = {}
-    judge_names: Names = {}
-    dis_path = Path(dis) if dis is not None else None
-    if dis_path:
-        judges = cleaned(read_torch_file(dis_path))
-        found, judge_names = _v2_discriminators(dis_path, judges)
-        settings |= found
-    return _assemble("paper", gen_path, tensors, names, dis_path, judges, judge_names, settings, domains, image_size)
-
-
-def _v2_generator_names(downsampling: int, private: int, shared: int) -> Names:
+    file = Foreign(gen)
+    width = len(file.needed("encode_A.0.model.0.weight", "a generator of UNIT's branch version_02"))
+    total = file.count("encode_A.{}.model.0.weight")
+    private = sum(f"encode_A.{i}.model.3.weight" in file.tensors for i in range(total))
+    shared = file.count("enc_shared.{}.model.0.weight")
+    downsampling = total - private - 1
+    found: dict[str, Any] = {
+        "architecture": "paper", "norm": norm, "width": width, "residual_blocks": private + shared, "shared_layers": shared,
+        "downsampling": downsampling, "kl": "released", "weight_decay": 1e-4,  # training that goes on does so as that code trained
+    }  # fmt: skip
     names: Names = {}
     front = downsampling + 1
     for number, letter in enumerate("AB"):
-        for i in range(front):
-            names[f"encode_{letter}.{i}.model.0"] = f"encoders.{number}.{i}.0"
+        encoder, generator = f"encoders.{number}", f"generators.{number}"
+        names |= {f"encode_{letter}.{i}.model.0": f"{encoder}.{i}.0" for i in range(front)}
         for i in range(private):
             for j in (0, 3):
-                names[f"encode_{letter}.{front + i}.model.{j}"] = f"encoders.{number}.{front + i}.body.{j}"
-                names[f"decode_{letter}.{i}.model.{j}"] = f"generators.{number}.{i}.body.{j}"
-        for i in range(private, private + downsampling):
-            names[f"decode_{letter}.{i}.model.0"] = f"generators.{number}.{i}.0"
-        names[f"decode_{letter}.{private + downsampling}"] = f"generators.{number}.{private + downsampling}.0"
+                names[f"encode_{letter}.{front + i}.model.{j}"] = f"{encoder}.{front + i}.body.{j}"
+                names[f"decode_{letter}.{i}.model.{j}"] = f"{generator}.{i}.body.{j}"
+        last = private + downsampling
+        names |= {f"decode_{letter}.{i}.model.0": f"{generator}.{i}.0" for i in range(private, last)}
+        names[f"decode_{letter}.{last}"] = f"{generator}.{last}.0"
     for i in range(shared):
         for j in (0, 3):
             names[f"enc_shared.{i}.model.{j}"] = f"encoder_shared.{i}.body.{j}"
             names[f"dec_shared.{i}.model.{j}"] = f"generator_shared.{i}.body.{j}"
-    return names
+    judges = Foreign(dis) if dis is not None else None
+    judge_names: Names = {}
+    if judges is not None:
+        more, judge_names = _v2_discriminators(judges)
+        found |= more
+    return _unit((file, names), (judges, judge_names), found, domains, image_size)
 
 
-def _v2_discriminators(path: Path, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], Names]:
+def _v2_discriminators(file: Foreign) -> tuple[dict[str, Any], Names]:
     """Settings and names of COCODis (``separate``), COCOSharedDis (``shared``) or COCOMsDis (``multiscale``)."""
     names: Names = {}
-    kind = "a discriminator of UNIT's branch version_02"
-    if "model_1_A.0.model.0.weight" in tensors:
-        first, layers = "model_1_A.0.model.0.weight", count(tensors, "model_1_A.{}.model.0.weight")
+    if "model_1_A.0.model.0.weight" in file.tensors:
+        first, layers = "model_1_A.0.model.0.weight", file.count("model_1_A.{}.model.0.weight")
         for number, letter in enumerate("AB"):
-            for scale, factor in enumerate(
-                (1, 2, 4)
-            ):  # the official names tell how often the image was halved, as a factor
+            for scale, factor in enumerate((1, 2, 4)):  # how much smaller the image was made
                 there, here = f"model_{factor}_{letter}", f"discriminators.of_domain.{number}.scales.{scale}"
                 names |= {f"{there}.{i}.model.0": f"{here}.features.{i}.0" for i in range(layers)}
                 names[f"{there}.{layers}"] = f"{here}.head"
         found: dict[str, Any] = {"discriminator": "multiscale", "discriminator_layers": layers, "scales": 3}
     else:
-        first, layers = "model_A.0.model.0.weight", count(tensors, "model_A.{}.model.0.weight")
-        back = count(tensors, "model_S.{}.model.0.weight")
+        first, layers = "model_A.0.model.0.weight", file.count("model_A.{}.model.0.weight")
+        back = file.count("model_S.{}.model.0.weight")
         for number, letter in enumerate("AB"):
             here = f"discriminators.fronts.{number}" if back else f"discriminators.of_domain.{number}.features"
             names |= {f"model_{letter}.{i}.model.0": f"{here}.{i}.0" for i in range(layers)}
@@ -105,7 +88,8 @@ def _v2_discriminators(path: Path, tensors: Mapping[str, Tensor]) -> tuple[dict[
             names |= {f"model_S.{i}.model.0": f"discriminators.back.{i}.0" for i in range(back)}
             names[f"model_S.{back}"] = "discriminators.head"
             found = {"discriminator": "shared", "discriminator_private": layers, "discriminator_layers": layers + back}
-    return found | {"discriminator_width": len(needed(path, tensors, first, kind))}, names
+    width = len(file.needed(first, "a discriminator of UNIT's branch version_02"))
+    return found | {"discriminator_width": width}, names
 
 
 # -- the MUNIT code base
@@ -118,95 +102,128 @@ def import_unit_munit(
     *,
     image_size: int = 256,
 ) -> tuple[UNIT, dict[str, Any]]:
-    """A UNIT checkpoint of the MUNIT code base (UNIT's master): method in eval mode and header for ``checkpoint.write_model``.
+    """A UNIT checkpoint of the MUNIT code base (UNIT's master).
 
-    Widths and numbers of layers come from the tensors; ``image_size`` is only recorded. ``domains`` names ``a`` and ``b``.
-
-    Raises:
-        CheckpointError: unsafe, damaged, or not such a checkpoint; mismatching tensors are listed.
+    ``image_size`` is only recorded. ``domains`` names ``a`` and ``b``. Raises CheckpointError, ConfigError.
     """
-    gen_path = Path(gen)
-    tensors = {
-        re.sub(r"^([ab]\.)enc_content\.", r"\1enc.", k): v for k, v in cleaned(read_torch_file(gen_path)).items()
-    }
-    if any(".mlp." in k or ".enc_style." in k for k in tensors):
+    file = Foreign(gen)
+    file.tensors = {re.sub(r"^([ab]\.)enc_content\.", r"\1enc.", k): v for k, v in file.tensors.items()}
+    if any(".mlp." in k or ".enc_style." in k for k in file.tensors):
         raise CheckpointError(
-            f"{gen_path}: a MUNIT model with style codes; only models of its UNIT trainer can be imported"
+            f"{file.path}: a MUNIT model with style codes; only models of its UNIT trainer can be imported"
         )
-    width = len(needed(gen_path, tensors, "a.enc.model.0.conv.weight", "a generator of the MUNIT code base's UNIT"))
-    downsampling = count(tensors, "a.enc.model.{}.conv.weight") - 1
-    blocks = count(tensors, f"a.enc.model.{downsampling + 1}.model.{{}}.model.0.conv.weight")
-    settings: dict[str, Any] = {"width": width, "downsampling": downsampling, "residual_blocks": blocks}
-    names = _munit_generator_names(downsampling, blocks)
-    judges: dict[str, Tensor] = {}
+    width = len(file.needed("a.enc.model.0.conv.weight", "a generator of the MUNIT code base's UNIT"))
+    front = file.count("a.enc.model.{}.conv.weight")
+    blocks = file.count(f"a.enc.model.{front}.model.{{}}.model.0.conv.weight")
+    found: dict[str, Any] = {
+        "architecture": "munit", "width": width, "downsampling": front - 1, "residual_blocks": blocks
+    }  # fmt: skip
+    names: Names = {}
+    for number, letter in enumerate("ab"):
+        encoder, generator = f"encoders.{number}", f"generators.{number}"
+        names |= {f"{letter}.enc.model.{i}.conv": f"{encoder}.{i}.0" for i in range(front)}
+        for i in range(blocks):
+            for j, layer in enumerate((0, 3)):
+                names[f"{letter}.enc.model.{front}.model.{i}.model.{j}.conv"] = f"{encoder}.{front + i}.body.{layer}"
+                names[f"{letter}.dec.model.0.model.{i}.model.{j}.conv"] = f"{generator}.{i}.body.{layer}"
+        for i in range(front - 1):  # every other entry there is the parameterless upsampling
+            names[f"{letter}.dec.model.{2 * i + 2}.conv"] = f"{generator}.{blocks + i}.1"
+            names[f"{letter}.dec.model.{2 * i + 2}.norm"] = f"{generator}.{blocks + i}.2"
+        names[f"{letter}.dec.model.{2 * front - 1}.conv"] = f"{generator}.{blocks + front - 1}.0"
+    judges = Foreign(dis) if dis is not None else None
     judge_names: Names = {}
-    dis_path = Path(dis) if dis is not None else None
-    if dis_path:
-        judges = cleaned(read_torch_file(dis_path))
-        first = needed(dis_path, judges, "a.cnns.0.0.conv.weight", "a discriminator of the MUNIT code base's UNIT")
-        scales = count(judges, "a.cnns.{}.0.conv.weight")
-        layers = count(judges, "a.cnns.0.{}.conv.weight")
+    if judges is not None:
+        first = judges.needed("a.cnns.0.0.conv.weight", "a discriminator of the MUNIT code base's UNIT")
+        scales, layers = judges.count("a.cnns.{}.0.conv.weight"), judges.count("a.cnns.0.{}.conv.weight")
+        found |= {"discriminator_width": len(first), "discriminator_layers": layers, "scales": scales}
         for number, letter in enumerate("ab"):
             for s in range(scales):
                 there, here = f"{letter}.cnns.{s}", f"discriminators.of_domain.{number}.scales.{s}"
                 judge_names |= {f"{there}.{i}.conv": f"{here}.features.{i}.0" for i in range(layers)}
                 judge_names[f"{there}.{layers}"] = f"{here}.head"
-        settings |= {"discriminator_width": len(first), "discriminator_layers": layers, "scales": scales}
-    return _assemble("munit", gen_path, tensors, names, dis_path, judges, judge_names, settings, domains, image_size)
+    return _unit((file, names), (judges, judge_names), found, domains, image_size)
 
 
-def _munit_generator_names(downsampling: int, blocks: int) -> Names:
-    names: Names = {}
-    front = downsampling + 1
-    for number, letter in enumerate("ab"):
-        encoder, generator = f"encoders.{number}", f"generators.{number}"
-        for i in range(front):
-            names[f"{letter}.enc.model.{i}.conv"] = f"{encoder}.{i}.0"
-        for i in range(blocks):
-            for j, layer in enumerate((0, 3)):
-                names[f"{letter}.enc.model.{front}.model.{i}.model.{j}.conv"] = f"{encoder}.{front + i}.body.{layer}"
-                names[f"{letter}.dec.model.0.model.{i}.model.{j}.conv"] = f"{generator}.{i}.body.{layer}"
-        for i in range(downsampling):  # every other entry there is the parameterless upsampling
-            names[f"{letter}.dec.model.{2 * i + 2}.conv"] = f"{generator}.{blocks + i}.1"
-            names[f"{letter}.dec.model.{2 * i + 2}.norm"] = f"{generator}.{blocks + i}.2"
-        names[f"{letter}.dec.model.{2 * downsampling + 1}.conv"] = f"{generator}.{blocks + downsampling}.0"
-    return names
-
-
-# -- both
-
-
-def _assemble(
-    architecture: str,
-    gen_path: Path,
-    tensors: Mapping[str, Tensor],
-    names: Names,
-    dis_path: Path | None,
-    judges: Mapping[str, Tensor],
-    judge_names: Names,
-    settings: Mapping[str, Any],
+def _unit(
+    generators: tuple[Foreign, Names],
+    discriminators: tuple[Foreign | None, Names],
+    found: Mapping[str, Any],
     domains: tuple[str, str],
     image_size: int,
 ) -> tuple[UNIT, dict[str, Any]]:
-    from unpaired.checkpoint import make_header
+    """Both generations' model from its files, the names of their layers, and what the tensors told."""
+    file, names = generators
+    judges, judge_names = discriminators
+    config, domains = settings(UNIT, file, found), pair(domains)
+    with shapes_only():  # no memory for what a file claims before it has been compared
+        wanted = UNIT(config, domains, image_size=image_size).state_dict()
+    judged = {k: v for k, v in wanted.items() if k.startswith("discriminators.")}
+    state = file.fitted({k: v for k, v in wanted.items() if k not in judged}, names)
+    if judges is not None:
+        state |= judges.fitted(judged, judge_names)
+    method = UNIT(config, domains, image_size=image_size)
+    method.load_state_dict(state, strict=judges is not None)
+    step = re.search(r"_(\d{8})$", file.path.stem)
+    base = "version_02" if found["architecture"] == "paper" else "MUNIT code base"
+    return finished(method, "unit", {"imported_from": f"official UNIT, {base}"}, int(step.group(1)) if step else 0)
 
-    run = run_config("unit", UNIT.Config, gen_path, {"architecture": architecture, **settings}, domains, image_size)
-    model = run.model
+
+# -- CycleGAN
+
+
+def import_cyclegan(
+    gen: Path | str,
+    dis: Path | str | None = None,
+    domains: tuple[str, str] = ("a", "b"),
+    *,
+    image_size: int = 256,
+) -> tuple[Attend, dict[str, Any]]:
+    """A generator of pytorch-CycleGAN-and-pix2pix (``*_net_G_A.pth``, ``resnet_9blocks`` or with another number, instance norm),
+    as a one-way model of method ``attend`` without attention.
+
+    ``domains``: what the file translates from and to. ``dis``: the PatchGAN that judges ``domains[1]`` (``*_net_D_A.pth`` goes with
+    ``G_A``), to go on training. ``image_size`` is only recorded. Raises CheckpointError, ConfigError.
+    """
+    file = Foreign(gen)
+    first = file.needed("model.1.weight", "a ResNet generator of CycleGAN")
+    blocks = file.count("model.{}.conv_block.1.weight", 10)
+    if not blocks or "model.2.weight" in file.tensors:
+        raise CheckpointError(
+            f"{file.path}: not a ResNet generator of CycleGAN with instance norm, which is what can be imported "
+            "(U-Nets and batch norm cannot)"
+        )
+    names: Names = {"model.1": "front.0.0", "model.4": "front.1.0", "model.7": "front.2.0"}
+    for i in range(blocks):
+        there = f"model.{10 + i}.conv_block"
+        second = (
+            6 if f"{there}.6.weight" in file.tensors else 5
+        )  # dropout, which translating never uses, moves it by one
+        names |= {f"{there}.1": f"blocks.{i}.body.0", f"{there}.{second}": f"blocks.{i}.body.3"}
+    up = 10 + blocks
+    names |= {f"model.{up}": "back.0.0", f"model.{up + 3}": "back.1.0", f"model.{up + 7}": "head"}
+    found: dict[str, Any] = {
+        "attention": False, "width": len(first), "residual_blocks": blocks, "dilation": 1, "norm": "instance",
+        "discriminator_norm": "instance", "gan": "lsgan", "source": domains[0],
+    }  # fmt: skip
+    judges = Foreign(dis) if dis is not None else None
+    judge_names: Names = {}
+    if judges is not None:
+        found["discriminator_width"] = len(judges.needed("model.0.weight", "a PatchGAN of CycleGAN"))
+        layers = 0
+        while f"model.{2 + 3 * layers}.weight" in judges.tensors:  # each layer, its norm and its LeakyReLU
+            layers += 1
+        layers = found["discriminator_layers"] = max(1, layers - 1)  # the last of these is the head
+        judge_names = {"model.0": "layers.0.0", f"model.{2 + 3 * layers}": "head"}
+        judge_names |= {f"model.{2 + 3 * i}": f"layers.{i + 1}.0" for i in range(layers)}
+    config, domains = settings(Attend, file, found), pair(domains)
     with shapes_only():
-        method = UNIT(model, domains, image_size=image_size)
-    wanted = method.state_dict()
-    translators = {k: v for k, v in wanted.items() if not k.startswith("discriminators.")}
-    state = convert(gen_path, tensors, names, translators)
-    if dis_path:
-        state |= convert(dis_path, judges, judge_names, {k: v for k, v in wanted.items() if k not in translators})
-    method = UNIT(model, domains, image_size=image_size)
-    method.load_state_dict(state, strict=dis_path is not None)
-    step = re.search(r"_(\d{8})$", gen_path.stem)
-    header = make_header(
-        method,
-        run,
-        step=int(step.group(1)) if step else 0,
-        extra={"imported_from": f"official UNIT, {'version_02' if architecture == 'paper' else 'MUNIT code base'}"},
-    )
-    method.requires_grad_(False)
-    return method.eval(), header
+        outline = Attend(config, domains, image_size=image_size)
+    generator = file.fitted(outline.generator.state_dict(), names)
+    discriminator = judges and judges.fitted(outline.discriminator.state_dict(), judge_names)
+    method = Attend(config, domains, image_size=image_size)
+    method.generator.load_state_dict(generator)
+    if discriminator:
+        method.discriminator.load_state_dict(discriminator)
+    for name in set(method.training_only) - {"discriminator"}:
+        delattr(method, name)  # not part of what was imported, and no weights to start from
+    return finished(method, "attend", {"imported_from": "pytorch-CycleGAN-and-pix2pix"})
