@@ -29,7 +29,7 @@ from unpaired.evaluation.features import (
     ssim,
 )
 from unpaired.files import sha256_of
-from unpaired.networks import efficientnet, inception
+from unpaired.networks import inception
 
 WEIGHTS = SHARED / "weights" / "mobilenet_v1_1.0_to_conv12.pth"
 IMAGES = torch.rand(2, 3, 40, 50, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -102,17 +102,6 @@ def test_the_resize_is_tensorflows(shape: tuple[int, int]) -> None:
         assert torch.equal(found, image)
 
 
-def test_torch_fidelity_has_the_same_features(fid_state: dict[str, Tensor], tmp_path: Path) -> None:
-    """Where torch-fidelity is installed: its extractor with these weights gives the same features from 8-bit pictures to 1e-4."""
-    fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
-    torch.save(fid_state, tmp_path / "weights.pth")
-    extractor = fidelity.FeatureExtractorInceptionV3("inception", ["2048"], str(tmp_path / "weights.pth"))
-    pixels = torch.randint(0, 256, (2, 3, 64, 48), dtype=torch.uint8)
-    ours = backbone_from_state("fid", fid_state)(pixels.float() / 127.5 - 1)
-    (theirs,) = extractor(pixels)
-    assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
-
-
 def test_only_the_fid_network_gives_a_figure_called_fid() -> None:
     """FID and KID for it, with its resize in the name where that is not the original's; FD- and KD- for all others."""
     assert figure_name("FD", "fid") == "FID" and figure_name("KD", "fid") == "KID"
@@ -161,18 +150,6 @@ def test_a_backbone_of_random_weights(name: str) -> None:
         backbone_from_state(name, {})
     with pytest.raises(ConfigError, match=r"Did you mean 'mobilenet_v1'\?"):
         open_backbone("mobilenet")
-
-
-def test_same_padding_puts_the_odd_pixel_right_and_below() -> None:
-    """TensorFlow's rule: 224 at kernel 3 and stride 2 pads 0 before and 1 behind; 5 pads 1 and 1."""
-    even, odd = torch.ones(1, 1, 224, 224), torch.ones(1, 1, 5, 5)
-    assert efficientnet.same_padding(even, 3, 2) == (0, 1, 0, 1)
-    assert efficientnet.same_padding(odd, 3, 2) == (1, 1, 1, 1)
-    for images in (even, odd, torch.ones(1, 1, 5, 8)):  # whichever way it pads, the result is that of padding first
-        layer = efficientnet.ConvBN(1, 2, 3, stride=2).eval()
-        padded = F.pad(images, efficientnet.same_padding(images, 3, 2))
-        first = F.conv2d(padded, layer.weight, stride=2)
-        torch.testing.assert_close(layer.linear(images), layer.bn(first))
 
 
 @pytest.mark.skipif(not WEIGHTS.is_file(), reason="../shared/weights is not here")

@@ -79,7 +79,7 @@ def test_one_image_and_nan_are_never_a_bare_number() -> None:
     """With one image in a domain, or NaN outputs, the figure says why it is not comparable."""
     one = ArrayPool({"day": tiny.pictures(4, 16), "night": tiny.pictures(1, 16)})
     figure = evaluate(translator(Negative()), one, networks=[Colours()])["directions"][0]["FD-colours"]
-    assert figure["value"] is None and "at least 2 images, there is 1" in figure["not_comparable"]
+    assert figure["value"] is None and "at least 2 images in each set" in figure["not_comparable"]
     white = ArrayPool({"day": np.full((4, 16, 16, 3), 255, np.uint8), "night": tiny.pictures(4, 16)})
     results = evaluate(translator(OneWay()), white, networks=[Colours()])
     entry = results["directions"][0]

@@ -68,6 +68,12 @@ def masks(root: Path, sizes: tuple[tuple[int, int], ...]) -> Path:
         ({"masks": "masks", "mask_threshold": float("nan")}, "mask_threshold = nan"),
         ({"classifier": "absent", "labelled": "folder"}, "absent: no such file"),
         ({"metrics": ()}, "metrics: none is named"),
+        ({"metrics": ["distance"]}, "Did you mean 'distances'"),
+        ({"by": "pair"}, "'auto', 'direction' or 'target'"),
+        ({"bootstrap": 5}, "at least 20"),
+        ({"labelled": "folder"}, "go together"),
+        ({"palette": "facades"}, "needs --pairs"),
+        ({"batchsize": 5}, "Did you mean 'batch_size'"),
         ({"metrics": ("lpips",), "lpips": ()}, "lpips: no network"),
     ],
 )  # fmt: skip

@@ -30,7 +30,6 @@ from unpaired.evaluation.features import LPIPS, backbone_from_state
 from unpaired.evaluation.figures import Sets, feature_figures, split_in_halves
 from unpaired.evaluation.inputs import MIXED, Images, plan
 from unpaired.evaluation.run import evaluate, format_table
-from unpaired.machine import Ranks
 
 FAST: dict[str, Any] = {"networks": [Colours()], "bootstrap": 20}
 
@@ -64,18 +63,6 @@ def colours(count: int, names: tuple[str, ...] = ("red", "green", "blue"), seed:
         found[name] = np.zeros((count, 16, 16, 3), np.uint8)
         found[name][..., i % 3] = grey
     return ArrayPool(found)
-
-
-def test_a_distance_says_how_many_resamples_were_made() -> None:
-    """450 images and 30 asked for: 23 for the Fréchet distance, whose resamples cost much, 30 for the kernel distance, and 30 for both
-    of the floor, which has half the images; without intervals none is named."""
-    generator = torch.Generator().manual_seed(0)
-    x, y = torch.randn(450, 4, generator=generator), torch.randn(450, 4, generator=generator) + 1
-    sets = Sets(x, x, y, split_in_halves(y, 0))
-    found = feature_figures(sets, "toy", ("distances",), resamples=30, seed=0)
-    assert (found["FD-toy"]["resamples"], found["KD-toy"]["resamples"]) == (23, 30)
-    assert all(found[key]["floor"]["resamples"] == 30 for key in found)
-    assert "resamples" not in feature_figures(sets, "toy", ("distances",), resamples=0, seed=0)["FD-toy"]
 
 
 def test_the_deviation_of_a_kernel_distance_says_what_it_is_of() -> None:
@@ -281,20 +268,6 @@ def test_every_figure_has_both_numbers_and_a_value_or_a_reason() -> None:
     assert results["measures"]["FD-colours"] == {"title": "Fréchet distance", "better": "lower", "backbone": "colours"}
 
 
-def test_the_limit_is_given_or_says_why_not() -> None:
-    """FD∞ with 30 images a side; below 20 a reason."""
-    many, few = (
-        evaluate(
-            translator(Negative()),
-            ArrayPool({"day": tiny.pictures(n, 16), "night": 255 - tiny.pictures(n, 16, 1)}),
-            **FAST,
-        )
-        for n in (30, 12)
-    )
-    assert math.isfinite(many["directions"][0]["FD-colours"]["infinity"]["value"])
-    assert "at least 20" in few["directions"][0]["FD-colours"]["infinity"]["not_comparable"]
-
-
 def test_several_backbones_stand_side_by_side_under_their_names() -> None:
     """Two backbones: figures of each, with weights, resize and dimension on record."""
 
@@ -309,21 +282,6 @@ def test_several_backbones_stand_side_by_side_under_their_names() -> None:
     assert {"FD-colours", "FD-light", "density-light"} <= set(results["directions"][0])
     assert "interval" not in results["directions"][0]["FD-light"]
     assert results["provenance"]["backbones"]["light"]["dim"] == 3
-
-
-def test_bad_options_are_refused() -> None:
-    """Unknown metrics, by, checkpoint; too few resamples; half of a pair of options."""
-    pool = ArrayPool({"day": tiny.pictures(2, 16), "night": tiny.pictures(2, 16)})
-    for options, text in (
-        ({"metrics": ["distance"]}, "Did you mean 'distances'"),
-        ({"by": "pair"}, "'auto', 'direction' or 'target'"),
-        ({"checkpoint": "first"}, "'auto', 'last' or 'best'"),
-        ({"bootstrap": 5}, "at least 20"),
-        ({"labelled": "x"}, "go together"),
-        ({"palette": "facades"}, "needs --pairs"),
-    ):
-        with pytest.raises(ConfigError, match=text):
-            evaluate(translator(Negative()), pool, **(FAST | options))  # type: ignore[arg-type]
 
 
 CHILD = """
@@ -406,12 +364,3 @@ def test_a_domain_without_images_has_reasons_and_no_numbers() -> None:
             assert entry[key]["value"] is None and entry[key]["not_comparable"]
     assert results["directions"][0]["cycle_error"]["not_comparable"] == "no images"
     assert results["directions"][0]["change"]["not_comparable"] == "no images"
-
-
-def test_a_process_without_pictures_has_none() -> None:
-    """More processes than pictures: the others' shares are empty and nothing is read twice."""
-    images = Images(ArrayPool({"a": tiny.pictures(2, 16)}), 16, 4, None, 0)
-    parts = [
-        [place for places, _, _ in images.batches(images.items("a"), Ranks(r, 3)) for place in places] for r in range(3)
-    ]
-    assert parts == [[0], [1], []]

@@ -26,13 +26,6 @@ KERNEL_WHOLE = 3000
 """Up to so many images the kernel is computed once for all subsets."""
 
 
-def _finite(features: Tensor, what: str) -> Tensor:
-    features = features.detach().to("cpu", torch.float64)
-    if not bool(torch.isfinite(features).all()):
-        raise NotComparableError(f"not comparable: {what} hold NaN or infinity")
-    return features
-
-
 def _root(covariance: Tensor) -> Tensor:
     """Symmetric square root; eigenvalues that rounding made negative count as zero."""
     values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
@@ -63,7 +56,9 @@ def gaussian_distance(x: Tensor, y: Tensor) -> float:
 
 
 def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    x, y = _finite(x, "features"), _finite(y, "features")
+    x, y = (s.detach().to("cpu", torch.float64) for s in (x, y))
+    if not bool(torch.isfinite(x).all() and torch.isfinite(y).all()):
+        raise NotComparableError("not comparable: features hold NaN or infinity")
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise NotComparableError(f"not comparable: features of shapes {list(x.shape)} and {list(y.shape)}")
     if min(len(x), len(y)) < 2:
@@ -92,13 +87,7 @@ class KernelDistance:
 
 
 def kernel_distance(
-    x: Tensor,
-    y: Tensor,
-    *,
-    seed: int = 0,
-    subsets: int = KERNEL_SUBSETS,
-    subset_size: int = KERNEL_SUBSET_SIZE,
-    degree: int = 3,
+    x: Tensor, y: Tensor, *, seed: int = 0, subsets: int = KERNEL_SUBSETS, subset_size: int = KERNEL_SUBSET_SIZE
 ) -> KernelDistance:
     """Unbiased squared maximum mean discrepancy with the kernel k(a, b) = (a·b / D + 1)³   (1801.01401, Sec. 3)
 
@@ -113,28 +102,27 @@ def kernel_distance(
     x, y = _pair(x, y)
     size = min(subset_size, len(x), len(y))
     if size == len(x) == len(y):
-        return KernelDistance(_mmd2(x, y, degree), None, 1, size)
+        return KernelDistance(_mmd2(x, y), None, 1, size)
     generator = torch.Generator().manual_seed(seed)
     values = torch.empty(subsets, dtype=torch.float64)
-    small = max(len(x), len(y)) <= KERNEL_WHOLE
-    whole = _kernels(x, y, degree) if small else None
+    whole = _kernels(x, y) if max(len(x), len(y)) <= KERNEL_WHOLE else None
     for n in range(subsets):
         i, j = (torch.randperm(len(s), generator=generator)[:size] for s in (x, y))
         if whole is None:
-            values[n] = _mmd2(x[i], y[j], degree)
+            values[n] = _mmd2(x[i], y[j])
         else:
             values[n] = _unbiased(whole[0][i][:, i], whole[1][j][:, j], whole[2][i][:, j])
     std = float(values.std(correction=0)) if 2 * size <= min(len(x), len(y)) else None
     return KernelDistance(float(values.mean()), std, subsets, size)
 
 
-def _mmd2(x: Tensor, y: Tensor, degree: int) -> float:
-    return _unbiased(*_kernels(x, y, degree))
+def _mmd2(x: Tensor, y: Tensor) -> float:
+    return _unbiased(*_kernels(x, y))
 
 
-def _kernels(x: Tensor, y: Tensor, degree: int) -> tuple[Tensor, Tensor, Tensor]:
+def _kernels(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     d = x.shape[1]
-    return (x @ x.T / d + 1) ** degree, (y @ y.T / d + 1) ** degree, (x @ y.T / d + 1) ** degree
+    return (x @ x.T / d + 1) ** 3, (y @ y.T / d + 1) ** 3, (x @ y.T / d + 1) ** 3
 
 
 def _unbiased(k_xx: Tensor, k_yy: Tensor, k_xy: Tensor) -> float:
@@ -145,12 +133,10 @@ def _unbiased(k_xx: Tensor, k_yy: Tensor, k_xy: Tensor) -> float:
 
 
 # ----------------------------------------------------------------------------------------------------
-# Fidelity and diversity apart: precision, recall, density and coverage over nearest neighbours of features.
+# Fidelity and diversity apart, over nearest neighbours of features: precision and recall (Kynkäänniemi et al., arXiv 1904.06991, Eq. 1
+# and 2), density and coverage (Naeem et al., arXiv 2002.09797, Eq. 2 to 4).
 #
-# Kynkäänniemi et al., Improved Precision and Recall Metric for Assessing Generative Models (arXiv 1904.06991), Eq. 1 and 2;
-# Naeem et al., Reliable Fidelity and Diversity Metrics for Generative Models (arXiv 2002.09797), Eq. 2 to 4.
-#
-# Legend: n real images, m generated ones, D features; k neighbours; r(x) distance of x to its k-th neighbour in its own set.
+# Legend: n real images, m generated ones; k neighbours; r(x) distance of x to its k-th neighbour in its own set.
 
 K_PRECISION = 3
 """Neighbours for precision and recall, as their paper has it."""
@@ -218,13 +204,10 @@ def _radii(x: Tensor, ks: tuple[int, ...]) -> list[Tensor]:
 
 
 # ----------------------------------------------------------------------------------------------------
-# How sure a figure is: bootstrap intervals, and the Fréchet distance that infinitely many images would have.
+# How sure a figure is: bootstrap intervals, and the Fréchet distance that infinitely many images would have. All of it works on products
+# of features between images, never on D × D matrices, so that a resample costs little where there are few images.
 #
-# Everything here works on products of features between images, never on D × D matrices, so that a resample costs little where
-# there are few images: for centred features A [n, D] and B [m, D] over √(n-1) and √(m-1), the singular values of A Bᵀ are
-# those of Σ₁^½ Σ₂^½.
-#
-# Legend: n, m images, D features; x [n, D], y [m, D].
+# Legend: n, m images; x [n, D], y [m, D].
 
 LEVEL = 0.95
 """How often an interval holds the truth: share of resamples inside it, where there are enough of them."""
@@ -245,12 +228,9 @@ Interval = tuple[float, float]
 
 
 def centred(values: NDArray[np.float64], value: float, scale: float = 1.0) -> Interval:
-    """``value`` with the spread of the resamples around their own mean.
+    """Lay the spread of the resamples around ``value``: a biased distance of resamples, which have fewer different images, lies above it.
 
-    A resample has fewer different images than the set, so the mean of a biased distance over resamples lies above the value; an
-    interval of plain percentiles would not even hold it. From ``ENOUGH_RESAMPLES`` on the spread is their 2.5 % and 97.5 %
-    quantiles; below, Student's t times their standard deviation, which takes the figure as normally distributed: few resamples are
-    made of many images, where it nearly is.
+    From ``ENOUGH_RESAMPLES`` on the spread is their 2.5 % and 97.5 % quantiles; below, Student's t times their standard deviation.
     """
     if len(values) < ENOUGH_RESAMPLES:
         half = scale * student_quantile(len(values) - 1) * float(values.std(ddof=1))
@@ -272,7 +252,7 @@ def student_quantile(freedom: int) -> float:
 
 
 def mean_interval(values: Sequence[float] | NDArray[np.float64], *, resamples: int = 1000, seed: int = 0) -> Interval:
-    """Bootstrap interval of a mean over images, within the smallest and the largest of them."""
+    """Bootstrap the mean of one number an image; the interval stays within the smallest and the largest."""
     x = np.asarray(values, dtype=np.float64)
     rng = np.random.default_rng(seed)
     means = np.array([x[rng.integers(len(x), size=len(x))].mean() for _ in range(resamples)])
@@ -297,9 +277,8 @@ class Products:
         generator = torch.Generator().manual_seed(seed)
         x, y = (_drawn(s.double(), generator) for s in (x, y))
         self.dim = x.shape[1]
+        self.kernels = _kernels(x, y)
         middle = torch.cat([x, y]).mean(dim=0)  # far from zero the products would lose digits
-        raw = x @ x.T, y @ y.T, x @ y.T
-        self.kernels = tuple((g / self.dim + 1) ** 3 for g in raw)  # 1801.01401, Sec. 3
         x, y = x - middle, y - middle
         self.xx, self.yy, self.xy = x @ x.T, y @ y.T, x @ y.T
 

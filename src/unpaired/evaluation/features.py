@@ -320,7 +320,7 @@ class FeatureStore:
         self.on_disk = on_disk
         self._known: dict[bytes, Tensor] = {}
         self._new: list[bytes] = []
-        self._waiting: dict[bytes, Tensor] = {}
+        self._waiting: dict[bytes, Pixels] = {}
         if on_disk:
             for file in sorted(self.folder.glob("*.safetensors")) if self.folder.is_dir() else []:
                 self._read(file)
@@ -338,13 +338,13 @@ class FeatureStore:
             return
         self._known.update(zip((k.tobytes() for k in keys.numpy()), features, strict=True))
 
-    def add(self, images: Sequence[Pixels] | Pixels, tensors: Tensor) -> list[bytes]:
-        """Ask for the features of pictures whose values in [-1, 1] are ``tensors`` [N, 3, H, W]; :meth:`rows` has them under these keys.
-        Those not known yet wait until there are ``BATCH`` of them."""
+    def add(self, images: Pixels) -> list[bytes]:
+        """Ask for the features of pictures [n, H, W, 3]; :meth:`rows` has them under these keys. Those not known yet wait until there
+        are ``BATCH`` of them."""
         keys = [content_key(image) for image in images]
-        for name, tensor in zip(keys, tensors, strict=True):
-            if name not in self._known and name not in self._waiting:
-                self._waiting[name] = tensor
+        for name, image in zip(keys, images, strict=True):
+            if name not in self._known:
+                self._waiting.setdefault(name, image)
         while len(self._waiting) >= BATCH:
             self._pass(list(self._waiting)[:BATCH])
         return keys
@@ -356,7 +356,7 @@ class FeatureStore:
         return torch.stack([self._known[name] for name in keys]) if keys else torch.empty(0, self.backbone.dim)
 
     def _pass(self, keys: list[bytes]) -> None:
-        images = torch.stack([self._waiting.pop(name) for name in keys])
+        images = to_tensor(np.stack([self._waiting.pop(name) for name in keys]))
         if isinstance(self.backbone, NetworkBackbone) and len(images) < BATCH:
             # always the same shape: kernels chosen by shape would round differently
             images = torch.cat([images, images[-1:].expand(BATCH - len(images), -1, -1, -1)])
@@ -409,7 +409,7 @@ class Pass:
         for at, _, pixels in self.images.batches(items, self.ranks):
             places += at
             for name, store in self.stores.items():
-                keys[name] += store.add(pixels, to_tensor(pixels))
+                keys[name] += store.add(pixels)
         found = {name: store.rows(keys[name]) for name, store in self.stores.items()}
         return gather({"place": _places(places), **found}, self.ranks)
 
@@ -428,8 +428,8 @@ class Pass:
             rows, result = self._batch(places, source, task.target, pixels)
             parts.append(rows)
             for name, store in self.stores.items():
-                keys[f"generated/{name}"] += store.add(result, to_tensor(result))
-                keys[f"source/{name}"] += store.add(pixels, to_tensor(pixels))
+                keys[f"generated/{name}"] += store.add(result)
+                keys[f"source/{name}"] += store.add(pixels)
         rows = {k: torch.cat([p[k] for p in parts]) for k in parts[0]} if parts else self._nothing(task)
         sound = rows["sound"] if self.keep_pixels else rows.pop("sound")
         for name, store in self.stores.items():

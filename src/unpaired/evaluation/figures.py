@@ -21,7 +21,6 @@ from unpaired.evaluation.distances import (
     K_PRECISION,
     LEAST_RESAMPLES,
     Products,
-    _refuse_constant,
     centred,
     distance_resamples,
     frechet_limit,
@@ -154,28 +153,13 @@ def feature_figures(
     return found
 
 
-def _refused(x: Tensor, y: Tensor) -> str:
-    """Why features cannot be compared; empty where they can."""
-    for side in (x, y):
-        if not bool(torch.isfinite(side).all()):
-            return "features hold NaN or infinity"
-        if len(side) < 2:
-            return f"a covariance needs at least 2 images, there is {len(side)}"
-        try:
-            _refuse_constant(side)
-        except NotComparableError as error:
-            return str(error).removeprefix("not comparable: ")
-    return ""
-
-
 def _distances(x: Tensor, y: Tensor, backbone: str, *, resamples: int, seed: int, limit: bool) -> dict[str, Figure]:
     names = figure_name("FD", backbone), figure_name("KD", backbone)
     counts = _counts(len(x), len(y))
-    reason = _refused(x, y)
-    if reason:
-        return {name: nothing(reason, len(x), len(y), pair=True) for name in names}
-    value = gaussian_distance(x, y)
-    kernel = kernel_distance(x, y, seed=seed)
+    try:
+        value, kernel = gaussian_distance(x, y), kernel_distance(x, y, seed=seed)
+    except NotComparableError as error:
+        return {name: nothing(str(error), len(x), len(y), pair=True) for name in names}
     frechet: Figure = {"value": value, **counts}
     other: Figure = {
         "value": kernel.mean, "std": kernel.std, "subsets": kernel.subsets, "subset_size": kernel.subset_size, **counts,
