@@ -1,4 +1,5 @@
-"""For each method in METHODS: settings that make it tiny, and the pool it trains on. A method without an entry fails the suite."""
+"""For each method in METHODS: settings that make it tiny, and the pool it trains on. A method without an entry fails
+the suite."""
 
 from __future__ import annotations
 

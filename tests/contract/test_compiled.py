@@ -14,7 +14,8 @@ import torch
 from unpaired.training import loop
 
 NAMES = ("attend", "biggan", "deepvae", "unit-digits")
-"""A history of images, classes, features on disk, labels; all methods passed at the commit that brought this file, which takes minutes."""
+"""A history of images, classes, features on disk, labels; all methods passed at the commit that brought this file,
+which takes minutes."""
 AHEAD = 1e-3
 """Relative to the terms: what another order of sums does in a few steps."""
 
@@ -24,8 +25,9 @@ AHEAD = 1e-3
 def test_every_loss_goes_through_the_compiler(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A tiny run of every stage with compiled losses has no loss that falls back and nothing to warn of, and its first terms are those of the
-    run without. (What runs is the graph that the compiler finds; making machine code of it takes minutes.)"""
+    """A tiny run of every stage with compiled losses has no loss that falls back and nothing to warn of, and its first
+    terms are those of the run without. (What runs is the graph that the compiler finds; making machine code of it takes
+    minutes.)"""
     torch._dynamo.reset()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     first = {}

@@ -65,9 +65,9 @@ def test_every_method_is_covered() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_resume_is_bit_exact_at_every_step(name: str, tmp_path: Path, figure: Figure) -> None:
-    """A run cut after every single step (a dozen cuts, stage boundaries among them, 0 and 2 workers in turn), and runs cut once, at the start, on each
-    side of a stage boundary and at the end, have the same weights, optimisers, averages, buffers, log and sample pictures as an
-    uninterrupted one, byte for byte."""
+    """A run cut after every single step (a dozen cuts, stage boundaries among them, 0 and 2 workers in turn), and runs
+    cut once, at the start, on each side of a stage boundary and at the end, have the same weights, optimisers,
+    averages, buffers, log and sample pictures as an uninterrupted one, byte for byte."""
     train(name, tmp_path / "whole")
     expected = everything(tmp_path / "whole")
     plan = Plan(cases.method(name).stages())
@@ -88,7 +88,8 @@ def test_resume_is_bit_exact_at_every_step(name: str, tmp_path: Path, figure: Fi
     alone = len({1, plan.total // 2, plan.total - 1} | boundaries)
     figure(
         "F3",
-        f"{name}: cut after every one of {plan.total} steps with 0 and 2 workers in turn, and {alone} runs cut once: byte-equal",
+        f"{name}: cut after every one of {plan.total} steps with 0 and 2 workers in turn, and {alone} runs cut once: "
+        "byte-equal",
     )
 
 
@@ -114,8 +115,8 @@ def test_workers_do_not_change_the_result(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_frozen_means_frozen(name: str) -> None:
-    """In each stage nothing moves but the parameters of its updates, and buffers of modules that are in train mode or that
-    the method itself keeps; each update moves only its own parameters."""
+    """In each stage nothing moves but the parameters of its updates, and buffers of modules that are in train mode or
+    that the method itself keeps; each update moves only its own parameters."""
     trainer = cases.trainer(name)
     method = trainer.method
     batches = trainer.batches()
@@ -201,7 +202,8 @@ def test_method_keeps_to_the_contract(name: str) -> None:
 def test_an_update_says_whether_it_differentiates_a_gradient(
     name: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``Update.second_order`` is set where the loss builds a graph of a gradient, which --compile must leave alone, and nowhere else."""
+    """``Update.second_order`` is set where the loss builds a graph of a gradient, which --compile must leave alone, and
+    nowhere else."""
     built: list[bool] = []
     grad = torch.autograd.grad
 
@@ -226,8 +228,8 @@ def test_an_update_says_whether_it_differentiates_a_gradient(
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("name", NAMES)
 def test_what_players_share_is_made_once(name: str, parts: int) -> None:
-    """``Stage.forward`` runs once for each part of a batch; where there are several and its result has a graph, once a player,
-    too, so that one graph at a time is held. After the step nothing asks for gradients."""
+    """``Stage.forward`` runs once for each part of a batch; where there are several and its result has a graph, once a
+    player, too, so that one graph at a time is held. After the step nothing asks for gradients."""
     trainer = cases.trainer(name, cases.config(name, training={"accumulate": parts}))
     for stage in trainer.state.plan.stages:
         if stage.forward is None:

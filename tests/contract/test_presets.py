@@ -1,4 +1,5 @@
-"""What every preset promises: its networks can be built, its stages planned, and its head says what it costs and gives."""
+"""What every preset promises: its networks can be built, its stages planned, and its head says what it costs and
+gives."""
 
 from __future__ import annotations
 

@@ -52,8 +52,8 @@ def parameters(network: nn.Module) -> int:
 
 
 def test_sizes_of_the_published_networks() -> None:
-    """11.39 million parameters in G0 at width 64, 2.39 in the attention branch, 2.77 in the discriminator, whose 256-pixel
-    images give 30 x 30 patches; dilation changes no size."""
+    """11.39 million parameters in G0 at width 64, 2.39 in the attention branch, 2.77 in the discriminator, whose
+    256-pixel images give 30 x 30 patches; dilation changes no size."""
     with torch.device("meta"):
         method = Attend(AttendConfig(), DOMAINS, image_size=256)
         assert parameters(method.generator) == 11_388_675
@@ -80,8 +80,8 @@ def test_a_patch_sees_70_pixels() -> None:
 
 @pytest.mark.parametrize("network", ["vgg19", "squeezenet1_1"])
 def test_attention_branch_gives_a_mask_of_the_same_size(network: str) -> None:
-    """Both trunks give one channel in [0, 1] at the image's size, also where it is no multiple of 8, and learn down to the
-    first layer."""
+    """Both trunks give one channel in [0, 1] at the image's size, also where it is no multiple of 8, and learn down to
+    the first layer."""
     torch.manual_seed(0)
     branch = AttentionBranch(network, "instance")
     mask = branch(torch.rand(1, 3, 36, 52))
@@ -136,7 +136,8 @@ def force(method: Attend, logit: float) -> Attend:
 
 @torch.no_grad()
 def test_masks_of_0_and_1_in_the_whole_method() -> None:
-    """A branch that says 0 gives back x; one that says 1 gives G0(x); before its stage the mask is 1 and the result G0(x)."""
+    """A branch that says 0 gives back x; one that says 1 gives G0(x); before its stage the mask is 1 and the result
+    G0(x)."""
     x = batch().source
     shut, open_ = force(small(), -100.0), force(small(), 100.0)
     assert torch.equal(shut.translate(x, *DOMAINS), x)
@@ -149,8 +150,8 @@ def test_masks_of_0_and_1_in_the_whole_method() -> None:
 
 @torch.no_grad()
 def test_outside_the_mask_8_bit_pixels_do_not_change() -> None:
-    """For every grey level, every extreme of G0 and masks around the floor: where the 8-bit mask is 0, the 8-bit result is
-    the input's pixel; at once above the floor the mask is not 0."""
+    """For every grey level, every extreme of G0 and masks around the floor: where the 8-bit mask is 0, the 8-bit result
+    is the input's pixel; at once above the floor the mask is not 0."""
     x = to_tensor(np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, 3))
     below = float(np.nextafter(np.float32(MASK_FLOOR), np.float32(0)))
     for m in (0.0, 1e-9, 1e-4, 1 / 1024, below, MASK_FLOOR, 1 / 511, 1 / 510, 1 / 300):
@@ -196,7 +197,8 @@ def test_induction_on_a_rising_series() -> None:
 
 
 def test_induction_on_a_noisy_series() -> None:
-    """Noise around an average below the threshold, half of the values above it, does not stop λ; around one above, it does."""
+    """Noise around an average below the threshold, half of the values above it, does not stop λ; around one above, it
+    does."""
     g = torch.Generator().manual_seed(0)
     noise = (torch.rand(400, generator=g) * 2 - 1) * 1.2
     calm, loud = induction(smoothing=0.98), induction(smoothing=0.98)
@@ -218,8 +220,8 @@ def test_induction_on_spikes() -> None:
 
 
 def test_induction_beside_a_strong_discriminator() -> None:
-    """With a margin, a loss that was beyond the threshold before λ rose does not keep λ at 0; a further rise by the margin
-    stops it. Without one, λ stays at 0, as the threshold alone says."""
+    """With a margin, a loss that was beyond the threshold before λ rose does not keep λ at 0; a further rise by the
+    margin stops it. Without one, λ stays at 0, as the threshold alone says."""
     series = [3.0] * 60 + [3.0 + 0.02 * i for i in range(100)]
     plain, wise = induction(), induction(margin=0.5)
     assert set(follow(plain, series)) == {0.0}
@@ -229,7 +231,8 @@ def test_induction_beside_a_strong_discriminator() -> None:
 
 
 def test_induction_counts_in_units_of_the_distance() -> None:
-    """λ times the distance is the same for distances of any scale; what comes after the warm-up changes the unit no more."""
+    """λ times the distance is the same for distances of any scale; what comes after the warm-up changes the unit no
+    more."""
     for scale in (1e-3, 1.0, 1e4):
         controller = induction()
         for i in range(40):
@@ -254,7 +257,8 @@ def test_induction_is_frozen_in_eval_mode_and_saved() -> None:
 
 
 def test_terms_of_both_players() -> None:
-    """Eq. 2 and 3 by hand: -log D(y) - log(1 - D(G(x))) and -log D(G(x)), means over patches; Eq. 1 with a constant λ."""
+    """Eq. 2 and 3 by hand: -log D(y) - log(1 - D(G(x))) and -log D(G(x)), means over patches; Eq. 1 with a constant
+    λ."""
     method = small(reg_weight=3.0, history=0, norm="instance", discriminator_norm="none")
     b = batch()
     with torch.no_grad():
@@ -373,7 +377,8 @@ def test_without_attention() -> None:
 
 
 def test_settings_that_do_not_go_together() -> None:
-    """Wrong numbers of layer weights, unknown layers, a foreign source and sizes that do not fit are refused with what to do."""
+    """Wrong numbers of layer weights, unknown layers, a foreign source and sizes that do not fit are refused with what
+    to do."""
     for settings, words in (
         ({"layers": ["relu1_1"]}, "3 numbers for 1 layers"),
         ({"attention_steps": 0}, "never trained"),
@@ -400,8 +405,8 @@ def test_the_source_can_be_either_domain() -> None:
 
 
 def test_a_run_without_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without VGG-19 at hand the run stops before its first step, with the file's name, its address, and where to put it;
-    ``random`` goes on, with nothing in the header."""
+    """Without VGG-19 at hand the run stops before its first step, with the file's name, its address, and where to put
+    it; ``random`` goes on, with nothing in the header."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("UNPAIRED_OFFLINE", "1")
     monkeypatch.delenv("UNPAIRED_WEIGHTS", raising=False)
@@ -423,8 +428,9 @@ def test_a_run_without_weights_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
 def test_pretrained_weights_are_loaded_once_and_recorded(
     tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both networks start from the file's weights; file, hash and licence stand in every model; a resumed run and a loaded
-    model need the file no more; the feature network is not in the model; it never moves, while the trunk learns."""
+    """Both networks start from the file's weights; file, hash and licence stand in every model; a resumed run and a
+    loaded model need the file no more; the feature network is not in the model; it never moves, while the trunk
+    learns."""
     monkeypatch.setenv("UNPAIRED_WEIGHTS", str(shared / "weights"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     config = cases.config(
@@ -476,7 +482,8 @@ def attending() -> Translator:
 
 
 def test_masks_in_tensors() -> None:
-    """[N, 1, H, W] in [0, 1] at any size, in tiles too; a threshold makes it 0 and 1; images and masks fit each other."""
+    """[N, 1, H, W] in [0, 1] at any size, in tiles too; a threshold makes it 0 and 1; images and masks fit each
+    other."""
     model = attending()
     x = to_tensor(tiny.pictures(2, 150))[:, :, :90]
     mask = model.attention(x)
@@ -497,8 +504,9 @@ def test_masks_in_tensors() -> None:
 
 
 def test_masks_in_files(tmp_path: Path) -> None:
-    """--mask writes a grey PNG for each result, in the same tree; where it is 0 the result equals the input; a missing mask is
-    made again; with a threshold they are black and white; folders that overlap and models without attention are refused."""
+    """--mask writes a grey PNG for each result, in the same tree; where it is 0 the result equals the input; a missing
+    mask is made again; with a threshold they are black and white; folders that overlap and models without attention are
+    refused."""
     model = attending()
     for i, place in enumerate(("a.png", "b/c.png")):
         (tmp_path / "in" / place).parent.mkdir(parents=True, exist_ok=True)

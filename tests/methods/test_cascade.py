@@ -79,8 +79,8 @@ def inputs_of(module: nn.Module, do: Callable[[], object]) -> list[tuple[Tensor,
 
 
 def test_a_conditional_level_goes_back_with_the_real_deeper_map() -> None:
-    """Translating, G is given its own level of the source and the translation of the deeper level; on the way back, and for the
-    identity loss, the real deeper map of the image it came from."""
+    """Translating, G is given its own level of the source and the translation of the deeper level; on the way back, and
+    for the identity loss, the real deeper map of the image it came from."""
     method, b = cascade(), batch()
     a, other = method.pyramid(b.source, 0), method.pyramid(b.target, 1)
     translated = method.cascade(a, 1, 1)[0]  # b̃_5
@@ -119,8 +119,8 @@ def test_translators_raise_what_critics_lower() -> None:
 
 
 def test_weights_of_the_terms() -> None:
-    """Cycle and identity are mean absolute differences times λ; with a λ of 0 a term is left out, and without the adversarial
-    term there is no critic to train."""
+    """Cycle and identity are mean absolute differences times λ; with a λ of 0 a term is left out, and without the
+    adversarial term there is no critic to train."""
     b = batch()
 
     def terms_of(some: Cascade) -> dict[str, Tensor]:
@@ -145,7 +145,8 @@ def test_weights_of_the_terms() -> None:
 
 
 def test_the_penalty_of_a_linear_critic_is_known() -> None:
-    """10 (||w|| - 1)² for D(x) = w·x over the flattened sample, whatever the maps; also under bf16 autocast, in fp32."""
+    """10 (||w|| - 1)² for D(x) = w·x over the flattened sample, whatever the maps; also under bf16 autocast, in
+    fp32."""
     method = cascade()
     critic = method.critics["5"][0]  # type: ignore[index]
     with torch.no_grad():
@@ -166,8 +167,8 @@ def test_the_penalty_of_a_linear_critic_is_known() -> None:
 
 @pytest.mark.parametrize("side", [4, 7, 9])
 def test_a_critic_knows_its_slopes(side: int) -> None:
-    """``Critic.slopes`` is what automatic differentiation finds, and so are the penalty and its gradients by every weight, in float64;
-    the maps are not differentiated."""
+    """``Critic.slopes`` is what automatic differentiation finds, and so are the penalty and its gradients by every
+    weight, in float64; the maps are not differentiated."""
     torch.manual_seed(0)
     critic = Critic(6, side, 0.02).double()
     real, fake = torch.randn(2, 3, 6, side, side, dtype=torch.float64)
@@ -193,7 +194,8 @@ def test_a_critic_knows_its_slopes(side: int) -> None:
 @pytest.mark.parametrize("index", [0, 1])
 @pytest.mark.parametrize("off", ["", "adversarial_weight", "cycle_weight", "identity_weight"])
 def test_losses_are_those_of_passes_apart(index: int, off: str) -> None:
-    """Real and fake maps judged together, translation and identity made together: the terms are those of a pass for each."""
+    """Real and fake maps judged together, translation and identity made together: the terms are those of a pass for
+    each."""
     method, b = cascade(**({off: 0.0} if off else {})), batch(3)
     (real, translated), level = method.given(b, index), (5, 4)[index]
     deeper = [real[s][5] if index else None for s in (0, 1)]
@@ -217,7 +219,8 @@ def test_losses_are_those_of_passes_apart(index: int, off: str) -> None:
 
 
 def test_one_point_on_the_line_for_each_sample() -> None:
-    """The critic sees real and fake mixed by one number a sample, the same for all elements, others for other samples."""
+    """The critic sees real and fake mixed by one number a sample, the same for all elements, others for other
+    samples."""
     method, b = cascade(), batch(3)
     real, fake = method.pyramid(b.target, 1)[5], method.cascade(method.pyramid(b.source, 0), 1, 1)[0]
     critic = method.critics["5"][1]  # type: ignore[index]
@@ -259,7 +262,8 @@ def test_all_levels_of_a_sample_come_from_one_crop() -> None:
 
 
 def test_inversion_pays_for_the_image_its_features_and_the_judge() -> None:
-    """L1 of the image, the weighted mean square of activations, LSGAN; each weight scales its term and 0 leaves it out."""
+    """L1 of the image, the weighted mean square of activations, LSGAN; each weight scales its term and 0 leaves it
+    out."""
     method, b = cascade(image_weight=2.0, perceptual_weight=3.0, inversion_gan_weight=0.5), batch()
     terms = method.inverter_loss(b, method.real(b, 3), 3)
     image = method.picture(3, method.pyramid(b.source, 0)[3], 0)
@@ -315,8 +319,9 @@ def test_parts_that_only_another_model_can_bring() -> None:
 
 
 def test_translation_goes_as_far_as_training_has_come() -> None:
-    """Without translators the map passes in the other domain's units, through the inversion network that training has come to (a later
-    one is still random); then each level that is begun is added; the picture comes from the last of them."""
+    """Without translators the map passes in the other domain's units, through the inversion network that training has
+    come to (a later one is still random); then each level that is begun is added; the picture comes from the last of
+    them."""
     method = cascade(invert_all=True)
     x = batch().source
     maps = method.pyramid(x, 0)
@@ -342,8 +347,9 @@ def test_translation_goes_as_far_as_training_has_come() -> None:
 
 
 def test_outputs_through_untrained_levels_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """With ``invert_all`` off, a cascade in its first level goes through levels 4 and 3 all the same: loading, info, the figures and the
-    report name them; with it on, and after the last level is begun, there is nothing to name. Before any level no output is a translation."""
+    """With ``invert_all`` off, a cascade in its first level goes through levels 4 and 3 all the same: loading, info,
+    the figures and the report name them; with it on, and after the last level is begun, there is nothing to name.
+    Before any level no output is a translation."""
     run = settings(invert_all=False)
     method = cases.method("cascade", run)
     assert "every level" in method.untrained()
@@ -388,8 +394,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_mix_of_levels_is_refused(trained: Path, tmp_path: Path) -> None:
-    """A model loads as it was trained; with another deeper translator, other statistics or another classifier it does not, and
-    the text names the level. The last level may change: nothing was trained on it."""
+    """A model loads as it was trained; with another deeper translator, other statistics or another classifier it does
+    not, and the text names the level. The last level may change: nothing was trained on it."""
     load(trained)
 
     def other(x: Tensor) -> Tensor:
@@ -408,7 +414,8 @@ def test_a_mix_of_levels_is_refused(trained: Path, tmp_path: Path) -> None:
 
 
 def test_training_a_deeper_level_again_unmakes_the_shallower_ones(trained: Path) -> None:
-    """At the start of a level's stage, what was trained on its former state counts as untrained, so nothing is mixed."""
+    """At the start of a level's stage, what was trained on its former state counts as untrained, so nothing is
+    mixed."""
     method, _ = checkpoint.load_method(trained)
     assert isinstance(method, Cascade)
     assert int(method.reached) == 3 and bool(method.made_on.any(dim=1).all())
@@ -418,8 +425,8 @@ def test_training_a_deeper_level_again_unmakes_the_shallower_ones(trained: Path)
 
 
 def test_deeper_levels_can_be_kept(trained: Path, tmp_path: Path) -> None:
-    """With --start-from and kept_levels the deepest translators stay bit for bit, the others and nothing else are trained, and
-    the statistics stay those of the model; the result loads."""
+    """With --start-from and kept_levels the deepest translators stay bit for bit, the others and nothing else are
+    trained, and the statistics stay those of the model; the result loads."""
     data = tiny.folder(tmp_path / "data", count=6, side=36)
     old, _ = checkpoint.load_method(trained)
     chosen = cases.config("cascade").to_dict()
@@ -453,7 +460,8 @@ def again(out: Path, start: Path, domains: tuple[str, ...] = DOMAINS, **model: A
 
 
 def test_what_was_never_trained_cannot_be_kept(tmp_path: Path) -> None:
-    """A level, or inversion networks, that the model of --start-from has not come to are not kept: nothing would train them."""
+    """A level, or inversion networks, that the model of --start-from has not come to are not kept: nothing would train
+    them."""
     config = settings(invert_all=True, level_steps=1, inversion_steps=1)
     method = cases.method("cascade", config)
     assert isinstance(method, Cascade)
@@ -473,8 +481,8 @@ def test_what_was_never_trained_cannot_be_kept(tmp_path: Path) -> None:
 
 
 def test_a_run_that_keeps_nothing_has_the_statistics_of_its_own_images(trained: Path, tmp_path: Path) -> None:
-    """With --start-from and nothing kept, weights come from the model and statistics from the new images, which may be of other
-    domains; what is kept belongs to the old statistics, and to the domains it was trained on."""
+    """With --start-from and nothing kept, weights come from the model and statistics from the new images, which may be
+    of other domains; what is kept belongs to the old statistics, and to the domains it was trained on."""
     old = load(trained).method
     assert isinstance(old, Cascade)
     new = again(tmp_path / "new", trained, ("green", "pink"))
@@ -502,7 +510,8 @@ def test_a_model_to_begin_with_brings_its_classifier(trained: Path, tmp_path: Pa
 
 
 def test_a_stage_that_was_passed_keeps_its_length(tmp_path: Path) -> None:
-    """Longer levels would put the step reached into an earlier level, whose start is over: refused, and nothing is lost."""
+    """Longer levels would put the step reached into an earlier level, whose start is over: refused, and nothing is
+    lost."""
     config = settings(level_steps=2, inversion_steps=1)
     train(tmp_path / "run", config)
     steps = checkpoint.latest(tmp_path / "run/checkpoints")[0].step  # type: ignore[union-attr]
@@ -534,7 +543,8 @@ def test_outputs_near_their_ends_have_gradients_in_bf16() -> None:
 
 
 def test_averages_never_replace_what_levels_were_trained_on() -> None:
-    """With EMA on, the shared file has averaged inversion networks, raw translators and a raw pyramid with its statistics."""
+    """With EMA on, the shared file has averaged inversion networks, raw translators and a raw pyramid with its
+    statistics."""
     config = settings()
     trainer = loop.Trainer(
         cases.method("cascade", config), cases.pool("cascade"), config, Path("unused"), device=torch.device("cpu")
@@ -550,8 +560,9 @@ def test_averages_never_replace_what_levels_were_trained_on() -> None:
 
 
 def test_sheets_of_levels(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One sheet an input: above, the input and its levels; below, their translations; a broken input is named, the other sheets
-    are made, and by the command all translations as well (exit 3); folders that overlap with the results are refused."""
+    """One sheet an input: above, the input and its levels; below, their translations; a broken input is named, the
+    other sheets are made, and by the command all translations as well (exit 3); folders that overlap with the results
+    are refused."""
     pictures = tmp_path / "in"
     pictures.mkdir()
     for i, image in enumerate(tiny.pictures(2, 40)):
@@ -611,7 +622,8 @@ def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_synthesis_writes_pictures_that_follow_from_the_seed(vae: Path, tmp_path: Path) -> None:
-    """Number i depends on (seed, i) alone, whatever the count; a second call refuses to replace; other seeds give others."""
+    """Number i depends on (seed, i) alone, whatever the count; a second call refuses to replace; other seeds give
+    others."""
     many = synthesize(vae, out=tmp_path / "a", n=5, seed=1, device="cpu")
     few = synthesize(vae, out=tmp_path / "b", n=2, seed=1, device="cpu")
     assert [p.name for p in many] == [f"{i:05d}.png" for i in range(5)]

@@ -152,8 +152,8 @@ def test_levels_can_be_taken_out() -> None:
 
 
 def test_without_adaptors() -> None:
-    """The encoder's maps are added themselves, repeated to the generator's channels; then only the discriminator trains in
-    the first phase."""
+    """The encoder's maps are added themselves, repeated to the generator's channels; then only the discriminator trains
+    in the first phase."""
     method = make(size=64, adaptor="none")
     taps = method.encode(torch.rand(1, 3, 64, 64))
     added = method.adaptors(taps)
@@ -210,13 +210,12 @@ def begin() -> Start:
     return Start(pool(), run_config().data)
 
 
-@pytest.mark.parametrize("rule", ["nearest", "index"])
-def test_a_fresh_run_starts_from_the_pretrained_networks(rule: str, tmp_path: Path) -> None:
-    """Before the first step encoder and discriminator have the pretrained discriminator's weights, the generator has the
-    generator's, and class rows follow the rule; the model's header says where they came from, after a resume too."""
+def test_a_fresh_run_starts_from_the_pretrained_networks(tmp_path: Path) -> None:
+    """Before the first step encoder and discriminator have the pretrained discriminator's weights, the generator has
+    the generator's; the model's header says where they came from, after a resume too."""
     file = gan(tmp_path)
     old, _ = checkpoint.load_method(file)
-    config = run_config(pretrained=str(file), class_rows=rule)
+    config = run_config(pretrained=str(file))
     method = training_run.build(config, THREE)
     assert isinstance(method, DeepI2I)
     seen: dict[str, Tensor] = {}
@@ -236,21 +235,19 @@ def test_a_fresh_run_starts_from_the_pretrained_networks(rule: str, tmp_path: Pa
             assert torch.equal(value, theirs[f"{network.replace('encoder', 'discriminator')}.{rest}"]), name
     table, shared = seen["discriminator.embed.weight"], seen["generator.shared.weight"]
     assert table.shape[0] == shared.shape[0] == 3
-    if rule == "index":
-        assert torch.equal(table, theirs["discriminator.embed.weight"][:3])
-    if rule == "nearest":
-        assert all(any(torch.equal(row, o) for o in theirs["generator.shared.weight"]) for row in shared)
+    assert all(any(torch.equal(row, o) for o in theirs["generator.shared.weight"]) for row in shared)
     (source,) = unpaired.load(path).info()["pretrained"]
-    assert source["file"] == str(file) and source["classes"] == f"4 -> 3, {rule}" and len(source["sha256"]) == 64
+    assert source["file"] == str(file) and source["classes"] == "4 -> 3, nearest" and len(source["sha256"]) == 64
     file.unlink()  # not needed any more
-    longer = run_config(pretrained=str(file), class_rows=rule, finetune_steps=2)
+    longer = run_config(pretrained=str(file), finetune_steps=2)
     method, allow = training_run.build(longer, THREE), ("model.finetune_steps",)
     path = loop.fit(method, pool(), longer, tmp_path / "run", quiet=True, allow_change=allow)
     assert unpaired.load(path).info()["pretrained"] == [source]
 
 
-def transferred(file: Path, domains: tuple[str, ...], rule: str) -> tuple[States, list[str], Start]:
-    """The states that a ``biggan`` of ``domains`` takes from ``file``, the domains whose images it looked at, and its start."""
+def transferred(file: Path, domains: tuple[str, ...]) -> tuple[States, list[str], Start]:
+    """The states that a ``biggan`` of ``domains`` takes from ``file``, the domains whose images it looked at, and its
+    start."""
     start, asked = Start(pool(domains), run_config().data), list[str]()
     examples = start.examples
 
@@ -259,51 +256,47 @@ def transferred(file: Path, domains: tuple[str, ...], rule: str) -> tuple[States
         return examples(domain, count, first)
 
     start.examples = noted  # type: ignore[method-assign]
-    method = BigGAN(BigGAN.Config(**{**SMALL, "pretrained": str(file), "class_rows": rule}), domains, image_size=32)
+    method = BigGAN(BigGAN.Config(**{**SMALL, "pretrained": str(file)}), domains, image_size=32)
     return method.pretrained_states(start), asked, start
 
 
 def test_spectral_vector_of_new_class_rows_has_settled(tmp_path: Path) -> None:
     """After the surgery σ of the class table is right at once: its largest singular value is 1."""
-    (_, found), _, _ = transferred(gan(tmp_path), ("a", "b"), "index")
+    (_, found), _, _ = transferred(gan(tmp_path), ("a", "b"))
     largest = torch.linalg.matrix_norm(found["embed.weight"], 2).item()
     assert found["embed.sv0"].item() == pytest.approx(largest, rel=1e-3)
 
 
 def test_the_same_classes_are_taken_as_they_are(tmp_path: Path) -> None:
-    """With the pretrained model's own names nothing is gathered, whatever the rule."""
-    (_, found), _, _ = transferred(gan(tmp_path), ("cat", "dog", "fox", "owl"), "index")
+    """With the pretrained model's own names nothing is gathered."""
+    (_, found), _, _ = transferred(gan(tmp_path), ("cat", "dog", "fox", "owl"))
     old, _ = checkpoint.load_method(tmp_path / "gan.safetensors")
     assert all(torch.equal(v, old.state_dict()[f"discriminator.{k}"]) for k, v in found.items())
 
 
-@pytest.mark.parametrize("rule", ["index", "nearest"])
-def test_classes_that_the_gan_knows_keep_their_rows(rule: str, tmp_path: Path) -> None:
-    """Also in another order, or some of them alone, and beside new ones: the rule is for those alone, and only their images are
-    looked at."""
+def test_classes_that_the_gan_knows_keep_their_rows(tmp_path: Path) -> None:
+    """Also in another order, or some of them alone, and beside new ones, whose images alone are looked at."""
     file = gan(tmp_path)
     old = checkpoint.load_method(file)[0].state_dict()
     for names, rows, how in (
         (("owl", "fox", "cat", "dog"), [3, 2, 0, 1], "4 -> 4, by name"),
         (("fox", "cat"), [2, 0], "4 -> 2, by name"),
-        (("dog", "newt", "owl"), [1, None, 3], f"4 -> 3, 2 by name, {rule}"),
+        (("dog", "newt", "owl"), [1, None, 3], "4 -> 3, 2 by name, nearest"),
     ):
-        (generator, discriminator), asked, start = transferred(file, names, rule)
+        (generator, discriminator), asked, start = transferred(file, names)
         assert start.pretrained[0]["classes"] == how
-        assert asked == (["newt"] if rule == "nearest" and None in rows else [])
+        assert asked == (["newt"] if None in rows else [])
         for new, table in (
             (generator["shared.weight"], old["generator.shared.weight"]),
             (discriminator["embed.weight"], old["discriminator.embed.weight"]),
         ):
             assert all(torch.equal(new[i], table[row]) for i, row in enumerate(rows) if row is not None)
             assert all(any(torch.equal(row, o) for o in table) for row in new)
-    if rule == "index":
-        with pytest.raises(ConfigError, match="has 4 classes, the data 5"):
-            transferred(file, ("a", "b", "c", "dog", "e"), "index")
 
 
 def test_a_run_that_cannot_begin_is_refused_before_images_are_read(tmp_path: Path) -> None:
-    """No GAN, a missing file, and a GAN that training from scratch would not use: said of a folder whose pictures are all broken."""
+    """No GAN, a missing file, and a GAN that training from scratch would not use: said of a folder whose pictures are
+    all broken."""
     for domain in ("a", "b"):
         (tmp_path / "data" / domain).mkdir(parents=True)
         (tmp_path / "data" / domain / "x.png").write_bytes(b"no picture")
@@ -322,8 +315,8 @@ def test_a_run_that_cannot_begin_is_refused_before_images_are_read(tmp_path: Pat
 def test_a_translator_to_begin_with_brings_no_discriminator(
     there: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """--start-from a shared file: the discriminator comes from the pretrained GAN; where that is gone it is orthogonal as BigGAN begins,
-    and a warning says so."""
+    """--start-from a shared file: the discriminator comes from the pretrained GAN; where that is gone it is orthogonal
+    as BigGAN begins, and a warning says so."""
     file = gan(tmp_path)
     data = tiny.folder(tmp_path / "data", count=4, side=32)
     steps = {"model.adaptor_steps": 1, "model.finetune_steps": 1, "model.batch_size": 2}
@@ -345,8 +338,8 @@ def test_a_translator_to_begin_with_brings_no_discriminator(
 
 
 def test_a_model_to_begin_with_keeps_its_domains_in_their_places(tmp_path: Path) -> None:
-    """Of (blue, green, red) two come again beside a new one: each keeps its row, the new one takes the place left. Another number of
-    domains is refused in words."""
+    """Of (blue, green, red) two come again beside a new one: each keeps its row, the new one takes the place left.
+    Another number of domains is refused in words."""
     names = ("blue", "green", "red")
     model = make(names)
     header = checkpoint.make_header(
@@ -377,7 +370,7 @@ def test_partial_transfer(tmp_path: Path) -> None:
     """Only the named networks start from the pretrained ones (Fig. 6, left)."""
     file = gan(tmp_path)
     old, _ = checkpoint.load_method(file)
-    method = make(transfer=["generator"], pretrained=str(file), class_rows="index")
+    method = make(transfer=["generator"], pretrained=str(file))
     start = begin()
     method.prepare(start)
     assert len(start.pretrained) == 1
@@ -389,14 +382,12 @@ def test_partial_transfer(tmp_path: Path) -> None:
 
 
 def test_errors_of_transfer_say_what_to_do(tmp_path: Path) -> None:
-    """No file, a file of another method, other widths, too few rows for index: each with the way out."""
+    """No file, a file of another method, other widths: each with the way out."""
     with pytest.raises(ConfigError, match=r"--pretrained FILE.*unpaired pretrain.*mode=scratch"):
         make(transfer=["generator"]).prepare(begin())
     file = gan(tmp_path)
     with pytest.raises(ConfigError, match="width is 2 there and 4 here"):
         make(transfer=["generator"], pretrained=str(file), width=4).prepare(begin())
-    with pytest.raises(ConfigError, match=r"has 4 classes, the data 5.*class_rows=nearest"):
-        make(tuple("abcde"), transfer=["generator"], pretrained=str(file), class_rows="index").prepare(begin())
     config = run_config(transfer=[])
     other = make(adaptor_steps=0)
     path = checkpoint.write_model(tmp_path / "other.safetensors", other, checkpoint.make_header(other, config))
@@ -407,8 +398,8 @@ def test_errors_of_transfer_say_what_to_do(tmp_path: Path) -> None:
 
 
 def test_pretrain_then_transfer_with_two_commands(tmp_path: Path) -> None:
-    """`pretrain` on some folders and `train` with its run as `pretrained` on others: widths and image size are taken over,
-    the method is deepi2i without being named, and the same call resumes after the GAN is gone."""
+    """`pretrain` on some folders and `train` with its run as `pretrained` on others: widths and image size are taken
+    over, the method is deepi2i without being named, and the same call resumes after the GAN is gone."""
     tiny.folder(tmp_path / "a", count=6, side=32, domains=("red", "blue", "green"))
     tiny.folder(tmp_path / "b", count=6, side=32, domains=("pink", "teal"))
     quick = {"data.cache": False, "model.batch_size": 2, "training.tensorboard": False}
@@ -470,7 +461,8 @@ def test_unseen_sources(translator: Translator) -> None:
 
 
 def test_latents(translator: Translator) -> None:
-    """Given latents decide the result, also in parts of a batch; other shapes and models without latents are refused."""
+    """Given latents decide the result, also in parts of a batch; other shapes and models without latents are
+    refused."""
     method = translator.method
     z = torch.randn(3, method.latent_size or 0)
     x = batch(3).source
@@ -482,7 +474,8 @@ def test_latents(translator: Translator) -> None:
 
 
 def test_the_command_after_training_is_one_that_works(translator: Translator, tmp_path: Path) -> None:
-    """What makes images of noise alone is offered ``synthesize``, what translates ``translate``, however many domains there are."""
+    """What makes images of noise alone is offered ``synthesize``, what translates ``translate``, however many domains
+    there are."""
     single = Translator(make(("fox",), adaptor_steps=0), {"method": "deepi2i", "step": 0})
     for model in (translator, single):
         first, report = next_command(model, tmp_path).split("; ")
@@ -560,8 +553,8 @@ def test_import_needs_fitting_names(tmp_path: Path) -> None:
 
 
 def test_the_class_table_of_fewer_imported_names_has_settled(tmp_path: Path) -> None:
-    """Of 40 class rows a model with three names keeps the first three; its first training step divides them by their own largest singular
-    value. With all names every spectral vector is the file's, bit for bit."""
+    """Of 40 class rows a model with three names keeps the first three; its first training step divides them by their
+    own largest singular value. With all names every spectral vector is the file's, bit for bit."""
     torch.manual_seed(0)
     names = tuple(f"c{i}" for i in range(40))
     method = make(size=64, z_dim=20, domains=names).eval()
@@ -575,8 +568,8 @@ def test_the_class_table_of_fewer_imported_names_has_settled(tmp_path: Path) -> 
 
 
 def test_import_of_a_model_from_scratch(tmp_path: Path) -> None:
-    """``--mode scratch`` gives the adaptors the weights of scratch, and so the translations of the model that was written;
-    without it the translations are others, for the files hold no weights."""
+    """``--mode scratch`` gives the adaptors the weights of scratch, and so the translations of the model that was
+    written; without it the translations are others, for the files hold no weights."""
     method = make(size=64, z_dim=20, mode="scratch").eval()
     files = official(method, tmp_path)
     x, z = batch(2, 64).source, torch.randn(2, method.shape.latent)
@@ -592,7 +585,8 @@ def test_import_of_a_model_from_scratch(tmp_path: Path) -> None:
 
 
 def test_more_than_a_hundred_classes(tmp_path: Path) -> None:
-    """120 classes in one model: it trains, its file stays small and loads, and a picture goes to every class in one grid."""
+    """120 classes in one model: it trains, its file stays small and loads, and a picture goes to every class in one
+    grid."""
     names = tuple(f"class {i:03d}" for i in range(120))
     many = ArrayPool({n: tiny.pictures(1, 32, i) for i, n in enumerate(names)})
     config = run_config(transfer=[])
@@ -630,8 +624,8 @@ def test_bf16_losses_stay_near_those_in_fp32() -> None:
 
 
 def test_training_goes_on_from_a_whole_model(tmp_path: Path) -> None:
-    """`start_from` takes the weights of a DeepI2I model, discriminator included where the file has it; no pretrained GAN is
-    asked for then, and none replaces them."""
+    """`start_from` takes the weights of a DeepI2I model, discriminator included where the file has it; no pretrained
+    GAN is asked for then, and none replaces them."""
     method = make(("blue", "red"), transfer=["encoder", "generator", "discriminator"])
     header = checkpoint.make_header(
         method, run_from({"method": "deepi2i", "data": {"size": 32}, "model": method.config.model_dump()})

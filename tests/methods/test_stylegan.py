@@ -58,8 +58,8 @@ def parameters(*networks: nn.Module) -> int:
 
 
 def test_official_counts() -> None:
-    """With the layers to and from RGB of all resolutions, as the official file has them, the networks up to 1024 pixels have
-    26.22 and 25.44 million parameters; the adaptors 20,058,624."""
+    """With the layers to and from RGB of all resolutions, as the official file has them, the networks up to 1024 pixels
+    have 26.22 and 25.44 million parameters; the adaptors 20,058,624."""
     shape = Shape(1024)
     with torch.device("meta"):
         generator, discriminator = Generator(shape), Discriminator(shape)
@@ -87,8 +87,9 @@ def written(folder: Path, size: int, **more: official.State) -> tuple[Path, dict
 @pytest.mark.parametrize("size", [32, 256])
 @torch.no_grad()
 def test_imported_networks_give_the_official_outputs(size: int, tmp_path: Path) -> None:
-    """Images, logits and taps equal an independent computation on the official names, with both kinds of resampling, also after
-    the model was written and read; widths, latents and layers come from the tensors; ``averaged`` takes the average."""
+    """Images, logits and taps equal an independent computation on the official names, with both kinds of resampling,
+    also after the model was written and read; widths, latents and layers come from the tensors; ``averaged`` takes the
+    average."""
     file, parts = written(tmp_path, size)
     method, header = import_stylegan(file, size=size)
     assert (method.shape.width, method.shape.latent, method.shape.mapping, method.image_size) == (16, 6, 2, size)
@@ -108,7 +109,8 @@ def test_imported_networks_give_the_official_outputs(size: int, tmp_path: Path) 
 
 @torch.no_grad()
 def test_imported_translator_gives_the_official_outputs(tmp_path: Path) -> None:
-    """Encoder, adaptors at 4 to 32 pixels with weight 0.1, added after the blocks, and generator equal the official ones."""
+    """Encoder, adaptors at 4 to 32 pixels with weight 0.1, added after the blocks, and generator equal the official
+    ones."""
     torch.manual_seed(5)
     more = {"encoder": official.discriminator_state(16), "align": official.adaptor_state(16)}
     file, parts = written(tmp_path, 64, **more)
@@ -188,7 +190,8 @@ def test_the_discriminator_sees_how_a_batch_varies() -> None:
 
 
 def test_r1_penalty() -> None:
-    """For D(x) = <w, x>² at x it is the mean of ‖2 <w, x> w‖², and it is differentiated by the critic's parameters alone."""
+    """For D(x) = <w, x>² at x it is the mean of ‖2 <w, x> w‖², and it is differentiated by the critic's parameters
+    alone."""
     w = torch.randn(3, requires_grad=True)
     x = torch.randn(4, 3, requires_grad=True)
     penalty = losses.r1_penalty(lambda v: (v @ w).square(), x)
@@ -240,7 +243,8 @@ def test_bf16_losses_stay_near_those_in_fp32(loss: str) -> None:
 
 
 def test_two_phases() -> None:
-    """Adaptors and discriminator for 500 steps, then the generator too, its mapping network at a hundredth of the rate."""
+    """Adaptors and discriminator for 500 steps, then the generator too, its mapping network at a hundredth of the
+    rate."""
     method = make()
     first, second = method.stages()
     assert (first.name, first.steps, second.name) == ("adaptor", 500, "finetune")
@@ -252,7 +256,8 @@ def test_two_phases() -> None:
 
 
 def test_levels() -> None:
-    """Connected and compared at 4 to 32 pixels; 64 on demand; fewer halvings take the deep ones out; none is refused."""
+    """Connected and compared at 4 to 32 pixels; 64 on demand; fewer halvings take the deep ones out; none is
+    refused."""
     assert make(64).resolutions == make(64).compared == (32, 16, 8, 4)
     assert make(128, w_64=0.1, alpha_64=0.2).resolutions == (64, 32, 16, 8, 4)
     assert make(128, w_64=0.1).compared == (32, 16, 8, 4)
@@ -289,7 +294,8 @@ def test_one_direction() -> None:
 
 @torch.no_grad()
 def test_output_depends_on_input_and_latent() -> None:
-    """Both change the picture; the same latents and seed give the same; the range is kept; a wrong latent is refused."""
+    """Both change the picture; the same latents and seed give the same; the range is kept; a wrong latent is
+    refused."""
     method = make(w_4=5.0).eval()
     x, z = batch(1).source, torch.randn(1, 4)
 
@@ -326,8 +332,8 @@ def run_config(pretrained: Path, **model: Any) -> Any:
 
 
 def test_a_fresh_run_starts_from_the_pretrained_networks(tmp_path: Path) -> None:
-    """Encoder and discriminator have the discriminator's weights, the generator the generator's; partial transfer leaves the
-    others alone; the header says where they came from."""
+    """Encoder and discriminator have the discriminator's weights, the generator the generator's; partial transfer
+    leaves the others alone; the header says where they came from."""
     file = gan(tmp_path)
     theirs = checkpoint.load_method(file)[0].state_dict()
     method = make(transfer=["encoder", "generator", "discriminator"], pretrained=str(file))
@@ -346,8 +352,8 @@ def test_a_fresh_run_starts_from_the_pretrained_networks(tmp_path: Path) -> None
 
 
 def test_pretrain_then_transfer_then_translate(tmp_path: Path) -> None:
-    """The whole path by command: a GAN on one folder, a translator that takes its settings over, pictures; the run resumes
-    without the GAN's file."""
+    """The whole path by command: a GAN on one folder, a translator that takes its settings over, pictures; the run
+    resumes without the GAN's file."""
     data = tiny.folder(tmp_path / "data", count=6, side=32)
     small = [x for k, v in SMALL.items() for x in ("--set", f"model.{k}={v}")]
     common = ["--set", "training.samples=2", "--device", "cpu", "--quiet"]
@@ -390,7 +396,8 @@ def test_pretrain_then_transfer_then_translate(tmp_path: Path) -> None:
 
 
 def test_errors_of_transfer_say_what_to_do(tmp_path: Path) -> None:
-    """No file, a BigGAN in place of a StyleGAN, another size or width, a run of another method: each with the way out."""
+    """No file, a BigGAN in place of a StyleGAN, another size or width, a run of another method: each with the way
+    out."""
     with pytest.raises(ConfigError, match=r"--pretrained FILE.*pretrain DATA --method stylegan.*mode=scratch"):
         make(transfer=["generator"]).prepare(cases.start("stylegan"))
     config = run_from({"method": "biggan", "data": {"size": 32}, "model": {"width": 2, "shared_dim": 4, "z_dim": 8}})
@@ -416,8 +423,8 @@ def test_errors_of_transfer_say_what_to_do(tmp_path: Path) -> None:
 
 
 def test_a_gan_ignores_its_input(tmp_path: Path) -> None:
-    """As a translator a StyleGAN draws an image; only the number of inputs counts, and the latents decide; ``synthesize`` writes
-    such images."""
+    """As a translator a StyleGAN draws an image; only the number of inputs counts, and the latents decide;
+    ``synthesize`` writes such images."""
     torch.manual_seed(0)
     method = StyleGAN(StyleGAN.Config(**SMALL), ("cat", "dog"), image_size=32).eval()
     x, z = batch(2).source, torch.randn(2, 4)
@@ -441,8 +448,8 @@ def loud(method: Any) -> Any:
 
 
 def test_noise_maps_follow_from_the_seed(tmp_path: Path) -> None:
-    """A picture that is synthesised depends on its number and the seed, whatever else is drawn; along a walk the maps stay as they are;
-    ``translate`` with latents and a seed gives the same twice, with another seed another."""
+    """A picture that is synthesised depends on its number and the seed, whatever else is drawn; along a walk the maps
+    stay as they are; ``translate`` with latents and a seed gives the same twice, with another seed another."""
     torch.manual_seed(0)
     drawn = Translator(loud(StyleGAN(StyleGAN.Config(**SMALL), ("cat",), image_size=32)), {"method": "stylegan"})
     few, more = (synthesize(drawn, out=tmp_path / str(n), n=n, seed=5, device="cpu") for n in (2, 3))

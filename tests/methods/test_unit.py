@@ -60,7 +60,8 @@ def test_translator_sizes(norm: str) -> None:
 
 
 def test_discriminator_sizes() -> None:
-    """Discriminators of 3 to 6 layers, shared and multi-scale ones, and both of the MUNIT code base have the official sizes."""
+    """Discriminators of 3 to 6 layers, shared and multi-scale ones, and both of the MUNIT code base have the official
+    sizes."""
     sizes = {n: count(wide(discriminator_layers=n).discriminators) for n in (3, 4, 5, 6)}
     assert {n: f"{s / 1e6:.2f}" for n, s in sizes.items()} == {3: "0.74", 4: "3.10", 5: "12.54", 6: "50.30"}
     assert count(wide(discriminator="shared", discriminator_layers=6).discriminators) == 25_240_065
@@ -134,7 +135,8 @@ def test_initialisation() -> None:
 
 @pytest.mark.parametrize("layers", [1, 2, 4])
 def test_shared_layers_are_shared(layers: int) -> None:
-    """A step on domain a's reconstruction alone changes what domain b's encoder gives, and each weight is registered once."""
+    """A step on domain a's reconstruction alone changes what domain b's encoder gives, and each weight is registered
+    once."""
     unit = small(shared_layers=layers)
     data = batch()
     before = unit.encode(data.target, "tiger").detach().clone()
@@ -169,7 +171,8 @@ def test_shared_discriminator_is_shared() -> None:
 
 
 def by_hand(unit: UNIT, data: Batch, noise: list[Tensor]) -> dict[str, Tensor]:
-    """All terms of Eq. 3 to 8 one image and one domain at a time, straight from the formulas; ``noise`` as training drew it."""
+    """All terms of Eq. 3 to 8 one image and one domain at a time, straight from the formulas; ``noise`` as training
+    drew it."""
     c = unit.config
     (a, b), n = unit.domains, len(data)
     eta = [noise[0][:n], noise[0][n:], noise[1][:n], noise[1][n:]]
@@ -270,7 +273,8 @@ def test_each_update_reaches_its_own_player(architecture: str) -> None:
 
 
 def test_munit_kl_is_before_the_noise() -> None:
-    """The MUNIT code base penalises the mean of the code, the paper's branch the noisy sample: about 1 apart an element."""
+    """The MUNIT code base penalises the mean of the code, the paper's branch the noisy sample: about 1 apart an
+    element."""
     mu = torch.full((2, 16, 4, 4), 2.0)
     noisy = mu + torch.randn_like(mu)
     assert small(architecture="munit")._kl(mu, noisy).item() == 8.0
@@ -282,7 +286,8 @@ def test_munit_kl_is_before_the_noise() -> None:
 
 
 def test_ablations() -> None:
-    """cycle_weight = 0 drops both cycle terms; the reconstruction stream and others drop alike, and are not computed."""
+    """cycle_weight = 0 drops both cycle terms; the reconstruction stream and others drop alike, and are not
+    computed."""
     no_cycle = small(cycle_weight=0)
     assert set(no_cycle.generator_loss(batch(), no_cycle.forth(batch()))) == {"reconstruction", "kl", "gan"}
     unit = small(shared_layers=0, reconstruction_weight=0, kl_weight=0, cycle_kl_weight=0, noise="none")

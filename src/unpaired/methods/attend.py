@@ -1,8 +1,8 @@
-"""Show, Attend and Translate: Unsupervised Image Translation with Self-Regularization and Attention (Yang et al., ICLR 2019
-submission; arXiv 1806.06195).
+"""Show, Attend and Translate: Unsupervised Image Translation with Self-Regularization and Attention (Yang et al., ICLR
+2019 submission; arXiv 1806.06195).
 
-One generator, one way. G0 translates the whole image, G_attn says where that is wanted, and a perceptual distance to the
-input keeps the result close to it, with a weight that training finds by itself. Equation numbers are the paper's;
+One generator, one way. G0 translates the whole image, G_attn says where that is wanted, and a perceptual distance to
+the input keeps the result close to it, with a weight that training finds by itself. Equation numbers are the paper's;
 docs/methods/attend.md lists every reading taken where the paper leaves or contradicts something.
 
 Legend: x [N, 3, H, W] in [-1, 1] is an image of the source domain, y one of the target domain (unrelated to x);
@@ -43,13 +43,13 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Phase = Literal["initial", "attention", "joint"]
 
 MASK_FLOOR = 1 / 512
-"""A mask below this is 0 when translating. It could not change an 8-bit pixel: |m (G0(x) - x)| <= 2 / 512 is less than half
-of the step 2 / 255 between two grey levels."""
+"""A mask below this is 0 when translating. It could not change an 8-bit pixel: |m (G0(x) - x)| <= 2 / 512 is less than
+half of the step 2 / 255 between two grey levels."""
 
 THRESHOLDS = {"nonsaturating": 1.5, "minimax": -0.25, "lsgan": 0.6, "hinge": 0.56}
-"""Default of l_adv^t: what a discriminator reaches that gives translations a probability of 0.22 of being real (for ``hinge`` logits
-of -0.56). The paper has no number. A balanced game stands at 0.69, -0.69, 0.25, 0. A discriminator of several scales, whose
-losses are added up, has as many times that."""
+"""Default of l_adv^t: what a discriminator reaches that gives translations a probability of 0.22 of being real (for
+``hinge`` logits of -0.56). The paper has no number. A balanced game stands at 0.69, -0.69, 0.25, 0. A discriminator of
+several scales, whose losses are added up, has as many times that."""
 MARGINS = {"nonsaturating": 0.5, "minimax": 0.25, "lsgan": 0.2, "hinge": 0.2}
 """By how much a default threshold lies beyond the loss without regularisation, at least."""
 
@@ -71,7 +71,8 @@ class AttendConfig(LeverConfig):
     norm: Norm = "batch"
     """After the convolutions of G0 and G_attn; ``instance`` for batches of one image."""
     attention_network: Literal["vgg19", "squeezenet1_1", "efficientnet_lite0"] = "vgg19"
-    """Whose first layers G_attn begins with, down to a quarter of the size: vgg19 to conv3_3, squeezenet1_1 to fire3."""
+    """Whose first layers G_attn begins with, down to a quarter of the size: vgg19 to conv3_3, squeezenet1_1 to
+    fire3."""
     discriminator_width: Count = 64
     """Channels of the discriminator's first layer."""
     discriminator_layers: Count = 3
@@ -94,11 +95,12 @@ class AttendConfig(LeverConfig):
     reg_weight: Weight | None = None
     """λ of Eq. 1, held constant; None finds it by adaptive weight induction."""
     induction_threshold: float | None = None
-    """l_adv^t: λ stops rising where the generator's adversarial loss is above it. None takes one that fits ``gan`` (THRESHOLDS in
-    the code), moved to lie beyond the loss that the stage's warm-up had without regularisation, by MARGINS at least."""
+    """l_adv^t: λ stops rising where the generator's adversarial loss is above it. None takes one that fits ``gan``
+    (THRESHOLDS in the code), moved to lie beyond the loss that the stage's warm-up had without regularisation, by
+    MARGINS at least."""
     induction_unit: Literal["distance", "images"] = "distance"
-    """λ is counted in units of 1 / (mean d(x, G(x)) in the stage's warm-up), so that networks of any scale start alike; or of
-    1 / (mean d between two ``images`` of the source), which does not hang on the start."""
+    """λ is counted in units of 1 / (mean d(x, G(x)) in the stage's warm-up), so that networks of any scale start alike;
+    or of 1 / (mean d between two ``images`` of the source), which does not hang on the start."""
     induction_warmup: Share = 0.05
     """Share of a stage's steps before λ may rise."""
     induction_span: Annotated[float, Field(gt=0, le=1)] = 0.5
@@ -150,8 +152,8 @@ class AttendConfig(LeverConfig):
 class Attend(Method):
     """One-way translation that changes what must change, and says where (arXiv 1806.06195).
 
-    Three stages: G0 alone; G_attn with G0 fixed; both at a lower rate. Before the second begins, ``translate`` gives G0(x) and
-    the mask is 1 everywhere. Deterministic; accepts sizes divisible by 4.
+    Three stages: G0 alone; G_attn with G0 fixed; both at a lower rate. Before the second begins, ``translate`` gives
+    G0(x) and the mask is 1 everywhere. Deterministic; accepts sizes divisible by 4.
     """
 
     Config: ClassVar[type[AttendConfig]] = AttendConfig
@@ -220,7 +222,8 @@ class Attend(Method):
         )
 
     def prepare(self, start: Start) -> None:
-        """Pretrained weights for F, and for the first layers of G_attn ("warm-started", section 2). Raises WeightsError."""
+        """Pretrained weights for F, and for the first layers of G_attn ("warm-started", section 2). Raises
+        WeightsError."""
         c: AttendConfig = self.config
         measure_colours(self.generator, c, start, *self.direction)
         fill(self.discriminator, c, start)

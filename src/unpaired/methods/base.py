@@ -1,8 +1,9 @@
-"""What a method is: data passed to it (:class:`Batch`), what it trains (:class:`Stage`, :class:`Update`), what it gives.
+"""What a method is: data passed to it (:class:`Batch`), what it trains (:class:`Stage`, :class:`Update`), what it
+gives.
 
-A method is one file in this folder with a subclass of :class:`Method`, one line in ``unpaired.methods.METHODS``, and presets.
-It writes two things, ``stages()`` and ``translate()``; the one loop (``unpaired.training.loop``) does everything else: freezing,
-train and eval modes, precision, accumulation, EMA, all-reduce, logging, checkpoints, resume.
+A method is one file in this folder with a subclass of :class:`Method`, one line in ``unpaired.methods.METHODS``, and
+presets. It writes two things, ``stages()`` and ``translate()``; the one loop (``unpaired.training.loop``) does
+everything else: freezing, train and eval modes, precision, accumulation, EMA, all-reduce, logging, checkpoints, resume.
 
 Legend: N batch, H height, W width; images are float tensors [N, 3, H, W] in [-1, 1].
 """
@@ -43,15 +44,16 @@ class Start(Protocol):
     """The model whose weights the method has already (``--start-from``); those must stay."""
 
     def examples(self, domain: str, count: int, first: int = 0) -> Tensor:
-        """At most ``count`` training images of a domain from number ``first`` on, centre crops [n, 3, S, S]; none after the last."""
+        """At most ``count`` training images of a domain from number ``first`` on, centre crops [n, 3, S, S]; none after
+        the last."""
 
     def classifier(self, network: str, source: str = "pretrained") -> tuple[str, dict[str, Tensor]]:
-        """The name and the tensors of a classifier's weights, for ``Features.fill``. ``source``: ``pretrained`` (found by name or
-        downloaded), a file or a folder. Raises WeightsError."""
+        """The name and the tensors of a classifier's weights, for ``Features.fill``. ``source``: ``pretrained`` (found
+        by name or downloaded), a file or a folder. Raises WeightsError."""
 
     def gan(self, path: str, kind: str, shape: object) -> Method:
-        """The pretrained GAN of method ``kind`` in a file or run folder, whose networks are ``shape`` but for the classes. Raises
-        CheckpointError, ConfigError."""
+        """The pretrained GAN of method ``kind`` in a file or run folder, whose networks are ``shape`` but for the
+        classes. Raises CheckpointError, ConfigError."""
 
     def note(self, **about: str) -> None:
         """Note more about what was lent last."""
@@ -93,11 +95,11 @@ class Update:
     """One optimiser step of one player."""
 
     name: str
-    """Names the optimiser: the same name in a later stage keeps its state, a new name starts fresh. A later stage may add
-    modules to a name, never take some away."""
+    """Names the optimiser: the same name in a later stage keeps its state, a new name starts fresh. A later stage may
+    add modules to a name, never take some away."""
     loss: Callable[..., dict[str, Tensor]]
-    """Returns weighted scalar terms by name; their sum is the objective that is minimised. Called with the batch and, where the
-    stage has a ``forward``, with its result."""
+    """Returns weighted scalar terms by name; their sum is the objective that is minimised. Called with the batch and,
+    where the stage has a ``forward``, with its result."""
     modules: tuple[nn.Module, ...]
     """The only modules whose parameters this update may change."""
     optimizer: Adam | SGD
@@ -118,17 +120,19 @@ class Stage:
     updates: tuple[Update, ...]
     batch_size: int
     forward: Callable[[Batch], Any] | None = None
-    """Computes what several players of a step need: frozen features, translations. Called once a step (with accumulation once a
-    part) while the modules of all due updates ask for gradients; the result goes to the loss of each. A loss must detach what
-    its own player does not train. A result with a graph is computed anew for each player where a batch has several parts,
-    whose graphs would be kept side by side, and where losses are compiled, each by itself."""
+    """Computes what several players of a step need: frozen features, translations. Called once a step (with
+    accumulation once a part) while the modules of all due updates ask for gradients; the result goes to the loss of
+    each. A loss must detach what its own player does not train. A result with a graph is computed anew for each player
+    where a batch has several parts, whose graphs would be kept side by side, and where losses are compiled, each by
+    itself."""
     start: Callable[[], None] | None = None
     """Called once, before the stage's first step: copy weights, empty a pool. Seeded like a step."""
     train_mode: tuple[nn.Module, ...] = ()
     """Frozen modules that nevertheless run in train() mode."""
 
     def arguments(self, batch: Batch) -> tuple[Any, ...]:
-        """What each loss of a step on ``batch`` is called with: the batch, and the result of ``forward`` where there is one."""
+        """What each loss of a step on ``batch`` is called with: the batch, and the result of ``forward`` where there is
+        one."""
         return (batch,) if self.forward is None else (batch, self.forward(batch))
 
 
@@ -147,10 +151,11 @@ class Method(nn.Module):
     training_only: ClassVar[tuple[str, ...]] = ()
     """Names of child modules (or buffers) that ``translate()`` never needs; they stay out of the shared file."""
     never_averaged: ClassVar[tuple[str, ...]] = ()
-    """Names of children in the shared file whose raw weights and buffers stay there also where ``training.ema`` is on."""
+    """Names of children in the shared file whose raw weights and buffers stay there also where ``training.ema`` is
+    on."""
     reads: ClassVar[tuple[Side, ...]] = ("source", "target")
-    """Sides of a batch whose images the losses look at. Those of the other are neither opened nor decoded: it has its domains, and
-    images of no pixel."""
+    """Sides of a batch whose images the losses look at. Those of the other are neither opened nor decoded: it has its
+    domains, and images of no pixel."""
     stride: int = 1
     """``translate`` accepts heights and widths divisible by this; callers pad to it and crop back."""
     stochastic: ClassVar[bool] = False
@@ -180,13 +185,13 @@ class Method(nn.Module):
 
     @property
     def channels_last(self) -> bool:
-        """Whether to run in this memory format on a CPU: not where it was measured to be slower (docs/results/speed.md)."""
+        """Whether to run in this memory format on a CPU: not where it was measured to be slower
+        (docs/results/speed.md)."""
         return True
 
     def place(self, device: torch.device) -> Self:
         """Move to ``device``, the convolutions' weights in the memory format that is faster there; itself."""
-        # On CPUs most convolutions are 1.1 to 1.9 times as fast in channels_last, and one look at a weight decides for all maps
-        # after it; not measured on GPUs.
+        # on CPUs most convolutions are 1.1 to 1.9 times as fast in channels_last; not measured on GPUs
         if device.type == "cpu" and self.channels_last:
             return self.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
         return self.to(device)
@@ -216,25 +221,26 @@ class Method(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define stages()")
 
     def prepare(self, start: Start) -> None:
-        """Called once, before the first step of a fresh run: take pretrained weights, or numbers measured on the training images.
+        """Called once, before the first step of a fresh run: take pretrained weights, or numbers measured on the
+        training images.
 
-        Never on resume or when a model is loaded, so what is taken must be parameters or buffers, which are saved with the run.
-        May raise a WeightsError or ConfigError, which refuses the run.
+        Never on resume or when a model is loaded, so what is taken must be parameters or buffers, which are saved with
+        the run. May raise a WeightsError or ConfigError, which refuses the run.
         """
 
     def check_start(self) -> None:
-        """Called before a fresh run reads any image, where no other model's weights are begun with. Raises ConfigError for settings
-        with which :meth:`prepare` could not begin."""
+        """Called before a fresh run reads any image, where no other model's weights are begun with. Raises ConfigError
+        for settings with which :meth:`prepare` could not begin."""
         return
 
     def check_parts(self) -> None:
-        """Called when saved weights have been taken in, all of them. Raises CheckpointError where parts do not belong together:
+        """Called when all saved weights have been taken in. Raises CheckpointError where parts do not belong together:
         one was trained on another that has changed since."""
         return
 
     def untrained(self) -> str:
-        """A sentence on what ``translate`` goes through although it has not been trained yet, or on what it leaves out for that; empty where
-        there is nothing of the kind. Who loads such a model is told."""
+        """A sentence on what ``translate`` goes through although it has not been trained yet, or on what it leaves out
+        for that; empty where there is nothing of the kind. Who loads such a model is told."""
         return ""
 
     def translate(
@@ -242,20 +248,22 @@ class Method(nn.Module):
     ) -> Tensor:
         """[N, 3, H, W] in [-1, 1] of domain ``source`` -> the same shape and range, in domain ``target``.
 
-        Called in eval mode. Deterministic for deterministic methods; ``generator`` seeds the others. Where ``any_source`` is
-        set, ``source`` may be None; where ``latent_size`` is not None there is a keyword ``latents``, [N, latent_size].
+        Called in eval mode. Deterministic for deterministic methods; ``generator`` seeds the others. Where
+        ``any_source`` is set, ``source`` may be None; where ``latent_size`` is not None there is a keyword ``latents``,
+        [N, latent_size].
         """
         raise NotImplementedError(f"{type(self).__name__} must define translate()")
 
     def inputs(
         self, images: Tensor, target: str, generator: torch.Generator | None = None, latents: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """The tensors beside ``images`` that :meth:`translate` would make a translation of: all that it draws with ``generator`` (or
-        ``latents``), the number of a class. None for methods that draw nothing."""
+        """The tensors beside ``images`` that :meth:`translate` would make a translation of: all that it draws with
+        ``generator`` (or ``latents``), the number of a class. None for methods that draw nothing."""
         return ()
 
     def render(self, images: Tensor, source: str | None, target: str, *inputs: Tensor) -> Tensor:
-        """What :meth:`translate` makes of ``images`` with :meth:`inputs`: nothing is drawn here, so that other engines can run it."""
+        """What :meth:`translate` makes of ``images`` with :meth:`inputs`: nothing is drawn here, so that other engines
+        can run it."""
         return self.translate(images, source, target)  # type: ignore[arg-type]  # None only where any_source is set
 
     def reconstruct(self, images: Tensor, domain: str) -> Tensor | None:
@@ -263,8 +271,8 @@ class Method(nn.Module):
         return None
 
     def attention(self, images: Tensor) -> Tensor | None:
-        """[N, 3, H, W] in [-1, 1] -> the mask [N, 1, H, W] in [0, 1] by which ``translate`` mixes its result into the image,
-        0 where the image stays as it is; None if the method has no such mask."""
+        """[N, 3, H, W] in [-1, 1] -> the mask [N, 1, H, W] in [0, 1] by which ``translate`` mixes its result into the
+        image, 0 where the image stays as it is; None if the method has no such mask."""
         return None
 
     def views(self, images: Tensor, source: str, target: str) -> list[Tensor]:
@@ -274,12 +282,14 @@ class Method(nn.Module):
 
     @property
     def view_names(self) -> tuple[str, ...]:
-        """Names of the pictures that :meth:`views` returns now, in their order, for reports; those without one are numbered."""
+        """Names of the pictures that :meth:`views` returns now, in their order, for reports; those without one are
+        numbered."""
         return ()
 
     def levels(self, images: Tensor, source: str, target: str) -> list[tuple[str, Tensor, Tensor]]:
-        """For a method that translates level by level: (name of the level, what the images look like there, what their translation
-        looks like there), pictures [N, 3, H, W] in [-1, 1], in the order of translation. Empty for the others."""
+        """For a method that translates level by level: (name of the level, what the images look like there, what their
+        translation looks like there), pictures [N, 3, H, W] in [-1, 1], in the order of translation. Empty for the
+        others."""
         return []
 
     def shared_state(self) -> Mapping[str, Tensor]:
@@ -288,13 +298,15 @@ class Method(nn.Module):
 
 
 def one_way(source: str, domains: tuple[str, ...]) -> tuple[str, str]:
-    """The only direction of a method with the setting ``source``: from there (empty: from the first domain) to another one.
+    """The only direction of a method with the setting ``source``: from there (empty: from the first domain) to another
+    one.
 
     Raises ConfigError where it is no domain.
     """
     source = source or domains[0]
     if source not in domains:
         raise ConfigError(
-            f"model.source = '{source}' is no domain of the data.{nearest(source, domains)} There are: {', '.join(domains)}."
+            f"model.source = '{source}' is no domain of the data.{nearest(source, domains)} "
+            f"There are: {', '.join(domains)}."
         )
     return source, next(d for d in domains if d != source)

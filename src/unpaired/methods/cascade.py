@@ -1,11 +1,14 @@
-"""Cross-Domain Cascaded Deep Translation (Katzir, Lischinski and Cohen-Or, ECCV 2020; ICLR 2020 submission; arXiv 1906.01526).
+"""Cross-Domain Cascaded Deep Translation (Katzir, Lischinski and Cohen-Or, ECCV 2020; ICLR 2020 submission; arXiv
+1906.01526).
 
 Two domains, both ways. Not images are translated but their features in a classifier: the deepest map first, then each
-shallower one given the translation of the next deeper one; the last is inverted into an image. Equation numbers are those of the
-ICLR submission; docs/methods/cascade.md lists every reading taken where the paper leaves or contradicts something.
+shallower one given the translation of the next deeper one; the last is inverted into an image. Equation numbers are
+those of the ICLR submission; docs/methods/cascade.md lists every reading taken where the paper leaves or contradicts
+something.
 
-Legend: a, b are images of the two domains, a_i, b_i their maps at level i, b̃_i the translation of a_i and ã_i that of b_i;
-G_i^B gives maps of b's domain, D_i^B judges them. In code a domain is its index, and ``target`` is where a translator leads.
+Legend: a, b are images of the two domains, a_i, b_i their maps at level i, b̃_i the translation of a_i and ã_i that of
+b_i; G_i^B gives maps of b's domain, D_i^B judges them. In code a domain is its index, and ``target`` is where a
+translator leads.
 """
 
 from __future__ import annotations
@@ -54,17 +57,16 @@ class CascadeConfig(LevelConfig):
 class Cascade(LevelMethod):
     """Two-way translation of the levels of a feature pyramid, deep to shallow.
 
-    Stages: the inversion networks of each level, then the translators of each level from the deepest on, both directions at once.
-    ``translate`` takes images of the trained size and ends at the last level that has been begun. Deterministic.
+    Stages: the inversion networks of each level, then the translators of each level from the deepest on, both
+    directions at once. ``translate`` takes images of the trained size and ends at the last level that has been begun.
+    Deterministic.
     """
 
     Config: ClassVar[type[CascadeConfig]] = CascadeConfig
     training_only: ClassVar[tuple[str, ...]] = ("critics", "judges")
 
-    def __init__(
-        self, config: CascadeConfig, domains: tuple[str, ...], *, image_size: int, classes: tuple[str, ...] = ()
-    ) -> None:
-        super().__init__(config, domains, image_size=image_size, classes=classes)
+    def __init__(self, config: CascadeConfig, domains: tuple[str, ...], **rest: Any) -> None:
+        super().__init__(config, domains, **rest)
         c = config
         channels, sides = self.pyramid.channels, self.pyramid.sides
         self.makers, self.critics = nn.ModuleDict(), nn.ModuleDict()
@@ -104,7 +106,8 @@ class Cascade(LevelMethod):
     # -- translation
 
     def make(self, index: int, own: Tensor, deeper: Tensor | None, target: int) -> Tensor:
-        """G_i of level number ``index`` towards ``target``: its map from the level's own map and the next deeper one."""
+        """G_i of level number ``index`` towards ``target``: its map from the level's own map and the next deeper
+        one."""
         translators: Any = self.makers[str(self.config.levels[index])]
         translator = translators[target]
         made: Tensor = translator(own) if deeper is None else translator(own, deeper)
@@ -138,17 +141,20 @@ class Cascade(LevelMethod):
         """As for every method on levels; before the first level is begun nothing is translated at all."""
         if int(self.reached):
             return super().untrained()
-        return "not trained yet: every level. Outputs are inversions of the input's own features; the training command goes on with the levels"
+        return (
+            "not trained yet: every level. Outputs are inversions of the input's own features; the training command "
+            "goes on with the levels"
+        )
 
     def reconstruct(self, images: Tensor, domain: str) -> Tensor | None:
-        """The inversion of the last level's map of ``images``: what the way through features costs, without translation. While the
-        inversion networks are in training, of the level that it has come to."""
+        """The inversion of the last level's map of ``images``: what the way through features costs, without
+        translation. While the inversion networks are in training, of the level that it has come to."""
         number, last = self.domains.index(domain), self.last_pictured
         return self.picture(last, self.pyramid(images, number, (last,))[last], number)
 
     def levels(self, images: Tensor, source: str, target: str) -> list[tuple[str, Tensor, Tensor]]:
-        """Fig. 1 and 25: inversions of the maps of ``images`` and of their translations, for each level with an inversion network;
-        none before the first level is begun."""
+        """Fig. 1 and 25: inversions of the maps of ``images`` and of their translations, for each level with an
+        inversion network; none before the first level is begun."""
         s, t = self._way(source, target)
         if not int(self.reached):
             return []
@@ -184,9 +190,9 @@ class Cascade(LevelMethod):
             return Given(real, (self.cascade(real[1], 0, index)[-1], self.cascade(real[0], 1, index)[-1]))
 
     def forth_and_same(self, index: int, given: Given, target: int) -> tuple[Tensor | None, Tensor | None]:
-        """What ``target``'s translator makes of the other domain's maps (given translated deeper ones), and of its own (given the
-        real deeper map): the translation and the identity, each None where no loss asks for it. One pass for both, since no norm
-        looks past a sample."""
+        """What ``target``'s translator makes of the other domain's maps (given translated deeper ones), and of its own
+        (given the real deeper map): the translation and the identity, each None where no loss asks for it. One pass for
+        both, since no norm looks past a sample."""
         real, deeper = given
         c: CascadeConfig = self.config
         level = c.levels[index]
@@ -204,7 +210,8 @@ class Cascade(LevelMethod):
         return parts[0] if forth else None, parts[-1] if same else None
 
     def critic_loss(self, batch: Batch, given: Given, index: int) -> dict[str, Tensor]:
-        """Eq. 1 for the critics, of both domains: E D(ỹ) - E D(y) + λ_gp E (||∇D(ŷ)|| - 1)²; unconditional at every level."""
+        """Eq. 1 for the critics, of both domains: E D(ỹ) - E D(y) + λ_gp E (||∇D(ŷ)|| - 1)²; unconditional at every
+        level."""
         c: CascadeConfig = self.config
         level, (real, deeper) = c.levels[index], given
         critics: Any = self.critics[str(level)]
@@ -218,7 +225,8 @@ class Cascade(LevelMethod):
         return terms
 
     def translator_loss(self, batch: Batch, given: Given, index: int) -> dict[str, Tensor]:
-        """Eq. 4 for the translators: -E D(ỹ) for both, λ_cyc times the cycle, λ_idty times the identity loss; means of |·|.
+        """Eq. 4 for the translators: -E D(ỹ) for both, λ_cyc times the cycle, λ_idty times the identity loss; means of
+        |·|.
 
         Below the deepest level, the way back and the identity are given the *real* deeper map.
         """

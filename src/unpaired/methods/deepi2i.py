@@ -5,9 +5,9 @@ A pretrained BigGAN becomes a translator between many classes: its discriminator
 discriminator; its generator is the generator; small adaptors carry the encoder's maps into the generator's. Equation
 numbers are the paper's; docs/methods/deepi2i.md lists where the paper and the released code differ.
 
-Legend: t [N, 3, S, S] in [-1, 1] is a source image and c [N] the class to translate it to; x, y are a real image and its
-class; z [N, Z] is a latent. Υ is the encoder, Λ the adaptors, Φ the generator, Ψ the discriminator. What does not depend on
-BigGAN stands in ``hierarchical.py``: phases, adaptors, reconstruction.
+Legend: t [N, 3, S, S] in [-1, 1] is a source image and c [N] the class to translate it to; x, y are a real image and
+its class; z [N, Z] is a latent. Υ is the encoder, Λ the adaptors, Φ the generator, Ψ the discriminator. What does not
+depend on BigGAN stands in ``hierarchical.py``: phases, adaptors, reconstruction.
 """
 
 from __future__ import annotations
@@ -43,13 +43,10 @@ from unpaired.networks.biggan import Discriminator, DiscriminatorBlock, Features
 from unpaired.networks.convnets import steady
 
 # ----------------------------------------------------------------------------------------------------
-# What both variants of DeepI2I have in common: encoder, adaptors, two phases, reconstruction in the discriminator's features.
+# What both variants of DeepI2I have in common: encoder, adaptors, two phases, reconstruction in the discriminator's
+# features. No method of its own: ``deepi2i`` puts it on BigGAN, ``deepi2i-stylegan`` on StyleGAN.
 #
-# Equation numbers are those of DeepI2I (Wang, Yu and van de Weijer, NeurIPS 2020). No method of its own: ``deepi2i`` puts it on
-# BigGAN, ``deepi2i-stylegan`` on StyleGAN.
-#
-# Legend: t [N, 3, S, S] in [-1, 1] is a source image. Υ is the encoder, Λ the adaptors, Φ the generator, Ψ the discriminator;
-# subscript r is a resolution: the paper's layers l = 3, 4, 5, 6 are r = 32, 16, 8, 4 (at 128 pixels).
+# Legend: subscript r is a resolution: the paper's layers l = 3, 4, 5, 6 are r = 32, 16, 8, 4 (at 128 pixels).
 
 log = logging.getLogger("unpaired")
 Part = Literal["encoder", "generator", "discriminator"]
@@ -77,7 +74,8 @@ class HierarchicalConfig(MethodConfig):
     """Networks that start from ``pretrained`` (Fig. 6, left); the others start from random weights."""
 
     adaptor: Literal["network", "none"] = "network"
-    """``none`` adds the encoder's maps as they are, repeated where the generator has more channels (†DeepI2I, Fig. 3)."""
+    """``none`` adds the encoder's maps as they are, repeated where the generator has more channels (†DeepI2I, Fig.
+    3)."""
     w_4: Weight = 0.1
     """w_l of Eq. 5 at 4 pixels (l = 6); 0 takes this adaptor out (Fig. 3)."""
     w_8: Weight = 0.1
@@ -87,8 +85,8 @@ class HierarchicalConfig(MethodConfig):
     w_32: Weight = 0.1
     """The same at 32 pixels (l = 3)."""
     downsampling: Annotated[int, Field(ge=1)] = 8
-    """Only maps that this many halvings or fewer lead to are used by adaptors and reconstruction (Fig. 6, middle); 5 is all at
-    128 pixels, 6 at 256, and more than an image allows means all."""
+    """Only maps that this many halvings or fewer lead to are used by adaptors and reconstruction (Fig. 6, middle); 5 is
+    all at 128 pixels, 6 at 256, and more than an image allows means all."""
     freeze_encoder: bool = True
     """Keep the encoder as it is; the paper found that slightly better."""
 
@@ -118,7 +116,8 @@ class HierarchicalConfig(MethodConfig):
     adaptor_steps: Annotated[int, Field(ge=0)] = 500
     """Steps of the first phase: adaptors and discriminator. Counted from the start of this run."""
     finetune_steps: Count = 30_000
-    """Steps of the second phase, with the generator; not stated in the paper, the released tests look at up to 30,000."""
+    """Steps of the second phase, with the generator; not stated in the paper, the released tests look at up to
+    30,000."""
 
     @model_validator(mode="before")
     @classmethod
@@ -133,7 +132,8 @@ class HierarchicalConfig(MethodConfig):
             raise ValueError('mode = "scratch" needs transfer = [] and freeze_encoder = false')
         if not any(self.level_weights.values()):
             raise ValueError(
-                f"{' and '.join(f'w_{r}' for r in self.level_weights)} are all 0: the translation would not see its input"
+                f"{' and '.join(f'w_{r}' for r in self.level_weights)} are all 0: "
+                "the translation would not see its input"
             )
         return self
 
@@ -148,7 +148,8 @@ class HierarchicalConfig(MethodConfig):
         return {32: self.alpha_32, 16: self.alpha_16, 8: self.alpha_8, 4: self.alpha_4}
 
     def with_steps(self, total: int) -> Self:
-        """``total`` steps in all. The first phase keeps its length, which does not depend on that of the second, up to half."""
+        """``total`` steps in all. The first phase keeps its length, which does not depend on that of the second, up to
+        half."""
         first = 0 if self.mode == "scratch" else min(self.adaptor_steps, total // 2)
         return self.model_copy(update={"adaptor_steps": first, "finetune_steps": total - first})
 
@@ -192,8 +193,8 @@ class Hierarchical(OnGAN):
     discriminator: nn.Module
 
     def connect(self, taps: Mapping[int, int], maps: Mapping[int, int], block: Callable[[int, int], nn.Module]) -> None:
-        """Make the adaptors. ``taps`` and ``maps``: channels of encoder and generator by resolution; ``block`` makes one
-        adaptor from both numbers. Raises ConfigError where the two never meet."""
+        """Make the adaptors. ``taps`` and ``maps``: channels of encoder and generator by resolution; ``block`` makes
+        one adaptor from both numbers. Raises ConfigError where the two never meet."""
         c: HierarchicalConfig = self.config
         least = self.image_size // 2**c.downsampling
         usable = [r for r in c.level_weights if r in taps and r in maps and r >= least]
@@ -217,7 +218,8 @@ class Hierarchical(OnGAN):
         c: HierarchicalConfig = self.config
         if c.mode == "scratch" and self.config.pretrained:
             raise ConfigError(
-                f'model.mode = "scratch" would use nothing of {self.config.pretrained}: leave out --pretrained, or the mode'
+                f'model.mode = "scratch" would use nothing of {self.config.pretrained}: leave out --pretrained, '
+                "or the mode"
             )
         if c.transfer and not self.config.pretrained:
             raise ConfigError(
@@ -245,15 +247,16 @@ class Hierarchical(OnGAN):
             self.generator.load_state_dict(generator)
 
     def _find_discriminator(self, start: Start) -> None:
-        """For a run that begins with a translator's shared file, which has none: that of the pretrained GAN, or random weights where
-        its file is gone."""
+        """For a run that begins with a translator's shared file, which has none: that of the pretrained GAN, or random
+        weights where its file is gone."""
         if "discriminator" in self.config.transfer and self.config.pretrained:
             try:
                 _, discriminator = self.pretrained_states(start)
             except (CheckpointError, ConfigError) as error:
                 log.warning(
-                    "the model of --start-from holds no discriminator, and that of the pretrained GAN cannot be had (%s): it begins with "
-                    "random weights, and so do the features that translations are compared in. --pretrained GAN names another file",
+                    "the model of --start-from holds no discriminator, and that of the pretrained GAN cannot be had "
+                    "(%s): it begins with random weights, and so do the features that translations are compared in. "
+                    "--pretrained GAN names another file",
                     error,
                 )
             else:
@@ -262,7 +265,8 @@ class Hierarchical(OnGAN):
         self.draw_discriminator()
 
     def draw_discriminator(self) -> None:
-        """Give the discriminator the random weights of a network that starts from none, where those are not the ones it is built with."""
+        """Give the discriminator the random weights of a network that starts from none, where those are not the ones it
+        is built with."""
         return
 
     def generator_parts(self) -> list[tuple[nn.Module, float]]:
@@ -322,8 +326,8 @@ class Hierarchical(OnGAN):
 
     @abstractmethod
     def translated(self, batch: Batch, taps: Taps | None) -> Tensor:
-        """Translations of the batch's sources, whose encoder maps are ``taps`` (None: not there yet), with latents drawn for
-        training."""
+        """Translations of the batch's sources, whose encoder maps are ``taps`` (None: not there yet), with latents
+        drawn for training."""
 
     @abstractmethod
     def fooling(self, psi: Mapping[int, Tensor], batch: Batch) -> Tensor:
@@ -361,7 +365,8 @@ class DeepI2IConfig(BigGANSettings, HierarchicalConfig):
 
 
 class DeepI2I(OnBigGAN, Hierarchical):
-    """Translation to any of its classes, from any of them or from none (section 4.4); different latents, different results."""
+    """Translation to any of its classes, from any of them or from none (section 4.4); different latents, different
+    results."""
 
     Config: ClassVar[type[DeepI2IConfig]] = DeepI2IConfig
     config: DeepI2IConfig
@@ -369,11 +374,9 @@ class DeepI2I(OnBigGAN, Hierarchical):
     generator: Generator
     discriminator: Discriminator
 
-    def __init__(
-        self, config: DeepI2IConfig, domains: tuple[str, ...], *, image_size: int, classes: tuple[str, ...] = ()
-    ) -> None:
-        super().__init__(config, domains, image_size=image_size, classes=classes)
-        self.shape = config.shape(image_size, len(domains))
+    def __init__(self, config: DeepI2IConfig, domains: tuple[str, ...], **rest: Any) -> None:
+        super().__init__(config, domains, **rest)
+        self.shape = config.shape(self.image_size, len(domains))
         self.encoder = Features(self.shape)  # Υ
         self.connect(
             self.shape.tap_channels,
@@ -407,7 +410,8 @@ class DeepI2I(OnBigGAN, Hierarchical):
         return self.decode(self.encode(batch.source) if taps is None else taps, z, batch.target_domain)
 
     def discriminator_loss(self, batch: Batch, taps: Taps | None = None) -> dict[str, Tensor]:
-        """The discriminator's part of Eq. 1 as hinge: E[max(0, 1 - Ψ(x, y))] + E[max(0, 1 + Ψ(Φ(Λ(Υ(t)), z, c), c))]."""
+        """The discriminator's part of Eq. 1 as hinge: E[max(0, 1 - Ψ(x, y))] + E[max(0, 1 + Ψ(Φ(Λ(Υ(t)), z, c),
+        c))]."""
         with torch.no_grad():
             fake = self.translated(batch, taps)
         return self.hinge(fake, batch)

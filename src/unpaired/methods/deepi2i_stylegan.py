@@ -1,16 +1,17 @@
 """DeepI2I (Wang, Yu and van de Weijer, NeurIPS 2020) from a pretrained StyleGAN: two domains, one direction.
 
-The paper says that a StyleGAN will do instead of a BigGAN; the settings here are those of the released code for it. Everything
-that does not depend on the GAN stands in ``hierarchical.py``; docs/methods/deepi2i.md lists what differs from the released code.
+The paper says that a StyleGAN will do instead of a BigGAN; the settings here are those of the released code for it.
+Everything that does not depend on the GAN stands in ``hierarchical.py``; docs/methods/deepi2i.md lists what differs
+from the released code.
 
-Legend: t [N, 3, S, S] in [-1, 1] is a source image, x a real image of the target; z [N, Z] is a latent. Υ is the encoder,
-Λ the adaptors, Φ the generator, Ψ the discriminator.
+Legend: t [N, 3, S, S] in [-1, 1] is a source image, x a real image of the target; z [N, Z] is a latent. Υ is the
+encoder, Λ the adaptors, Φ the generator, Ψ the discriminator.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -77,15 +78,13 @@ class DeepI2IStyleGAN(OnStyleGAN, Hierarchical):
     generator: Generator
     discriminator: Discriminator
 
-    def __init__(
-        self, config: DeepI2IStyleGANConfig, domains: tuple[str, ...], *, image_size: int, classes: tuple[str, ...] = ()
-    ) -> None:
-        super().__init__(config, domains, image_size=image_size, classes=classes)
+    def __init__(self, config: DeepI2IStyleGANConfig, domains: tuple[str, ...], **rest: Any) -> None:
+        super().__init__(config, domains, **rest)
         self.direction = one_way(config.source, domains)
-        self.shape = config.shape(image_size)
+        self.shape = config.shape(self.image_size)
         channels = {r: self.shape.channels(r) for r in self.shape.resolutions}
         self.encoder = Features(self.shape)  # Υ
-        taps = {r: c for r, c in channels.items() if r < image_size}
+        taps = {r: c for r, c in channels.items() if r < self.image_size}
         self.connect(taps, channels, lambda there, _: AdaptorBlock(there))  # Λ; both sides have the same channels
         self.generator = Generator(self.shape)  # Φ
         self.discriminator = Discriminator(self.shape)  # Ψ

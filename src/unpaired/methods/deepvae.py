@@ -1,12 +1,13 @@
-"""DeepVAE: images of one domain from noise, through the levels of a feature pyramid (Katzir et al., Cross-Domain Cascaded Deep
-Translation, supplement, section 6).
+"""DeepVAE: images of one domain from noise, through the levels of a feature pyramid (Katzir et al., Cross-Domain
+Cascaded Deep Translation, supplement, section 6).
 
-A variational autoencoder of the deepest map, conditional Wasserstein GANs from each map to the next shallower one, feature
-inversion at the end. Pyramid, trunk, critics, inversion networks and their training are the cascade's own. As a "translation" it
-ignores the input and draws an image. Equation and table numbers are the supplement's; docs/methods/cascade.md lists the readings.
+A variational autoencoder of the deepest map, conditional Wasserstein GANs from each map to the next shallower one,
+feature inversion at the end. Pyramid, trunk, critics, inversion networks and their training are the cascade's own. As a
+"translation" it ignores the input and draws an image. Equation and table numbers are the supplement's;
+docs/methods/cascade.md lists the readings.
 
-Legend: x_i [N, C, h, h] in [-1, 1] is a real map at level i, z_i [N, Z] the noise of level i, G_i the generators, E the encoder
-of the deepest map, D_i the critics. A latent of the method is all z_i side by side, deepest first.
+Legend: x_i [N, C, h, h] in [-1, 1] is a real map at level i, z_i [N, Z] the noise of level i, G_i the generators, E the
+encoder of the deepest map, D_i the critics. A latent of the method is all z_i side by side, deepest first.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ class DeepVAEConfig(LevelConfig):
 class DeepVAE(LevelMethod):
     """One domain; makes images from noise (supplement, Fig. 19).
 
-    Stages: the inversion networks, the VAE of the deepest level, then the generators of each shallower one, each on real deeper
-    maps. ``translate`` draws an image for each input; ``latents`` gives the noise itself.
+    Stages: the inversion networks, the VAE of the deepest level, then the generators of each shallower one, each on
+    real deeper maps. ``translate`` draws an image for each input; ``latents`` gives the noise itself.
     """
 
     Config: ClassVar[type[DeepVAEConfig]] = DeepVAEConfig
@@ -61,10 +62,8 @@ class DeepVAE(LevelMethod):
     min_domains: ClassVar[int] = 1
     max_domains: ClassVar[int | None] = 1
 
-    def __init__(
-        self, config: DeepVAEConfig, domains: tuple[str, ...], *, image_size: int, classes: tuple[str, ...] = ()
-    ) -> None:
-        super().__init__(config, domains, image_size=image_size, classes=classes)
+    def __init__(self, config: DeepVAEConfig, domains: tuple[str, ...], **rest: Any) -> None:
+        super().__init__(config, domains, **rest)
         c = config
         channels, sides = self.pyramid.channels, self.pyramid.sides
         deepest = c.levels[0]
@@ -171,7 +170,8 @@ class DeepVAE(LevelMethod):
         return self.maps(batch.source, 0, index)
 
     def vae_loss(self, batch: Batch, maps: Maps) -> dict[str, Tensor]:
-        """Eq. 1 as a loss, divided by the elements of a map: ½ ||x - G(z)||² + β KL(q(z | x) || N(0, I)), z ~ q = N(μ, σ²)."""
+        """Eq. 1 as a loss, divided by the elements of a map: ½ ||x - G(z)||² + β KL(q(z | x) || N(0, I)), z ~ q = N(μ,
+        σ²)."""
         c: DeepVAEConfig = self.config
         x = maps[c.levels[0]]
         mean, log_variance = self.encoder(x)

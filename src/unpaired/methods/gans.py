@@ -86,11 +86,11 @@ class BigGANSettings(MethodConfig):
     z_dim: Annotated[int, Field(ge=8)] = 120
     """Numbers in a latent, rounded down to equal chunks for the first layer and each block; as in ``pretrained``."""
     attention: Annotated[int, Field(ge=0)] = 64
-    """Resolution with self-attention; 0 for none, and none where a network has no map of that resolution; as in ``pretrained``."""
+    """Resolution with self-attention; 0 for none, and none where a network has no map of that resolution; as in
+    ``pretrained``."""
     pretrained: str = ""
-    """Model file of a ``biggan`` to start from: of ``unpaired pretrain`` or ``unpaired import biggan``; empty for none."""
-    class_rows: biggan.Rule = "nearest"
-    """Where a class starts that ``pretrained`` does not have: from its nearest class, or from that of its number."""
+    """Model file of a ``biggan`` to start from: of ``unpaired pretrain`` or ``unpaired import biggan``; empty for
+    none."""
 
     def shape(self, size: int, classes: int) -> biggan.Shape:
         """Sizes of both networks."""
@@ -101,7 +101,8 @@ class StyleGANSettings(MethodConfig):
     """Networks of StyleGAN, where they start, and how they are played against each other."""
 
     width: Count = 512
-    """Channels of the maps up to 32 pixels; each doubling beyond halves them; as in ``pretrained`` where there is one."""
+    """Channels of the maps up to 32 pixels; each doubling beyond halves them; as in ``pretrained`` where there is
+    one."""
     latent: Count = 512
     """Numbers in a latent and in a style; as in ``pretrained``."""
     mapping: Count = 8
@@ -109,7 +110,8 @@ class StyleGANSettings(MethodConfig):
     rgb_activation: bool = True
     """LeakyReLU after the discriminator's first 1 x 1 convolution; as in ``pretrained``."""
     pretrained: str = ""
-    """Model file of a ``stylegan`` to start from: of ``unpaired pretrain`` or ``unpaired import stylegan``; empty for none."""
+    """Model file of a ``stylegan`` to start from: of ``unpaired pretrain`` or ``unpaired import stylegan``; empty for
+    none."""
     mixing: Annotated[float, Field(ge=0, le=1)] = 0.9
     """Probability of style mixing: a second latent takes over from a random block on."""
     loss: stylegan.Loss = "r1"
@@ -140,14 +142,12 @@ class OnGAN(Method):
     family: ClassVar[str] = "BigGAN"
     shape: Any
 
-    def __init__(
-        self, config: MethodConfig, domains: tuple[str, ...], *, image_size: int, classes: tuple[str, ...] = ()
-    ) -> None:
-        super().__init__(config, domains, image_size=image_size, classes=classes)
-        if image_size not in self.sizes:
+    def __init__(self, config: MethodConfig, domains: tuple[str, ...], **rest: Any) -> None:
+        super().__init__(config, domains, **rest)
+        if self.image_size not in self.sizes:
             raise ConfigError(
-                f"data.size = {image_size}: {self.family} has networks for {', '.join(map(str, self.sizes))} pixels; "
-                "type --set data.size=64, say"
+                f"data.size = {self.image_size}: {self.family} has networks for {', '.join(map(str, self.sizes))} "
+                "pixels; type --set data.size=64, say"
             )
 
     @property
@@ -166,7 +166,8 @@ class OnGAN(Method):
 
     @abstractmethod
     def pretrained_states(self, start: Start) -> States:
-        """The networks of the configured ``pretrained``, with this method's classes. Raises CheckpointError, ConfigError."""
+        """The networks of the configured ``pretrained``, with this method's classes. Raises CheckpointError,
+        ConfigError."""
 
     def translate(
         self,
@@ -203,8 +204,8 @@ class OnGAN(Method):
 
 
 class GAN(OnGAN):
-    """Base of the GANs themselves. The shared file keeps the discriminator, because transfer needs it; its raw weights, also
-    where EMA is on."""
+    """Base of the GANs themselves. The shared file keeps the discriminator, because transfer needs it; its raw weights,
+    also where EMA is on."""
 
     from_noise: ClassVar[bool] = True
     reads: ClassVar[tuple[Side, ...]] = ("target",)
@@ -214,8 +215,8 @@ class GAN(OnGAN):
 
     @property
     def directions(self) -> Sequence[Pair]:
-        """Each domain onto itself: nothing is translated. Batches come from the same pairs, so that all domains come equally often however
-        many images they have."""
+        """Each domain onto itself: nothing is translated. Batches come from the same pairs, so that all domains come
+        equally often however many images they have."""
         return tuple((d, d) for d in self.domains)
 
     def prepare(self, start: Start) -> None:
@@ -234,19 +235,19 @@ class OnBigGAN(OnGAN):
 
     @property
     def channels_last(self) -> bool:
-        """A step of narrow networks takes 0.8 of the time there, one of wide ones, whose maps of 4 and 8 pixels have over a thousand channels, 1.1
-        to 1.2 times."""
+        """A step of narrow networks takes 0.8 of the time there, one of wide ones, whose maps of 4 and 8 pixels have
+        over a thousand channels, 1.1 to 1.2 times."""
         return bool(self.config.width <= WIDEST_CHANNELS_LAST)
 
     def pretrained_states(self, start: Start) -> States:
-        """A class that the model knows by name keeps its row; ``class_rows`` says where the others start."""
+        """A class that the model knows by name keeps its row; the others start from the row of their nearest class."""
         gan: Any = start.gan(self.config.pretrained, "biggan", self.shape)
         generator, discriminator = dict(gan.generator.state_dict()), dict(gan.discriminator.state_dict())
         how = ""
         if gan.domains != self.domains:
             rows = self._rows(gan, start)
             known = len(set(self.domains) & set(gan.domains))
-            ways = [f"{known} by name"] * (known > 0) + [self.config.class_rows]
+            ways = [f"{known} by name"] * (known > 0) + ["nearest"]
             how = ", by name" if known == len(self.domains) else f", {', '.join(ways)}"
             generator = with_classes(generator, rows)
             discriminator = settled(with_classes(discriminator, rows))
@@ -254,26 +255,17 @@ class OnBigGAN(OnGAN):
         return generator, discriminator
 
     def _rows(self, gan: Any, start: Start) -> list[int]:
-        """The old class that each new one starts from: its own where there is one, else by ``class_rows``."""
+        """The old class that each new one starts from: its own where there is one, else the nearest."""
         old = gan.domains
         unknown = [number for number, name in enumerate(self.domains) if name not in old]
-        if not unknown:
-            found = []
-        elif self.config.class_rows == "index":
-            if unknown[-1] >= len(old):
-                raise ConfigError(
-                    f"{self.config.pretrained}: has {len(old)} classes, the data {len(self.domains)}: class_rows = index needs "
-                    "as many. Use --set model.class_rows=nearest"
-                )
-            found = unknown
-        else:
-            images = (start.examples(self.domains[number], EXAMPLES) for number in unknown)
-            found = nearest_classes(gan.discriminator, images)
+        images = (start.examples(self.domains[number], EXAMPLES) for number in unknown)
+        found = nearest_classes(gan.discriminator, images) if unknown else []
         rows = dict(zip(unknown, found, strict=True))
         return [rows[i] if i in rows else old.index(name) for i, name in enumerate(self.domains)]
 
     def hinge(self, fake: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """E[max(0, 1 - D(x, y))] + E[max(0, 1 + D(fake, y))]: both kinds of images come with the same classes, in one pass."""
+        """E[max(0, 1 - D(x, y))] + E[max(0, 1 + D(fake, y))]: both kinds of images come with the same classes, in one
+        pass."""
         x, y = batch.target, batch.target_domain
         judged_fake, judged_real = self.discriminator(torch.cat([fake, x]), torch.cat([y, y])).chunk(2)
         self.watch(judged_real, judged_fake)
@@ -315,7 +307,8 @@ class OnStyleGAN(OnGAN):
         return z, mix
 
     def critic(self, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
-        """What the discriminator pays. Real and generated images are judged apart, because it sees how a batch varies."""
+        """What the discriminator pays. Real and generated images are judged apart, because it sees how a batch
+        varies."""
         c: StyleGANSettings = self.config
         judged_real, judged_fake = self.discriminator(real), self.discriminator(fake)
         if c.loss == "r1":
@@ -341,11 +334,12 @@ class OnStyleGAN(OnGAN):
 # ----------------------------------------------------------------------------------------------------
 # BigGAN: Large Scale GAN Training for High Fidelity Natural Image Synthesis (Brock, Donahue and Simonyan, ICLR 2019).
 #
-# Here it is what DeepI2I starts from: a class-conditional GAN, trained on the user's own folders (one folder is a class) or
-# imported. It makes images from noise; as a "translation" it ignores the input and draws an image of the target class.
+# Here it is what DeepI2I starts from: a class-conditional GAN, trained on the user's own folders (one folder is a
+# class) or imported. It makes images from noise; as a "translation" it ignores the input and draws an image of the
+# target class.
 #
-# Legend: x [N, 3, S, S] in [-1, 1] is an image, y [N] its class (index into ``domains``), z [N, Z] a latent, G and D the
-# networks of ``networks/biggan.py``.
+# Legend: x [N, 3, S, S] in [-1, 1] is an image, y [N] its class (index into ``domains``), z [N, Z] a latent, G and D
+# the networks of ``networks/biggan.py``.
 
 
 class BigGANConfig(BigGANSettings):
@@ -371,11 +365,9 @@ class BigGAN(OnBigGAN, GAN):
     generator: Generator
     discriminator: Discriminator
 
-    def __init__(
-        self, config: BigGANConfig, domains: tuple[str, ...], *, image_size: int, classes: tuple[str, ...] = ()
-    ) -> None:
-        super().__init__(config, domains, image_size=image_size, classes=classes)
-        self.shape = config.shape(image_size, len(domains))
+    def __init__(self, config: BigGANConfig, domains: tuple[str, ...], **rest: Any) -> None:
+        super().__init__(config, domains, **rest)
+        self.shape = config.shape(self.image_size, len(domains))
         self.generator = Generator(self.shape)
         self.discriminator = Discriminator(self.shape)
         if not config.pretrained:

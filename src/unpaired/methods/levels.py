@@ -1,10 +1,12 @@
-"""What the methods on a feature pyramid share: maps of a batch, feature inversion, levels in order, and what was trained on what.
+"""What the methods on a feature pyramid share: maps of a batch, feature inversion, levels in order, and what was
+trained on what.
 
-Not a method itself. ``cascade`` translates maps level by level, ``deepvae`` makes them from noise; both take features from one
-:class:`Pyramid`, train level by level with everything deeper frozen, and turn maps into pictures with the same networks.
+Not a method itself. ``cascade`` translates maps level by level, ``deepvae`` makes them from noise; both take features
+from one :class:`Pyramid`, train level by level with everything deeper frozen, and turn maps into pictures with the same
+networks.
 
-Legend: N batch, C channels, h side of a map, S side of the image; level 5 is the deepest; maps [N, C, h, h] in [-1, 1], images
-[N, 3, S, S] in [-1, 1]; index is a place in ``config.levels``, 0 for the deepest.
+Legend: N batch, C channels, h side of a map, S side of the image; level 5 is the deepest; maps [N, C, h, h] in [-1, 1],
+images [N, 3, S, S] in [-1, 1]; index is a place in ``config.levels``, 0 for the deepest.
 """
 
 from __future__ import annotations
@@ -68,7 +70,8 @@ class LevelConfig(MethodConfig):
     judge_layers: Count = 4
     """Its strided convolutions."""
     invert_all: bool = True
-    """Train an inversion network for each level, for pictures of them; False: for the last one alone, which makes the image."""
+    """Train an inversion network for each level, for pictures of them; False: for the last one alone, which makes the
+    image."""
 
     penalty_weight: Weight = 10.0
     """λ_gp of the gradient penalty."""
@@ -103,8 +106,8 @@ class LevelConfig(MethodConfig):
             raise ValueError(f"levels = {list(levels)}: name them from the deepest on, without a gap, as in [5, 4, 3]")
         if self.kept_levels != levels[: len(self.kept_levels)]:
             raise ValueError(
-                f"kept_levels = {list(self.kept_levels)}: only the first of levels = {list(levels)} can be kept, because "
-                "those after a level that is trained again were trained on the old one"
+                f"kept_levels = {list(self.kept_levels)}: only the first of levels = {list(levels)} can be kept, "
+                "because those after a level that is trained again were trained on the old one"
             )
         if not any(self.perceptual_levels):
             raise ValueError("perceptual_levels are all 0; to leave the term out, set perceptual_weight = 0")
@@ -130,10 +133,11 @@ class LevelConfig(MethodConfig):
 
 
 class LevelMethod(Method):
-    """Base of the methods on a pyramid. A subclass fills ``makers`` (its networks by level) and says what trains each level."""
+    """Base of the methods on a pyramid. A subclass fills ``makers`` (its networks by level) and says what trains each
+    level."""
 
     Config: ClassVar[type[MethodConfig]] = LevelConfig
-    # Levels are trained on the raw weights of the deeper ones, and their hashes say so: an average would be another network.
+    # levels are trained on the raw weights of the deeper ones, and their hashes say so
     never_averaged: ClassVar[tuple[str, ...]] = ("pyramid", "makers", "encoder")
 
     made_from_deeper: ClassVar[bool] = True
@@ -149,17 +153,15 @@ class LevelMethod(Method):
     makers: nn.ModuleDict
     """By level: the networks that give its map."""
 
-    def __init__(
-        self, config: Any, domains: tuple[str, ...], *, image_size: int, classes: tuple[str, ...] = ()
-    ) -> None:
-        super().__init__(config, domains, image_size=image_size, classes=classes)
+    def __init__(self, config: Any, domains: tuple[str, ...], **rest: Any) -> None:
+        super().__init__(config, domains, **rest)
         c: LevelConfig = config
-        self.pyramid = Pyramid(c.network, c.levels, len(domains), image_size)
+        self.pyramid = Pyramid(c.network, c.levels, len(domains), self.image_size)
         self._check_size()
         channels, sides = self.pyramid.channels, self.pyramid.sides
         self.inverters, self.judges = nn.ModuleDict(), nn.ModuleDict()
         for level in c.inverted:
-            make = (channels[level], sides[level], image_size, c.inversion_width)
+            make = (channels[level], sides[level], self.image_size, c.inversion_width)
             self.inverters[str(level)] = nn.ModuleList([Inverter(*make) for _ in domains])
             self.judges[str(level)] = nn.ModuleList([StridedPatches(c.judge_width, c.judge_layers) for _ in domains])
         for name in ("made_on", "inverted_on"):
@@ -171,13 +173,14 @@ class LevelMethod(Method):
         least = 2 ** (c.judge_layers + 1)
         if self.image_size < least:
             raise ConfigError(
-                f"data.size = {self.image_size}: a discriminator of {c.judge_layers} strided convolutions needs {least} pixels; "
-                f"type --set data.size={least}, or --set model.judge_layers={c.judge_layers - 1}"
+                f"data.size = {self.image_size}: a discriminator of {c.judge_layers} strided convolutions needs "
+                f"{least} pixels; type --set data.size={least}, or --set model.judge_layers={c.judge_layers - 1}"
             )
         for deeper in c.levels[:-1]:
             if self.pyramid.sides[deeper] < 2:  # AdaIN would leave nothing of a single position
                 raise ConfigError(
-                    f"data.size = {self.image_size}: level {deeper} of {c.network} has a single position; use larger images"
+                    f"data.size = {self.image_size}: level {deeper} of {c.network} has a single position; "
+                    "use larger images"
                 )
 
     @property
@@ -190,14 +193,16 @@ class LevelMethod(Method):
         return self.image_size
 
     def prepare(self, start: Start) -> None:
-        """The pyramid's weights and statistics. Raises WeightsError, or ConfigError for parts that nothing would train."""
+        """The pyramid's weights and statistics. Raises WeightsError, or ConfigError for parts that nothing would
+        train."""
         c: LevelConfig = self.config
         if start.begun_with is not None:
             self._continue(start.begun_with, start)
             return
         if c.kept_levels:
             raise ConfigError(
-                f"model.kept_levels = {list(c.kept_levels)} keeps what --start-from brings; without it there is nothing to keep"
+                f"model.kept_levels = {list(c.kept_levels)} keeps what --start-from brings; without it there is "
+                "nothing to keep"
             )
         if not c.inversion_steps:
             raise ConfigError(
@@ -208,14 +213,14 @@ class LevelMethod(Method):
         self.pyramid.take_statistics(self.domains, start.examples)
 
     def _continue(self, model: Beginning, start: Start) -> None:
-        """After another model's weights have been taken in: what is kept must have been trained, on these domains and on what it is
-        together with here; where nothing is kept, all is trained again, on statistics of the new images. Raises ConfigError,
-        CheckpointError."""
+        """After another model's weights have been taken in: what is kept must have been trained, on these domains and
+        on what it is together with here; where nothing is kept, all is trained again, on statistics of the new images.
+        Raises ConfigError, CheckpointError."""
         c: LevelConfig = self.config
         if c.weights not in ("pretrained", model.settings["weights"]):
             raise ConfigError(
-                f"model.weights = {c.weights}: the model of --start-from brings the classifier that its levels were trained on, of "
-                f"{model.settings['weights']}; leave the weights out, or begin without --start-from"
+                f"model.weights = {c.weights}: the model of --start-from brings the classifier that its levels were "
+                f"trained on, of {model.settings['weights']}; leave the weights out, or begin without --start-from"
             )
         kept = {f"kept_levels keeps level {level}": self.made_on[c.levels.index(level)] for level in c.kept_levels} | {
             f"inversion_steps = 0 keeps the inversion of level {level}": self.inverted_on[c.levels.index(level)]
@@ -230,8 +235,9 @@ class LevelMethod(Method):
                 buffer.zero_()
         elif set(model.domains) != set(self.domains):
             raise ConfigError(
-                f"the model of --start-from was trained on {', '.join(model.domains)}, the data has {', '.join(self.domains)}: "
-                "nothing of it can be kept for other domains; leave out model.kept_levels and model.inversion_steps=0"
+                f"the model of --start-from was trained on {', '.join(model.domains)}, the data has "
+                f"{', '.join(self.domains)}: nothing of it can be kept for other domains; leave out "
+                "model.kept_levels and model.inversion_steps=0"
             )
         self.check_parts()
 
@@ -265,14 +271,16 @@ class LevelMethod(Method):
 
     @property
     def last_pictured(self) -> int:
-        """The shallowest level whose inversion network training has come to; before the first of them the last level."""
+        """The shallowest level whose inversion network training has come to; before the first of them the last
+        level."""
         levels: tuple[int, ...] = self.config.levels
         begun = [level for level, on in zip(levels, self.inverted_on, strict=True) if on.any()]
         return begun[-1] if begun else levels[-1]
 
     @property
     def shown(self) -> int:
-        """How many levels an output goes through: those begun, or all where the last of them has no inversion network."""
+        """How many levels an output goes through: those begun, or all where the last of them has no inversion
+        network."""
         count = int(self.reached)
         levels = self.config.levels
         return count if count and levels[count - 1] in self.config.inverted else len(levels)
@@ -291,18 +299,17 @@ class LevelMethod(Method):
             random.append(f"the inversion of level {used[-1]}")
         if not random:
             return ""
-        why = (
-            ""
-            if self.config.invert_all
-            else " (with model.invert_all = false there is no picture before the last level)"
+        alone = " (with model.invert_all = false there is no picture before the last level)"
+        return (
+            f"not trained yet: {', '.join(random)}. Outputs go through random networks there"
+            f"{'' if self.config.invert_all else alone}; the training command goes on with them"
         )
-        return f"not trained yet: {', '.join(random)}. Outputs go through random networks there{why}; the training command goes on with them"
 
     # -- critics
 
     def critic_terms(self, judge: Judge, y: Tensor, fake: Tensor, slopes: Slopes) -> tuple[Tensor, Tensor]:
-        """WGAN-GP for one critic: mean D(fake) - mean D(y), and λ_gp E (||∇D(ŷ)|| - 1)². Real maps ``y`` [N, C, h, h] and translated
-        ones go through it together, since it judges each sample alone."""
+        """WGAN-GP for one critic: mean D(fake) - mean D(y), and λ_gp E (||∇D(ŷ)|| - 1)². Real maps ``y`` [N, C, h, h]
+        and translated ones go through it together, since it judges each sample alone."""
         (judged,) = judge(torch.cat([y, fake]))
         gap = losses.critic_gap([judged[: len(y)]], [judged[len(y) :]])
         return gap, self.config.penalty_weight * losses.gradient_penalty(judge, y, fake, slopes)
@@ -380,7 +387,8 @@ class LevelMethod(Method):
     # -- what was trained on what
 
     def _trained_on(self, index: int) -> bytes:
-        """SHA-256 of everything that level number ``index`` is trained on: the pyramid there and deeper, the deeper networks."""
+        """SHA-256 of everything that level number ``index`` is trained on: the pyramid there and deeper, the deeper
+        networks."""
         levels = self.config.levels
         sha = hashlib.sha256(self.pyramid.digest(levels[: index + 1]))
         for level in levels[:index] if self.made_from_deeper else ():
@@ -393,7 +401,8 @@ class LevelMethod(Method):
         self.inverted_on[index].copy_(_bytes(self.pyramid.digest((level,))))
 
     def start_level(self, index: int) -> None:
-        """Start of a level's stage: it is in use from now on, and what was trained on its former state is not any more."""
+        """Start of a level's stage: it is in use from now on, and what was trained on its former state is not any
+        more."""
         self.reached.fill_(index + 1)
         self.made_on[index].copy_(_bytes(self._trained_on(index)))
         self.made_on[index + 1 :].zero_()
@@ -409,9 +418,9 @@ class LevelMethod(Method):
                 if there.any() and bytes(there.tolist()) != (found := now(index)):
                     raise CheckpointError(
                         f"{what} {level} was trained on other parts than those it is together with here (SHA-256 "
-                        f"{bytes(there.tolist()).hex()[:12]}… then, {found.hex()[:12]}… now): the pyramid, its statistics or a deeper "
-                        f"level has changed since. Train level {level} and all shallower ones again: --start-from with "
-                        "--set model.kept_levels"
+                        f"{bytes(there.tolist()).hex()[:12]}… then, {found.hex()[:12]}… now): the pyramid, its "
+                        f"statistics or a deeper level has changed since. Train level {level} and all shallower ones "
+                        "again: --start-from with --set model.kept_levels"
                     )
 
 

@@ -1,14 +1,15 @@
-"""StyleGAN: A Style-Based Generator Architecture for Generative Adversarial Networks (Karras, Laine and Aila, CVPR 2019).
+"""StyleGAN: A Style-Based Generator Architecture for Generative Adversarial Networks (Karras, Laine and Aila, CVPR
+2019).
 
-Here it is what ``deepi2i-stylegan`` starts from: an unconditional GAN, trained on the user's own images (all folders together) or
-imported. It makes images from noise; as a "translation" it ignores the input and the target.
+Here it is what ``deepi2i-stylegan`` starts from: an unconditional GAN, trained on the user's own images (all folders
+together) or imported. It makes images from noise; as a "translation" it ignores the input and the target.
 
 Legend: x [N, 3, S, S] in [-1, 1] is an image, z [N, Z] a latent, G and D the networks of ``networks/stylegan.py``.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -49,11 +50,9 @@ class StyleGAN(OnStyleGAN, GAN):
     generator: Generator
     discriminator: Discriminator
 
-    def __init__(
-        self, config: StyleGANConfig, domains: tuple[str, ...], *, image_size: int, classes: tuple[str, ...] = ()
-    ) -> None:
-        super().__init__(config, domains, image_size=image_size, classes=classes)
-        self.shape = config.shape(image_size)
+    def __init__(self, config: StyleGANConfig, domains: tuple[str, ...], **rest: Any) -> None:
+        super().__init__(config, domains, **rest)
+        self.shape = config.shape(self.image_size)
         self.generator = Generator(self.shape)
         self.discriminator = Discriminator(self.shape)
 
@@ -62,8 +61,8 @@ class StyleGAN(OnStyleGAN, GAN):
         parts = self.generator_parts()
         updates = (
             Update(
-                "discriminator", self.discriminator_loss, (self.discriminator,), Adam(c.lr_discriminator, c.betas, c.eps),
-                second_order=True,
+                "discriminator", self.discriminator_loss, (self.discriminator,),
+                Adam(c.lr_discriminator, c.betas, c.eps), second_order=True,
             ),
             Update(
                 "generator", self.generator_loss, tuple(m for m, _ in parts), Adam(c.lr_generator, c.betas, c.eps),

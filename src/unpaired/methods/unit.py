@@ -54,23 +54,20 @@ MUNIT_DEFAULTS: dict[str, Any] = {
     "halve_lr_every": 100_000,
     "steps": 1_000_000,
 }
-"""What ``architecture = "munit"`` changes in the defaults: the settings of that code base's own UNIT
-trainer."""
+"""What ``architecture = "munit"`` changes in the defaults: the settings of that code base's own UNIT trainer."""
 
 
 class UNITConfig(MethodConfig):
     """Every number of the paper. The defaults are the paper's; those of ``architecture = "munit"`` are in
     MUNIT_DEFAULTS.
 
-    Defaults are filled in when the settings are read, so what is printed and saved is complete and says what
-    is used.
+    Defaults are filled in when the settings are read, so what is printed and saved is complete and says what is used.
     """
 
     architecture: Literal["paper", "munit"] = "paper"
     """``paper``, or the later redesign in the MUNIT code base, which shares no weights."""
     norm: Literal["none", "instance"] = "none"
-    """After the downsampling and upsampling convolutions: none with LeakyReLU, or instance norm with ReLU
-    (animals)."""
+    """After the downsampling and upsampling convolutions: none with LeakyReLU, or instance norm with ReLU (animals)."""
     width: Count = 64
     """Channels of the first layer; each halving of the size doubles them."""
     downsampling: Annotated[int, Field(ge=1, le=5)] = 2
@@ -87,8 +84,7 @@ class UNITConfig(MethodConfig):
     none (an ablation)."""
 
     discriminator: Literal["separate", "shared", "multiscale"] = "separate"
-    """One a domain; a private front and a shared back (faces); or one at each of ``scales`` sizes (large
-    images)."""
+    """One a domain; a private front and a shared back (faces); or one at each of ``scales`` sizes (large images)."""
     discriminator_layers: Count = 5
     """Convolutions of stride 2 in a discriminator; the paper compares 3 to 6."""
     discriminator_width: Count = 64
@@ -111,8 +107,7 @@ class UNITConfig(MethodConfig):
     cycle_kl_weight: Weight = 0.1
     """λ3, of the KL terms in the cycle (Eq. 7, 8)."""
     cycle_weight: Weight = 100.0
-    """λ4, of the mean absolute error after there and back (Eq. 7, 8); 0 leaves the whole cycle out (an
-    ablation)."""
+    """λ4, of the mean absolute error after there and back (Eq. 7, 8); 0 leaves the whole cycle out (an ablation)."""
     kl: Literal["formula", "released"] = "formula"
     """``formula`` is mu²/2, the direct term repeated in the cycle as Eq. 7 and 8 have it; ``released`` is
     the code's z²."""
@@ -209,8 +204,7 @@ def build_generator(c: UNITConfig) -> nn.Sequential:
 
 
 def build_discriminators(c: UNITConfig) -> SeparateDiscriminators | SharedDiscriminators:
-    """The discriminators of both domains: images of a and of b -> for each domain one map of logits a
-    scale."""
+    """The discriminators of both domains: images of a and of b -> for each domain one map of logits a scale."""
     if c.discriminator == "shared":
         return SharedDiscriminators(c.discriminator_width, c.discriminator_layers, c.discriminator_private, 2)
     single = partial(PatchDiscriminator, c.discriminator_width, c.discriminator_layers)
@@ -237,18 +231,17 @@ class Translated(NamedTuple):
 class UNIT(Method):
     """Two-way translation between two domains through a shared latent space (arXiv 1703.00848).
 
-    Trains in one stage with two updates, the discriminators first (section 3, "Learning"). Both see one sample of each code
-    (``Stage.forward``); the released codes draw another for the second, and so does this where gradients are accumulated or
-    losses compiled. ``translate``
-    decodes the mean of the code, without noise, as the released code does; it accepts sizes divisible by
-    ``stride`` = 2 ** downsampling.
+    Trains in one stage with two updates, the discriminators first (section 3, "Learning"). Both see one sample of each
+    code (``Stage.forward``); the released codes draw another for the second, and so does this where gradients are
+    accumulated or losses compiled. ``translate`` decodes the mean of the code, without noise, as the released code
+    does; it accepts sizes divisible by ``stride`` = 2 ** downsampling.
     """
 
     Config: ClassVar[type[UNITConfig]] = UNITConfig
     training_only: ClassVar[tuple[str, ...]] = ("discriminators",)
 
-    def __init__(self, config: UNITConfig, domains: tuple[str, ...], *, image_size: int, classes: tuple[str, ...] = ()):
-        super().__init__(config, domains, image_size=image_size, classes=classes)
+    def __init__(self, config: UNITConfig, domains: tuple[str, ...], **rest: Any) -> None:
+        super().__init__(config, domains, **rest)
         if len(domains) != 2:
             raise ConfigError(f"method 'unit' translates between 2 domains, {len(domains)} given: {', '.join(domains)}")
         c = config
@@ -367,8 +360,7 @@ class UNIT(Method):
         }
 
     def generator_loss(self, batch: Batch, made: Translated) -> dict[str, Tensor]:
-        """The first player's part of Eq. 2: L_VAE (Eq. 3, 4), L_GAN (Eq. 5, 6) and L_CC (Eq. 7, 8) of both
-        domains."""
+        """The first player's part of Eq. 2: L_VAE (Eq. 3, 4), L_GAN (Eq. 5, 6) and L_CC (Eq. 7, 8) of both domains."""
         c: UNITConfig = self.config
         x_a, x_b = batch.source, batch.target
         terms: dict[str, Tensor] = {}

@@ -1,19 +1,20 @@
 """UNIT for digits: a classifier learned on labelled source images, carried over to unlabelled target images.
 
 Liu, Breuel and Kautz, "Unsupervised Image-to-Image Translation Networks", section 4 (Domain Adaptation, Table 2). One
-training does two things: it translates between the two domains, and it classifies source images from the features of the
-discriminator, whose upper layers both domains share. What the paper leaves open follows the released settings of
+training does two things: it translates between the two domains, and it classifies source images from the features of
+the discriminator, whose upper layers both domains share. What the paper leaves open follows the released settings of
 SVHN→MNIST; docs/adaptation.md lists both readings.
 
-Legend: N batch, K classes, S side in pixels (a multiple of 16), g ``width``. Images are [N, 3, S, S] in [-1, 1]. Domain 1
-is the first name in ``domains`` (labelled), domain 2 the second. x̂₁₂ is x₁ translated to domain 2, x̂₁₁ reconstructed.
+Legend: N batch, K classes, S side in pixels (a multiple of 16), g ``width``. Images are [N, 3, S, S] in [-1, 1]. Domain
+1 is the first name in ``domains`` (labelled), domain 2 the second. x̂₁₂ is x₁ translated to domain 2, x̂₁₁
+reconstructed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +49,8 @@ class UNITDigitsConfig(MethodConfig):
     class_weight: Weight = 10.0
     """Cross-entropy of the class head on labelled source images."""
     feature_weight: Weight = 1e-4
-    """Squared distance between the discriminator's features of x̂₁₁ and x̂₁₂, and of x̂₂₂ and x̂₂₁ (discriminator only)."""
+    """Squared distance between the discriminator's features of x̂₁₁ and x̂₁₂, and of x̂₂₂ and x̂₂₁ (discriminator
+    only)."""
     translated_class_weight: Weight = 0.0
     """Not in the paper: the class head also learns x̂₁₂ with the label of x₁ (discriminator's update)."""
     anchor_weight: Weight = 0.0
@@ -56,12 +58,13 @@ class UNITDigitsConfig(MethodConfig):
     dropout: tuple[float, float, float, float] = (0.1, 0.3, 0.5, 0.5)
     """Dropout after each stage of the discriminator, on its real/fake and class paths."""
     same_start: bool = False
-    """Not in the paper: the private layers of both domains start with equal weights, so that the class head is from the first
-    step on as good in domain 2 as a classifier that ignores the difference. Needs equal ``channels``."""
+    """Not in the paper: the private layers of both domains start with equal weights, so that the class head is from the
+    first step on as good in domain 2 as a classifier that ignores the difference. Needs equal ``channels``."""
     invert_target: bool = False
     """Show half of the target images inverted, as the released SVHN→MNIST did with MNIST."""
     jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    """Not in the paper: random rotation, scale, shear and shift of every training image, as a plain classifier's images get."""
+    """Not in the paper: random rotation, scale, shear and shift of every training image, as a plain classifier's images
+    get."""
     lr: Annotated[float, Field(gt=0)] = 2e-4
     """Learning rate of both Adam optimisers."""
     betas: tuple[float, float] = (0.5, 0.999)
@@ -178,34 +181,28 @@ class UNITDigits(Method):
     """
 
     Config: ClassVar[type[MethodConfig]] = UNITDigitsConfig
+    # all but the real/fake head is shared: the class head and its features are the point of this model
     training_only: ClassVar[tuple[str, ...]] = ("judge",)
 
-    def __init__(
-        self,
-        config: UNITDigitsConfig,
-        domains: tuple[str, ...],
-        *,
-        image_size: int,
-        classes: tuple[str, ...] = (),
-    ):
-        super().__init__(config, domains, image_size=image_size, classes=classes)
+    def __init__(self, config: UNITDigitsConfig, domains: tuple[str, ...], **rest: Any) -> None:
+        super().__init__(config, domains, **rest)
         if len(self.domains) != 2:
             raise ConfigError(
                 f"unit-digits needs exactly 2 domains, labelled then unlabelled; got {', '.join(self.domains)}."
             )
-        if image_size % 16:
-            near = max(16, round(image_size / 16) * 16)
+        if self.image_size % 16:
+            near = max(16, round(self.image_size / 16) * 16)
             raise ConfigError(
-                f"unit-digits needs a side that is a multiple of 16; data.size is {image_size}. "
+                f"unit-digits needs a side that is a multiple of 16; data.size is {self.image_size}. "
                 f"Try --set data.size={near}"
             )
-        self.encoder = Encoder(config.width, image_size, config.channels)
-        self.decoder = Decoder(config.width, image_size, config.channels)
+        self.encoder = Encoder(config.width, self.image_size, config.channels)
+        self.decoder = Decoder(config.width, self.image_size, config.channels)
         for module in [*self.encoder.modules(), *self.decoder.modules()]:
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.normal_(module.weight, 0, 0.02)
         self.features = Features(config.discriminator_width, config.channels, config.dropout)
-        last, cell = config.discriminator_width * 8, image_size // 16
+        last, cell = config.discriminator_width * 8, self.image_size // 16
         self.judge = nn.Conv2d(last, 2, cell)
         self.class_head = nn.Conv2d(last, len(self.classes), cell) if self.classes else None
         for part in [*self.features.modules(), self.judge, self.class_head]:
@@ -300,30 +297,16 @@ class UNITDigits(Method):
     def translate(
         self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """[N, 3, S, S] in [-1, 1] -> the same in domain ``target``; the mean of the code, so ``generator`` is not used."""
-        return self.sample(images, source, target, noise=0.0)
-
-    def sample(
-        self,
-        images: Tensor,
-        source: str,
-        target: str,
-        *,
-        noise: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Like ``translate`` with z = μ + ``noise``·σ·η: 1 draws from q(z|x) as in the paper's formulas, 0 takes the mean."""
+        """[N, 3, S, S] in [-1, 1] -> the same in domain ``target``; the mean of the code, so ``generator`` is not
+        used."""
         i, j = self.domains.index(source), self.domains.index(target)
-        mu, sd = self.encoder([(i, self._enter(images, i))])
-        if noise:
-            eta = torch.randn(mu.shape, generator=generator, device=generator.device if generator else mu.device)
-            mu = mu + noise * sd * eta.to(mu)
+        mu, _ = self.encoder([(i, self._enter(images, i))])
         both: tuple[Tensor, Tensor] = self.decoder(mu)
         return both[j].expand(-1, 3, -1, -1)
 
     def reconstruct(self, images: Tensor, domain: str) -> Tensor | None:
         """x̂₁₁ or x̂₂₂, [N, 3, S, S], without noise."""
-        return self.sample(images, domain, domain, noise=0.0)
+        return self.translate(images, domain, domain)
 
     def classify(self, images: Tensor, domain: str) -> Tensor:
         """[N, 3, S, S] in [-1, 1] of ``domain`` -> class logits [N, K].
@@ -335,10 +318,6 @@ class UNITDigits(Method):
             raise ConfigError("this model was trained without labels and cannot classify; train it with unpaired adapt")
         index = self.domains.index(domain)
         return self._classes(self.features([(index, self._enter(images, index))], drop=False))
-
-    def shared_state(self) -> Mapping[str, Tensor]:
-        """All but the real/fake head: the class head and its features are the point of this model."""
-        return super().shared_state()
 
     # ------------------------------------------------------------------------------------------------ inside
     def _enter(self, images: Tensor, domain: int) -> Tensor:
@@ -355,7 +334,8 @@ class UNITDigits(Method):
         return jitter(x1, c.jitter), jitter(x2, c.jitter)
 
     def _generate(self, x1: Tensor, x2: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor, Tensor]:
-        """(x̂₁₁, x̂₂₁), (x̂₁₂, x̂₂₂), μ, σ. Both domains pass the shared layers together, so that BatchNorm sees both."""
+        """(x̂₁₁, x̂₂₁), (x̂₁₂, x̂₂₂), μ, σ. Both domains pass the shared layers together, so that BatchNorm sees
+        both."""
         mu, sd = self.encoder([(0, x1), (1, x2)])
         first, second = self.decoder(mu + sd * torch.randn_like(sd))  # η ~ N(0, I)
         n = len(x1)

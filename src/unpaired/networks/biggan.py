@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +22,6 @@ from unpaired.networks.kernels import SN_EPS, SNConv2d, SNEmbedding, SNLinear
 
 BN_EPS = 1e-5
 BN_MOMENTUM = 0.1
-Rule = Literal["nearest", "index"]
 
 
 # ------------------------------------------------------------------------------------------ batch norm
