@@ -23,12 +23,6 @@ from unpaired.training.state import Plan
 from unpaired.translate.translator import Translator, load
 
 NAMES = sorted(METHODS)
-SECOND_ORDER: list[tuple[str, dict[str, Any]]] = [
-    ("attend", {"model": {"gan": "wgan-gp", "discriminator_norm": "none"}}),
-    ("stylegan", {"model": {"loss": "wgan-gp"}}),
-    ("deepi2i-stylegan", {"model": {"loss": "wgan-gp"}}),
-]
-"""Settings with which an update differentiates a gradient, where those of cases.py are not enough."""
 
 
 def everything(run: Path) -> dict[str, bytes]:
@@ -198,10 +192,8 @@ def test_method_keeps_to_the_contract(name: str) -> None:
     assert plans[0] == plans[1]
 
 
-@pytest.mark.parametrize(("name", "changes"), [*((n, {}) for n in NAMES), *SECOND_ORDER])
-def test_an_update_says_whether_it_differentiates_a_gradient(
-    name: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_an_update_says_whether_it_differentiates_a_gradient(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """``Update.second_order`` is set where the loss builds a graph of a gradient, which --compile must leave alone, and
     nowhere else."""
     built: list[bool] = []
@@ -212,17 +204,14 @@ def test_an_update_says_whether_it_differentiates_a_gradient(
         return grad(*args, **kwargs)
 
     monkeypatch.setattr(torch.autograd, "grad", noted)
-    config = cases.config(name, **changes)
+    config = cases.config(name)
     method = cases.method(name, config)
     batch = loop.Sampler(cases.pool(name), config.data, method.pairs, config.seed).batch(1, 4)
-    found = {}
     for stage in method.stages():
         for update in stage.updates:
             built.clear()
             update.loss(*stage.arguments(batch))
-            found[update.name] = any(built)
             assert update.second_order == any(built), f"{stage.name}/{update.name}"
-    assert any(found.values()) or not changes
 
 
 @pytest.mark.parametrize("parts", [1, 2])

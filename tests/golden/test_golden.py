@@ -51,7 +51,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "cycle-paper": ("cycle", PAPER_CYCLE),
     "deepi2i-scratch": ("deepi2i", {"mode": "scratch", "freeze_encoder": False, "reconstruction": "mse"}),
     "deepi2i-stylegan-transfer": ("deepi2i-stylegan", {"transfer": ["encoder", "generator", "discriminator"]}),
-    "stylegan-wgan-gp": ("stylegan", {"loss": "wgan-gp"}),
     "unit-munit": ("unit", {"architecture": "munit", "scales": 2, "residual_blocks": 1}),
     "unit-shared": ("unit", {"discriminator": "shared", "gan": "lsgan", "kl": "released", "dropout": 0.5}),
 }

@@ -191,7 +191,7 @@ def import_deepi2i_stylegan(
     shape, total = _shape(given, "generator", size)
     model = DeepI2IStyleGAN.Config(
         width=shape.width, latent=shape.latent, mapping=shape.mapping, rgb_activation=shape.rgb_activation, source=domains[0],
-        reconstruction="mse", loss="wgan-gp",  # training that goes on does so as that code trained
+        reconstruction="mse",
     )  # fmt: skip
     with shapes_only():
         method = DeepI2IStyleGAN(model, domains, image_size=size)

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from unpaired import losses
 from unpaired.batch import Batch, Pair
 from unpaired.errors import ConfigError
 from unpaired.methods.base import one_way
@@ -118,11 +119,11 @@ class DeepI2IStyleGAN(OnStyleGAN, Hierarchical):
         return self.decode(self.encode(batch.source) if taps is None else taps, z, draw_noise(self.shape, z), mix)
 
     def discriminator_loss(self, batch: Batch, taps: Taps | None = None) -> dict[str, Tensor]:
-        """The discriminator's part of Eq. 1 with R1, or of WGAN-GP as released."""
+        """The discriminator's part of Eq. 1 with R1."""
         with torch.no_grad():
             fake = self.translated(batch, taps)
         return self.critic(fake, batch.target)
 
     def fooling(self, psi: Mapping[int, Tensor], batch: Batch) -> Tensor:
-        """-E[log Ψ], or -E[Ψ] with WGAN-GP."""
-        return self.fooled(self.discriminator.judge(psi))
+        """-E[log Ψ]."""
+        return losses.fooling([self.discriminator.judge(psi)], "nonsaturating")

@@ -114,14 +114,8 @@ class StyleGANSettings(MethodConfig):
     none."""
     mixing: Annotated[float, Field(ge=0, le=1)] = 0.9
     """Probability of style mixing: a second latent takes over from a random block on."""
-    loss: stylegan.Loss = "r1"
-    """``r1``: logistic, non-saturating, and a penalty on the discriminator's gradient at real images; ``wgan-gp``."""
     r1: Weight = 10.0
-    """γ of the penalty γ/2 E‖∇D(x)‖²."""
-    gradient_penalty: Weight = 10.0
-    """Weight of WGAN-GP's penalty."""
-    drift: Weight = 0.001
-    """Weight of E[D(x)²] with ``wgan-gp``."""
+    """γ of the penalty γ/2 E‖∇D(x)‖² on the discriminator's gradient at real images."""
     lr_mapping_factor: Rate = 0.01
     """The mapping network's learning rate, as a share of the generator's."""
 
@@ -307,28 +301,15 @@ class OnStyleGAN(OnGAN):
         return z, mix
 
     def critic(self, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
-        """What the discriminator pays. Real and generated images are judged apart, because it sees how a batch
-        varies."""
-        c: StyleGANSettings = self.config
+        """What the discriminator pays: logistic, non-saturating, and R1. Real and generated images are judged apart,
+        because it sees how a batch varies."""
         judged_real, judged_fake = self.discriminator(real), self.discriminator(fake)
-        if c.loss == "r1":
-            self.watch(judged_real, judged_fake)  # WGAN's critic has no middle to be on one side of
-            return {
-                "real": losses.judged_real([judged_real], "nonsaturating"),
-                "fake": losses.judged_fake([judged_fake], "nonsaturating"),
-                "penalty": c.r1 / 2 * losses.r1_penalty(self.discriminator, real),
-            }
+        self.watch(judged_real, judged_fake)
         return {
-            "gap": losses.critic_gap([judged_real], [judged_fake]),
-            "drift": c.drift * losses.mean_square(judged_real),
-            "penalty": c.gradient_penalty * losses.gradient_penalty(lambda x: [self.discriminator(x)], real, fake),
+            "real": losses.judged_real([judged_real], "nonsaturating"),
+            "fake": losses.judged_fake([judged_fake], "nonsaturating"),
+            "penalty": self.config.r1 / 2 * losses.r1_penalty(self.discriminator, real),
         }
-
-    def fooled(self, judged: Tensor) -> Tensor:
-        """What the generator pays for the discriminator's logits."""
-        if self.config.loss == "r1":
-            return losses.fooling([judged], "nonsaturating")
-        return losses.hinge_fooling(judged)  # -E[D], as WGAN has it
 
 
 # ----------------------------------------------------------------------------------------------------

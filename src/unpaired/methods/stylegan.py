@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from unpaired import losses
 from unpaired.batch import Batch
 from unpaired.methods.base import Adam, Stage, Update
 from unpaired.methods.gans import (
@@ -77,14 +78,14 @@ class StyleGAN(OnStyleGAN, GAN):
         return images
 
     def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Logistic and R1, or WGAN-GP."""
+        """Logistic and R1."""
         with torch.no_grad():
             fake = self._draw(batch.target)
         return self.critic(fake, batch.target)
 
     def generator_loss(self, batch: Batch) -> dict[str, Tensor]:
         """The generator's side of the same game."""
-        return {"gan": self.fooled(self.discriminator(self._draw(batch.target)))}
+        return {"gan": losses.fooling([self.discriminator(self._draw(batch.target))], "nonsaturating")}
 
     def render(self, images: Tensor, source: str | None, target: str, *inputs: Tensor) -> Tensor:
         """Images from noise; of ``images`` only the number counts."""

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from unpaired.networks.kernels import instance_norm
 
-Loss = Literal["r1", "wgan-gp"]
 SIZES = (32, 64, 128, 256, 512, 1024)
 FULL_CHANNELS = 32
 """Up to this resolution maps have all ``width`` channels; each doubling beyond halves them."""
