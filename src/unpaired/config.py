@@ -388,8 +388,8 @@ class EvaluateConfig(Options):
     metrics: Words = ("distances", "coverage", "errors", "content")
     """Comma-separated: distances, coverage, errors, content, lpips, classifier (RC and FC), or all."""
     backbone: Words = ()
-    """Feature networks, comma-separated: mobilenet_v1 (where none is named; without its weights the figures are left out), fid (the
-    Inception of FID and KID), vgg19, alexnet, squeezenet1_1. The name stands in every figure."""
+    """Feature networks, comma-separated: mobilenet_v1 or efficientnet_lite0 (where none is named, the first that is here and that
+    training did not look through; else the figures are left out), fid (the Inception of FID and KID), vgg19, alexnet, squeezenet1_1. The name stands in every figure."""
     weights: Path | None = None
     """File or folder with the weights of those networks and of LPIPS."""
     feature_precision: Literal["fp32", "bf16"] = "fp32"

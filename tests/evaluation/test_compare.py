@@ -54,6 +54,7 @@ def test_the_better_one_is_marked_where_intervals_are_apart(results: tuple[dict[
         ({"split": "train"}, "cycle_error", "split: test and train"),
         ({"size": 32}, "FD-colours", "image size: 16 and 32"),
         ({"backbones": {"colours": {"sha256": "1" * 64, "resize": "none", "precision": "fp32"}}}, "FD-colours", "weights of the backbone"),
+        ({"backbones": {"colours": {"sha256": "0" * 64, "independent": False}}}, "FD-colours", "not independent: training looked through"),
         ({"backbones": {"colours": {"sha256": "0" * 64, "resize": "box", "precision": "fp32"}}}, "recall-colours", "resize: none and box"),
         ({"backbones": {"colours": {"sha256": "0" * 64, "resize": "none", "precision": "bf16"}}}, "KD-colours", "fp32 and bf16"),
     ],

@@ -75,6 +75,15 @@ def test_results_are_json_with_everything_that_they_depend_on(tmp_path: Path) ->
     assert any("only 10 images: below 2,000" in w for w in results["warnings"])
 
 
+def test_figures_of_a_network_that_training_looked_through_are_marked() -> None:
+    """The model's header names it: a warning says so, and the results' provenance."""
+    model = translator(Negative())
+    model.header["pretrained"] = [{"name": "colours"}]
+    results = evaluate(model, pool(), networks=[Colours()], metrics=("distances",), bootstrap=20)
+    assert results["provenance"]["backbones"]["colours"]["independent"] is False
+    assert any("colours are not independent" in w for w in results["warnings"])
+
+
 def test_one_image_and_nan_are_never_a_bare_number() -> None:
     """With one image in a domain, or NaN outputs, the figure says why it is not comparable."""
     one = ArrayPool({"day": tiny.pictures(4, 16), "night": tiny.pictures(1, 16)})
@@ -92,10 +101,15 @@ def test_one_image_and_nan_are_never_a_bare_number() -> None:
 def test_without_weights_only_errors_are_given_and_a_line_says_which_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reconstruction errors stand; the warning names the missing file. A wrong --weights is an error instead."""
+    """Lite0, which a package brings, stands in for MobileNet; where training has seen it the reconstruction errors alone stand, and the
+    warning names the missing file. A wrong --weights is an error instead."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.delenv("UNPAIRED_WEIGHTS", raising=False)
-    results = evaluate(translator(Negative()), pool())
+    found = evaluate(translator(Negative()), pool(), metrics=("distances",), limit=4, bootstrap=0)
+    assert "FD-efficientnet_lite0" in found["directions"][0]
+    model = translator(Negative())
+    model.header["pretrained"] = [{"name": "efficientnet_lite0"}]
+    results = evaluate(model, pool())
     assert not any(key.startswith("FD-") for d in results["directions"] for key in d)
     assert results["directions"][0]["cycle_error"]["value"] == 0
     assert "mobilenet_v1_1.0_to_conv12.pth" in results["warnings"][0]

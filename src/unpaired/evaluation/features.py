@@ -157,6 +157,7 @@ _FID = _Kind(
 )  # fmt: skip
 BACKBONES: dict[str, _Kind] = {
     "mobilenet_v1": _pooled("mobilenet_v1", "stride32", 1024),
+    "efficientnet_lite0": _pooled("efficientnet_lite0", "stride32", 320),
     "fid": _FID,
     "fid-antialias": replace(
         _FID,
@@ -194,6 +195,15 @@ def backbone_from_state(
         name, kind.dim, kind.side, state_hash(state), network, torch.device(device), precision, kind.resized,
         kind.resize.format(kind.side),
     )  # fmt: skip
+
+
+def on_this_machine(name: str, where: Path | str | None = None) -> bool:
+    """Whether :func:`open_backbone` would find the weights without a download."""
+    try:
+        weights.find(_kind(name).weights, where, offline=True)
+    except WeightsError:
+        return False
+    return True
 
 
 def open_backbone(

@@ -22,6 +22,7 @@ from unpaired.errors import ConfigError, DataError
 from unpaired.evaluation.features import Pass
 from unpaired.evaluation.figures import ENOUGH_IMAGES, describe
 from unpaired.evaluation.inputs import MIXED, Images
+from unpaired.translate.translator import Translator
 
 
 def measures_of(results: Mapping[str, Any], backbones: Sequence[str]) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def provenance_of(run: Pass, name: str | None, by: str, options: EvaluateConfig,
         "backbones": {
             b: {
                 "sha256": n.sha256, "resize": n.resize, "dim": n.dim, "precision": getattr(n, "precision", "fp32"),
-                "passed": run.stores[b].computed,
+                "passed": run.stores[b].computed, "independent": b not in seen_in_training(translator),
             }
             for b, n in networks.items()
         },
@@ -71,6 +72,15 @@ def provenance_of(run: Pass, name: str | None, by: str, options: EvaluateConfig,
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
     }  # fmt: skip
+
+
+NOT_INDEPENDENT = "not independent"
+"""In the warnings and reasons about figures by a network that the model's training has seen."""
+
+
+def seen_in_training(translator: Translator) -> frozenset[str]:
+    """Names of the pretrained networks that discriminators and losses looked through."""
+    return frozenset(str(about.get("name")) for about in translator.header.get("pretrained") or ())
 
 
 def warnings_of(entries: Sequence[Mapping[str, Any]], images: Images) -> list[str]:
@@ -498,7 +508,7 @@ def _rows(columns: Sequence[Mapping[str, Any]]) -> list[Row]:
         for figure, context in zip(row, contexts, strict=True):
             reason = "" if figure is None else figure.get("not_comparable", "") if figure["value"] is None else ""
             if figure is not None and context is not None and not reason:
-                reason = _differences(contexts[first] or {}, context)
+                reason = context.pop("seen") or _differences(contexts[first] or {}, context)
             cells.append(Cell(figure, reason))
         chosen = _best(cells, about["better"])
         cells = [Cell(c.figure, c.reason, i == chosen) for i, c in enumerate(cells)]
@@ -525,8 +535,11 @@ def _context(found: Mapping[str, Any], key: str, figure: Mapping[str, Any], back
     if key.startswith("lpips_"):
         hashes = (about.get("lpips") or {}).get(key.rpartition("_")[2]) or {}
         context["weights of LPIPS"] = ", ".join(str(v)[:12] for v in hashes.values())
+    context["seen"] = ""
     if backbone is not None:
         known = (about.get("backbones") or {}).get(backbone) or {}
+        if known.get("independent") is False:
+            context["seen"] = f"{NOT_INDEPENDENT}: training looked through {backbone}"
         context |= {
             "weights of the backbone": str(known.get("sha256"))[:12], "resize": known.get("resize"),
             "precision of the features": known.get("precision"),

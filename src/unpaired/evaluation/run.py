@@ -31,6 +31,7 @@ from unpaired.evaluation.features import (
     NetworkBackbone,
     Pass,
     figure_name,
+    on_this_machine,
     open_backbone,
     open_lpips,
 )
@@ -44,7 +45,15 @@ from unpaired.evaluation.figures import (
     split_in_halves,
 )
 from unpaired.evaluation.inputs import MIXED, Images, Task, plan, share_lost
-from unpaired.evaluation.results import NOISE, format_table, measures_of, provenance_of, warnings_of
+from unpaired.evaluation.results import (
+    NOISE,
+    NOT_INDEPENDENT,
+    format_table,
+    measures_of,
+    provenance_of,
+    seen_in_training,
+    warnings_of,
+)
 from unpaired.evaluation.truth import (
     find_masks,
     find_pairs,
@@ -88,7 +97,7 @@ def check_truth(translator: Translator, tasks: Sequence[Task], options: Evaluate
         translator.attention(nothing, threshold=options.mask_threshold)
 
 
-DEFAULT_BACKBONE = "mobilenet_v1"
+DEFAULT_BACKBONES = ("mobilenet_v1", "efficientnet_lite0")
 Networks = tuple[dict[str, FeatureStore], dict[str, LPIPS]]
 BEST = "best"
 """Folder of a run that holds its best checkpoint by validation."""
@@ -138,7 +147,7 @@ def evaluate(
             if options.classifier is not None and options.labelled is not None
             else {}
         )
-        opened = _networks(networks, options, translator.device, warnings)
+        opened = _networks(networks, options, translator, warnings)
         pools = _pools(data, train, translator, options)
         results: dict[str, Any] = {}
         for name, one in reversed(chosen):
@@ -152,15 +161,18 @@ def evaluate(
 
 
 def _networks(
-    ready: Sequence[Backbone | LPIPS], options: EvaluateConfig, device: torch.device, warnings: list[str]
+    ready: Sequence[Backbone | LPIPS], options: EvaluateConfig, translator: Translator, warnings: list[str]
 ) -> Networks:
-    """Backbones with their stores and networks of LPIPS, each by name, where a group needs them."""
+    """Backbones with their stores and networks of LPIPS, each by name, where a group needs them. Where none is named, one that the
+    model's training did not look through."""
+    device = translator.device
     backbones = [n for n in ready if not isinstance(n, LPIPS)]
     nets = [n for n in ready if isinstance(n, LPIPS)]
     if not {"distances", "coverage", "content"} & set(options.groups):
         backbones = []
     elif not backbones:
-        names = options.backbone or (DEFAULT_BACKBONE,)
+        fresh = [n for n in DEFAULT_BACKBONES if n not in seen_in_training(translator)] or list(DEFAULT_BACKBONES)
+        names = options.backbone or (next((n for n in fresh if on_this_machine(n, options.weights)), fresh[0]),)
         try:
             backbones = [open_backbone(n, options.weights, device, options.feature_precision) for n in names]
         except WeightsError as error:
@@ -262,6 +274,10 @@ def _evaluate(
         warnings.append(translator.untrained)
     if translator.method.from_noise:
         warnings.append(f"{NOISE}: figures that compare with an input are left out")
+    for backbone in sorted(seen_in_training(translator) & stores.keys()):
+        warnings.append(
+            f"figures of {backbone} are {NOT_INDEPENDENT}: training looked through that network; judge by another"
+        )
     results["warnings"] = warnings + warnings_of(entries, images)
     results["provenance"] = provenance_of(
         run, name, by, options.model_copy(update={"metrics": asked}), time.monotonic() - started

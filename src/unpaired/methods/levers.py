@@ -1,7 +1,7 @@
 """Levers for short trainings, the same for every method that can use them; each is off where a paper is followed.
 
 What the defaults of the 2017 papers need days for is reached in minutes with a start that is already somewhere, a discriminator over
-features that are already there, and real and generated images shaken before they are judged. docs/methods/levers.md has what each brings.
+features that are already there, and real and generated images shaken before they are judged. docs/methods/cycle.md lists them.
 
 Legend: N batch, H height, W width; images [N, 3, H, W] in [-1, 1]; a player is one of the discriminators that a method needs.
 """
