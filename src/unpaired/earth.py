@@ -302,7 +302,7 @@ def _page(
     picked = np.linspace(0, len(data.test["relief"]) - 1, 10).astype(int)
     for source, target in (DOMAINS, DOMAINS[::-1]):
         inputs = data.test[source][picked]
-        page.images(
+        page.sheet(
             {
                 source: inputs,
                 "translation": _translated(model, inputs, source, target),
