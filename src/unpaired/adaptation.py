@@ -1,9 +1,10 @@
 """From labelled source images and unlabelled target images to a classifier for the target.
 
-Two recipes. ``joint`` is the UNIT paper's (section 4, Table 2): one training translates and classifies, with a class head on
-the shared discriminator. ``translate`` trains any two-domain translator, translates the labelled images into the target and
-trains a classifier on the result, as "Show, Attend and Translate" does; an anchor can keep the translator from swapping
-classes. Target labels are read for the report alone, unless ``select_on_test`` asks for the official protocol.
+Two recipes. ``joint`` is the UNIT paper's (section 4, Table 2): one training translates and classifies, with a class
+head on the shared discriminator. ``translate`` trains any two-domain translator, translates the labelled images into
+the target and trains a classifier on the result, as "Show, Attend and Translate" does; an anchor can keep the
+translator from swapping classes. Target labels are read for the report alone, unless ``select_on_test`` asks for the
+official protocol.
 """
 
 from __future__ import annotations
@@ -71,15 +72,16 @@ class AdaptSettings(Settings):
     recolour: bool = False
     """Random contrast, inversion and colour of a plain classifier's training images: an alternative to adaptation."""
     inverted: bool = False
-    """Add an inverted copy of each labelled source image, to the translator's and to the classifiers' training alike; the
-    released SVHN→MNIST settings do this with MNIST."""
+    """Add an inverted copy of each labelled source image, to the translator's and to the classifiers' training alike;
+    the released SVHN→MNIST settings do this with MNIST."""
     keep_source: bool = True
     """Recipe ``translate``: half of each batch are untranslated source images."""
     copies: Annotated[int, Field(ge=1, le=16)] = 1
     """Recipe ``translate``: translations of each source image, with different noise where the method draws noise."""
     anchor: Annotated[float, Field(ge=0)] = 0.0
-    """Recipe ``translate``: weight of the cross-entropy by which a frozen source classifier must give a translated image
-    the label of its source. Helps against swapped classes; ties the translations to what that classifier knows."""
+    """Recipe ``translate``: weight of the cross-entropy by which a frozen source classifier must give a translated
+    image the label of its source. Helps against swapped classes; ties the translations to what that classifier
+    knows."""
     anchor_cycle: Annotated[float, Field(ge=0)] = 0.0
     """The same for the image translated there and back."""
 
@@ -155,7 +157,8 @@ def adapt(
         source: folder of class folders, or npz with images and labels.
         target: folder or npz; labels in it are not read.
         out: folder for ``run/``, ``classifier.safetensors`` (last), ``classifier-best.safetensors``, ``results.json``.
-        options: what :class:`~unpaired.config.AdaptConfig` lists; ``changes`` are single ones of them, as in ``test="labelled/"``.
+        options: what :class:`~unpaired.config.AdaptConfig` lists; ``changes`` are single ones of them, as in
+            ``test="labelled/"``.
 
     Raises:
         ConfigError, DataError: before any training. Others as :func:`unpaired.training.loop.fit`.
@@ -180,7 +183,8 @@ def adapt(
         job.say(f"source only: {source_only.accuracy:.4f} of {source_only.n:,}")
     found = (_joint if recipe == "joint" else _translate)(job, plain)
     result = AdaptResult(
-        out=job.out, classifier=job.out / "classifier.safetensors", best_classifier=job.out / "classifier-best.safetensors",
+        out=job.out, classifier=job.out / "classifier.safetensors",
+        best_classifier=job.out / "classifier-best.safetensors",
         recipe=recipe, method=config.method, seed=config.seed, classes=data.classes, counts=data.counts(),
         selection=found.selection, source_only=source_only, last=found.last, best=found.best, best_step=found.best_step,
         history=found.history, seconds=time.monotonic() - started,
@@ -330,7 +334,8 @@ class _Job:
         criterion: Callable[[Callable[[Tensor], Tensor]], float],
         extra: ArrayPool | None = None,
     ) -> Fitted:
-        """A ConvNet on the labelled images of ``pool`` (and of ``extra``, half of each batch), as they were read or cropped already."""
+        """A ConvNet on the labelled images of ``pool`` (and of ``extra``, half of each batch), as they were read or
+        cropped already."""
         images, labels = pool.images["source"], np.asarray(pool.labels["source"])
         # translations are made of crops: those are not cropped again
         cropped = images.shape[1] == self.config.data.size
@@ -455,7 +460,8 @@ def _translate(job: _Job, plain: Fitted) -> _Found:
     fitted = job.plain_classifier(there, criterion, extra=pool if options.keep_source else None)
     for name, network in (("classifier", fitted.last), ("classifier-best", fitted.best)):
         save_classifier(
-            job.out / f"{name}.safetensors", network, classes=data.classes, side=config.data.size, width=options.width, data=config.data,
+            job.out / f"{name}.safetensors", network, classes=data.classes, side=config.data.size,
+            width=options.width, data=config.data,
             extra={"recipe": "translate", "translator": config.method, "seed": config.seed},
         )  # fmt: skip
     words = "on the labels of the test set" if job.select_on_test else (
@@ -470,8 +476,9 @@ def add_anchor(
 ) -> None:
     """Let every update that trains the translator also keep the labels of labelled source images.
 
-    ``classify`` is frozen: images [N, 3, S, S] -> logits. The term is ``weight``·CE of x translated, plus ``cycle_weight``·CE of
-    x translated there and back; images without a label (−1) do not count. Translation here has no noise.
+    ``classify`` is frozen: images [N, 3, S, S] -> logits. The term is ``weight``·CE of x translated, plus
+    ``cycle_weight``·CE of x translated there and back; images without a label (−1) do not count. Translation here has
+    no noise.
     """
     source, target = method.domains[:2]
     plan = method.stages

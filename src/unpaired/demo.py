@@ -1,8 +1,10 @@
-"""The demo: two domains made of real images that scikit-learn carries, both ways translated, a classifier adapted, one report.
+"""The demo: two domains made of real images that scikit-learn carries, both ways translated, a classifier adapted, one
+report.
 
-``plain`` are handwritten digits (1,797 scans of 8×8). ``photo`` are other digits blended into patches of two photographs,
-|patch − digit|, so that a bright patch turns a digit dark. Labels exist for ``plain`` alone as far as training goes; a third
-part of the digits is held out and blended into stretches of the photographs that training never sees.
+``plain`` are handwritten digits (1,797 scans of 8×8). ``photo`` are other digits blended into patches of two
+photographs, |patch − digit|, so that a bright patch turns a digit dark. Labels exist for ``plain`` alone as far as
+training goes; a third part of the digits is held out and blended into stretches of the photographs that training never
+sees.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ SIDE = 16
 COUNTS = {"plain": 750, "photo": 747, "test": 300}
 """Digits of each part; they add up to all 1,797."""
 BAND = 64
-"""Width and height in pixels of the squares that a photograph is cut into; those of every fifth row and column are for tests."""
+"""Width and height in pixels of the squares that a photograph is cut into; those of every fifth row and column are for
+tests."""
 DATA_SEED = 20170301
 """Which digit goes where, and the patches: fixed, so that the data are the same for every training seed."""
 
@@ -105,7 +108,8 @@ def _patch(photos: list[Pixels], rng: np.random.Generator, *, test: bool) -> Pix
 
 
 def write_demo_data(folder: Path | str) -> DemoData:
-    """Write the demo's images as ordinary PNG folders: ``train/<domain>`` and ``test/<domain>``, classes below where labelled.
+    """Write the demo's images as ordinary PNG folders: ``train/<domain>`` and ``test/<domain>``, classes below where
+    labelled.
 
     Raises:
         UnpairedError: scikit-learn is not installed.
@@ -146,8 +150,8 @@ def _rgb(grey: Pixels) -> Pixels:
 def run_demo(out: Path | str = "demo", *, seed: int = 0, reduced: bool = False, quiet: bool = False) -> Path:
     """Write the data, train both ways, translate, adapt a classifier; the path of ``report.html``.
 
-    Leaves ``data/``, ``adapt/`` (run, classifiers, results.json), ``model.safetensors`` (the translator) and the report in
-    ``out``. About six minutes on two cores; ``reduced`` takes about one and shows only that everything runs.
+    Leaves ``data/``, ``adapt/`` (run, classifiers, results.json), ``model.safetensors`` (the translator) and the report
+    in ``out``. About six minutes on two cores; ``reduced`` takes about one and shows only that everything runs.
 
     Raises:
         UnpairedError: scikit-learn is missing. ConfigError: ``out`` holds a demo with other settings.
@@ -185,7 +189,8 @@ def _run(out: Path, seed: int, reduced: bool, quiet: bool) -> Path:
     assert result.last is not None
     before, after = others["source only"].accuracy, result.last.accuracy
     say(
-        f"done in {time.monotonic() - started:.0f} s: accuracy on held-out photo digits {before:.3f} before, {after:.3f} after"
+        f"done in {time.monotonic() - started:.0f} s: accuracy on held-out photo digits {before:.3f} before, "
+        f"{after:.3f} after"
     )
     return path
 
@@ -214,9 +219,9 @@ def _page(
 ) -> Report:
     assert result.source_only is not None and result.last is not None and result.best is not None
     lead = (
-        f"UNIT trained for {seconds:.0f} seconds on {result.counts['source']:,} plain and {result.counts['target']:,} photo digits, "
-        f"seed {result.seed}. Accuracy on {result.last.n} held-out photo digits: {others['source only'].accuracy:.3f} before, "
-        f"{result.last.accuracy:.3f} after."
+        f"UNIT trained for {seconds:.0f} seconds on {result.counts['source']:,} plain and {result.counts['target']:,} "
+        f"photo digits, seed {result.seed}. Accuracy on {result.last.n} held-out photo digits: "
+        f"{others['source only'].accuracy:.3f} before, {result.last.accuracy:.3f} after."
     )
     if reduced:
         lead += " This is the reduced demo: it shows that everything runs, not what it learns."
@@ -225,7 +230,8 @@ def _page(
     config = DataConfig(size=SIDE, mirror=False, cache=False)
     page.section("Translations")
     page.text(
-        "The plain domain holds white digits on black and inverted copies; the photo domain has bright and dark patches."
+        "The plain domain holds white digits on black and inverted copies; the photo domain has bright and dark "
+        "patches."
     )
     for title, folder, source, target in (
         ("plain to photo", data.test_plain, "plain", "photo"),
@@ -245,11 +251,12 @@ def _page(
     _learning(page, out)
     page.section("A classifier without target labels")
     page.text(
-        "Source only: trained on plain digits, with random rotation, scale and shift. With inverted copies: the same, and each "
-        "plain digit also black on white, as the released settings of UNIT did with MNIST. Adapted: the same again, half of each "
-        "batch being translations to photo with the labels of the plain digits. No label of a photo digit was used for training "
-        "or for choosing.\n\nThe last row is no adaptation: random contrast, inversion and colour of plain digits. Where one knows "
-        "how the target differs, as here, telling the training is cheaper and does better; adaptation is for when one does not know."
+        "Source only: trained on plain digits, with random rotation, scale and shift. With inverted copies: the "
+        "same, and each plain digit also black on white, as the released settings of UNIT did with MNIST. Adapted: "
+        "the same again, half of each batch being translations to photo with the labels of the plain digits. No "
+        "label of a photo digit was used for training or for choosing.\n\nThe last row is no adaptation: random "
+        "contrast, inversion and colour of plain digits. Where one knows how the target differs, as here, telling "
+        "the training is cheaper and does better; adaptation is for when one does not know."
     )
     rows_: list[list[str | int | float | None]] = [
         [name, f"{score.accuracy:.3f}", score.n]
@@ -269,7 +276,8 @@ def _page(
         [
             f"unpaired demo --seed {result.seed}" + (" --reduced" if reduced else ""),
             f"unpaired translate {out}/model.safetensors {data.test_plain} --to photo --out translated",
-            f"unpaired adapt --source {data.labelled} --target {data.unlabelled} --test {data.test_photo} --out adapted",
+            f"unpaired adapt --source {data.labelled} --target {data.unlabelled} --test {data.test_photo} --out "
+            "adapted",
         ],
         caption=f"unpaired {__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads",
     )

@@ -62,7 +62,8 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 
 def choose(settings: TrainingConfig) -> tuple[torch.device, str]:
-    """Device and precision of a training. Raises ConfigError; called early, too, so that a wrong one is refused before images are read."""
+    """Device and precision of a training. Raises ConfigError; called early, too, so that a wrong one is refused before
+    images are read."""
     device = choose_device(settings.device)
     return device, choose_precision(settings.precision, device)
 
@@ -80,8 +81,8 @@ def set_products(precision: str) -> None:
 
 
 def set_for_training(precision: str, device: torch.device) -> None:
-    """:func:`set_products`; and on a GPU: it is the current one, since pinned memory takes room on that, and cuDNN tries its
-    algorithms for each shape once, since a stage has the same shapes in every step."""
+    """:func:`set_products`; and on a GPU: it is the current one, since pinned memory takes room on that, and cuDNN
+    tries its algorithms for each shape once, since a stage has the same shapes in every step."""
     set_products(precision)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -113,8 +114,9 @@ def generators(device: torch.device) -> list[torch.Generator]:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """bf16 autocast for ``bf16``, nothing for the others. Parameters stay fp32 in every case. On a GPU :func:`set_products`, too, from
-    here on: for the backward pass that follows, and whatever another network has set in between."""
+    """bf16 autocast for ``bf16``, nothing for the others. Parameters stay fp32 in every case. On a GPU
+    :func:`set_products`, too, from here on: for the backward pass that follows, and whatever another network has set in
+    between."""
     if device.type == "cuda":
         set_products(precision)
     if precision == "bf16":
@@ -152,11 +154,12 @@ class _Unfilled(TorchFunctionMode):
 # ----------------------------------------------------------------------------------------------------
 # Ranks: one process a GPU (or, for tests, several gloo processes on a CPU), started by ``torchrun``.
 #
-# Gradients are averaged with one all-reduce an update instead of wrapping modules in DistributedDataParallel: penalties with a
-# second backward, spectral norm and several players then need no special care (docs/adr/0003-no-ddp-wrapper.md).
+# Gradients are averaged with one all-reduce an update instead of wrapping modules in DistributedDataParallel: penalties
+# with a second backward, spectral norm and several players then need no special care (docs/adr/0003-no-ddp-wrapper.md).
 #
-# torchrun's agent ends a job of which a process ended. What is added here is the reason, in words: a rank that raises leaves it in
-# the job's key-value store, and one whose collective fails or times out reads it there, or names those that say nothing any more.
+# torchrun's agent ends a job of which a process ended. What is added here is the reason, in words: a rank that raises
+# leaves it in the job's key-value store, and one whose collective fails or times out reads it there, or names those
+# that say nothing any more.
 
 TIMEOUT = datetime.timedelta(seconds=float(os.environ.get("UNPAIRED_RANK_TIMEOUT", "600")))
 """How long a rank waits for another: long enough for a slow save or sample sheets on rank 0."""
@@ -173,8 +176,8 @@ class Ranks:
     rank: int = 0
     world: int = 1
     words: dist.ProcessGroup | None = None
-    """The group that moves numbers and objects through main memory (gloo), so that asking the others waits for no GPU; None: the
-    default group does."""
+    """The group that moves numbers and objects through main memory (gloo), so that asking the others waits for no GPU;
+    None: the default group does."""
     store: Any = None
     """Where ranks leave reasons; None where a program around this one has made the group, and watches its processes."""
 
@@ -269,7 +272,8 @@ class Ranks:
         cause.extend([told] if told else [])
 
     def _keys(self, kind: str, ranks: Sequence[int], seconds: float, enough: int = 0) -> list[int]:
-        """Those of ``ranks`` whose ``kind`` is in the store, after ``seconds`` at most or when there are ``enough`` of them."""
+        """Those of ``ranks`` whose ``kind`` is in the store, after ``seconds`` at most or when there are ``enough`` of
+        them."""
         assert self.store is not None
         deadline = time.monotonic() + seconds
         while True:
@@ -302,13 +306,14 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     missing = [k for k in ("RANK", "MASTER_ADDR", "MASTER_PORT") if k not in os.environ]
     if missing:
         raise ConfigError(
-            f"WORLD_SIZE={world} is set but not {', '.join(missing)}: start several processes with torchrun --nproc-per-node {world} "
-            "-m unpaired train …, or unset WORLD_SIZE for one"
+            f"WORLD_SIZE={world} is set but not {', '.join(missing)}: start several processes with torchrun "
+            f"--nproc-per-node {world} -m unpaired train …, or unset WORLD_SIZE for one"
         )
     if dist.is_initialized():
         yield Ranks(dist.get_rank(), world, _words())
         return
-    import torch.distributed.nn.functional  # before there is a group: default arguments there would keep its connections open
+    # before there is a group: default arguments there would keep its connections open
+    import torch.distributed.nn.functional
 
     store, rank, world = next(rendezvous("env://", int(os.environ["RANK"]), world, timeout=TIMEOUT))
     if device.type == "cuda":

@@ -1,8 +1,8 @@
 """SIGTERM and SIGINT: finish the step, save, leave. A second signal leaves at once.
 
 The first signal sets ``requested``. Work that can be cut anywhere without loss (checking, reading) calls
-:func:`poll` or runs outside :func:`deferred`, where the signal raises :class:`Interrupted` by itself; training and saving run
-inside :func:`deferred` and look at ``requested`` between two steps.
+:func:`poll` or runs outside :func:`deferred`, where the signal raises :class:`Interrupted` by itself; training and
+saving run inside :func:`deferred` and look at ``requested`` between two steps.
 """
 
 from __future__ import annotations
@@ -85,8 +85,9 @@ def deferred() -> Iterator[None]:
 
 
 def ignore_in_worker(_worker: int) -> None:
-    """``worker_init_fn`` of loaders: a terminal sends Ctrl-C to the whole group, a batch system SIGTERM, and only the parent shall
-    act on it: a worker that died would break the parent's last step and save. SIGTERM ends a worker later, should it hang."""
+    """``worker_init_fn`` of loaders: a terminal sends Ctrl-C to the whole group, a batch system SIGTERM, and only the
+    parent shall act on it: a worker that died would break the parent's last step and save. SIGTERM ends a worker later,
+    should it hang."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE_SECONDS))

@@ -1,4 +1,5 @@
-"""A small image classifier: trained in a minute, saved as one self-describing file, loaded with :func:`load_classifier`.
+"""A small image classifier: trained in a minute, saved as one self-describing file, loaded with
+:func:`load_classifier`.
 
 Legend: N batch, K classes, S side in pixels. Images are float [N, 3, S, S] in [-1, 1], labels int64 [N].
 """
@@ -207,7 +208,8 @@ def save_classifier(
     extra: Mapping[str, Any],
     data: DataConfig | None = None,
 ) -> Path:
-    """Write ``network``, trained on images read as ``data`` says, as one self-describing safetensors file, atomically."""
+    """Write ``network``, trained on images read as ``data`` says, as one self-describing safetensors file,
+    atomically."""
     header = {
         "format": checkpoint.FORMAT, "version": __version__, "kind": "classifier", "classes": list(classes),
         "image_size": side, "width": width, "value_range": [-1, 1], "extra": dict(extra),
@@ -262,8 +264,8 @@ def _read_as(saved: Mapping[str, Any], side: int) -> DataConfig:
 
 
 # ----------------------------------------------------------------------------------------------------
-# RC and FC: RC is trained on real and tested on generated images, FC is trained on generated and tested on real ones (DeepI2I, Section
-# 4.1, after Shmelkov et al., How good is my GAN?, arXiv 1807.09499). The classes are the domains.
+# RC and FC: RC is trained on real and tested on generated images, FC is trained on generated and tested on real ones
+# (DeepI2I, Section 4.1, after Shmelkov et al., How good is my GAN?, arXiv 1807.09499). The classes are the domains.
 
 Made = tuple[Tensor, Tensor]
 """Translations uint8 [n, S, S, 3], and which of them are finite, bool [n]."""
@@ -449,7 +451,8 @@ def adaptation_figures(classifier: Path | str, labelled: Path | str, *, device: 
     unknown = [n for n in names if n not in model.classes]
     if unknown:
         raise ConfigError(
-            f"{labelled}: the classes {', '.join(unknown[:5])} are none of the classifier's: {', '.join(model.classes[:12])}"
+            f"{labelled}: the classes {', '.join(unknown[:5])} are none of the classifier's: "
+            f"{', '.join(model.classes[:12])}"
         )
     to_model = torch.tensor([model.classes.index(n) for n in names])
     truth = to_model[torch.from_numpy(np.asarray(pool.labels["target"]))]

@@ -45,7 +45,8 @@ def lock(run_dir: Path) -> Iterator[None]:
         owner = path.read_text(encoding="utf-8") if path.is_file() else ""
         with locked(
             path,
-            f"{run_dir}: another training is at work here (pid {owner or 'unknown'}); wait for it, stop it, or use another --out",
+            f"{run_dir}: another training is at work here (pid {owner or 'unknown'}); wait for it, stop it, or use "
+            "another --out",
         ):
             path.write_text(str(os.getpid()), encoding="utf-8")
             yield
@@ -86,8 +87,8 @@ def compare_settings(run_dir: Path, config: RunConfig, allow_change: Sequence[st
             names += ["data"] if "data" not in allow_change else []
         allow = " ".join(f"--allow-change {k}" for k in names)
         raise ConfigError(
-            f"{run_dir} holds a run with other settings:\n{lines}\nUse another --out for a new run, repeat the old settings to resume, "
-            f"or accept the change by name: {allow}"
+            f"{run_dir} holds a run with other settings:\n{lines}\nUse another --out for a new run, repeat the old "
+            f"settings to resume, or accept the change by name: {allow}"
         )
 
 
@@ -102,7 +103,8 @@ def check_images(run_dir: Path, manifest: Mapping[str, Any], pool: Pool) -> None
 
 
 def check_domains(run_dir: Path, header: Mapping[str, Any], domains: Sequence[str]) -> None:
-    """Refuse domains of other names: they are what translate is asked for, so none is renamed on the way. Raises ConfigError."""
+    """Refuse domains of other names: they are what translate is asked for, so none is renamed on the way. Raises
+    ConfigError."""
     known = header["domains"]
     if tuple(known) != tuple(domains):
         raise ConfigError(
@@ -113,11 +115,12 @@ def check_domains(run_dir: Path, header: Mapping[str, Any], domains: Sequence[st
 
 
 def check_stage(run_dir: Path, header: Mapping[str, Any], plan: Plan) -> None:
-    """Refuse changed numbers of steps that put the step reached into another stage: what belongs to that stage's start would be
-    left out, and what was trained since would not fit to it. Raises ConfigError."""
+    """Refuse changed numbers of steps that put the step reached into another stage: what belongs to that stage's start
+    would be left out, and what was trained since would not fit to it. Raises ConfigError."""
     step, stage = header["step"], header["stage"]
     if 0 < step <= plan.total and (now := plan.at(step)[0].name) != stage:
         raise ConfigError(
-            f"{run_dir}: step {step:,} was in stage '{stage}', and with these numbers of steps it would be in '{now}'. Only the stage "
-            f"that a run is in and later ones can be made longer or shorter; for the others use another --out, with --start-from {run_dir}"
+            f"{run_dir}: step {step:,} was in stage '{stage}', and with these numbers of steps it would be in "
+            f"'{now}'. Only the stage that a run is in and later ones can be made longer or shorter; for the others "
+            f"use another --out, with --start-from {run_dir}"
         )

@@ -22,8 +22,8 @@ PLAIN_SECONDS = 10.0
 
 
 class RunLog:
-    """``log.jsonl`` of a run: one object a line with ``step``, ``stage`` and scalars. Lines after ``step`` are dropped on resume,
-    so that the log is the one of an uninterrupted run."""
+    """``log.jsonl`` of a run: one object a line with ``step``, ``stage`` and scalars. Lines after ``step`` are dropped
+    on resume, so that the log is the one of an uninterrupted run."""
 
     def __init__(self, path: Path, step: int, *, tensorboard: Path | None) -> None:
         self.path = path
@@ -70,7 +70,8 @@ class RunLog:
             except OSError as error:
                 self._writer = None
                 warn(
-                    f"TensorBoard's log cannot be written ({error.strerror or error}); going on without it, log.jsonl has everything"
+                    f"TensorBoard's log cannot be written ({error.strerror or error}); going on without it, log.jsonl "
+                    "has everything"
                 )
 
 
@@ -144,16 +145,19 @@ def warn(text: str) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------
-# The GAN watch: one plain warning each for the usual ways in which adversarial training goes wrong. It never stops a run.
+# The GAN watch: one plain warning each for the usual ways in which adversarial training goes wrong. It never stops a
+# run.
 
 WON_ACCURACY = 0.98
-"""Sign accuracy above which a discriminator is winning outright (figure from the reliability study of this field's trainers)."""
+"""Sign accuracy above which a discriminator is winning outright (figure from the reliability study of this field's
+trainers)."""
 WON_LOGS = 20
 """Consecutive log lines above it before a warning: a discriminator may lead for a while."""
 CONSTANT_SPREAD = 0.01
 """Mean standard deviation over a batch of outputs, in units of the range [-1, 1], below which they are all alike."""
 SAME_DIFFERENCE = 0.005
-"""Mean absolute difference to the input, same units (under one grey level of 255), below which nothing was translated."""
+"""Mean absolute difference to the input, same units (under one grey level of 255), below which nothing was
+translated."""
 INVERTED_CORRELATION = -0.5
 """Correlation of outputs and inputs below which the colours are turned round: a cycle loss alone does not mind that."""
 
@@ -181,35 +185,38 @@ class Watch:
                     player = key.removesuffix("sign_accuracy").rstrip("/") or "discriminator"
                     warnings += self._once(
                         "won",
-                        f"{player} tells real from translated almost always ({value:.2f}) for {WON_LOGS} log lines: the generator "
-                        "learns little from it. Try fewer discriminator layers, a lower rate, or more images.",
+                        f"{player} tells real from translated almost always ({value:.2f}) for {WON_LOGS} log lines: "
+                        "the generator learns little from it. Try fewer discriminator layers, a lower rate, or more "
+                        "images.",
                     )
         return warnings
 
     def sampled(self, inputs: Tensor, outputs: Tensor, direction: tuple[str, str]) -> list[str]:
-        """Call with held-out inputs and their translations, [N, 3, H, W] in [-1, 1]; not meant for an untrained model."""
+        """Call with held-out inputs and their translations, [N, 3, H, W] in [-1, 1]; not meant for an untrained
+        model."""
         warnings = []
         name = f"{direction[0]} → {direction[1]}"
         spread = outputs.float().std(dim=0, correction=0).mean().item()
         if len(outputs) > 1 and spread < CONSTANT_SPREAD < inputs.float().std(dim=0, correction=0).mean().item():
             warnings += self._once(
                 "constant",
-                f"{name}: all outputs look alike (spread {spread:.4f}): the translator has collapsed, or after few steps has hardly begun. "
-                "If they stay so, start again with another seed or a lower rate.",
+                f"{name}: all outputs look alike (spread {spread:.4f}): the translator has collapsed, or after few "
+                "steps has hardly begun. If they stay so, start again with another seed or a lower rate.",
             )
         difference = (outputs.float() - inputs.float()).abs().mean().item()
         if difference < SAME_DIFFERENCE:
             warnings += self._once(
                 "same",
-                f"{name}: the output equals the input (mean difference {difference:.4f}): nothing is translated yet. Check that the domains differ.",
+                f"{name}: the output equals the input (mean difference {difference:.4f}): nothing is translated yet. "
+                "Check that the domains differ.",
             )
         x, y = (t.float().flatten() - t.float().mean() for t in (inputs, outputs))
         correlation = float((x @ y) / (x.norm() * y.norm()).clamp_min(1e-12))
         if correlation < INVERTED_CORRELATION:
             warnings += self._once(
                 "inverted",
-                f"{name}: the output is the input with its colours inverted (correlation {correlation:.2f}): both directions can agree on "
-                "that. Unless the domains are so, start again with another seed.",
+                f"{name}: the output is the input with its colours inverted (correlation {correlation:.2f}): both "
+                "directions can agree on that. Unless the domains are so, start again with another seed.",
             )
         return warnings
 

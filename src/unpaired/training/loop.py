@@ -1,8 +1,8 @@
 """The one loop. It knows no method: it runs the stages and updates that a method lists.
 
-Promises: a step is a function of (seed, step) and of the state before it, so that a resumed run equals an uninterrupted one bit
-for bit on a CPU; a killed run loses at most the steps since its last checkpoint; a non-finite loss stops the run and keeps the
-last good checkpoint; a signal saves and leaves.
+Promises: a step is a function of (seed, step) and of the state before it, so that a resumed run equals an uninterrupted
+one bit for bit on a CPU; a killed run loses at most the steps since its last checkpoint; a non-finite loss stops the
+run and keeps the last good checkpoint; a signal saves and leaves.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ def seed_everything(seed: int, step: int, rank: int = 0) -> None:
 class Forward:
     """The parts of a step's batch, each with the result of ``Stage.forward``: what losses are called with.
 
-    A result is computed when a loss first asks for it, while all ``players`` (parameters of the updates that are due) ask for
-    gradients, and kept for the other losses of the step. Of several parts only results without a graph are kept, since the
-    graphs of all would be side by side in memory, which accumulation is there to avoid.
+    A result is computed when a loss first asks for it, while all ``players`` (parameters of the updates that are due)
+    ask for gradients, and kept for the other losses of the step. Of several parts only results without a graph are
+    kept, since the graphs of all would be side by side in memory, which accumulation is there to avoid.
     """
 
     def __init__(self, stage: Stage, parts: Sequence[Batch], players: Sequence[Tensor]) -> None:
@@ -185,13 +185,14 @@ def _check_shares(plan: Plan, ranks: Ranks) -> None:
     small = [f"{s.batch_size} in stage '{s.name}'" for s in plan.stages if s.batch_size < ranks.world]
     if small:
         raise ConfigError(
-            f"a batch of {', '.join(small)} cannot be shared by {ranks.world} processes: --set model.batch_size={ranks.world} or more, or "
-            "fewer processes"
+            f"a batch of {', '.join(small)} cannot be shared by {ranks.world} processes: --set "
+            f"model.batch_size={ranks.world} or more, or fewer processes"
         )
 
 
 class Trainer:
-    """One run: method, state, images, run folder and settings, and what is done with them step by step. Use :func:`fit`."""
+    """One run: method, state, images, run folder and settings, and what is done with them step by step. Use
+    :func:`fit`."""
 
     def __init__(
         self,
@@ -235,7 +236,8 @@ class Trainer:
             warn(f"skipped a damaged checkpoint: {line}")
         if saved is None and rejected:
             raise CheckpointError(
-                f"{root}: no checkpoint is intact, so the run cannot be resumed. Use another --out, or remove this folder"
+                f"{root}: no checkpoint is intact, so the run cannot be resumed. Use another --out, or remove this "
+                "folder"
             )
         if saved is None:
             self.prepare()
@@ -292,7 +294,8 @@ class Trainer:
                 raise
             return (
                 None,
-                f"a loader process died ({str(error).splitlines()[0]}): often too little memory; saved as {{path}}. Go on with --workers 0",
+                f"a loader process died ({str(error).splitlines()[0]}): often too little memory; saved as {{path}}. "
+                "Go on with --workers 0",
             )
 
     def run(self, log: RunLog, reporter: Reporter | None = None) -> Path:
@@ -344,7 +347,8 @@ class Trainer:
                 warn(text)
 
     def _leave_if_asked(self, trouble: str = "") -> None:
-        """Save and leave, all ranks after the same step, when any of them has got a signal or has no batch (``trouble``)."""
+        """Save and leave, all ranks after the same step, when any of them has got a signal or has no batch
+        (``trouble``)."""
         asked = self.ranks.largest(_NO_BATCH if trouble else signals.requested() or 0)
         if not asked:
             return
@@ -355,7 +359,8 @@ class Trainer:
             raise StoppedError(mine if trouble else f"another rank has no batch, see its message; saved as {path}")
         raise Interrupted(
             asked,
-            f"stopped by {signals.name(asked)} after step {self.state.step:,}; saved as {path}. The same command goes on from there",
+            f"stopped by {signals.name(asked)} after step {self.state.step:,}; saved as {path}. The same command goes "
+            "on from there",
         )
 
     # ---- one step ----------------------------------------------------------------------------------------
@@ -404,14 +409,15 @@ class Trainer:
         return sums
 
     def _gradients(self, update: Update, forward: Forward) -> Terms:
-        """Leave the gradients of a batch in the parameters that want one; the terms. A compiled loss that fails, forward or backward,
-        is done again as it is written, and stays that."""
+        """Leave the gradients of a batch in the parameters that want one; the terms. A compiled loss that fails,
+        forward or backward, is done again as it is written, and stays that."""
         key = (forward.stage.name, update.name)
         fresh = key not in self.losses
         loss = self._loss(update, forward.stage)
         if loss is update.loss:
             return self._differentiated(update, forward)
-        # compiling fails at the first use: what the loss moved until then is put back, so that all is as without compiling
+        # compiling fails at the first use: what the loss moved until then is put back, so that all is as without
+        # compiling
         before = [b.detach().clone() for b in self.method.buffers()] if fresh else []
         drawn = [(g, g.get_state()) for g in machine.generators(self.device)] if fresh else []
         try:
@@ -431,8 +437,8 @@ class Trainer:
     def _differentiated(
         self, update: Update, forward: Forward, compiled: Callable[[Batch], Terms] | None = None
     ) -> Terms:
-        """Forward and backward of each part through the loss, or what was ``compiled`` of it; the terms of all by ``update/term``,
-        detached."""
+        """Forward and backward of each part through the loss, or what was ``compiled`` of it; the terms of all by
+        ``update/term``, detached."""
         sums: Terms = {}
         mine = sum(map(len, forward.parts))
         # gradients are averaged over ranks: 1 where all have as many images
@@ -478,8 +484,9 @@ class Trainer:
         last, _ = checkpoint.latest(self.run_dir / "checkpoints")
         kept = f"the last good state is {last.folder}" if last else "no checkpoint had been written yet"
         note = {
-            "step": self.state.step, "stage": stage, "update": update, "terms": {k: str(v) for k, v in values.items()}, "why": why or "non-finite loss",
-            "seed": self.config.seed, "precision": self.settings.precision, "config": self.config.to_dict(), "last_good": str(last.folder) if last else None,
+            "step": self.state.step, "stage": stage, "update": update, "why": why or "non-finite loss",
+            "terms": {k: str(v) for k, v in values.items()}, "last_good": str(last.folder) if last else None,
+            "seed": self.config.seed, "precision": self.settings.precision, "config": self.config.to_dict(),
         }  # fmt: skip
         if self.ranks.main:
             checkpoint.write_atomic(
@@ -530,8 +537,8 @@ class Trainer:
     # ---- pictures ----------------------------------------------------------------------------------------
 
     def sample(self, log: RunLog) -> None:
-        """Write ``samples/step-N.png``: fixed held-out inputs above their translations (and the method's own views between
-        them), for each direction."""
+        """Write ``samples/step-N.png``: fixed held-out inputs above their translations (and the method's own views
+        between them), for each direction."""
         self.method.eval()
         rows, warnings = [], []
         with self.state.averaged():
@@ -562,7 +569,8 @@ class Trainer:
             warn(text)
 
     def validate(self) -> dict[str, float]:
-        """Look at held-out images and keep the model if it is the best so far; the values for the log. A signal waits for its end."""
+        """Look at held-out images and keep the model if it is the best so far; the values for the log. A signal waits
+        for its end."""
         if self.extras.validator is None or not self.ranks.main:
             return {}
         with self.state.averaged():

@@ -1,7 +1,8 @@
 """Predict what a run would take on this machine, from a few timed steps of it: ``unpaired plan``.
 
-Every stage is built and stepped as the run would do it, on the same images. What is counted once: opening the data (looked at and
-cached by then), building, pretrained weights, starts of stages, what first steps take more than later ones. Nothing is kept.
+Every stage is built and stepped as the run would do it, on the same images. What is counted once: opening the data
+(looked at and cached by then), building, pretrained weights, starts of stages, what first steps take more than later
+ones. Nothing is kept.
 """
 
 from __future__ import annotations
@@ -93,9 +94,8 @@ class RunPlan:
             return "\n".join([*lines, "fits"])
         batch = max((s.batch_size for s in self.stages), default=2)
         lines.append(
-            "does not fit; what takes less, the least harmful first: "
-            f"--set training.accumulate=2 (up to {batch}: the same batch, computed in parts), --precision bf16, "
-            "a smaller crop (--set data.size), smaller networks"
+            f"does not fit; what takes less, the least harmful first: --set training.accumulate=2 (up to {batch}: the "
+            "same batch, computed in parts), --precision bf16, a smaller crop (--set data.size), smaller networks"
         )
         return "\n".join(lines)
 
@@ -105,7 +105,8 @@ def plan(config: RunConfig | str, data: Path | str, options: PlanConfig | None =
 
     Args:
         config: a run's settings, or the name of a preset or a TOML file.
-        options: what :class:`~unpaired.config.PlanConfig` lists; ``changes`` are single ones of them, as in ``memory=8``.
+        options: what :class:`~unpaired.config.PlanConfig` lists; ``changes`` are single ones of them, as in
+            ``memory=8``.
 
     Raises:
         ConfigError, DataError, WeightsError: as training would be refused.
@@ -192,7 +193,8 @@ def _timed(device: torch.device, work: Callable[[], object]) -> float:
 
 @contextlib.contextmanager
 def _bounded(device: torch.device, size: int) -> Iterator[None]:
-    """Let this process map at most ``size`` bytes for its data inside, on a CPU: what asks for more gets MemoryError."""
+    """Let this process map at most ``size`` bytes for its data inside, on a CPU: what asks for more gets
+    MemoryError."""
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if device.type == "cpu":
         resource.setrlimit(resource.RLIMIT_DATA, (size if hard == resource.RLIM_INFINITY else min(size, hard), hard))

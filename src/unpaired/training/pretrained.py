@@ -1,7 +1,7 @@
 """What a fresh run begins with: training images, pretrained classifiers and GANs, lent to ``Method.prepare``.
 
-A pretrained GAN is a ``biggan`` or ``stylegan`` model file, with generator and discriminator, from ``unpaired pretrain`` or
-``unpaired import``.
+A pretrained GAN is a ``biggan`` or ``stylegan`` model file, with generator and discriminator, from ``unpaired
+pretrain`` or ``unpaired import``.
 """
 
 from __future__ import annotations
@@ -35,12 +35,14 @@ class Start:
         """For the header: where pretrained weights came from (name, file, sha256, licence, url)."""
 
     def examples(self, domain: str, count: int, first: int = 0) -> Tensor:
-        """[n, 3, S, S]: centre crops of ``count`` training images of a domain from ``first`` on, fewer where there are fewer."""
+        """[n, 3, S, S]: centre crops of ``count`` training images of a domain from ``first`` on, fewer where there are
+        fewer."""
         rows = range(first, min(first + count, self.pool.count(domain)))
         return to_tensor(centre_crops(self.pool, domain, rows, self.data)).to(self.device)
 
     def classifier(self, network: str, source: str = "pretrained") -> tuple[str, dict[str, Tensor]]:
-        """The name by which ``Features.fill`` knows the weights of ``network``, and their tensors. Raises WeightsError."""
+        """The name by which ``Features.fill`` knows the weights of ``network``, and their tensors. Raises
+        WeightsError."""
         where = None if source == "pretrained" else Path(source).expanduser()
         if where is not None and (where.suffix == ".safetensors" or _holds_model(where)):
             return self._finetuned(network, where)
@@ -90,8 +92,8 @@ class Start:
         wrong = [f"{k} is {old[k]} there and {new[k]} here" for k in old if k != "classes" and old[k] != new[k]]
         if wrong:
             raise ConfigError(
-                f"{file}: a GAN with other networks: {'; '.join(wrong)}. `--pretrained {path}` takes its settings over; "
-                "leave out those that contradict it"
+                f"{file}: a GAN with other networks: {'; '.join(wrong)}. `--pretrained {path}` takes its settings "
+                "over; leave out those that contradict it"
             )
         licence = str(header.get("extra", {}).get("licence", "that of its training"))
         self._lent({"name": kind, "file": str(file), "sha256": sha256_of(file), "licence": licence})
@@ -107,8 +109,8 @@ class Start:
 
 
 def begin_with(method: Method, name: str, path: Path | str) -> Beginning:
-    """Give a fresh method the weights of a model file of the same shape; what the file lacks (most have no discriminators)
-    keeps its initialisation. ``name`` is the method's key.
+    """Give a fresh method the weights of a model file of the same shape; what the file lacks (most have no
+    discriminators) keeps its initialisation. ``name`` is the method's key.
 
     Raises CheckpointError with the tensors that do not fit, or those of :func:`unpaired.checkpoint.read_model`.
     """
@@ -116,21 +118,22 @@ def begin_with(method: Method, name: str, path: Path | str) -> Beginning:
     there, here = header.get("domains", ()), method.domains
     if header["method"] == name and len(there) != len(here):
         raise CheckpointError(
-            f"{file}: a model of {len(there)} domains ({', '.join(there)}); the data has {len(here)}: {', '.join(here)}. --start-from "
-            "needs as many. Other classes come in where a DeepI2I or BigGAN begins with a GAN: --pretrained"
+            f"{file}: a model of {len(there)} domains ({', '.join(there)}); the data has {len(here)}: "
+            f"{', '.join(here)}. --start-from needs as many. Other classes come in where a DeepI2I or BigGAN begins "
+            "with a GAN: --pretrained"
         )
     own = method.state_dict()
     wrong = sorted(k for k, v in tensors.items() if k not in own or own[k].shape != v.shape)
     missing = [k for k in method.shared_state() if k not in tensors]
     if header["method"] != name or wrong or missing:
         lines = "".join(
-            f"\n  {k}: here {tuple(own[k].shape) if k in own else 'none'}, "
-            f"in the file {tuple(tensors[k].shape) if k in tensors else 'none'}"
+            f"\n  {k}: here {tuple(own[k].shape) if k in own else 'none'}, in the file "
+            f"{tuple(tensors[k].shape) if k in tensors else 'none'}"
             for k in [*wrong, *missing][:20]
         )
         raise CheckpointError(
-            f"{file}: a '{header['method']}' model whose weights do not fit this '{name}' run: {len(wrong) + len(missing)} "
-            f"tensors differ.{lines}\nUse its settings: unpaired info {file} shows them"
+            f"{file}: a '{header['method']}' model whose weights do not fit this '{name}' run: "
+            f"{len(wrong) + len(missing)} tensors differ.{lines}\nUse its settings: unpaired info {file} shows them"
         )
     method.load_state_dict(tensors, strict=False)
     about = {

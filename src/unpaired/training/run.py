@@ -37,8 +37,9 @@ def resolve(
     start_from: Path | str | None = None,
     run_dir: Path | None = None,
 ) -> RunConfig:
-    """One validated run from its layers; a later one wins: the run already in ``run_dir``, or else the method, networks and image
-    size of the model ``start_from`` (both only where no preset, config or method is given), ``preset``, ``config`` (a TOML file), ``method``, ``settings`` (dotted keys), ``steps`` in all.
+    """One validated run from its layers; a later one wins: the run already in ``run_dir``, or else the method, networks
+    and image size of the model ``start_from`` (both only where no preset, config or method is given), ``preset``,
+    ``config`` (a TOML file), ``method``, ``settings`` (dotted keys), ``steps`` in all.
 
     Raises ConfigError.
     """
@@ -93,8 +94,8 @@ def build(config: RunConfig, domains: tuple[str, ...], classes: tuple[str, ...] 
 
 
 def _order(domains: tuple[str, ...], saved: Saved | None, start_from: Path | str | None) -> tuple[str, ...]:
-    """The order of the data's domains in the model: one that the run or model it goes on from knows has its place there, the others
-    fill the places that are left."""
+    """The order of the data's domains in the model: one that the run or model it goes on from knows has its place
+    there, the others fill the places that are left."""
     known: tuple[str, ...] = ()
     if saved is not None:
         known = tuple(checkpoint.read_header(saved)["domains"])
@@ -112,7 +113,8 @@ def train(data: Path | str, out: Path | str, options: TrainConfig | None = None,
     Args:
         data: a folder in one of the layouts of docs/data.md.
         out: the run's folder: settings, log, samples, checkpoints.
-        options: what :class:`~unpaired.config.TrainConfig` lists; ``changes`` are single ones of them, as in ``steps=2000``.
+        options: what :class:`~unpaired.config.TrainConfig` lists; ``changes`` are single ones of them, as in
+            ``steps=2000``.
 
     Raises:
         DataError: bad layout, an empty domain, or more than 5 % unusable files.
@@ -146,7 +148,8 @@ def _train(data: Path | str, out: Path, asked: TrainConfig, typed: str) -> Trans
 
 
 def _with_pretrained(asked: TrainConfig, out: Path) -> TrainConfig:
-    """Take over what a pretrained GAN fixes: sizes, and where nothing else says so the method. Raises ConfigError, CheckpointError."""
+    """Take over what a pretrained GAN fixes: sizes, and where nothing else says so the method. Raises ConfigError,
+    CheckpointError."""
     if asked.pretrained is None:
         return asked
     translator, fixed = _from_pretrained(asked.pretrained, out)
@@ -160,15 +163,16 @@ def _with_pretrained(asked: TrainConfig, out: Path) -> TrainConfig:
     kinds = [translator, *(kind for kind, gan in GANS.items() if gan.translator == translator)]
     if found not in kinds:
         raise ConfigError(
-            f"{asked.pretrained} holds a {kinds[-1]}: method '{translator}' starts from it, not '{found}'; leave out the "
-            "method, preset or config that says so"
+            f"{asked.pretrained} holds a {kinds[-1]}: method '{translator}' starts from it, not '{found}'; leave out "
+            "the method, preset or config that says so"
         )
     return asked
 
 
 def open_data(tree: DataTree, run: RunConfig) -> tuple[Pool, loop.Extras]:
-    """The images to train on, checked and cached, and beside them those for sample sheets (where the data has a split "test") and who
-    looks at the images that ``training.validate_every`` holds out. Raises DataError, ConfigError, WeightsError."""
+    """The images to train on, checked and cached, and beside them those for sample sheets (where the data has a split
+    "test") and who looks at the images that ``training.validate_every`` holds out. Raises DataError, ConfigError,
+    WeightsError."""
     check(tree, run.data).require()
     pool: Pool = open_pool(tree, run.data, split="train")
     tested = all(tree.files.get(("test", domain)) for domain in tree.domains)
@@ -185,8 +189,8 @@ def open_data(tree: DataTree, run: RunConfig) -> tuple[Pool, loop.Extras]:
 
 
 def _from_pretrained(path: Path | str, out: Path) -> tuple[str, dict[str, Any]]:
-    """The translator that goes with a pretrained model, and the settings that this fixes; when the run is there already, those
-    it was begun with."""
+    """The translator that goes with a pretrained model, and the settings that this fixes; when the run is there
+    already, those it was begun with."""
     saved = out / "config.toml"
     if saved.exists():  # the pretrained file is not needed any more, and may be gone
         values = read_toml(saved)
@@ -202,8 +206,8 @@ def _from_pretrained(path: Path | str, out: Path) -> tuple[str, dict[str, Any]]:
 def pretrain(data: Path | str, out: Path | str, options: PretrainConfig | None = None, **changes: Any) -> Translator:
     """Train a GAN that DeepI2I can start from, on class folders or on a single folder of images.
 
-    Arguments and errors as :func:`train`, the options are those of :class:`~unpaired.config.PretrainConfig`. Without ``preset`` and
-    ``config`` a new run has the preset ``biggan-small`` or ``stylegan-small``.
+    Arguments and errors as :func:`train`, the options are those of :class:`~unpaired.config.PretrainConfig`. Without
+    ``preset`` and ``config`` a new run has the preset ``biggan-small`` or ``stylegan-small``.
     """
     with signals.handled():
         asked = PretrainConfig.of(options, changes)

@@ -22,7 +22,8 @@ class Plan:
         self.stages = tuple(s for s in stages if s.steps > 0)
         if not self.stages:
             raise ConfigError(
-                "the method's settings ask for no training steps; set a number of steps above 0 (or keep fewer parts as they are)"
+                "the method's settings ask for no training steps; set a number of steps above 0 (or keep fewer parts "
+                "as they are)"
             )
         self.ends: list[int] = []
         for stage in self.stages:
@@ -40,12 +41,14 @@ class Plan:
         return self.ends[-1]
 
     def at(self, step: int) -> tuple[Stage, int]:
-        """Return the stage of step ``step`` (1 to total; that of step 1 for 0) and the step before the stage's first."""
+        """Return the stage of step ``step`` (1 to total; that of step 1 for 0) and the step before the stage's
+        first."""
         index = next(i for i, end in enumerate(self.ends) if step <= end)
         return self.stages[index], self.ends[index] - self.stages[index].steps
 
     def updates_until(self, step: int) -> list[Update]:
-        """Return the updates that have had a step after ``step`` steps; the last of each name, which trains the most."""
+        """Return the updates that have had a step after ``step`` steps; the last of each name, which trains the
+        most."""
         found: dict[str, Update] = {}
         for stage, end in zip(self.stages, self.ends, strict=True):
             if end - stage.steps < step:
@@ -75,8 +78,9 @@ class TrainingState:
     # ---- the average of the weights ----------------------------------------------------------------------
 
     def _averageable(self) -> dict[str, Tensor]:
-        """Return what an average can be taken of, by name: parameters, and buffers but for the counters, so that averaged weights go
-        with averaged statistics (as in BigGAN's code, whose EMA is over the whole state dictionary)."""
+        """Return what an average can be taken of, by name: parameters, and buffers but for the counters, so that
+        averaged weights go with averaged statistics (as in BigGAN's code, whose EMA is over the whole state
+        dictionary)."""
         buffers = {n: b for n, b in self.method.named_buffers() if b.is_floating_point()}
         return {**dict(self.method.named_parameters()), **buffers}
 
@@ -86,8 +90,8 @@ class TrainingState:
         self.average = {name: live[name].detach().clone() for name in self.average}
 
     def move_average(self) -> None:
-        """a ← d·a + (1 − d)·w after step n, with d = min(``training.ema``, (1 + n) / (10 + n)): the weights of the first steps,
-        which are worth nothing, are forgotten in a short run too."""
+        """a ← d·a + (1 − d)·w after step n, with d = min(``training.ema``, (1 + n) / (10 + n)): the weights of the
+        first steps, which are worth nothing, are forgotten in a short run too."""
         if not self.ema:
             return
         live, names = self._averageable(), list(self.average)
@@ -193,8 +197,8 @@ class TrainingState:
         if other:
             lines = "".join(f"\n  {k}: here {tuple(own[k].shape)}, saved {tuple(tensors[k].shape)}" for k in other[:8])
             raise CheckpointError(
-                f"the saved state does not fit this method; {len(other)} tensors have other shapes, so a setting that shapes the "
-                f"networks has changed. Repeat the old one, or use another --out{lines}"
+                f"the saved state does not fit this method; {len(other)} tensors have other shapes, so a setting that "
+                f"shapes the networks has changed. Repeat the old one, or use another --out{lines}"
             )
         self.method.load_state_dict(
             {k.removeprefix("method/"): v for k, v in tensors.items() if k.startswith("method/")}
@@ -209,8 +213,8 @@ class TrainingState:
 
 
 def laid_out(value: Tensor, like: Tensor) -> Tensor:
-    """Return a copy of ``value`` on the device and, where the shapes are equal, in the memory format of ``like``: the same
-    arithmetic, bit for bit, after a restart."""
+    """Return a copy of ``value`` on the device and, where the shapes are equal, in the memory format of ``like``: the
+    same arithmetic, bit for bit, after a restart."""
     if value.shape != like.shape:
         return value.to(like.device, copy=True)
     return torch.empty_like(like, dtype=value.dtype).copy_(value)

@@ -1,7 +1,9 @@
-"""Looks at a training while it runs: distances on images held out from the training split, and the best checkpoint by them.
+"""Looks at a training while it runs: distances on images held out from the training split, and the best checkpoint by
+them.
 
-The test split takes no part: it is for ``unpaired evaluate`` alone. What is kept: ``RUN/best/model.safetensors`` (its header's ``extra.validation``
-says step, criterion and value) and ``RUN/best/best.json`` with the values of all looks, best and last.
+The test split takes no part: it is for ``unpaired evaluate`` alone. What is kept: ``RUN/best/model.safetensors`` (its
+header's ``extra.validation`` says step, criterion and value) and ``RUN/best/best.json`` with the values of all looks,
+best and last.
 """
 
 from __future__ import annotations
@@ -72,7 +74,8 @@ class Validator:
         return every is not None and (step % every == 0 or step == total)
 
     def look(self, method: Method, device: torch.device, precision: str) -> dict[str, float]:
-        """``validation/…`` values for the log; without the distances that cannot be compared. Leaves the method in eval()."""
+        """``validation/…`` values for the log; without the distances that cannot be compared. Leaves the method in
+        eval()."""
         translator = Translator(method, {}, device=device, precision=precision)
         images = Images(self.pool, method.image_size, BATCH, None, self.seed)
         tasks, _ = plan(images, method.directions, "auto")
