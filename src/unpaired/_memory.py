@@ -8,11 +8,6 @@ import sys
 from functools import cache
 
 
-def memory_is_kept() -> bool:
-    """Whether :func:`keep_memory` has been called in this process, and could arrange it."""
-    return keep_memory.cache_info().currsize > 0 and keep_memory()
-
-
 @cache
 def keep_memory() -> bool:
     """Let this process keep what it has freed: every step needs the same blocks again. Whether that could be arranged.
