@@ -17,11 +17,12 @@ import figures
 import tiny
 from unpaired import machine
 
-# Tests that run commands in this process must not change its allocator: others measure what memory their children take. With any
-# of glibc's own settings there, commands leave it alone (this one is its default).
+# Tests that run commands in this process must not change its allocator: others measure what memory their children take.
+# With any of glibc's own settings there, commands leave it alone (this one is its default).
 os.environ.setdefault("MALLOC_TOP_PAD_", "131072")
 
-# What ``auto`` means as a precision depends on the processor: either can be asked for, to see that no test leans on one of them.
+# What ``auto`` means as a precision depends on the processor: either can be asked for, to see that no test leans on one
+# of them.
 if "UNPAIRED_TEST_BF16" in os.environ:
     machine.has_bf16 = lambda device: os.environ["UNPAIRED_TEST_BF16"] == "1"
 

@@ -118,7 +118,8 @@ def snapshot(root: Path) -> dict[bytes, tuple[int, int, bytes]]:
     return found
 
 
-# ---- the dirty zoo: every member with what must become of it --------------------------------------------------------------
+# ---- the dirty zoo: every member with what must become of it
+# --------------------------------------------------------------
 
 Verdict = Literal["ok", "flat", "bad", "ignored"]
 
@@ -145,7 +146,8 @@ def _exif(orientation: int) -> Image.Exif:
 
 _STORE = {  # EXIF orientation -> how an upright picture is stored for it
     1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
 }  # fmt: skip
 
 
@@ -172,7 +174,8 @@ def _usable() -> dict[str, Member]:
         found[name] = Member(content, "ok", "", pixels, within)
 
     for name, options in {
-        "baseline.jpg": {}, "progressive.jpg": {"progressive": True}, "subsampled.jpeg": {"subsampling": 2}, "UPPER.JPG": {},
+        "baseline.jpg": {}, "progressive.jpg": {"progressive": True}, "subsampled.jpeg": {"subsampling": 2},
+            "UPPER.JPG": {},
         "odd.JpEg": {},
     }.items():  # fmt: skip
         p = fresh()
@@ -182,7 +185,8 @@ def _usable() -> dict[str, Member]:
         stored = Image.fromarray(p) if turn is None else Image.fromarray(p).transpose(turn)
         add(f"exif{orientation}.png", encoded(stored, exif=_exif(orientation)), p)
     for name, format, options in (
-        ("plain.png", "PNG", {}), ("lossless.webp", "WEBP", {"lossless": True}), ("plain.tif", "TIFF", {}), ("lzw.tiff", "TIFF", {"compression": "tiff_lzw"}),
+        ("plain.png", "PNG", {}), ("lossless.webp", "WEBP", {"lossless": True}), ("plain.tif", "TIFF", {}), ("lzw.tiff",
+            "TIFF", {"compression": "tiff_lzw"}),
         ("plain.bmp", "BMP", {}), ("png named.jpg", "PNG", {}),
     ):  # fmt: skip
         p = fresh()
@@ -206,7 +210,8 @@ def _usable() -> dict[str, Member]:
     p = fresh()
     cmyk = np.dstack([255 - p, p[..., :1] // 4])
     add(
-        "cmyk.tif", encoded(Image.fromarray(cmyk, "CMYK"), "TIFF"), np.round(p * (255.0 - cmyk[..., 3:]) / 255).astype(np.uint8), 1
+        "cmyk.tif", encoded(Image.fromarray(cmyk, "CMYK"), "TIFF"), np.round(p * (255.0 - cmyk[...,
+            3:]) / 255).astype(np.uint8), 1
     )  # fmt: skip
     quantised = Image.fromarray(fresh()).quantize(16)
     add("palette.png", encoded(quantised), np.asarray(quantised.convert("RGB")))

@@ -1,6 +1,7 @@
 """StyleGAN in PyTorch and DeepI2I on it, computed from a dictionary with the official names: an independent reference.
 
-Written with plain functions of torch; nothing of the package is used. w is the largest number of channels, z the latent's length.
+Written with plain functions of torch; nothing of the package is used. w is the largest number of channels, z the
+latent's length.
 """
 
 from __future__ import annotations

@@ -97,8 +97,8 @@ def pictures(n: int = 8) -> torch.Tensor:
 
 
 def test_joint_recipe(data: dict[str, Path], tmp_path: Path) -> None:
-    """The paper's recipe leaves the last and the best class head, scores with n and confusion, and a readable results.json;
-    a report of the folder finds data, test images and classifier by itself."""
+    """The paper's recipe leaves the last and the best class head, scores with n and confusion, and a readable
+    results.json; a report of the folder finds data, test images and classifier by itself."""
     result = run(data, tmp_path / "out", JOINT)
     assert (result.recipe, result.method) == ("joint", "unit-digits")
     assert result.counts == {"source": 36, "held_out": 4, "target": 30, "test": 20}
@@ -125,7 +125,8 @@ def test_joint_recipe(data: dict[str, Path], tmp_path: Path) -> None:
 
 
 def test_translate_recipe_with_anchor(data: dict[str, Path], tmp_path: Path) -> None:
-    """Any translator: the classifier file scores as reported, source only solves the source, the anchor's term is logged."""
+    """Any translator: the classifier file scores as reported, source only solves the source, the anchor's term is
+    logged."""
     result = run(data, tmp_path / "out", TRANSLATE, method="unit", recipe="translate")
     assert result.last is not None
     loaded = load_classifier(result.classifier)
@@ -138,8 +139,8 @@ def test_translate_recipe_with_anchor(data: dict[str, Path], tmp_path: Path) -> 
 
 @pytest.mark.parametrize("settings", [TRANSLATE, JOINT], ids=["translate", "joint"])
 def test_images_larger_than_the_crop(settings: dict[str, Any], data: dict[str, Path], tmp_path: Path) -> None:
-    """With data.resize above data.size both recipes finish, and the classifier reads files as its training did: the accuracy on the
-    test folder is that of results.json, whoever measures it."""
+    """With data.resize above data.size both recipes finish, and the classifier reads files as its training did: the
+    accuracy on the test folder is that of results.json, whoever measures it."""
     recipe: Any = "translate" if settings is TRANSLATE else "joint"
     result = run(data, tmp_path / "out", {**settings, "data.resize": 20}, method="unit", recipe=recipe)
     found = load_classifier(result.classifier)
@@ -187,8 +188,8 @@ def test_npz_without_target_labels(tmp_path: Path) -> None:
 
 
 def test_a_classifier_is_tested_on_test_images(data: dict[str, Path], tmp_path: Path) -> None:
-    """Of labelled data with splits those of "test" are taken, as a folder and as npz, never the training images; data with training
-    images alone are refused; without splits all are taken."""
+    """Of labelled data with splits those of "test" are taken, as a folder and as npz, never the training images; data
+    with training images alone are refused; without splits all are taken."""
     config, options, _ = _settle(AdaptConfig(recipe="translate", settings=TRANSLATE))
     classes = sorted(p.name for p in data["test"].iterdir() if p.is_dir())
     both = tmp_path / "both"
@@ -210,7 +211,8 @@ def test_a_classifier_is_tested_on_test_images(data: dict[str, Path], tmp_path: 
 
 
 def test_inverted_copies(data: dict[str, Path]) -> None:
-    """adapt.inverted doubles what is trained on, each copy with its label, and leaves held-out images and counts alone."""
+    """adapt.inverted doubles what is trained on, each copy with its label, and leaves held-out images and counts
+    alone."""
     config, options, _ = _settle(AdaptConfig(recipe="translate", settings={**TRANSLATE, "adapt.inverted": True}))
     found = _read(data["source"], data["target"], None, config, options)
     images, labels = found.images["source"], found.labels
@@ -301,7 +303,8 @@ def test_refusals(data: dict[str, Path], tmp_path: Path) -> None:
 
 
 def test_a_preset_of_the_translator_means_recipe_translate() -> None:
-    """`--preset unit-small` has the settings of UNIT's translator, so no --recipe need be typed; the word unit alone is joint."""
+    """`--preset unit-small` has the settings of UNIT's translator, so no --recipe need be typed; the word unit alone is
+    joint."""
     config, _, recipe = _settle(AdaptConfig(preset="unit-small"))
     assert (config.method, recipe, config.model.width) == ("unit", "translate", 16)
     assert [_settle(AdaptConfig(method=m))[2] for m in ("unit", "unit-digits")] == ["joint"] * 2

@@ -47,7 +47,8 @@ def run_folder(root: Path, steps: tuple[int, ...] = (5, 10)) -> Path:
 
 
 def test_a_shared_file_rebuilds_its_method(tmp_path: Path) -> None:
-    """The file alone gives the method, its settings, its domains, and the same output; training-only parts are not in it."""
+    """The file alone gives the method, its settings, its domains, and the same output; training-only parts are not in
+    it."""
     method, header = model(model__width=6)
     path = checkpoint.write_model(tmp_path / "deep" / "m.safetensors", method, header)
     again, read = checkpoint.load_method(path)
@@ -193,7 +194,8 @@ def test_atomic_write_never_shows_a_part(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_damaged_later_checkpoints_cost_sound_ones_nothing(tmp_path: Path) -> None:
-    """After resuming from before a damaged checkpoint, the new commit stays, though keep = 1 and the damaged one has a higher step."""
+    """After resuming from before a damaged checkpoint, the new commit stays, though keep = 1 and the damaged one has a
+    higher step."""
     root = run_folder(tmp_path, (5, 10)) / "checkpoints"
     (root / "step-000000010" / checkpoint.STATE).write_bytes(b"")
     method, header = model()

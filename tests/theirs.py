@@ -11,11 +11,12 @@ import torch
 
 
 def torchvision() -> ModuleType:
-    """Import torchvision, also where its compiled part does not fit the installed PyTorch; the test is skipped where it is not installed.
+    """Import torchvision, also where its compiled part does not fit the installed PyTorch; the test is skipped where it
+    is not installed.
 
     PyPI's torchvision is built for CUDA. On a CPU build of PyTorch its import dies while it registers operators
-    (pytorch/vision#9085). None of them is used here, so their names are declared and the import is repeated. torchmetrics imports
-    torchvision, so this comes before it.
+    (pytorch/vision#9085). None of them is used here, so their names are declared and the import is repeated.
+    torchmetrics imports torchvision, so this comes before it.
     """
     try:
         return importlib.import_module("torchvision")

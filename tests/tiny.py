@@ -1,6 +1,6 @@
-"""A real method, as small as one can be that uses everything the loop offers: two stages, two players, batch norm, dropout, noise,
-an image pool and a controller in buffers, a critic that steps more often than the generator, a frozen module in train mode,
-learning rate decay, and a part that translate() does not need."""
+"""A real method, as small as one can be that uses everything the loop offers: two stages, two players, batch norm,
+dropout, noise, an image pool and a controller in buffers, a critic that steps more often than the generator, a frozen
+module in train mode, learning rate decay, and a part that translate() does not need."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ METHODS.setdefault("tiny", "tiny:Tiny")
 
 
 def _tiny_network() -> classifiers.Layers:
-    """Five convolutions, each but the first after a pooling: a pyramid of strides 1, 2, 4, 8, 16 with 4 to 12 channels."""
+    """Five convolutions, each but the first after a pooling: a pyramid of strides 1, 2, 4, 8, 16 with 4 to 12
+    channels."""
     layers: classifiers.Layers = []
     for i, (inputs, outputs) in enumerate(itertools.pairwise((3, 4, 6, 8, 12, 12)), start=1):
         if i > 1:
@@ -163,7 +164,8 @@ def config(**settings: Any) -> RunConfig:
 
 
 def pictures(count: int, side: int = 20, seed: int = 0, colour: int = 0) -> np.ndarray[Any, Any]:
-    """Real-looking uint8 [count, side, side, 3]: smooth colour fields with a bright blob; the domain decides its colour."""
+    """Real-looking uint8 [count, side, side, 3]: smooth colour fields with a bright blob; the domain decides its
+    colour."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:side, 0:side] / side
     images = np.empty((count, side, side, 3), np.uint8)

@@ -1,6 +1,7 @@
 """Checkpoints that mean harm, made when a test needs them: each a file, and what reads it.
 
-Readers: ``torch`` is the reader of PyTorch files behind every import; ``ours`` reads a model file; ``run`` resumes from a run folder.
+Readers: ``torch`` is the reader of PyTorch files behind every import; ``ours`` reads a model file; ``run`` resumes from
+a run folder.
 """
 
 from __future__ import annotations
@@ -99,7 +100,8 @@ def _tar(canary: Path) -> bytes:
 
 def _bomb(path: Path, _canary: Path) -> None:
     """Some 200 KB that become 200 MB."""
-    _members(lambda m: {n: bytes(200 * 2**20) if n.endswith("/data/0") else c for n, c in m.items()}, compression=zipfile.ZIP_DEFLATED)(path, path)  # fmt: skip
+    _members(lambda m: {n: bytes(200 * 2**20) if n.endswith("/data/0") else c for n, c in m.items()},
+        compression=zipfile.ZIP_DEFLATED)(path, path)  # fmt: skip
 
 
 def _strided(path: Path, _canary: Path) -> None:
@@ -152,7 +154,8 @@ def _cut_number(path: Path, _canary: Path) -> None:
     path.write_bytes(data[: data.rindex(b"]q\x00X") + 6])
 
 
-# ---- safetensors ----------------------------------------------------------------------------------------------------------
+# ---- safetensors
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _safetensors(header: object, body: bytes = bytes(64)) -> Callable[[Path, Path], None]:
@@ -175,7 +178,8 @@ def _metadata(text: str) -> dict[str, Any]:
     return {"__metadata__": {"unpaired": text}, "a": _tensor(0, 64, [16])}
 
 
-# ---- our own folders ------------------------------------------------------------------------------------------------------
+# ---- our own folders
+# ------------------------------------------------------------------------------------------------------
 
 
 def _run(change: Callable[[Path, dict[str, Any], Path], None]) -> Callable[[Path, Path], None]:
@@ -218,21 +222,29 @@ def zoo() -> dict[str, Hostile]:
     deep = 200_000
     pickles = {
         "code in a zip": Hostile("torch", _saved(lambda c: {"w": torch.ones(2), "x": Payload(c)}), "system"),
-        "code in an old file": Hostile("torch", _saved(lambda c: {"w": torch.ones(2), "x": Payload(c)}, legacy=True), "system"),
+        "code in an old "
+        "file": Hostile("torch", _saved(lambda c: {"w": torch.ones(2), "x": Payload(c)}, legacy=True), "system"),
         "code alone": Hostile("torch", _saved(Payload), "system"),
-        "code in the optimizer": Hostile("torch", _saved(lambda c: {"model": WEIGHTS, "optimizer": {"s": [Payload(c)]}}), "system"),
+        "code in the "
+        "optimizer": Hostile("torch", _saved(lambda c: {"model": WEIGHTS, "optimizer": {"s": [Payload(c)]}}), "system"),
         "a plain pickle": Hostile("torch", _bytes(lambda c: pickle.dumps(Payload(c))), "plain pickle"),
-        "a pickle of protocol 0": Hostile("torch", _bytes(lambda c: pickle.dumps(Payload(c), 0)), "not a file that torch.save wrote"),
-        "an xz stream with a 4 GB dictionary": Hostile("torch", _bytes(lambda c: bytes.fromhex("88ffffffff0000000000000000010000")), "not a file that torch.save wrote"),
+        "a pickle of protocol "
+        "0": Hostile("torch", _bytes(lambda c: pickle.dumps(Payload(c), 0)), "not a file that torch.save wrote"),
+        "an xz stream with a 4 GB "
+        "dictionary": Hostile("torch", _bytes(lambda c: bytes.fromhex("88ffffffff0000000000000000010000")),
+            "not a file that torch.save wrote"),
         "a tar": Hostile("torch", _bytes(_tar), "tar archive"),
         "a whole module": Hostile("torch", _saved(lambda c: nn.Linear(2, 2)), "whole module"),
         "argparse options": Hostile("torch", _saved(lambda c: {"o": argparse.Namespace(a=1)}), "argparse"),
         "a numpy scalar": Hostile("torch", _saved(lambda c: {"n": np.float64(1)}), "numpy"),
-        "eval by name on the stack": Hostile("torch", _with(lambda c: b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93\x8c\x011\x85R."), "builtins.eval"),
+        "eval by name on the "
+        "stack": Hostile("torch", _with(lambda c: b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93\x8c\x011\x85R."),
+            "builtins.eval"),
         "an extension code": Hostile("torch", _with(lambda c: b"\x80\x02\x82\x01."), "extension"),
         "nested lists": Hostile("torch", _with(lambda c: b"\x80\x02" + b"]" * deep + b"a" * (deep - 1) + b".")),
         "nested dictionaries": Hostile("torch", _saved(lambda c: _nested(50)), "nested deeper"),
-        "millions of opcodes": Hostile("torch", _with(lambda c: b"\x80\x02" + b"N0" * 3_000_000 + b"N."), "instructions"),
+        "millions of "
+        "opcodes": Hostile("torch", _with(lambda c: b"\x80\x02" + b"N0" * 3_000_000 + b"N."), "instructions"),
         "memo bomb": Hostile("torch", _with(lambda c: b"\x80\x02]q\x00" + b"(h\x00h\x00h\x00h\x00tq\x00" * 60 + b".")),
         "a string of 4 GB": Hostile("torch", _with(lambda c: b"\x80\x04\x8d" + struct.pack("<Q", 2**32) + b"x" * 100)),
     }  # fmt: skip
@@ -243,17 +255,22 @@ def zoo() -> dict[str, Hostile]:
         "overlapping members": Hostile("torch", _overlapping_members),
         "old file that claims 10^12 elements": Hostile("torch", _legacy_claims, "elements in"),
         "old file cut within a number": Hostile("torch", _cut_number, "damaged"),
-        "../ in a member": Hostile("torch", _members(lambda m: {**m, "archive/../../evil": b""}), "outside the archive"),
+        "../ in a member": Hostile("torch", _members(lambda m: {**m, "archive/../../evil": b""}), "outside the "
+                                                                                                  "archive"),
         "an absolute member": Hostile("torch", _members(lambda m: {**m, "/etc/evil": b""}), "outside the archive"),
-        "two data.pkl": Hostile("torch", _members(lambda m: {**m, "other/data.pkl": next(c for n, c in m.items() if n.endswith("data.pkl"))}), "data.pkl"),
+        "two data.pkl": Hostile("torch", _members(lambda m: {**m, "other/data.pkl": next(c for n,
+            c in m.items() if n.endswith("data.pkl"))}), "data.pkl"),
         "the same member twice": Hostile("torch", _members(lambda m: {**m, next(iter(m)) + "#2": b""}), "same name"),
-        "20,000 members": Hostile("torch", _members(lambda m: {**m, **{f"archive/x{i}": b"" for i in range(20_000)}}), "members are more"),
-        "a TorchScript program": Hostile("torch", _members(lambda m: {**m, "archive/constants.pkl": b""}), "TorchScript"),
+        "20,000 members": Hostile("torch", _members(lambda m: {**m, **{f"archive/x{i}": b"" for i in range(20_000)}}),
+            "members are more"),
+        "a TorchScript "
+        "program": Hostile("torch", _members(lambda m: {**m, "archive/constants.pkl": b""}), "TorchScript"),
         "compressed noise": Hostile("torch", _bytes(lambda c: zlib.compress(bytes(10**6)))),
         "NaN weights": Hostile("torch", _saved(lambda c: {"w": torch.full((3,), float("nan"))}), "NaN or infinity"),
     }  # fmt: skip
     tensors = {
-        "header of 2^60 bytes": Hostile("ours", _bytes(lambda c: (2**60).to_bytes(8, "little") + b"{}"), "does not fit"),
+        "header of 2^60 "
+        "bytes": Hostile("ours", _bytes(lambda c: (2**60).to_bytes(8, "little") + b"{}"), "does not fit"),
         "header of spaces": Hostile("ours", _safetensors(b" " * 2**21)),
         "header of brackets": Hostile("ours", _safetensors(b"[" * (2**21 - 1))),
         "header of empty lists": Hostile("ours", _safetensors(b'{"a":[' + b"[]," * 690_000 + b"[]]}")),
@@ -261,15 +278,22 @@ def zoo() -> dict[str, Hostile]:
         "header of numbers": Hostile("ours", _safetensors(b'{"a":[' + b"999," * 520_000 + b"9]}")),
         "header of keys": Hostile("ours", _safetensors({str(i): {} for i in range(160_000)})),
         "metadata of empty lists": Hostile("ours", _safetensors(_metadata('{"a":[' + "[]," * 690_000 + "[]]}"))),
-        "30,000 empty tensors": Hostile("ours", _safetensors({**OURS, **{f"t{i}": _tensor(0, 0, [0]) for i in range(30_000)}}, b"")),
-        "100,000 empty tensors": Hostile("ours", _safetensors({**OURS, **{f"t{i}": _tensor(0, 0, [0]) for i in range(100_000)}}, b"")),
-        "overlapping tensors": Hostile("ours", _safetensors({**OURS, "a": _tensor(0, 64, [16]), "b": _tensor(0, 64, [16])})),
-        "a hole between tensors": Hostile("ours", _safetensors({**OURS, "a": _tensor(0, 4, [1]), "b": _tensor(60, 64, [1])})),
+        "30,000 empty "
+        "tensors": Hostile("ours", _safetensors({**OURS, **{f"t{i}": _tensor(0, 0, [0]) for i in range(30_000)}}, b"")),
+        "100,000 empty "
+        "tensors": Hostile("ours", _safetensors({**OURS, **{f"t{i}": _tensor(0, 0, [0]) for i in range(100_000)}},
+            b"")),
+        "overlapping "
+        "tensors": Hostile("ours", _safetensors({**OURS, "a": _tensor(0, 64, [16]), "b": _tensor(0, 64, [16])})),
+        "a hole between "
+        "tensors": Hostile("ours", _safetensors({**OURS, "a": _tensor(0, 4, [1]), "b": _tensor(60, 64, [1])})),
         "negative offsets": Hostile("ours", _safetensors({**OURS, "a": _tensor(-4, 0, [1])})),
         "a shape that overflows": Hostile("ours", _safetensors({**OURS, "a": _tensor(0, 64, [2**62, 2**62])})),
         "a shape larger than its bytes": Hostile("ours", _safetensors({**OURS, "a": _tensor(0, 64, [10**12])})),
         "trailing bytes": Hostile("ours", _safetensors({**OURS, "a": _tensor(0, 64, [16])}, bytes(6400))),
-        "a key twice": Hostile("ours", _safetensors(b'{"__metadata__":{"unpaired":"{}"},"a":' + _TWICE + b',"a":' + _TWICE + b"}"), "appears twice"),
+        "a key twice": Hostile("ours",
+            _safetensors(b'{"__metadata__":{"unpaired":"{}"},"a":' + _TWICE + b',"a":' + _TWICE + b"}"),
+                "appears twice"),
         "no UTF-8": Hostile("ours", _safetensors(b'{"\xff\xfe": 1}')),
         "metadata that is no text": Hostile("ours", _safetensors({"__metadata__": {"unpaired": [1]}})),
         "metadata of nested lists": Hostile("ours", _safetensors(_metadata("[" * 100_000))),
@@ -285,12 +309,17 @@ def zoo() -> dict[str, Hostile]:
     folders = {
         "manifest names ../../x": Hostile("run", _names("../../x"), "does not describe the folder"),
         "manifest names /etc/passwd": Hostile("run", _names("/etc/passwd"), "does not describe the folder"),
-        "manifest of another step": Hostile("run", _run(lambda f, m, c: m.update(step=8)), "does not describe the folder"),
+        "manifest of another "
+        "step": Hostile("run", _run(lambda f, m, c: m.update(step=8)), "does not describe the folder"),
         "manifest of 2 MB": Hostile("run", _raw_manifest(b" " * 2**21), "more than the"),
         "manifest of brackets": Hostile("run", _raw_manifest(b"[" * (2**18 - 1)), "damaged"),
         "manifest that is a number": Hostile("run", _raw_manifest(b"7"), "damaged"),
-        "manifest with huge sizes": Hostile("run", _run(lambda f, m, c: m["files"][checkpoint.MODEL].update(bytes=10**30)), "instead of"),
-        "manifest with infinite sizes": Hostile("run", _raw_manifest(b'{"files": {"model.safetensors": {"bytes": 1e999, "sha256": ""}}, "digest": ""}'), "damaged"),
+        "manifest with huge "
+        "sizes": Hostile("run", _run(lambda f, m, c: m["files"][checkpoint.MODEL].update(bytes=10**30)), "instead of"),
+        "manifest with infinite "
+        "sizes": Hostile("run",
+            _raw_manifest(b'{"files": {"model.safetensors": {"bytes": 1e999, "sha256": ""}}, "digest": ""}'),
+                "damaged"),
         "state is a link to /dev/zero": Hostile("run", _run(_linked), "no such file"),
         "manifest is a folder": Hostile("run", _run(lambda f, m, c: (f / checkpoint.MANIFEST).mkdir()), "no such file"),
     }  # fmt: skip

@@ -1,4 +1,5 @@
-"""What the fault tests share: forked children that are measured, calls that fail or end the process, roots that fill up.
+"""What the fault tests share: forked children that are measured, calls that fail or end the process, roots that fill
+up.
 
 A child is forked from the test process, which has torch loaded already: a case costs milliseconds instead of seconds.
 """
@@ -157,7 +158,8 @@ def failing(call: str, k: int, number: int) -> Iterator[dict[str, int]]:
 
 @contextlib.contextmanager
 def noting(owner: Any, name: str, path: Path | None, what: Callable[..., object]) -> Iterator[None]:
-    """When a call of a method has returned, append ``what`` of its arguments to ``path``, in this process and its children."""
+    """When a call of a method has returned, append ``what`` of its arguments to ``path``, in this process and its
+    children."""
     real = getattr(owner, name)
 
     def noted(*args: Any) -> Any:
@@ -189,7 +191,8 @@ def die_at(call: str, k: int, *, after: bool) -> None:
 
 
 def small_disk(place: Path, size: int) -> None:
-    """In a child: mount a file system of ``size`` bytes at ``place``, seen by this process alone, or grow the one that is there.
+    """In a child: mount a file system of ``size`` bytes at ``place``, seen by this process alone, or grow the one that
+    is there.
 
     Raises OSError where the machine does not let us (containers without user namespaces).
     """
@@ -223,6 +226,7 @@ def limit_files(size: int) -> None:
 
 
 def bound_memory(extra: int) -> None:
-    """In a child: no more than ``extra`` bytes may be mapped from here on; what asks for more gets MemoryError, touched or not."""
+    """In a child: no more than ``extra`` bytes may be mapped from here on; what asks for more gets MemoryError, touched
+    or not."""
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (mapped + extra, -1))

@@ -53,4 +53,5 @@ def everything(run: Path) -> dict[str, bytes]:
     return files | {p.name: p.read_bytes() for p in sorted((run / "samples").glob("*.png"))}
 
 
-# ---- twins: the same run with the protection removed ----------------------------------------------------------------------
+# ---- twins: the same run with the protection removed
+# ----------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""Batch translation killed, crashed, short of disk and of memory: whole files alone, the bytes of a clean run, little done twice (F7)."""
+"""Batch translation killed, crashed, short of disk and of memory: whole files alone, the bytes of a clean run, little
+done twice (F7)."""
 
 from __future__ import annotations
 
@@ -73,8 +74,8 @@ def seen(out: Path) -> dict[str, str]:
 
 
 def test_kills_leave_the_bytes_of_a_clean_run(tmp_path: Path, figure: Figure) -> None:
-    """Ten kills, each followed by a new run: what is visible is whole at every moment, the finished tree equals that of an undisturbed
-    run, random noise included, and no temporary file is left."""
+    """Ten kills, each followed by a new run: what is visible is whole at every moment, the finished tree equals that of
+    an undisturbed run, random noise included, and no temporary file is left."""
     source, out = tree(tmp_path / "in", 60), tmp_path / "out"
     run(source, tmp_path / "clean", model=translator(Noise(pause_s=0)), batch_size=BATCH)
     clean = digests(tmp_path / "clean")
@@ -88,8 +89,9 @@ def test_kills_leave_the_bytes_of_a_clean_run(tmp_path: Path, figure: Figure) ->
 
 
 def test_a_crash_at_every_single_write_leaves_the_bytes_of_a_clean_run(tmp_path: Path, figure: Figure) -> None:
-    """The process dies in the middle of the n-th write, before the n-th fsync, before and after the n-th rename, for every n:
-    what is visible is whole, the next run finishes with the bytes of a clean one, and does at most one batch again."""
+    """The process dies in the middle of the n-th write, before the n-th fsync, before and after the n-th rename, for
+    every n: what is visible is whole, the next run finishes with the bytes of a clean one, and does at most one batch
+    again."""
     source = tree(tmp_path / "in", 8)
     note = tmp_path / "calls"
     with counting(note):
@@ -121,8 +123,8 @@ def test_a_crash_at_every_single_write_leaves_the_bytes_of_a_clean_run(tmp_path:
 
 
 def test_disks_of_several_sizes_stop_with_needed_and_free_bytes(tmp_path: Path, figure: Figure) -> None:
-    """A file system fills up at different places: the run stops in words with path, cause, needed and free bytes, or finishes; what
-    is visible is whole; with more room the same command ends with the bytes of a clean run."""
+    """A file system fills up at different places: the run stops in words with path, cause, needed and free bytes, or
+    finishes; what is visible is whole; with more room the same command ends with the bytes of a clean run."""
     if not kit.can_mount():
         pytest.skip("this machine lets nobody mount a file system of his own")
     source = tmp_path / "in"
@@ -157,7 +159,8 @@ def test_disks_of_several_sizes_stop_with_needed_and_free_bytes(tmp_path: Path, 
 
 
 def test_memory_stays_flat_over_many_files(tmp_path: Path, figure: Figure) -> None:
-    """5,000 small files (1,000 in `make test`): none is left out, and after the first tenth the process grows by less than 20 MB."""
+    """5,000 small files (1,000 in `make test`): none is left out, and after the first tenth the process grows by less
+    than 20 MB."""
     count = pick(1000, 5000)
     content = save(tmp_path / "one.png", pictures(1, 8)[0]).read_bytes()
     (tmp_path / "in").mkdir()

@@ -41,7 +41,8 @@ def damages(folder: Path, seed: int) -> list[tuple[Path, bytes]]:
 
 
 def test_no_flipped_bit_and_no_cut_loads_unnoticed(run: Path, figure: Figure) -> None:
-    """Of 300 flips and 60 truncations over all files of the newest checkpoint each is noticed and named, and the one before is used."""
+    """Of 300 flips and 60 truncations over all files of the newest checkpoint each is noticed and named, and the one
+    before is used."""
     root = run / "checkpoints"
     newest, before = checkpoint.steps(root)
     passed = 0

@@ -1,4 +1,5 @@
-"""The dirty-image zoo: every member gets its verdict, from the opener, from `check`, from training and from `translate` (F6)."""
+"""The dirty-image zoo: every member gets its verdict, from the opener, from `check`, from training and from `translate`
+(F6)."""
 
 from __future__ import annotations
 
@@ -34,8 +35,8 @@ def command(*arguments: object) -> kit.Outcome:
 
 
 def test_every_member_is_classified_as_specified(data: Path, figure: Figure) -> None:
-    """`unpaired check` lists each bad, ignored and flat member with its reason and no other; exit 2, no traceback; the opener gives the
-    specified pixels for every usable one; the folder's content and times are unchanged."""
+    """`unpaired check` lists each bad, ignored and flat member with its reason and no other; exit 2, no traceback; the
+    opener gives the specified pixels for every usable one; the folder's content and times are unchanged."""
     before = snapshot(data)
     told = command("check", data, "--json")
     assert told.code == 2 and "Traceback" not in told.said
@@ -65,7 +66,8 @@ def test_every_member_is_classified_as_specified(data: Path, figure: Figure) -> 
 
 
 def test_training_refuses_and_translating_goes_on(data: Path, tmp_path: Path) -> None:
-    """Training on it exits 2; translating it exits 3 with each bad file in the report and each other one done; nothing is changed."""
+    """Training on it exits 2; translating it exits 3 with each bad file in the report and each other one done; nothing
+    is changed."""
     config = tiny.config()
     model = loop.fit(build(config, ("a", "b")), tiny_pool(), config, tmp_path / "run", quiet=True)
     before = snapshot(data)

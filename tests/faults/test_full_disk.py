@@ -1,4 +1,5 @@
-"""Full and failing disks: the state that was acknowledged stays, the message has path, cause, needed and free bytes (F4)."""
+"""Full and failing disks: the state that was acknowledged stays, the message has path, cause, needed and free bytes
+(F4)."""
 
 from __future__ import annotations
 
@@ -93,8 +94,8 @@ def sweep(tmp_path: Path, expected: dict[str, bytes], one: int, *, mount: bool) 
 
 
 def test_a_full_disk_loses_nothing_and_says_so(tmp_path: Path, whole: Path, figure: Figure) -> None:
-    """Disks of 12 sizes fill up at 12 places of a run: it stops with exit 4 and the whole message (or refuses, when not even its lock
-    fits), what it acknowledged loads, and with more room it ends with the bytes of an undisturbed run."""
+    """Disks of 12 sizes fill up at 12 places of a run: it stops with exit 4 and the whole message (or refuses, when not
+    even its lock fits), what it acknowledged loads, and with more room it ends with the bytes of an undisturbed run."""
     mount = kit.can_mount()
     one = used(checkpoint.steps(whole / "checkpoints")[0])
     found = sweep(tmp_path, runs.everything(whole), one, mount=mount)
@@ -116,9 +117,9 @@ def lost_after(run: Path, acknowledged: Path) -> bool:
 
 @pytest.mark.parametrize("call", ["write", *(pytest.param(call, marks=pytest.mark.full) for call in CALLS[1:])])
 def test_every_failing_call_keeps_the_previous_state(call: str, tmp_path: Path, figure: Figure) -> None:
-    """Let the k-th open, write, fsync, rename, replace, unlink, mkdir or rmdir of a run fail, for every k, with no space, an I/O error or
-    no permission: the run succeeds all the same or stops with the whole message; what it acknowledged loads; the same command
-    then ends with the bytes of an undisturbed run."""
+    """Let the k-th open, write, fsync, rename, replace, unlink, mkdir or rmdir of a run fail, for every k, with no
+    space, an I/O error or no permission: the run succeeds all the same or stops with the whole message; what it
+    acknowledged loads; the same command then ends with the bytes of an undisturbed run."""
     runs.train(tmp_path / "whole", 2)
     expected, failed, tried = runs.everything(tmp_path / "whole"), 0, 0
     for k in range(1, 200):
@@ -163,8 +164,8 @@ def run_of(steps: int, **settings: int) -> tuple[object, object, object]:
 
 
 def test_a_folder_that_goes_or_cannot_be_written_is_told(tmp_path: Path) -> None:
-    """The folder of checkpoints deleted while training runs: the next save stops with its path. A folder that the user may not write:
-    refused before the first step. Never "saved"."""
+    """The folder of checkpoints deleted while training runs: the next save stops with its path. A folder that the user
+    may not write: refused before the first step. Never "saved"."""
 
     def delete(step: int, _method: object) -> None:
         if step == 1:

@@ -1,4 +1,5 @@
-"""A fuzz target for what reads checkpoints: mutated files for a minute, in a child, and nothing but CheckpointError (60 s in `make faults`).
+"""A fuzz target for what reads checkpoints: mutated files for a minute, in a child, and nothing but CheckpointError (60
+s in `make faults`).
 
 By hand, for as long as one likes: ``UNPAIRED_FUZZ_SECONDS=3600 pytest tests/faults/test_fuzz.py``.
 """
@@ -83,8 +84,10 @@ def seeds(root: Path) -> dict[str, Path]:
     (root / "plain.pkl").write_bytes(pickle.dumps({"a": [1, 2]}))
     save_classifier(root / "c.safetensors", ConvNet(2, 16, 2), classes=("x", "y"), side=16, width=2, extra={})
     return {
-        "model": folder / checkpoint.MODEL, "state": folder / checkpoint.STATE, "manifest": folder / checkpoint.MANIFEST,
-        "zip": root / "zip.pt", "old": root / "old.pt", "pickle": root / "plain.pkl", "classifier": root / "c.safetensors",
+        "model": folder / checkpoint.MODEL, "state": folder / checkpoint.STATE,
+            "manifest": folder / checkpoint.MANIFEST,
+        "zip": root / "zip.pt", "old": root / "old.pt", "pickle": root / "plain.pkl",
+            "classifier": root / "c.safetensors",
     }  # fmt: skip
 
 
@@ -133,13 +136,14 @@ def fuzz(root: Path, seconds: float, seed: int) -> None:
 
 
 def test_mutated_checkpoints_are_read_or_refused(tmp_path: Path, figure: Figure) -> None:
-    """Models, states, manifests, classifiers and PyTorch files of both formats, mutated: read or refused with CheckpointError, with
-    2 GB of memory more than at the start, and the process lives."""
+    """Models, states, manifests, classifiers and PyTorch files of both formats, mutated: read or refused with
+    CheckpointError, with 2 GB of memory more than at the start, and the process lives."""
     found = kit.outcome(lambda: fuzz(tmp_path, SECONDS, seed=int(time.time())), limit=SECONDS + kit.HANG_SECONDS)
     assert found.code == 0, found.said
     tried, refused = map(int, found.said.split()[-2:])
     figure(
         "F5",
-        f"fuzzed for {SECONDS:.0f} s: {tried:,} mutated files, {refused:,} refused, {tried - refused:,} read as sound, 0 crashes",
+        f"fuzzed for {SECONDS:.0f} s: {tried:,} mutated files, {refused:,} refused, {tried - refused:,} read as "
+        "sound, 0 crashes",
     )
     assert refused > tried // 2

@@ -60,8 +60,8 @@ def size_of(path: Path) -> int:
 
 
 def test_hostile_checkpoints_are_refused(tmp_path: Path, figure: Figure) -> None:
-    """Pickles with code, bombs, lying sizes, deep nests, forged headers, manifests and members that point elsewhere: each is refused
-    with its path and the reason, runs nothing, and takes at most twice its size and 64 MB."""
+    """Pickles with code, bombs, lying sizes, deep nests, forged headers, manifests and members that point elsewhere:
+    each is refused with its path and the reason, runs nothing, and takes at most twice its size and 64 MB."""
     canary, slowest, largest = tmp_path / "canary", (0.0, ""), (0.0, "")
     warm(tmp_path)
     chosen = list(ZOO.items())[:: pick(3, 1)]
@@ -79,8 +79,8 @@ def test_hostile_checkpoints_are_refused(tmp_path: Path, figure: Figure) -> None
         largest = max(largest, ((result.grown - 2 * size) / 2**20, name))
     figure(
         "F5",
-        f"{len(chosen)} files: 0 run code, 0 accepted; slowest {slowest[0]:.2f} s of processor ({slowest[1]}; to reach: 2); most memory "
-        f"beyond twice the size {largest[0]:.0f} MiB ({largest[1]}; bound 64)",
+        f"{len(chosen)} files: 0 run code, 0 accepted; slowest {slowest[0]:.2f} s of processor ({slowest[1]}; to "
+        f"reach: 2); most memory beyond twice the size {largest[0]:.0f} MiB ({largest[1]}; bound 64)",
     )
     assert len(ZOO) >= 50
 
@@ -89,7 +89,8 @@ def test_hostile_checkpoints_are_refused(tmp_path: Path, figure: Figure) -> None
 def test_no_command_falls_back_to_something_less_safe(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever command is given the file: exit 2, and its code does not run, not even when the environment asks torch for it."""
+    """Whatever command is given the file: exit 2, and its code does not run, not even when the environment asks torch
+    for it."""
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     path, canary = tmp_path / "gen.pkl", tmp_path / "canary"
     ZOO[name].make(path, canary)

@@ -1,7 +1,8 @@
-"""SIGKILL at random moments, saves included: what a run has acknowledged is never lost, and it ends as if nothing had happened.
+"""SIGKILL at random moments, saves included: what a run has acknowledged is never lost, and it ends as if nothing had
+happened.
 
-Each trial trains in a forked child and kills it. A checkpoint counts as acknowledged once ``Trainer.save`` has returned. The last
-test runs the same storm against a saver without the protection, and must fail.
+Each trial trains in a forked child and kills it. A checkpoint counts as acknowledged once ``Trainer.save`` has
+returned. The last test runs the same storm against a saver without the protection, and must fail.
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ def storm(
 
 
 def test_sigkills_lose_nothing_that_was_acknowledged(tmp_path: Path, figure: Figure) -> None:
-    """F1: of 60 SIGKILLs (20 in `make test`, 1,000 in `make faults-long`), at least 30 % of them inside a save, none loses an
-    acknowledged state; the finished weights are byte-equal to those of an uninterrupted run."""
+    """F1: of 60 SIGKILLs (20 in `make test`, 1,000 in `make faults-long`), at least 30 % of them inside a save, none
+    loses an acknowledged state; the finished weights are byte-equal to those of an uninterrupted run."""
     runs.train(
         tmp_path / "whole", STEPS, **WIDE
     )  # first, and here: it also loads what every forked child would load anew
@@ -83,7 +84,8 @@ def test_sigkills_lose_nothing_that_was_acknowledged(tmp_path: Path, figure: Fig
     equal = runs.everything(tmp_path / "run") == runs.everything(tmp_path / "whole")
     figure(
         "F1",
-        f"{landed} SIGKILLs, {inside} inside a save: {lost} states lost, finished weights {'' if equal else 'NOT '}byte-equal",
+        f"{landed} SIGKILLs, {inside} inside a save: {lost} states lost, finished weights "
+        f"{'' if equal else 'NOT '}byte-equal",
     )
     assert landed >= 0.9 * KILLS and inside >= 0.3 * KILLS, "the storm missed"
     assert lost == 0 and equal

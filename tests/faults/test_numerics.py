@@ -56,7 +56,8 @@ def controller(method: Any) -> None:
 
 
 PLACES: dict[str, Callable[[Any], None]] = {
-    "loss": loss, "gradient": gradient, "squared gradient": overflow, "weight": weight, "batch statistics": statistics, "buffer": controller,
+    "loss": loss, "gradient": gradient, "squared gradient": overflow, "weight": weight, "batch statistics": statistics,
+        "buffer": controller,
 }  # fmt: skip
 
 
@@ -82,8 +83,9 @@ def poisoned(place: str, run: Path) -> NonFiniteError:
 
 
 def test_nothing_that_is_not_finite_is_saved(tmp_path: Path, figure: Figure) -> None:
-    """Wherever it begins, the run stops with exit 4 before the next checkpoint, names step, stage and what is not finite, leaves a
-    crash note, and every checkpoint that is there is finite in every tensor, the newest of them the last one before."""
+    """Wherever it begins, the run stops with exit 4 before the next checkpoint, names step, stage and what is not
+    finite, leaves a crash note, and every checkpoint that is there is finite in every tensor, the newest of them the
+    last one before."""
     steps = []
     for place in PLACES:
         run = tmp_path / place
@@ -97,7 +99,8 @@ def test_nothing_that_is_not_finite_is_saved(tmp_path: Path, figure: Figure) -> 
         steps.append(note["step"] - STEP)
     figure(
         "F11",
-        f"NaN or infinity in {len(PLACES)} places: stopped after {min(steps)} to {max(steps)} steps (a checkpoint every 4), 0 of them saved",
+        f"NaN or infinity in {len(PLACES)} places: stopped after {min(steps)} to {max(steps)} steps (a checkpoint "
+        "every 4), 0 of them saved",
     )
     assert max(steps) <= 4
 
@@ -121,7 +124,8 @@ def test_a_rate_that_explodes_stops_every_method(name: str, tmp_path: Path) -> N
 
 
 def test_a_sheet_that_is_not_finite_stops_in_words(tmp_path: Path) -> None:
-    """A translation that is NaN while losses and weights are finite ends the run with exit 4, not with a bug's traceback."""
+    """A translation that is NaN while losses and weights are finite ends the run with exit 4, not with a bug's
+    traceback."""
     config = tiny.config()
     method = build(config, ("red", "blue"))
     real = method.translate

@@ -1,7 +1,8 @@
 """The process dies at any call of a save, or the power fails there: what was acknowledged is there afterwards.
 
-Power loss is judged on a model of a disk that keeps its word and no more: a file that was not fsynced may be empty, an entry of a
-folder (a new name, a rename, a removal) that was not followed by an fsync of that folder may or may not have happened.
+Power loss is judged on a model of a disk that keeps its word and no more: a file that was not fsynced may be empty, an
+entry of a folder (a new name, a rename, a removal) that was not followed by an fsync of that folder may or may not have
+happened.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from unpaired import checkpoint
 
 
 def test_dying_at_every_call_of_a_save_loses_nothing(tmp_path: Path, figure: Figure) -> None:
-    """The process ends in the middle of the n-th write, and before and after the n-th fsync, rename, unlink and rmdir of a run, for
-    every n: what was acknowledged loads, nothing half-written is taken for a checkpoint, the next start removes the leftovers and
-    ends with the bytes of an undisturbed run."""
+    """The process ends in the middle of the n-th write, and before and after the n-th fsync, rename, unlink and rmdir
+    of a run, for every n: what was acknowledged loads, nothing half-written is taken for a checkpoint, the next start
+    removes the leftovers and ends with the bytes of an undisturbed run."""
     runs.train(tmp_path / "whole", 2, training__keep=1)
     expected, died, left = runs.everything(tmp_path / "whole"), 0, 0
     for call, after in (("write", False), ("fsync", False), ("rename", False), ("rename", True), ("unlink", True)):
@@ -54,7 +55,8 @@ def test_dying_at_every_call_of_a_save_loses_nothing(tmp_path: Path, figure: Fig
     figure("F1", f"a run ended at {died} calls of its saves ({left} left a half-written folder): 0 states lost")
 
 
-# ---- power loss -----------------------------------------------------------------------------------------------------------
+# ---- power loss
+# -----------------------------------------------------------------------------------------------------------
 
 
 class Recorder:
@@ -106,7 +108,8 @@ class Recorder:
 
 
 class Disk:
-    """The model: two images of the tree, what the system shows and what is safe, and the changes of each folder not yet safe."""
+    """The model: two images of the tree, what the system shows and what is safe, and the changes of each folder not yet
+    safe."""
 
     def __init__(self) -> None:
         self.data: dict[str, bytes] = {}
@@ -156,7 +159,8 @@ def _move(names: dict[str, str], a: str, b: str) -> None:
 
 
 def losses(run: Path, place: Path) -> tuple[int, int, int]:
-    """Record a run; cut the power after each of its calls, in three ways; (cuts, states lost, cuts with a half-written folder)."""
+    """Record a run; cut the power after each of its calls, in three ways; (cuts, states lost, cuts with a half-written
+    folder)."""
     recorder = Recorder(run)
     with recorder.watching(), runs.noted(None):
         save = runs.loop.Trainer.save
@@ -196,11 +200,12 @@ def losses(run: Path, place: Path) -> tuple[int, int, int]:
 
 
 def test_power_loss_after_every_call_loses_nothing(tmp_path: Path, figure: Figure) -> None:
-    """After each call of a run the power fails: whether the changes of folders that are not yet safe happened, or not, or every second
-    one, a state at least as new as the last acknowledged one loads."""
+    """After each call of a run the power fails: whether the changes of folders that are not yet safe happened, or not,
+    or every second one, a state at least as new as the last acknowledged one loads."""
     cuts, lost, half = losses(tmp_path / "run", tmp_path / "after")
     figure(
         "F1",
-        f"power cut after each call of 4 saves, in 3 ways ({cuts} cuts, {half} with a half-written folder): {lost} states lost",
+        f"power cut after each call of 4 saves, in 3 ways ({cuts} cuts, {half} with a half-written folder): {lost} "
+        "states lost",
     )
     assert cuts > 100 and half > 20 and lost == 0

@@ -1,4 +1,5 @@
-"""Whatever comes in, what reads it gives a sound result or refuses in words: settings, folders, manifests, images (hypothesis)."""
+"""Whatever comes in, what reads it gives a sound result or refuses in words: settings, folders, manifests, images
+(hypothesis)."""
 
 from __future__ import annotations
 
@@ -35,13 +36,15 @@ VALUES = st.one_of(
 )  # fmt: skip
 
 
-# ---- settings -------------------------------------------------------------------------------------------------------------
+# ---- settings
+# -------------------------------------------------------------------------------------------------------------
 
 
 @EXAMPLES
 @given(st.dictionaries(st.one_of(KEYS, st.text(max_size=12)), VALUES, max_size=5))
 def test_settings_are_taken_whole_or_refused(changes: dict[str, Any]) -> None:
-    """Any values under any keys: a valid run that survives TOML and comes back equal, or a ConfigError that names a key."""
+    """Any values under any keys: a valid run that survives TOML and comes back equal, or a ConfigError that names a
+    key."""
     from unpaired.config import nested
 
     try:
@@ -85,11 +88,14 @@ def test_files_of_settings_are_read_or_refused(content: bytes) -> None:
             assert str(error)
 
 
-# ---- folders --------------------------------------------------------------------------------------------------------------
+# ---- folders
+# --------------------------------------------------------------------------------------------------------------
 
 PARTS = st.one_of(
-    st.sampled_from(["train", "test", "val", "trainA", "trainB", "testA", "cat", "Cat", "dog", "lists", "a", ".x", "__MACOSX"]),
-    st.text(st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1, max_size=6).filter(lambda t: t not in (".", "..")),
+    st.sampled_from(["train", "test", "val", "trainA", "trainB", "testA", "cat", "Cat", "dog", "lists", "a", ".x",
+        "__MACOSX"]),
+    st.text(st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1,
+        max_size=6).filter(lambda t: t not in (".", "..")),
 )  # fmt: skip
 NAMES = st.one_of(
     st.sampled_from(["1.png", "2.JPG", "x.txt", "list_trainA.txt", "train_b.txt", "Thumbs.db", "n"]), PARTS
@@ -99,7 +105,8 @@ NAMES = st.one_of(
 @EXAMPLES
 @given(st.lists(st.tuples(st.lists(PARTS, max_size=3), NAMES), max_size=12), st.integers(1, 2))
 def test_any_tree_is_understood_or_refused(files: list[tuple[list[str], str]], least: int) -> None:
-    """Any tree of names: domains with each file once, below the root, in both splits' keys; or a DataError. Never another error."""
+    """Any tree of names: domains with each file once, below the root, in both splits' keys; or a DataError. Never
+    another error."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for parts, name in files:
@@ -122,7 +129,8 @@ def test_any_tree_is_understood_or_refused(files: list[tuple[list[str], str]], l
         assert find(root, least) == tree
 
 
-# ---- manifests ------------------------------------------------------------------------------------------------------------
+# ---- manifests
+# ------------------------------------------------------------------------------------------------------------
 
 JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=10)),
@@ -135,7 +143,8 @@ FIELDS = st.sampled_from(["format", "step", "files", "digest", "model.safetensor
 @EXAMPLES
 @given(st.one_of(st.dictionaries(FIELDS, JSON, max_size=5), JSON), st.booleans(), st.binary(max_size=4))
 def test_any_manifest_is_verified_or_refused(value: Any, signed: bool, tail: bytes) -> None:
-    """Any JSON as a manifest, with a right digest or none, and any bytes behind it: refused, for it describes no files that are there."""
+    """Any JSON as a manifest, with a right digest or none, and any bytes behind it: refused, for it describes no files
+    that are there."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder, "step-000000001")
         place.mkdir()
@@ -151,7 +160,8 @@ def test_any_manifest_is_verified_or_refused(value: Any, signed: bool, tail: byt
         assert checkpoint.latest(place.parent)[0] is None
 
 
-# ---- images ---------------------------------------------------------------------------------------------------------------
+# ---- images
+# ---------------------------------------------------------------------------------------------------------------
 
 SEEDS = [
     *(encoded(picture(1), f) for f in ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")), encoded(picture(2)[..., 0]),
@@ -166,7 +176,8 @@ SEEDS = [
     st.integers(0, 5000),
 )
 def test_any_bytes_are_an_image_or_refused(seed: bytes, changes: list[tuple[int, bytes]], cut: int) -> None:
-    """Files of every format with bytes changed and cut off: 8-bit RGB within the limits, or an ImageError with a reason."""
+    """Files of every format with bytes changed and cut off: 8-bit RGB within the limits, or an ImageError with a
+    reason."""
     data = bytearray(seed)
     for place, content in changes:
         at = place % len(data)

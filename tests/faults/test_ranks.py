@@ -1,4 +1,5 @@
-"""Two processes (gloo): the same weights on both, and one rank's trouble ends or stops both, with rank and cause (F10, F11)."""
+"""Two processes (gloo): the same weights on both, and one rank's trouble ends or stops both, with rank and cause (F10,
+F11)."""
 
 from __future__ import annotations
 
@@ -127,7 +128,8 @@ def test_sigterm_to_one_rank_saves_once(tmp_path: Path) -> None:
 
 @pytest.mark.full
 def test_images_lost_on_one_rank_stop_both_at_the_same_step(tmp_path: Path) -> None:
-    """One rank's files vanish: both leave with exit 4 after the same step with one checkpoint; one of them names the file."""
+    """One rank's files vanish: both leave with exit 4 after the same step with one checkpoint; one of them names the
+    file."""
     data = tiny.folder(tmp_path / "data")
 
     def broken(self: FolderPool, domain: str, index: int) -> Any:
@@ -156,7 +158,8 @@ CASES += [("stuck", 1)]
 
 
 def end_of_job(how: str, victim: int, run: Path, at: Path) -> tuple[Job, kit.Outcome]:
-    """A job in which ``victim`` ends so in its step 9, and what became of the other rank; ``at`` has the time of the end."""
+    """A job in which ``victim`` ends so in its step 9, and what became of the other rank; ``at`` has the time of the
+    end."""
 
     def end(rank: int, step: int, method: Any) -> None:
         if rank == victim and step == 8:
@@ -183,8 +186,9 @@ def in_words(other: kit.Outcome, how: str, victim: int) -> bool:
 def test_a_rank_that_ends_ends_the_job(
     how: str, victim: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figure: Figure
 ) -> None:
-    """A rank is killed, raises, exits, freezes or sticks within a step: the other one leaves with exit 4, names rank and cause, and
-    the last checkpoint is kept; the job then goes on from there. One that freezes or sticks is waited for as long as any rank is."""
+    """A rank is killed, raises, exits, freezes or sticks within a step: the other one leaves with exit 4, names rank
+    and cause, and the last checkpoint is kept; the job then goes on from there. One that freezes or sticks is waited
+    for as long as any rank is."""
     if how in ("frozen", "stuck"):
         monkeypatch.setattr(machine, "TIMEOUT", datetime.timedelta(seconds=20))
     at = tmp_path / "at"
@@ -206,8 +210,8 @@ def test_a_refusal_of_the_first_rank_reaches_the_others(tmp_path: Path, monkeypa
 
 @pytest.mark.full
 def test_torchrun_starts_and_ends_a_job(tmp_path: Path) -> None:
-    """The command of docs/training.md: two ranks of the real program train, leave the interpreter in order (exit 0), and go on when
-    repeated."""
+    """The command of docs/training.md: two ranks of the real program train, leave the interpreter in order (exit 0),
+    and go on when repeated."""
     data = tiny.folder(tmp_path / "data")
     settings = (
         "model.width=4",
@@ -240,8 +244,8 @@ def test_torchrun_starts_and_ends_a_job(tmp_path: Path) -> None:
 
 
 def test_ranks_with_shares_of_different_size_take_the_step_of_one(tmp_path: Path) -> None:
-    """Three images for two ranks, in parts where that is asked for: after a step of UNIT without noise the gradients that Adam has seen are
-    those of one process with all three, up to rounding of fp32."""
+    """Three images for two ranks, in parts where that is asked for: after a step of UNIT without noise the gradients
+    that Adam has seen are those of one process with all three, up to rounding of fp32."""
     config = cases.config("unit", model={"batch_size": 3, "noise": "none", "steps": 1}, training={"accumulate": 2})
 
     def work(run: Path) -> None:

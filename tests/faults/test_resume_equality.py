@@ -1,5 +1,6 @@
-"""Runs cut without a word, inside steps, sample sheets, saves and stage switches, end with the same bytes; and the proof that the
-comparison would notice any part of the state that was left out (F3). Cuts that save first are in contract/test_methods.py."""
+"""Runs cut without a word, inside steps, sample sheets, saves and stage switches, end with the same bytes; and the
+proof that the comparison would notice any part of the state that was left out (F3). Cuts that save first are in
+contract/test_methods.py."""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ def train(name: str, run: Path, workers: int = 0) -> None:
 
 
 def cuts(plan: Plan, method: Method) -> list[tuple[str, Any, str, int, bool]]:
-    """(where, owner, function, call, after it?): inside each stage, on both sides of each boundary, inside evaluation and save."""
+    """(where, owner, function, call, after it?): inside each stage, on both sides of each boundary, inside evaluation
+    and save."""
     T = loop.Trainer
     found = [
         ("before the first step", T, "run_step", 1, False),
@@ -81,8 +83,8 @@ def cuts(plan: Plan, method: Method) -> list[tuple[str, Any, str, int, bool]]:
 
 @pytest.mark.parametrize("name", SOME)
 def test_a_run_cut_without_a_word_ends_with_the_same_bytes(name: str, tmp_path: Path, figure: Figure) -> None:
-    """Cut at a dozen places and more, with 0, then 2, then 0 workers: weights, optimisers, averages, buffers, log and sample sheets are
-    those of an undisturbed run."""
+    """Cut at a dozen places and more, with 0, then 2, then 0 workers: weights, optimisers, averages, buffers, log and
+    sample sheets are those of an undisturbed run."""
     train(name, tmp_path / "whole")
     expected = everything(tmp_path / "whole")
     method = cases.method(name)
@@ -107,7 +109,8 @@ def test_a_run_cut_without_a_word_ends_with_the_same_bytes(name: str, tmp_path: 
     )
 
 
-# ---- mutations ------------------------------------------------------------------------------------------------------------
+# ---- mutations
+# ------------------------------------------------------------------------------------------------------------
 
 
 def go(trainer: loop.Trainer, until: int) -> None:

@@ -71,7 +71,8 @@ OWN = {
     "tiny": {"data.size": 16, "model.first_steps": 4, "model.second_steps": 4},
     "cascade": {
         "data.size": 32, "model.network": "tiny", "model.weights": "random",
-        "model.width": 0.05, "model.inversion_width": 0.2, "model.judge_width": 2, "model.levels": [5, 4], "model.batch_size": 2,
+        "model.width": 0.05, "model.inversion_width": 0.2, "model.judge_width": 2, "model.levels": [5, 4],
+            "model.batch_size": 2,
         "model.generator_every": 2, "model.level_steps": 2, "model.inversion_batch_size": 2, "model.inversion_steps": 3,
         "model.invert_all": "false",
     },
@@ -82,7 +83,8 @@ OWN = {
 def command(data: Path, out: Path, method: str = "tiny") -> list[str]:
     settings = {
         **OWN[method], "training.checkpoint_every": 3, "training.sample_every": 3,
-        "training.log_every": 1, "training.tensorboard": "false", "training.precision": "fp32", "training.device": "cpu",
+        "training.log_every": 1, "training.tensorboard": "false", "training.precision": "fp32",
+            "training.device": "cpu",
     }  # fmt: skip
     words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     return ["train", str(data), "--out", str(out), "--method", method, "--quiet", *words]
@@ -124,8 +126,8 @@ def signalled(
 
 
 def test_a_signal_in_any_phase_saves_and_leaves(home: Path, tmp_path: Path, figure: Figure) -> None:
-    """In each phase, both signals: exit 143 or 130 with one line; from training on, the state of the last finished step is saved;
-    the same command then ends with the bytes of an undisturbed run."""
+    """In each phase, both signals: exit 143 or 130 with one line; from training on, the state of the last finished step
+    is saved; the same command then ends with the bytes of an undisturbed run."""
     slowest, cases = (0.0, ""), 0
     for n, (phase, place) in enumerate({**BEFORE, **DURING}.items()):
         method = "cascade" if phase in CASCADE else "tiny"
@@ -152,7 +154,8 @@ def test_a_signal_in_any_phase_saves_and_leaves(home: Path, tmp_path: Path, figu
             assert kit.outcome(lambda words=words: cli.main(words)).code == 0  # type: ignore[misc]
             assert runs.everything(out) == expected, case
     figure(
-        "F9", f"{len(BEFORE) + len(DURING)} phases of training, {cases} signals: all saved and out; slowest {slowest[0]:.2f} s ({slowest[1]}; to reach: 5)"
+        "F9", f"{len(BEFORE) + len(DURING)} phases of training, {cases} signals: all saved and out; slowest "
+              f"{slowest[0]:.2f} s ({slowest[1]}; to reach: 5)"
     )  # fmt: skip
     assert cases == pick(1, 2) * (len(BEFORE) + len(DURING))
 
@@ -166,8 +169,10 @@ def test_a_signal_while_evaluating_or_translating_leaves_nothing_broken(
         for name, signum in NUMBERS.items():
             out = tmp_path / f"{phase}-{name}"
             words = {
-                "evaluation": ["evaluate", str(home / "whole"), str(home / "data"), "--out", str(out), "--device", "cpu"],
-                "translation": ["translate", str(home / "whole"), str(home / "data/test/red"), "--to", "blue", "--out", str(out), "--device", "cpu"],
+                "evaluation": ["evaluate", str(home / "whole"), str(home / "data"), "--out", str(out), "--device",
+                    "cpu"],
+                "translation": ["translate", str(home / "whole"), str(home / "data/test/red"), "--to", "blue", "--out",
+                    str(out), "--device", "cpu"],
             }[phase]  # fmt: skip
             result, took = signalled(place, 1, signum, tmp_path / f"at-{phase}-{name}", words)
             slowest = max(slowest, took)
@@ -186,10 +191,8 @@ def test_a_signal_while_evaluating_or_translating_leaves_nothing_broken(
 def test_a_second_ctrl_c_gives_the_terminal_its_cursor_back() -> None:
     """A progress bar hides the cursor; a process that leaves at once shows it again."""
     code = (
-        "import os\nfrom unpaired import signals\n"
-        "with signals.handled(), signals.deferred():\n"
-        "    os.kill(os.getpid(), 2)\n"
-        "    os.kill(os.getpid(), 2)\n"
+        "import os\nfrom unpaired import signals\nwith signals.handled(), signals.deferred():\n    "
+        "os.kill(os.getpid(), 2)\n    os.kill(os.getpid(), 2)\n"
     )
     ours, theirs = os.openpty()
     with os.fdopen(ours, "rb", buffering=0) as terminal:
@@ -200,8 +203,8 @@ def test_a_second_ctrl_c_gives_the_terminal_its_cursor_back() -> None:
 
 @pytest.mark.parametrize("name", pick(["SIGTERM"], list(NUMBERS)))
 def test_a_second_signal_leaves_at_once(name: str, home: Path, tmp_path: Path, figure: Figure) -> None:
-    """While the first one's save hangs on a slow disk, a second signal ends the process with its code; the older state is sound, and
-    the same command ends with the bytes of an undisturbed run."""
+    """While the first one's save hangs on a slow disk, a second signal ends the process with its code; the older state
+    is sound, and the same command ends with the bytes of an undisturbed run."""
     out, at, signum = tmp_path / "run", tmp_path / "at", NUMBERS[name]
 
     def work() -> None:

@@ -23,11 +23,9 @@ from unpaired.training.run import build
 
 SMALL = {"data.size": 32, "data.resize": 36, "training.tensorboard": False, "training.device": "cpu"}
 PEAK = (
-    "import sys, json; from pathlib import Path; import unpaired\n"
-    "name, arguments, options = json.loads(sys.argv[1])\n"
-    "found = getattr(unpaired, name)(*arguments, **options)\n"
-    "print(found.peak if name == 'plan' else "
-    "1024 * int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]))"
+    "import sys, json; from pathlib import Path; import unpaired\nname, arguments, options = "
+    "json.loads(sys.argv[1])\nfound = getattr(unpaired, name)(*arguments, **options)\nprint(found.peak if name == "
+    "'plan' else 1024 * int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]))"
 )
 
 
@@ -76,7 +74,8 @@ def test_the_total_counts_stages_and_the_rest() -> None:
 
 
 def test_a_transfer_is_planned_with_its_gan(data: Path, tmp_path: Path) -> None:
-    """--pretrained takes the GAN's sizes over the preset's, as training does; without it plan asks for it by that name."""
+    """--pretrained takes the GAN's sizes over the preset's, as training does; without it plan asks for it by that
+    name."""
     torch.manual_seed(0)
     small = {"width": 2, "shared_dim": 4, "z_dim": 8, "attention": 0}
     gan = run_from({"method": "biggan", "data": {"size": 32}, "model": small})
@@ -90,7 +89,8 @@ def test_a_transfer_is_planned_with_its_gan(data: Path, tmp_path: Path) -> None:
 
 
 def test_refusals(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An unknown preset, a memory of nothing and a missing folder are refused with exit code 2, before anything is built."""
+    """An unknown preset, a memory of nothing and a missing folder are refused with exit code 2, before anything is
+    built."""
     with pytest.raises(ConfigError, match="memory = 0"):
         plan("unit-small", data, memory=0)
     for arguments, words in (

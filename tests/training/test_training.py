@@ -49,8 +49,8 @@ def test_the_stage_is_a_function_of_the_step() -> None:
 
 
 def test_an_update_may_grow_and_its_modules_have_rates(tmp_path: Path) -> None:
-    """A module that joins a name in a later stage starts with fresh state, the first one keeps its own; each module steps
-    with its own rate, also after a resume at the boundary or later."""
+    """A module that joins a name in a later stage starts with fresh state, the first one keeps its own; each module
+    steps with its own rate, also after a resume at the boundary or later."""
 
     class Growing(tiny.Tiny):
         def stages(self) -> tuple[Stage, ...]:
@@ -107,8 +107,8 @@ class Prepared(tiny.Tiny):
 
 
 def test_a_fresh_run_is_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """prepare() runs before the first step alone, not on resume and not when a model is loaded; the first checkpoint and the
-    averaged weights begin with what it loaded, and every model names the source."""
+    """prepare() runs before the first step alone, not on resume and not when a model is loaded; the first checkpoint
+    and the averaged weights begin with what it loaded, and every model names the source."""
     monkeypatch.setitem(METHODS, "prepared", "test_training:Prepared")
     monkeypatch.setattr(Prepared, "calls", 0)
     config = tiny.config(method="prepared", training__ema=0.9, training__checkpoint_every=1, training__keep=20)
@@ -170,12 +170,14 @@ def test_old_checkpoints_are_pruned(tmp_path: Path) -> None:
 
 
 DECAYS = [min(0.5, (1 + n) / (10 + n)) for n in range(1, 14)]
-"""Of the average after each of the tiny run's 13 steps where training.ema is 0.5: 2 / 11 after the first, 0.5 from the eighth on."""
+"""Of the average after each of the tiny run's 13 steps where training.ema is 0.5: 2 / 11 after the first, 0.5 from the
+eighth on."""
 
 
 def test_the_shared_model_is_the_average_where_it_is_on(tmp_path: Path) -> None:
-    """With EMA the model file's weights and floating-point buffers are the recursion a ← d·a + (1 − d)·w, whose d rises with the steps up
-    to the setting, so that a short run forgets its beginning; counters, and all that the state for resuming has, are the raw ones."""
+    """With EMA the model file's weights and floating-point buffers are the recursion a ← d·a + (1 − d)·w, whose d rises
+    with the steps up to the setting, so that a short run forgets its beginning; counters, and all that the state for
+    resuming has, are the raw ones."""
     seen: list[dict[str, torch.Tensor]] = []
     config = tiny.config(training__ema=0.5)
     method = build(config, ("red", "blue"))
@@ -220,7 +222,8 @@ def test_schedule_sets_the_rate(tmp_path: Path) -> None:
     method = build(config, ("red", "blue"))
     asked: list[tuple[int, int]] = []
     stage = Stage(
-        "s", 3, (Update("u", lambda b: {"x": method.back(b.source).mean()}, (method.back,), Adam(1e-3, schedule=lambda a, b: asked.append((a, b)) or 0.5)),), 2  # type: ignore[func-returns-value,operator]
+        "s", 3, (Update("u", lambda b: {"x": method.back(b.source).mean()}, (method.back,), Adam(1e-3,
+            schedule=lambda a, b: asked.append((a, b)) or 0.5)),), 2  # type: ignore[func-returns-value,operator]
     )  # fmt: skip
     method.stages = lambda: (stage,)  # type: ignore[method-assign]
     loop.fit(method, tiny.pool(), config, tmp_path, quiet=True)
@@ -276,7 +279,8 @@ def test_an_allowed_change_of_no_setting_is_refused(tmp_path: Path) -> None:
 
 
 def test_averaging_may_be_switched_on_and_off_on_resume(tmp_path: Path) -> None:
-    """EMA switched on at a resume starts from the weights of that step; switched off, the model file holds the raw weights."""
+    """EMA switched on at a resume starts from the weights of that step; switched off, the model file holds the raw
+    weights."""
     fit(tmp_path)
     fit(tmp_path, ("training.ema", "model.second_steps"), training__ema=0.5, model__second_steps=8)
     saved, _ = checkpoint.latest(tmp_path / "checkpoints")
@@ -398,8 +402,8 @@ def test_a_complete_run_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_fresh_run_can_start_from_a_model(tmp_path: Path) -> None:
-    """The weights of a model file are where training begins; a whole file brings the critic too; where they came from stays in the
-    header across a resume; a model of another shape is refused with the tensors that differ."""
+    """The weights of a model file are where training begins; a whole file brings the critic too; where they came from
+    stays in the header across a resume; a model of another shape is refused with the tensors that differ."""
     first = fit(tmp_path / "first")
     trained, header = checkpoint.load_method(first)
     config = tiny.config()
@@ -484,7 +488,8 @@ def test_a_signal_saves_and_leaves(number: int, code: int, tmp_path: Path) -> No
 
 
 def test_sigterm_to_the_whole_group_spares_the_loader_workers(tmp_path: Path) -> None:
-    """Batch systems signal every process of a job: the workers stay until the parent has saved, and the exit code is 143."""
+    """Batch systems signal every process of a job: the workers stay until the parent has saved, and the exit code is
+    143."""
     run = tmp_path / "run"
     script = CHILD.format(tests=str(Path(__file__).parents[1]), run=str(run)).replace(
         "100000", "100000, data__workers=2"
@@ -505,7 +510,8 @@ def log_lines(run: Path) -> list[str]:
 
 
 def test_the_watch_warns_once_of_each_kind() -> None:
-    """A discriminator that has won, constant outputs, and outputs equal to inputs each give one warning; a healthy run none."""
+    """A discriminator that has won, constant outputs, and outputs equal to inputs each give one warning; a healthy run
+    none."""
     watch = Watch()
     healthy = [watch.logged({"d/sign_accuracy": 0.9 if i % 5 else 1.0}) for i in range(100)]
     assert not any(healthy)
@@ -556,7 +562,8 @@ except StoppedError as error:
 
 
 def test_a_log_that_cannot_be_written_stops_in_words(tmp_path: Path) -> None:
-    """A full disk often shows first in the log: exit 4 with path and cause, and closing it afterwards raises nothing."""
+    """A full disk often shows first in the log: exit 4 with path and cause, and closing it afterwards raises
+    nothing."""
     done = subprocess.run(
         [sys.executable, "-c", FULL, str(tmp_path / "log.jsonl")], capture_output=True, text=True, check=False
     )
@@ -590,8 +597,8 @@ def test_a_model_that_is_no_table_is_refused() -> None:
 
 
 def test_compile_gives_the_same_losses_and_falls_back_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With --compile the logged losses are those of the plain run within rounding; a compiler that fails costs one line of warning
-    and nothing else."""
+    """With --compile the logged losses are those of the plain run within rounding; a compiler that fails costs one line
+    of warning and nothing else."""
     fit(tmp_path / "plain", model__first_steps=2, model__second_steps=0)
     with pytest.MonkeyPatch.context() as patch:  # the real tracer and autograd, without minutes of C++
         patch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
@@ -620,8 +627,9 @@ class SecondOrder(tiny.Tiny):
 def test_a_failing_backward_of_compiled_code_costs_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Compiled code that cannot be differentiated twice fails in the backward pass, when image pool, counters and the random generator
-    have moved already: the step is done again from before, and the run ends with the bytes of one that never compiled."""
+    """Compiled code that cannot be differentiated twice fails in the backward pass, when image pool, counters and the
+    random generator have moved already: the step is done again from before, and the run ends with the bytes of one that
+    never compiled."""
     monkeypatch.setitem(METHODS, "second-order", "test_training:SecondOrder")
     real = torch.compile
 

@@ -1,4 +1,5 @@
-"""--during-training: held-out images, distances in the log, best and last, resume, and that training is not disturbed."""
+"""--during-training: held-out images, distances in the log, best and last, resume, and that training is not
+disturbed."""
 
 from __future__ import annotations
 
@@ -58,8 +59,8 @@ def log(run: Path) -> dict[int, dict[str, Any]]:
 
 
 def test_distances_are_logged_and_best_and_last_are_kept(tmp_path: Path) -> None:
-    """Looks at each third step and the last; the log has FD and KD of both directions and their mean; RUN/best is the model of the
-    smallest mean, whatever checkpoints were pruned; its header says on what it was chosen."""
+    """Looks at each third step and the last; the log has FD and KD of both directions and their mean; RUN/best is the
+    model of the smallest mean, whatever checkpoints were pruned; its header says on what it was chosen."""
     last = fit(tmp_path / "run", training__keep=1, training__checkpoint_every=4)
     entries = log(tmp_path / "run")
     looked = {s: e["validation/mean"] for s, e in entries.items() if "validation/mean" in e}
@@ -89,7 +90,8 @@ def test_looking_does_not_change_what_is_learnt(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cut", [5, 10])
 def test_a_cut_run_finds_the_same_best(tmp_path: Path, cut: int) -> None:
-    """Cut between a checkpoint and a look, and resumed: best model, summary and log equal those of an uninterrupted run."""
+    """Cut between a checkpoint and a look, and resumed: best model, summary and log equal those of an uninterrupted
+    run."""
     fit(tmp_path / "whole", training__ema=0.5)
     with pytest.raises(StoppedError):
         fit(tmp_path / "cut", training__ema=0.5, stop_at=cut)
@@ -129,7 +131,8 @@ def test_outputs_that_are_not_finite_are_never_the_best() -> None:
 
 
 def test_a_best_folder_that_cannot_be_made_is_told_in_words(tmp_path: Path) -> None:
-    """Where a file stands in the place of RUN/best, training stops with exit 4, the path and the cause; what was saved before stays."""
+    """Where a file stands in the place of RUN/best, training stops with exit 4, the path and the cause; what was saved
+    before stays."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run/best").write_text("in the way")
     with pytest.raises(StoppedError, match=r"run/best: could not be written: .*; check the disk") as caught:
@@ -140,8 +143,8 @@ def test_a_best_folder_that_cannot_be_made_is_told_in_words(tmp_path: Path) -> N
 
 
 def test_a_signal_within_a_look_waits_for_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A signal while a look translates: the look is ended and logged, then the state is saved. Resumed, best model, summary, log and last
-    state are those of an undisturbed run."""
+    """A signal while a look translates: the look is ended and logged, then the state is saved. Resumed, best model,
+    summary, log and last state are those of an undisturbed run."""
     fit(tmp_path / "whole", training__ema=0.5)
     run = tmp_path / "cut"
 
@@ -173,8 +176,8 @@ def without_clock(entries: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("first", "second"), [(None, 3), (3, None)])
 def test_holding_images_out_or_not_is_a_named_change(tmp_path: Path, first: int | None, second: int | None) -> None:
-    """Switching the looks on or off at a resume is refused by its own name, with both words that accept it; not as images that were lost.
-    Their interval alone may change."""
+    """Switching the looks on or off at a resume is refused by its own name, with both words that accept it; not as
+    images that were lost. Their interval alone may change."""
     config = tiny.config(training__validate_every=first)
     (tmp_path / "config.toml").write_text(config.to_toml())
     with pytest.raises(ConfigError) as caught:
@@ -191,8 +194,8 @@ def test_holding_images_out_or_not_is_a_named_change(tmp_path: Path, first: int 
 
 
 def test_evaluate_reports_best_and_last(tmp_path: Path) -> None:
-    """A run with a best checkpoint has both in its results and both tables; each can be asked for alone; a run without one refuses
-    best and says how to get one."""
+    """A run with a best checkpoint has both in its results and both tables; each can be asked for alone; a run without
+    one refuses best and says how to get one."""
     fit(tmp_path / "run")
     options: dict[str, Any] = {"networks": [Colours()], "bootstrap": 0, "device": "cpu"}
     results = evaluate(tmp_path / "run", tiny.pool(6), **options)
@@ -210,8 +213,8 @@ def test_evaluate_reports_best_and_last(tmp_path: Path) -> None:
 
 
 def test_the_option_and_its_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """every=N with more settings; a misspelt key; weights that are not there are refused before the run's folder exists; a run
-    that cannot hold out images says so."""
+    """every=N with more settings; a misspelt key; weights that are not there are refused before the run's folder
+    exists; a run that cannot hold out images says so."""
     assert parse_looks("every=500, share=0.2,backbone=fid") == {
         "training.validate_every": 500, "training.validate_share": 0.2, "training.validate_backbone": "fid",
     }  # fmt: skip
@@ -241,7 +244,8 @@ fit(Path({run!r}), model__batch_size=4)
 
 
 def test_two_processes_look_as_one(tmp_path: Path) -> None:
-    """Two gloo ranks train and look without waiting for each other for ever; one best checkpoint, all looks in the log."""
+    """Two gloo ranks train and look without waiting for each other for ever; one best checkpoint, all looks in the
+    log."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
