@@ -33,6 +33,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ],
         caption="c",
     )
+    report.compare([Pair(*large, ("day", "as night"), "a region", ("true night", large[0]))], caption="c", wide=True)
     report.section("Sheets").sheet({"input": images, "output": images}, alt="day image", caption="c")
     report.gallery(
         [Card({"input": images[0], "near": images[1]}, "words", f"row {i}", {"near": "0.5"}) for i in range(3)],
@@ -56,7 +57,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     report.table(
         ["measure", "translated", "input itself", "real against real", "N"],
-        [["FD-x ↓", "47.1\n[43.9, 49.9]", "34.1\n[30, 39]", "15.8", "12 / 14"], ["change", "0.7\n[0.6, 1]", "–", "–", "9"]],
+        [["FD ↓", "47.1\n[43.9, 49.9]", "34\n[30, 39]", "15.8", "2 / 4"], ["change", "0.7\n[0.6, 1]", "–", "–", "9"]],
         caption="Figures.",
         notes=["Fréchet distance", "why " * 30],
         groups=["day → night", "a domain with a long name → night"],
@@ -130,7 +131,9 @@ def test_a_browser_gives_charts_and_sliders_their_names(desktop: Browser) -> Non
     roles = [(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes if not n["ignored"]]
     charts = [name for role, name in roles if role in ("image", "img") and name.startswith(("loss", "FD", "map"))]
     assert len(charts) == 3 and any("translated 2 (1 to 4)" in name for name in charts)
-    assert [name for role, name in roles if role == "slider"] == [f"image {i} of day: how much is day" for i in (1, 2)]
+    assert [name for role, name in roles if role == "slider"] == [
+        f"{what}: how much is day" for what in ("image 1 of day", "image 2 of day", "a region")
+    ]
     assert desktop.js("document.querySelector('.compare input').getAttribute('aria-valuetext')").endswith(
         "% day, the rest as night"
     )
@@ -149,12 +152,36 @@ def test_the_slider_follows_the_mouse(desktop: Browser) -> None:
 
 def test_the_slider_follows_the_keys(desktop: Browser) -> None:
     """Arrow keys move it by one, Home and End to the ends; the one in focus has a visible frame."""
-    desktop.js("document.querySelectorAll('.compare input')[1].focus()")
+    desktop.js("document.querySelectorAll('.compare .range')[1].focus()")
     for name, code, place in (("ArrowRight", 39, 51), ("ArrowLeft", 37, 50), ("Home", 36, 0), ("End", 35, 100)):
         desktop.key(name, code)
         assert at(desktop, 1) == place
     frame = desktop.js("getComputedStyle(document.querySelectorAll('.compare')[1]).outlineStyle")
     assert frame == "solid"
+
+
+def test_the_truth_takes_the_place_of_the_translation(desktop: Browser) -> None:
+    """A box on the slider, by click or space bar, shows the truth instead, behind the same line, and says so; the
+    slider is as wide as the page. On paper all three stand side by side.
+    """
+    wide = "document.querySelectorAll('.compare')[2]"
+    r = box(desktop, 2)
+    assert r["w"] > 700
+    shown = f"['after', 'truth'].map(c => getComputedStyle({wide}.querySelector('.' + c)).display)"
+    assert desktop.js(shown) == ["block", "none"]
+    desktop.js(f"{wide}.querySelector('.swap input').focus()")
+    desktop.key(" ", 32)
+    assert desktop.js(shown) == ["none", "block"]
+    assert desktop.js(f"getComputedStyle({wide}.querySelector('.truth')).clipPath").endswith(" 50%)")
+    assert desktop.js(f"{wide}.querySelector('.range').getAttribute('aria-valuetext')").endswith("the rest true night")
+    desktop.js(f"{wide}.querySelector('.swap').scrollIntoView({{block: 'center', behavior: 'instant'}})")
+    tick = desktop.js(f"(r => [r.x + 8, r.y + 8])({wide}.querySelector('.swap').{BOX})")
+    desktop.mouse(*tick)
+    assert desktop.js(shown) == ["block", "none"]
+    desktop.media("print")
+    places = desktop.js(f"[...{wide}.querySelectorAll('img')].map(i => (r => [r.left, r.right])(i.{BOX}))")
+    assert places[0][1] <= places[1][0] and places[1][1] <= places[2][0]
+    desktop.media("screen")
 
 
 def test_a_phone_needs_no_sideways_scrolling_and_a_finger_moves_the_slider(page: Path) -> None:

@@ -470,16 +470,6 @@ def compare(
     return Comparison(tuple(name for name, _ in columns), tuple(rows), tuple(warnings), digits)
 
 
-def not_comparable(results: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str], str]:
-    """(number of the result, key) -> why its figure, where it has a number, cannot be compared with the first of its row."""
-    found: dict[tuple[int, str], str] = {}
-    for row in _rows(results):
-        for number, cell in enumerate(row.cells):
-            if cell.figure is not None and cell.figure["value"] is not None and cell.reason:
-                found.setdefault((number, row.key), cell.reason)
-    return found
-
-
 def _names(results: Sequence[Path | str | Mapping[str, Any]]) -> list[str]:
     """Stems, or folders where the stems are equal, or the last parts of the paths until they differ."""
     paths = [Path(r) if isinstance(r, (str, Path)) else Path(f"result {i + 1}") for i, r in enumerate(results)]

@@ -11,7 +11,7 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any, TypeGuard
 
-from unpaired.evaluation.results import figures_of, makes_noise, not_comparable, places
+from unpaired.evaluation.results import compare, figures_of, makes_noise, places
 from unpaired.report.charts import COLOURS, Dot, Panel, interval_panel, line_panel
 from unpaired.report.page import Cell, number
 from unpaired.training.log import WON_ACCURACY
@@ -259,18 +259,21 @@ def compare_panels(named: Sequence[tuple[str, Mapping[str, Any]]], most: int = 1
     """Draw one chart for each figure that at least two results have, and say what is left out of them because it
     cannot be compared with the first result that has it, and why.
     """
-    apart = not_comparable([results for _, results in named])
-    left_out: dict[str, list[str]] = {}
-    for (column, key), reason in apart.items():
-        left_out.setdefault(f"{named[column][0]}: {reason}", []).append(titled(key))
-    rows: dict[tuple[str, str], list[Dot]] = {}
-    for colour, (name, results) in enumerate(named):
-        for where, key, figure in figures_of(results):
-            if known(figure) and (colour, key) not in apart:
-                rows.setdefault((where, key), []).append(Dot(name, float(figure["value"]), interval(figure), colour))
-    several = sorted((k for k, dots in rows.items() if len(dots) > 1), key=lambda k: not k[1].startswith(DISTANCES))
+    table = compare([results for _, results in named], names=[name for name, _ in named])
+    left_out: dict[str, dict[str, None]] = {}
+    panels: dict[bool, list[Panel]] = {True: [], False: []}
+    for row in table.rows:
+        dots = []
+        for colour, (name, cell) in enumerate(zip(table.columns, row.cells, strict=True)):
+            if known(cell.figure) and cell.reason:
+                left_out.setdefault(f"{name}: {cell.reason}", {})[titled(row.key)] = None
+            elif known(cell.figure):
+                dots.append(Dot(name, float(cell.figure["value"]), interval(cell.figure), colour))
+        if len(dots) > 1:
+            panel = interval_panel(f"{titled(row.key)}, {row.direction}", dots)
+            panels[row.key.startswith(DISTANCES)].append(panel)
     said = [f"Not in these charts, because it cannot be compared: {w} ({', '.join(k)})." for w, k in left_out.items()]
-    return [interval_panel(f"{titled(key)}, {where}", rows[where, key]) for where, key in several[:most]], said
+    return [*panels[True], *panels[False]][:most], said
 
 
 def verdicts(results: Mapping[str, Any]) -> list[str]:

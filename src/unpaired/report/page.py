@@ -58,6 +58,8 @@ class Pair:
     """What the two pictures are, in a word or two."""
     alt: str
     """What is compared, for who cannot see it."""
+    truth: tuple[str, NDArray[np.uint8]] | None = None
+    """(name, picture) that takes the place of ``after`` while a box is ticked."""
 
 
 @dataclass(frozen=True)
@@ -175,10 +177,11 @@ class Report:
         ``wide`` one is as wide as the page and keeps three times the pixels.
         """
         side = 3 * MAX_SIDE if wide else MAX_SIDE
-        shown = [
-            {"before": encode(p.before, side), "after": encode(p.after, side), "names": p.names, "alt": p.alt}
-            for p in pairs
-        ]
+        shown = []
+        for p in pairs:
+            sides = [("before", p.names[0], p.before), ("after", p.names[1], p.after)]
+            sides += [("truth", *p.truth)] if p.truth else []
+            shown.append({"sides": [(kind, name, encode(image, side)) for kind, name, image in sides], "alt": p.alt})
         return self._numbered("compare", caption, pairs=shown, wide=wide) if shown else self
 
     def gallery(self, cards: Sequence[Card], *, caption: str, wide: bool = False) -> Self:
