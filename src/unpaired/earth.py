@@ -291,11 +291,17 @@ def _page(
     whole = {d: _translated(model, data.large[s][None], s, d)[0] for s, d in (DOMAINS, DOMAINS[::-1])}
     page.compare(
         [
-            Pair(data.large["satellite"], whole["relief"], ("photograph", "translation"), "The Mediterranean"),
-            Pair(whole["relief"], data.large["relief"], ("translation", "truth"), "The same region as relief"),
-            Pair(data.large["relief"], whole["satellite"], ("relief map", "translation"), "And the other way"),
+            Pair(
+                data.large[s],
+                whole[t],
+                (s, f"{t}, translated"),
+                f"The Mediterranean, {s} to {t}",
+                (f"true {t}", data.large[t]),
+            )
+            for s, t in (DOMAINS, DOMAINS[::-1])
         ],
-        caption=f"{LARGE[2]} x {LARGE[3]} pixels, translated in one piece by a model that was trained on crops of 64.",
+        caption="Move the line; the box in the corner shows the truth in the translation's place. "
+        f"{LARGE[2]} x {LARGE[3]} pixels, translated in one piece by a model that was trained on crops of 64.",
         wide=True,
     )
     page.section("Tiles")
