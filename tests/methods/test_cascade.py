@@ -144,27 +144,6 @@ def test_weights_of_the_terms() -> None:
         settings(adversarial_weight=0, cycle_weight=0, identity_weight=0)
 
 
-def test_the_penalty_of_a_linear_critic_is_known() -> None:
-    """10 (||w|| - 1)² for D(x) = w·x over the flattened sample, whatever the maps; also under bf16 autocast, in
-    fp32."""
-    method = cascade()
-    critic = method.critics["5"][0]  # type: ignore[index]
-    with torch.no_grad():
-        for layer in critic.convolutions:  # convolutions that pass a map on, and positive maps for every LeakyReLU
-            if isinstance(layer, nn.Conv2d):
-                nn.init.dirac_(layer.weight)
-                layer.bias.fill_(10.0)
-    one = torch.zeros(1, *method.pyramid(batch().source, 0)[5].shape[1:], requires_grad=True)
-    (weight,) = torch.autograd.grad(critic(one)[0].sum(), one)
-    expected = 10 * (weight.norm() - 1) ** 2
-    for seed in (0, 1):
-        for enabled in (False, True):
-            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-                penalty = method.critic_loss(batch(seed=seed), method.given(batch(seed=seed), 0), 0)["penalty/red"]
-            assert penalty.dtype == torch.float32
-            assert torch.allclose(penalty, expected, rtol=1e-5)
-
-
 @pytest.mark.parametrize("side", [4, 7, 9])
 def test_a_critic_knows_its_slopes(side: int) -> None:
     """``Critic.slopes`` is what automatic differentiation finds, and so are the penalty and its gradients by every
@@ -216,49 +195,6 @@ def test_losses_are_those_of_passes_apart(index: int, off: str) -> None:
     for key, value in terms.items():
         if not key.startswith("penalty"):
             torch.testing.assert_close(value, wanted[key], rtol=1e-5, atol=1e-6)
-
-
-def test_one_point_on_the_line_for_each_sample() -> None:
-    """The critic sees real and fake mixed by one number a sample, the same for all elements, others for other
-    samples."""
-    method, b = cascade(), batch(3)
-    real, fake = method.pyramid(b.target, 1)[5], method.cascade(method.pyramid(b.source, 0), 1, 1)[0]
-    critic = method.critics["5"][1]  # type: ignore[index]
-    for parameter in method.critics["5"].parameters():
-        parameter.requires_grad_(True)
-    mixed = inputs_of(critic.convolutions[0], lambda: method.critic_loss(b, method.given(b, 0), 0))[-1][0].detach()
-    apart = (real - fake).abs() > 0.1
-    share = torch.where(apart, (mixed - fake) / (real - fake), torch.nan).flatten(1)
-    mean = share.nanmean(1)
-    assert float(torch.nan_to_num(share - mean[:, None]).abs().max()) < 1e-3
-    assert bool((mean > 0).all() and (mean < 1).all()) and len(mean.round(decimals=4).unique()) == 3
-
-
-def test_a_translator_step_leaves_the_critics_without_gradients() -> None:
-    """Through the loop: after a step of the translators no critic has a gradient or has moved by it."""
-    config = settings()
-    method = cases.method("cascade", config)
-    trainer = loop.Trainer(method, cases.pool("cascade"), config, Path("unused"), device=torch.device("cpu"))
-    stage = next(s for s in trainer.state.plan.stages if s.name == "level-5")
-    trainer.modes(stage)
-    critic, translator = stage.updates
-    assert (critic.every, translator.every) == (1, 2)
-    before = {n: p.clone() for n, p in method.critics.named_parameters()}  # type: ignore[union-attr, operator]
-    trainer._update(translator, 0, loop.Forward(stage, [batch()], []))
-    for name, parameter in method.critics.named_parameters():  # type: ignore[union-attr, operator]
-        assert parameter.grad is None and torch.equal(parameter, before[name])
-
-
-def test_all_levels_of_a_sample_come_from_one_crop() -> None:
-    """The maps that the losses use are those of the very images of the batch, at every level."""
-    method, b = cascade(), batch()
-    for own in (b, Batch(b.source.flip(3), b.source_domain, b.target.flip(3), b.target_domain)):
-        for maps, images, domain in (
-            (m, i, d) for d, (m, i) in enumerate(zip(method.given(own, 2).real, method.sides_of(own), strict=True))
-        ):
-            for level in (5, 4, 3):
-                alone = method.pyramid(images, domain, (level,))[level]
-                assert torch.equal(maps[level], alone)
 
 
 def test_inversion_pays_for_the_image_its_features_and_the_judge() -> None:

@@ -164,18 +164,6 @@ def test_style_mixing_starts_at_a_block() -> None:
     assert not torch.equal(generator(z, noise, mix=(other, 2)), generator(z, noise))
 
 
-def test_noise_matters_once_its_weight_is_not_zero() -> None:
-    """Noise weights start at 0."""
-    torch.manual_seed(0)
-    shape = Shape(32, 4, 4, 2)
-    generator = Generator(shape)
-    z = torch.randn(1, 4)
-    first, second = draw_noise(shape, z), draw_noise(shape, z)
-    assert torch.equal(generator(z, first), generator(z, second))
-    nn.init.ones_(generator.blocks[2].layer1.noise)  # type: ignore[union-attr, arg-type]
-    assert not torch.equal(generator(z, first), generator(z, second))
-
-
 def test_the_discriminator_sees_how_a_batch_varies() -> None:
     """The same image is judged otherwise beside another one: so real and generated images are judged apart."""
     torch.manual_seed(0)
@@ -258,16 +246,6 @@ def test_levels() -> None:
         make(w_4=0, w_8=0, w_16=0, w_32=0)
     with pytest.raises(ConfigError, match=r"data\.size = 48: StyleGAN has networks for 32, 64"):
         make(48)
-
-
-def test_without_adaptors_and_scratch() -> None:
-    """The encoder's maps are added as they are; from scratch all four networks train in one phase."""
-    method = make(adaptor="none")
-    taps = method.encode(batch().source)
-    assert all(torch.equal(method.adaptors(taps)[r], taps[r]) for r in taps)
-    assert [u.name for u in method.stages()[0].updates] == ["discriminator"]
-    (stage,) = make(mode="scratch").stages()
-    assert len(stage.updates[1].modules) == 4
 
 
 def test_one_direction() -> None:

@@ -74,22 +74,6 @@ def test_discriminator_sizes() -> None:
     assert count(*munit.translators) == 2 * 11_140_483
 
 
-@pytest.mark.parametrize(
-    ("settings", "side", "maps"),
-    [
-        ({"discriminator_layers": 6}, 256, [4]),
-        ({"discriminator_layers": 5}, 256, [8]),
-        ({"discriminator": "shared", "discriminator_layers": 6}, 128, [2]),
-        ({"discriminator": "multiscale", "discriminator_layers": 4}, 128, [8, 4, 2]),
-        ({"architecture": "munit", "discriminator_layers": 4}, 256, [16, 8, 4]),
-    ],
-)
-def test_logit_maps(settings: dict[str, Any], side: int, maps: list[int]) -> None:
-    """Each discriminator gives one map of logits a scale, of the official size, for each domain."""
-    judged = small(**settings).discriminators([torch.zeros(1, 3, side, side)] * 2)
-    assert [[tuple(x.shape) for x in scales] for scales in judged] == [[(1, 1, m, m) for m in maps]] * 2
-
-
 def test_code_and_image_shapes() -> None:
     """The code has width * 2^d channels at 1 / 2^d of the size; images need not be square."""
     unit = small(downsampling=3).eval()

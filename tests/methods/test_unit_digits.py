@@ -10,7 +10,7 @@ from torch import nn
 
 from unpaired.batch import Batch
 from unpaired.errors import ConfigError
-from unpaired.methods.unit_digits import UNITDigits, UNITDigitsConfig, coordinates
+from unpaired.methods.unit_digits import UNITDigits, UNITDigitsConfig
 
 CLASSES = tuple("0123456789")
 
@@ -147,12 +147,6 @@ def test_training_images_are_jittered_and_translations_are_not() -> None:
     assert torch.equal(plain, method._enter(images, 0))
     method.eval()
     assert torch.equal(method.translate(images, "house", "mail"), method.translate(images, "house", "mail"))
-
-
-def test_coordinates_run_from_minus_one() -> None:
-    """Rows and columns start at −1 and step by 2/S."""
-    out = coordinates(torch.zeros(1, 1, 4, 8))
-    assert out[0, 1, :, 0].tolist() == [-1, -0.5, 0, 0.5] and out[0, 2, 0, :2].tolist() == [-1, -0.75]
 
 
 def test_refusals_say_what_to_type() -> None:
