@@ -42,6 +42,8 @@ def train(
 def next_command(trained: Translator, out: Path) -> str:
     """What to type after a training to see what the model makes."""
     here = shlex.quote(str(out))
+    if not trained.directions:
+        return f"unpaired train DATA --method cascade --weights {here} --out RUN"
     if trained.method.from_noise:
         to = " --to DOMAIN" if len(trained.domains) > 1 else ""
         return f"unpaired synthesize {here} --n 64{to} --out DIR"
