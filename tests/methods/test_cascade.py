@@ -27,7 +27,8 @@ from unpaired.networks.pyramid import Critic
 from unpaired.report import write_report
 from unpaired.training import loop
 from unpaired.training import run as training_run
-from unpaired.translate.synthesis import between, check_level_folder, latents, synthesize, write_level_sheets
+from unpaired.translate.files import check_apart
+from unpaired.translate.synthesis import between, latents, synthesize, write_level_sheets
 from unpaired.translate.translator import load
 
 DOMAINS = ("red", "blue")
@@ -519,7 +520,7 @@ def test_sheets_of_levels(trained: Path, tmp_path: Path, capsys: pytest.CaptureF
     told = capsys.readouterr().err
     assert "2 sheets of levels" in told and told.count("2.png") >= 2 and "the whole list" in told, told
     with pytest.raises(RefusedError, match="folders apart"):
-        check_level_folder(tmp_path / "out" / "levels", tmp_path / "out")
+        check_apart(tmp_path / "out" / "levels", "--levels", tmp_path / "out")
 
 
 # -- DeepVAE

@@ -30,14 +30,14 @@ def translate(model: Model, /, *inputs: Path, options: Flat[TranslateConfig], le
         Folder for sheets of every level (method cascade): the input and its translation, from the deepest level on.
     """
     from unpaired.errors import PartialError
-    from unpaired.translate.files import translate_files
+    from unpaired.translate.files import check_apart, translate_files
     from unpaired.translate.translator import load
 
     failed: list[PartialError] = []  # a bad picture stops neither the other sheets nor the translations
     if levels is not None:
-        from unpaired.translate.synthesis import check_level_folder, write_level_sheets
+        from unpaired.translate.synthesis import write_level_sheets
 
-        check_level_folder(levels, options.out)
+        check_apart(levels, "--levels", options.out, inputs)
     translator = load(model, device=options.device, precision=options.precision, engine=options.engine)
     if levels is not None:
         try:

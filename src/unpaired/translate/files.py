@@ -253,7 +253,7 @@ class _Job:
             model.check_attention(options.mask_threshold)
             if targets != (options.to,):
                 raise ConfigError("--mask goes with one domain, not with --to all")
-            _check_mask_folder(options.mask, options.out, inputs)
+            check_apart(options.mask, "--mask", options.out, inputs)
         limit = MAX_PIXELS if options.max_pixels is None else options.max_pixels
         check_max_pixels(model.method.stride, limit)
         # noise follows from the one picture in a batch
@@ -576,15 +576,15 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _check_mask_folder(mask: Path, out: Path, inputs: Sequence[Path]) -> None:
-    """Refuse where masks could replace results or inputs, or be read as inputs by the next run."""
-    place, results = mask.resolve(), out.resolve()
+def check_apart(folder: Path, option: str, out: Path, inputs: Sequence[Path] = ()) -> None:
+    """Refuse a folder of ``option`` whose files could replace results or inputs, or be read as inputs by the next run."""
+    place, results = folder.resolve(), out.resolve()
     if place.is_relative_to(results) or results.is_relative_to(place):
-        raise RefusedError(f"{show(mask)}: masks and results need folders apart. Choose another --mask")
+        raise RefusedError(f"{show(folder)}: {option} and the results need folders apart. Choose another {option}")
     for path in inputs:
-        folder = path.resolve()
-        if place.is_relative_to(folder) if path.is_dir() else place == folder.parent:
-            raise RefusedError(f"{show(mask)}: the masks would lie among the inputs. Choose another --mask")
+        given = path.resolve()
+        if place.is_relative_to(given) if path.is_dir() else place == given.parent:
+            raise RefusedError(f"{show(folder)}: lies among the inputs. Choose another {option}")
 
 
 def _refuse_foreign(todo: Plan, record: Record) -> None:

@@ -189,13 +189,6 @@ def write_level_sheets(
     return written
 
 
-def check_level_folder(folder: Path, out: Path) -> None:
-    """Refuse where sheets could replace results. Raises RefusedError."""
-    place, results = folder.resolve(), out.resolve()
-    if place.is_relative_to(results) or results.is_relative_to(place):
-        raise RefusedError(f"{show(folder)}: sheets of levels and results need folders apart. Choose another --levels")
-
-
 def _squared(images: Tensor, side: int) -> Tensor:
     """[1, 3, H, W] at the model's size, as ``translate`` brings it there."""
     if images.shape[-2:] == (side, side):
