@@ -9,7 +9,6 @@ sees.
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,16 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unpaired import checkpoint
-from unpaired._version import __version__
-from unpaired.adaptation import AdaptResult, adapt
-from unpaired.config import DataConfig
-from unpaired.data.images import encode_image, to_tensor, to_uint8
-from unpaired.data.labelled import open_labelled
+from unpaired.adaptation import adapt
+from unpaired.data.images import encode_image
 from unpaired.errors import UnpairedError
-from unpaired.evaluation import classifier
-from unpaired.report import Report, line_panel
+from unpaired.report import write_report
 from unpaired.training.log import Reporter
-from unpaired.translate.translator import load
 
 Pixels = NDArray[np.uint8]
 SIDE = 16
@@ -148,10 +142,10 @@ def _rgb(grey: Pixels) -> Pixels:
 
 
 def run_demo(out: Path | str = "demo", *, seed: int = 0, reduced: bool = False, quiet: bool = False) -> Path:
-    """Write the data, train both ways, translate, adapt a classifier; the path of ``report.html``.
+    """Write the data, train both ways, adapt a classifier; the path of ``report.html``.
 
-    Leaves ``data/``, ``adapt/`` (run, classifiers, results.json), ``model.safetensors`` (the translator) and the report
-    in ``out``. About six minutes on two cores; ``reduced`` takes about one and shows only that everything runs.
+    Leaves ``data/``, ``adapt/`` (run, classifiers, results.json) and the report in ``out``. About six minutes on two cores;
+    ``reduced`` takes about one and shows only that everything runs.
 
     Raises:
         UnpairedError: scikit-learn is missing. ConfigError: ``out`` holds a demo with other settings.
@@ -171,124 +165,16 @@ def _run(out: Path, seed: int, reduced: bool, quiet: bool) -> Path:
     say = Reporter(1, 0, quiet=quiet).say
     say("writing the images: scikit-learn's digits and photographs")
     data = write_demo_data(out / "data")
-    settings = {**SETTINGS, **(REDUCED if reduced else {})}
     result = adapt(
         data.labelled, data.unlabelled, out / "adapt", test=data.test_photo, recipe="translate",
-        settings=settings, seed=seed, quiet=quiet, names=("plain", "photo"),
+        settings={**SETTINGS, **(REDUCED if reduced else {})}, seed=seed, quiet=quiet, names=("plain", "photo"),
     )  # fmt: skip
-    model = checkpoint.model_file(out / "adapt" / "run")
-    checkpoint.write_atomic(out / "model.safetensors", model.read_bytes())
-    say("for comparison: classifiers of plain digits without adaptation")
-    others = {
-        "source only": _plain_only(data, settings, seed, recoloured=False),
-        "source only, random contrast": _plain_only(data, settings, seed, recoloured=True),
-    }
+    assert result.last is not None and result.source_only is not None, "there were test images"
     say("writing the report")
-    page = _page(out, data, result, others, reduced, time.monotonic() - started)
-    path = page.write(out / "report.html")
-    assert result.last is not None
-    before, after = others["source only"].accuracy, result.last.accuracy
+    path = write_report(out / "adapt", out=out / "report.html", quiet=True)
     say(
-        f"done in {time.monotonic() - started:.0f} s: accuracy on held-out photo digits {before:.3f} before, "
-        f"{after:.3f} after"
+        f"done in {time.monotonic() - started:.0f} s: accuracy on {result.last.n} held-out photo digits "
+        f"{result.source_only.accuracy:.3f} before (with inverted copies), {result.last.accuracy:.3f} after; no label of a photo digit was "
+        "used. Telling the training how the target differs is cheaper where one knows it: adapt.recolour (docs/results)"
     )
     return path
-
-
-def _plain_only(data: DemoData, settings: dict[str, Any], seed: int, *, recoloured: bool) -> classifier.Score:
-    """A classifier of plain digits that never sees the target, scored on the held-out photo digits."""
-    config = DataConfig(size=SIDE, mirror=False, cache=False)
-    plain, test = open_labelled(data.labelled, config, "plain"), open_labelled(data.test_photo, config, "photo")
-    images, labels = to_tensor(plain.images["plain"]), torch.from_numpy(np.asarray(plain.labels["plain"]))
-    fitted = classifier.train_classifier(
-        lambda index: (images[index], labels[index]),
-        len(images),
-        lambda _: 0.0,
-        classifier.Training(
-            len(plain.classes), SIDE, settings["adapt.width"], settings["adapt.steps"], 64, 0.15, recoloured
-        ),
-        seed=seed,
-    )
-    with torch.inference_mode():
-        logits = fitted.last(to_tensor(test.images["photo"]))
-    return classifier.score(logits, torch.from_numpy(np.asarray(test.labels["photo"])))
-
-
-def _page(
-    out: Path, data: DemoData, result: AdaptResult, others: dict[str, classifier.Score], reduced: bool, seconds: float
-) -> Report:
-    assert result.source_only is not None and result.last is not None and result.best is not None
-    lead = (
-        f"UNIT trained for {seconds:.0f} seconds on {result.counts['source']:,} plain and {result.counts['target']:,} "
-        f"photo digits, seed {result.seed}. Accuracy on {result.last.n} held-out photo digits: "
-        f"{others['source only'].accuracy:.3f} before, {result.last.accuracy:.3f} after."
-    )
-    if reduced:
-        lead += " This is the reduced demo: it shows that everything runs, not what it learns."
-    page = Report("unpaired: plain digits and digits on photographs", lead=lead)
-    translator = load(out / "model.safetensors")
-    config = DataConfig(size=SIDE, mirror=False, cache=False)
-    page.section("Translations")
-    page.text(
-        "The plain domain holds white digits on black and inverted copies; the photo domain has bright and dark "
-        "patches."
-    )
-    for title, folder, source, target in (
-        ("plain to photo", data.test_plain, "plain", "photo"),
-        ("photo to plain", data.test_photo, "photo", "plain"),
-    ):
-        pool = open_labelled(folder, config, source)
-        images = pool.images[source][:: max(1, pool.count(source) // 24)][:24]
-        if source == "plain":  # the translator learnt both
-            images = np.concatenate([images[:12], 255 - images[12:]])
-        there = translator.translate(to_tensor(images), source, target)
-        back = translator.translate(there, target, source)
-        rows = {source: images, f"as {target}": to_uint8(there), "and back": to_uint8(back)}
-        page.sheet(
-            rows, alt=f"Held-out {source} digit", columns=12,
-            caption=f"Held-out images, {title}: input, translation, and the translation of that back to {source}.",
-        )  # fmt: skip
-    _learning(page, out)
-    page.section("A classifier without target labels")
-    page.text(
-        "Source only: trained on plain digits, with random rotation, scale and shift. With inverted copies: the "
-        "same, and each plain digit also black on white, as the released settings of UNIT did with MNIST. Adapted: "
-        "the same again, half of each batch being translations to photo with the labels of the plain digits. No "
-        "label of a photo digit was used for training or for choosing.\n\nThe last row is no adaptation: random "
-        "contrast, inversion and colour of plain digits. Where one knows how the target differs, as here, telling "
-        "the training is cheaper and does better; adaptation is for when one does not know."
-    )
-    rows_: list[list[str | int | float | None]] = [
-        [name, f"{score.accuracy:.3f}", score.n]
-        for name, score in (
-            ("source only", others["source only"]),
-            ("source only, inverted copies", result.source_only),
-            ("adapted, last", result.last),
-            (f"adapted, best {result.selection}", result.best),
-            ("source only, random contrast", others["source only, random contrast"]),
-        )
-    ]
-    page.table(["classifier", "accuracy", "held-out photo digits"], rows_, caption="Accuracy, one seed.")
-    for name, score in (("Source only", others["source only"]), ("Adapted, last", result.last)):
-        page.confusion(np.array(score.confusion), result.classes, caption=f"{name}: {score.accuracy:.3f} of {score.n}.")
-    page.section("To repeat")
-    page.commands(
-        [
-            f"unpaired demo --seed {result.seed}" + (" --reduced" if reduced else ""),
-            f"unpaired translate {out}/model.safetensors {data.test_plain} --to photo --out translated",
-            f"unpaired adapt --source {data.labelled} --target {data.unlabelled} --test {data.test_photo} --out "
-            "adapted",
-        ],
-        caption=f"unpaired {__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads",
-    )
-    return page
-
-
-def _learning(page: Report, out: Path) -> None:
-    """The loss terms over the steps, from the run's log."""
-    lines = [json.loads(line) for line in (out / "adapt" / "run" / "log.jsonl").read_text("utf-8").splitlines()]
-    names = [k for k in lines[-1] if "/" in k and "accuracy" not in k]
-    page.section("Losses")
-    steps = [line["step"] for line in lines]
-    curves = {k: (steps, [float(line.get(k, "nan")) for line in lines]) for k in names}
-    page.panels([line_panel("loss terms", curves, log=True)], caption="Weighted loss terms of both players.")
