@@ -52,7 +52,6 @@ TRANSLATE: dict[str, Any] = {
     "model.discriminator_layers": 2,
     "model.residual_blocks": 1,
     "adapt.anchor": 1.0,
-    "adapt.anchor_cycle": 1.0,
 }
 
 
@@ -270,7 +269,7 @@ def test_anchor_pulls_on_the_translator_alone() -> None:
     config = run_from({"method": "unit", "data": {"size": 16}, "model": {"width": 4, "discriminator_layers": 2}})
     method = build(config, ("a", "b"), CLASSES)
     network = ConvNet(2, 16, 8).eval().requires_grad_(False)
-    add_anchor(method, network, 2.0, 0.0)
+    add_anchor(method, network, 2.0)
     stage = Plan(method.stages()).stages[0]
     update = {u.name: u for u in stage.updates}
     x, zero = pictures(4), torch.zeros(4, dtype=torch.long)

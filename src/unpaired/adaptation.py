@@ -76,14 +76,10 @@ class AdaptSettings(Settings):
     the released SVHN→MNIST settings do this with MNIST."""
     keep_source: bool = True
     """Recipe ``translate``: half of each batch are untranslated source images."""
-    copies: Annotated[int, Field(ge=1, le=16)] = 1
-    """Recipe ``translate``: translations of each source image, with different noise where the method draws noise."""
     anchor: Annotated[float, Field(ge=0)] = 0.0
     """Recipe ``translate``: weight of the cross-entropy by which a frozen source classifier must give a translated
     image the label of its source. Helps against swapped classes; ties the translations to what that classifier
     knows."""
-    anchor_cycle: Annotated[float, Field(ge=0)] = 0.0
-    """The same for the image translated there and back."""
 
 
 @dataclass(frozen=True)
@@ -251,11 +247,8 @@ class _Data:
         return ArrayPool(images, {names[0]: self.labels}, self.classes)
 
     def counts(self) -> dict[str, int]:
-        found = {
-            "source": len(self.labels) // self.copies,
-            "held_out": len(self.held),
-            "target": len(self.images["target"]),
-        }
+        source = len(self.labels) // self.copies
+        found = {"source": source, "held_out": len(self.held), "target": len(self.images["target"])}
         return found | ({"test": len(self.test)} if self.test is not None else {})
 
 
@@ -362,9 +355,9 @@ class _Job:
             say=self.say,
         )
 
-    def translate_all(self, method: Method, images: Tensor, *, seed: int) -> Tensor:
+    def translate_all(self, method: Method, images: Tensor) -> Tensor:
         """[n, 3, S, S] source -> target, in parts, on the CPU."""
-        generator = torch.Generator(self.device).manual_seed(seed)
+        generator = torch.Generator(self.device).manual_seed(0)
         with torch.inference_mode():
             return torch.cat(
                 [
@@ -382,22 +375,15 @@ def _joint(job: _Job, _plain: Fitted) -> _Found:
     config = job.config.model_copy(update={"training": loop})
     method = training_run.build(config, job.names, data.classes)
     job.say(f"translator and class head: {config.model.steps:,} steps")
-    training_loop.fit(
-        method,
-        data.both(job.names),
-        config,
-        job.out / "run",
-        quiet=job.quiet,
-        header={"recipe": "joint"},
-        origin=job.origin,
-    )
+    extras = training_loop.Extras(header={"recipe": "joint"}, origin=job.origin, quiet=job.quiet)
+    training_loop.fit(method, data.both(job.names), config, job.out / "run", extras)
     history: list[dict[str, float]] = []
     for folder in sorted(checkpoint.steps(job.out / "run" / "checkpoints")):  # oldest first
         trained, header = checkpoint.load_method(folder / checkpoint.MODEL, job.device)
         if header["step"] == 0:
             continue
         network = _class_head(trained)
-        there = job.translate_all(trained, data.held, seed=0)
+        there = job.translate_all(trained, data.held)
         entry = {"step": header["step"], "held_out_translated": job.accuracy(network, there, data.held_labels)}
         found = job.network_score(network)
         if found is not None:
@@ -426,29 +412,16 @@ def _translate(job: _Job, plain: Fitted) -> _Found:
     """Train a translator, translate the labelled images, train a classifier on them."""
     options, data, config = job.options, job.data, job.config
     method = training_run.build(config, job.names, data.classes)
-    if options.anchor or options.anchor_cycle:
-        frozen = plain.last.requires_grad_(False)
-        add_anchor(method, frozen, options.anchor, options.anchor_cycle)
-    plan = Plan(method.stages())
-    job.say(f"translator: {plan.total:,} steps")
+    if options.anchor:
+        add_anchor(method, plain.last.requires_grad_(False), options.anchor)
+    job.say(f"translator: {Plan(method.stages()).total:,} steps")
     file = training_loop.fit(method, data.both(job.names), config, job.out / "run", origin=job.origin, quiet=job.quiet)
     trained, _ = checkpoint.load_method(file, job.device)
     pool = data.labelled()
     crops = to_tensor(centre_crops(pool, "source", range(len(data.labels)), config.data))
-    sample = getattr(trained, "sample", None)
-    copies = []
-    for copy in range(options.copies):
-        if copy and sample is not None:
-            generator = torch.Generator(job.device).manual_seed(copy)
-            with torch.inference_mode():
-                drawn = [sample(x.to(job.device), *job.names, generator=generator).cpu() for x in parts(crops, 256)]
-            copies.append(torch.cat(drawn).clamp(-1, 1))
-        else:
-            copies.append(job.translate_all(trained, crops, seed=copy))
-    there = ArrayPool(
-        {"source": to_uint8(torch.cat(copies))}, {"source": np.tile(data.labels, options.copies)}, data.classes
-    )
-    held = job.translate_all(trained, data.held, seed=0)
+    made = to_uint8(job.translate_all(trained, crops))
+    there = ArrayPool({"source": made}, {"source": data.labels}, data.classes)
+    held = job.translate_all(trained, data.held)
 
     def criterion(network: Callable[[Tensor], Tensor]) -> float:
         if job.select_on_test:
@@ -471,31 +444,22 @@ def _translate(job: _Job, plain: Fitted) -> _Found:
     return _Found(words, job.network_score(fitted.last), job.network_score(fitted.best), fitted.best_step, history)
 
 
-def add_anchor(
-    method: Method, classify: Callable[[Tensor], Tensor], weight: float, cycle_weight: float, name: str = "anchor"
-) -> None:
+def add_anchor(method: Method, classify: Callable[[Tensor], Tensor], weight: float) -> None:
     """Let every update that trains the translator also keep the labels of labelled source images.
 
-    ``classify`` is frozen: images [N, 3, S, S] -> logits. The term is ``weight``·CE of x translated, plus
-    ``cycle_weight``·CE of x translated there and back; images without a label (−1) do not count. Translation here has
-    no noise.
+    ``classify`` is frozen: images [N, 3, S, S] -> logits. The term is ``weight``·CE of x translated; images without a
+    label (−1) do not count. Translation here has no noise.
     """
     source, target = method.domains[:2]
     plan = method.stages
 
     def term(batch: Batch) -> dict[str, Tensor]:
-        labels = batch.source_label
-        if labels is None:
+        if batch.source_label is None:
             raise DataError("an anchor needs labelled source images")
-        known = (labels >= 0) & (batch.source_domain == method.domains.index(source))
-        there = method.translate(batch.source, source, target)
-        total = torch.zeros((), device=labels.device)
-        for factor, images in ((weight, there), (cycle_weight, None)):
-            if factor:
-                seen = method.translate(there, target, source) if images is None else images
-                error = F.cross_entropy(classify(seen).float(), labels.clamp_min(0), reduction="none")
-                total = total + factor * (error * known).sum() / known.sum().clamp_min(1)
-        return {name: total}
+        known = (batch.source_label >= 0) & (batch.source_domain == method.domains.index(source))
+        logits = classify(method.translate(batch.source, source, target)).float()
+        error = F.cross_entropy(logits, batch.source_label.clamp_min(0), reduction="none")
+        return {"anchor": weight * (error * known).sum() / known.sum().clamp_min(1)}
 
     def anchored(update: Update) -> Update:
         loss = update.loss

@@ -258,12 +258,11 @@ class Ranks:
         """Append to ``cause`` which rank ended and how, as far as the store tells."""
         if self.store is None:
             return
-        others = [r for r in range(self.world) if r != self.rank]
         try:
             self.store.set(f"here/{self.rank}", "")
-            left = self._keys("left", others, EVIDENCE_SECONDS, enough=1)
+            left = self._others(("left",), EVIDENCE_SECONDS, enough=1)
             told = "; ".join(f"rank {r} stopped: {self.store.get(f'left/{r}').decode()}" for r in left)
-            silent = sorted({*others} - {*self._keys("here", others, 0)})
+            silent = sorted({*range(self.world)} - {self.rank, *self._others(("here",))})
             self.store.set(f"read/{self.rank}", "")
         except RuntimeError:  # the store went down with its host, the first rank or the launcher
             told, silent = "", [0] * (self.rank > 0)
@@ -271,29 +270,28 @@ class Ranks:
             told = f"rank {', '.join(map(str, silent))} ended without a word (killed, frozen, or its machine is gone)"
         cause.extend([told] if told else [])
 
-    def _keys(self, kind: str, ranks: Sequence[int], seconds: float, enough: int = 0) -> list[int]:
-        """Those of ``ranks`` whose ``kind`` is in the store, after ``seconds`` at most or when there are ``enough`` of
-        them."""
-        assert self.store is not None
-        deadline = time.monotonic() + seconds
+    def _others(self, kinds: Sequence[str], seconds: float = 0.0, enough: int | None = None) -> list[int]:
+        """The other ranks with a word of one of ``kinds`` in the store: after ``seconds``, or when there are
+        ``enough`` (all) of them."""
+        deadline, others = time.monotonic() + seconds, [r for r in range(self.world) if r != self.rank]
         while True:
-            found = [r for r in ranks if self.store.check([f"{kind}/{r}"])]
-            if time.monotonic() > deadline or 0 < enough <= len(found):
+            found = [r for r in others if any(self.store.check([f"{kind}/{r}"]) for kind in kinds)]
+            if time.monotonic() >= deadline or len(found) >= (len(others) if enough is None else enough):
                 return found
             time.sleep(0.1)
 
     def leave(self, error: BaseException) -> None:
-        """Break the connections; who is the cause says so, and stays until the others have read it."""
+        """Break the connections; who is the cause says so, and stays until the others have read it or leave, too."""
+        mine = self.store is not None and not isinstance(error, RankError)
         with contextlib.suppress(RuntimeError):  # the store is gone, and so are the others
-            if self.store is not None and not isinstance(error, RankError):
+            if mine:
                 text = (str(error).splitlines() or [""])[0][:500]
                 known = isinstance(error, UnpairedError) and not isinstance(error, Interrupted)
                 self.store.set(f"left/{self.rank}", text if known and text else f"{type(error).__name__}: {text}")
         dist.destroy_process_group()
         with contextlib.suppress(RuntimeError):
-            if self.store is not None and (self.rank == 0 or not isinstance(error, RankError)):
-                others = [r for r in range(self.world) if r != self.rank]
-                self._keys("read", others, LINGER_SECONDS, enough=len(others))
+            if mine or (self.store is not None and self.main):
+                self._others(("read", "left"), LINGER_SECONDS)
 
 
 @contextlib.contextmanager
