@@ -120,7 +120,7 @@ class AdaptResult:
         return {"source_only": self.source_only, "last": self.last, "best": self.best}
 
     def text(self) -> str:
-        """A few lines for a terminal, with n and the confusion table of the last classifier."""
+        """Return a few lines for a terminal, with n and the confusion table of the last classifier."""
         lines = [
             f"{self.recipe} with {self.method}, seed {self.seed}: "
             + ", ".join(f"{n:,} {k.replace('_', ' ')}" for k, n in self.counts.items())
@@ -191,7 +191,7 @@ def adapt(
 
 
 def _settle(asked: AdaptConfig) -> tuple[RunConfig, AdaptSettings, Recipe]:
-    """The validated settings from preset, method and dotted keys. Raises ConfigError."""
+    """Return the validated settings from preset, method and dotted keys. Raises ConfigError."""
     device = {"training.device": asked.device} if asked.device is not None else {}
     values = merge(read_preset(asked.preset) if asked.preset else {}, nested(asked.settings | device))
     given = values.pop("adapt", {})
@@ -238,11 +238,11 @@ class _Data:
     """How often each source image is in ``images``: 2 with inverted copies."""
 
     def labelled(self) -> ArrayPool:
-        """The labelled source images, as domain ``source``."""
+        """Return the labelled source images, as domain ``source``."""
         return ArrayPool({"source": self.images["source"]}, {"source": self.labels}, self.classes)
 
     def both(self, names: tuple[str, str]) -> ArrayPool:
-        """The labelled source images and the unlabelled target images, as the domains ``names``."""
+        """Return the labelled source images and the unlabelled target images, as the domains ``names``."""
         images = {names[0]: self.images["source"], names[1]: self.images["target"]}
         return ArrayPool(images, {names[0]: self.labels}, self.classes)
 
@@ -327,8 +327,8 @@ class _Job:
         criterion: Callable[[Callable[[Tensor], Tensor]], float],
         extra: ArrayPool | None = None,
     ) -> Fitted:
-        """A ConvNet on the labelled images of ``pool`` (and of ``extra``, half of each batch), as they were read or
-        cropped already."""
+        """Train a ConvNet on the labelled images of ``pool`` (and of ``extra``, half of each batch), as they were read
+        or cropped already."""
         images, labels = pool.images["source"], np.asarray(pool.labels["source"])
         # translations are made of crops: those are not cropped again
         cropped = images.shape[1] == self.config.data.size
@@ -368,7 +368,7 @@ class _Job:
 
 
 def _joint(job: _Job, _plain: Fitted) -> _Found:
-    """The paper's recipe: one training; the class head is the classifier."""
+    """Run the paper's recipe: one training; the class head is the classifier."""
     options, data = job.options, job.data
     every = max(1, -(-job.config.model.steps // options.checkpoints))
     loop = job.config.training.model_copy(update={"checkpoint_every": every, "keep": options.checkpoints + 1})

@@ -90,7 +90,7 @@ def set_for_training(precision: str, device: torch.device) -> None:
 
 
 def precision_around(device: torch.device) -> str:
-    """What products on ``device`` are computed in just here: ``bf16``, ``tf32`` or ``fp32``."""
+    """Return what products on ``device`` are computed in just here: ``bf16``, ``tf32`` or ``fp32``."""
     if torch.is_autocast_enabled(device.type):
         return "bf16"
     return "tf32" if device.type == "cuda" and torch.backends.cuda.matmul.fp32_precision == "tf32" else "fp32"
@@ -218,7 +218,7 @@ class Ranks:
                     buffer.copy_(value.view(buffer.shape))
 
     def largest(self, value: int) -> int:
-        """The largest ``value`` over all ranks: any rank can ask all to stop at the same step."""
+        """Return the largest ``value`` over all ranks: any rank can ask all to stop at the same step."""
         if self.world == 1:
             return value
         shared = torch.tensor([value])
@@ -231,7 +231,7 @@ class Ranks:
         self.largest(0)
 
     def from_all(self, mine: Any) -> list[Any]:
-        """What each rank gave, in order."""
+        """Return what each rank gave, in order."""
         if self.world == 1:
             return [mine]
         everyone: list[Any] = [None] * self.world
@@ -271,7 +271,7 @@ class Ranks:
         cause.extend([told] if told else [])
 
     def _others(self, kinds: Sequence[str], seconds: float = 0.0, enough: int | None = None) -> list[int]:
-        """The other ranks with a word of one of ``kinds`` in the store: after ``seconds``, or when there are
+        """Return the other ranks with a word of one of ``kinds`` in the store: after ``seconds``, or when there are
         ``enough`` (all) of them."""
         deadline, others = time.monotonic() + seconds, [r for r in range(self.world) if r != self.rank]
         while True:

@@ -31,12 +31,12 @@ _state = _State()
 
 
 def requested() -> int | None:
-    """The signal number that asked to stop, or None."""
+    """Return the signal number that asked to stop, or None."""
     return _state.requested
 
 
 def name(signum: int) -> str:
-    """What a person calls the signal: Ctrl-C, or SIGTERM."""
+    """Return what a person calls the signal: Ctrl-C, or SIGTERM."""
     return "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
 
 

@@ -54,7 +54,7 @@ class RunLog:
         self._tell(lambda writer: [writer.add_scalar(k, v, entry["step"]) for k, v in numbers.items()])
 
     def picture(self, name: str, pixels: Any, step: int) -> None:
-        """A uint8 [H, W, 3] picture for TensorBoard."""
+        """Write a uint8 [H, W, 3] picture for TensorBoard."""
         self._tell(lambda writer: writer.add_image(name, pixels, step, dataformats="HWC"))
 
     def close(self) -> None:
@@ -140,7 +140,7 @@ def duration(seconds: float) -> str:
 
 
 def warn(text: str) -> None:
-    """A warning on standard error, whatever the progress display does."""
+    """Print a warning on standard error, whatever the progress display does."""
     print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
@@ -247,7 +247,7 @@ def typed(name: str, options: Options, *places: Path | str, **named: Path | str 
 def about(
     data: Path | str | Mapping[str, Path | str], typed: str, held_out: Mapping[str, Path | str] | None = None
 ) -> dict[str, Any]:
-    """What :func:`write` keeps: absolute paths (one folder, or one for each domain) and the command."""
+    """Return what :func:`write` keeps: absolute paths (one folder, or one for each domain) and the command."""
 
     def whole(place: Path | str) -> str:
         return str(Path(place).absolute())

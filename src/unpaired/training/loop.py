@@ -284,7 +284,7 @@ class Trainer:
             yield batch.to(self.device, non_blocking=True)
 
     def _next(self, batches: Iterator[Batch]) -> tuple[Batch | None, str]:
-        """The next batch, or why there is none."""
+        """Return the next batch, or why there is none."""
         try:
             return next(batches), ""
         except DataError as error:  # files vanished or broke during training, more than can be replaced
@@ -500,7 +500,7 @@ class Trainer:
     # ---- what is kept ------------------------------------------------------------------------------------
 
     def header(self) -> dict[str, Any]:
-        """The header of a model of this step."""
+        """Return the header of a model of this step."""
         return checkpoint.make_header(
             self.method,
             self.config,

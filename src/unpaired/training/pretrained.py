@@ -41,7 +41,7 @@ class Start:
         return to_tensor(centre_crops(self.pool, domain, rows, self.data)).to(self.device)
 
     def classifier(self, network: str, source: str = "pretrained") -> tuple[str, dict[str, Tensor]]:
-        """The name by which ``Features.fill`` knows the weights of ``network``, and their tensors. Raises
+        """Return the name by which ``Features.fill`` knows the weights of ``network``, and their tensors. Raises
         WeightsError."""
         where = None if source == "pretrained" else Path(source).expanduser()
         if where is not None and (where.suffix == ".safetensors" or _holds_model(where)):
@@ -77,7 +77,8 @@ class Start:
         return OWN, {name.removeprefix("features.layers."): tensor for name, tensor in tensors.items()}
 
     def gan(self, path: str, kind: str, shape: object) -> Method:
-        """The GAN of method ``kind`` in a model file or run folder, whose networks are ``shape`` but for the classes.
+        """Return the GAN of method ``kind`` in a model file or run folder, whose networks are ``shape`` but for the
+        classes.
 
         Raises:
             CheckpointError: missing, damaged, or no such GAN.
@@ -148,7 +149,7 @@ def begin_with(method: Method, name: str, path: Path | str) -> Beginning:
 
 
 def settings_from(path: Path | str) -> tuple[str, dict[str, Any]]:
-    """The method of a pretrained GAN, and the settings that a run must share with it, by dotted name, with
+    """Return the method of a pretrained GAN, and the settings that a run must share with it, by dotted name, with
     ``model.pretrained`` itself.
 
     Raises CheckpointError: missing, damaged, or no pretrained GAN.

@@ -70,7 +70,7 @@ def resolve(
 
 
 def build(config: RunConfig, domains: tuple[str, ...], classes: tuple[str, ...] = ()) -> Method:
-    """A fresh method for ``domains``, its weights seeded from ``config.seed``.
+    """Build a fresh method for ``domains``, its weights seeded from ``config.seed``.
 
     Raises ConfigError for a wrong number of domains, or a size at which the method cannot train."""
     kind = method_class(config.method)
@@ -94,8 +94,8 @@ def build(config: RunConfig, domains: tuple[str, ...], classes: tuple[str, ...] 
 
 
 def _order(domains: tuple[str, ...], saved: Saved | None, start_from: Path | str | None) -> tuple[str, ...]:
-    """The order of the data's domains in the model: one that the run or model it goes on from knows has its place
-    there, the others fill the places that are left."""
+    """Return the order of the data's domains in the model: one that the run or model it goes on from knows has its
+    place there, the others fill the places that are left."""
     known: tuple[str, ...] = ()
     if saved is not None:
         known = tuple(checkpoint.read_header(saved)["domains"])
@@ -170,8 +170,8 @@ def _with_pretrained(asked: TrainConfig, out: Path) -> TrainConfig:
 
 
 def open_data(tree: DataTree, run: RunConfig) -> tuple[Pool, loop.Extras]:
-    """The images to train on, checked and cached, and beside them those for sample sheets (where the data has a split
-    "test") and who looks at the images that ``training.validate_every`` holds out. Raises DataError, ConfigError,
+    """Open the images to train on, checked and cached, and beside them those for sample sheets (where the data has a
+    split "test") and who looks at the images that ``training.validate_every`` holds out. Raises DataError, ConfigError,
     WeightsError."""
     check(tree, run.data).require()
     pool: Pool = open_pool(tree, run.data, split="train")
@@ -189,7 +189,7 @@ def open_data(tree: DataTree, run: RunConfig) -> tuple[Pool, loop.Extras]:
 
 
 def _from_pretrained(path: Path | str, out: Path) -> tuple[str, dict[str, Any]]:
-    """The translator that goes with a pretrained model, and the settings that this fixes; when the run is there
+    """Return the translator that goes with a pretrained model, and the settings that this fixes; when the run is there
     already, those it was begun with."""
     saved = out / "config.toml"
     if saved.exists():  # the pretrained file is not needed any more, and may be gone
@@ -218,7 +218,7 @@ def pretrain(data: Path | str, out: Path | str, options: PretrainConfig | None =
 
 
 def _gan(asked: PretrainConfig, out: Path) -> tuple[str | None, str | None]:
-    """The method and the preset of a pretraining, where something must be said of them. Raises ConfigError."""
+    """Return the method and the preset of a pretraining, where something must be said of them. Raises ConfigError."""
     method: str | None = asked.method
     saved = out / "config.toml"
     if asked.preset is not None or asked.config is not None:

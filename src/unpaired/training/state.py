@@ -90,8 +90,8 @@ class TrainingState:
         self.average = {name: live[name].detach().clone() for name in self.average}
 
     def move_average(self) -> None:
-        """a ← d·a + (1 − d)·w after step n, with d = min(``training.ema``, (1 + n) / (10 + n)): the weights of the
-        first steps, which are worth nothing, are forgotten in a short run too."""
+        """Move the average: a ← d·a + (1 − d)·w after step n, with d = min(``training.ema``, (1 + n) / (10 + n)): the
+        weights of the first steps, which are worth nothing, are forgotten in a short run too."""
         if not self.ema:
             return
         live, names = self._averageable(), list(self.average)

@@ -74,8 +74,8 @@ class Validator:
         return every is not None and (step % every == 0 or step == total)
 
     def look(self, method: Method, device: torch.device, precision: str) -> dict[str, float]:
-        """``validation/…`` values for the log; without the distances that cannot be compared. Leaves the method in
-        eval()."""
+        """Return ``validation/…`` values for the log; without the distances that cannot be compared. Leaves the method
+        in eval()."""
         translator = Translator(method, {}, device=device, precision=precision)
         images = Images(self.pool, method.image_size, BATCH, None, self.seed)
         tasks, _ = plan(images, method.directions, "auto")
