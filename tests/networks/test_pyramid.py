@@ -194,18 +194,6 @@ def test_a_tap_before_a_relu_survives_the_rest_of_the_pass(network: str) -> None
     assert len(after) == 5
 
 
-@pytest.mark.parametrize("network", ["mobilenet_v1", "vgg19"])
-def test_maps_of_every_memory_format_are_the_same(network: str) -> None:
-    """On a CPU maps are computed in channels_last and given contiguous; they are those of contiguous memory within rounding."""
-    torch.manual_seed(0)
-    p = Pyramid(network, (5, 4, 3), 1, 32).eval()
-    found = p(X, 0)
-    plain = p.features(X, [p.layer[level] for level in (5, 4, 3)])
-    for level, raw in zip((5, 4, 3), plain, strict=True):
-        assert found[level].is_contiguous()
-        torch.testing.assert_close(found[level], p.normalise(level, raw.detach(), 0), rtol=1e-4, atol=1e-4)
-
-
 def test_a_part_of_the_levels_costs_no_deeper_layer() -> None:
     """Asked for level 2 alone, the layers after it do not run."""
     p = Pyramid("tiny", ALL, 1, 32).eval()

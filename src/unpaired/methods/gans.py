@@ -72,8 +72,6 @@ EXAMPLES = 64
 """Training images of each new class that are compared with the old classes."""
 States = tuple[dict[str, Tensor], dict[str, Tensor]]
 """State dictionaries of a generator and of a discriminator."""
-WIDEST_CHANNELS_LAST = 48
-"""Up to this width BigGAN's networks run in channels_last on a CPU: docs/results/speed.md."""
 
 
 class BigGANSettings(MethodConfig):
@@ -226,12 +224,6 @@ class OnBigGAN(OnGAN):
 
     discriminator: biggan.Discriminator
     generator: biggan.Generator
-
-    @property
-    def channels_last(self) -> bool:
-        """A step of narrow networks takes 0.8 of the time there, one of wide ones, whose maps of 4 and 8 pixels have
-        over a thousand channels, 1.1 to 1.2 times."""
-        return bool(self.config.width <= WIDEST_CHANNELS_LAST)
 
     def pretrained_states(self, start: Start) -> States:
         """A class that the model knows by name keeps its row; the others start from the row of their nearest class."""

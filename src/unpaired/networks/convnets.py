@@ -94,11 +94,7 @@ class SampleNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         values = x.float()
         mean = values.mean((1, 2, 3), keepdim=True)  # [N, 1, 1, 1]
-        if x.device.type == "cpu":
-            # of all numbers of a tensor: that and the mean take a third of what var_mean over dimensions takes
-            variance = torch.stack([sample.var() for sample in values.unbind()]).view_as(mean)
-        else:  # one kernel, not one a sample
-            variance = values.var((1, 2, 3), keepdim=True)
+        variance = values.var((1, 2, 3), keepdim=True)
         scale = self.gamma.view(1, -1, 1, 1) / (variance.sqrt() + self.eps)
         shift = self.beta.view(1, -1, 1, 1) - mean * scale  # [N, C, 1, 1]
         return torch.addcmul(shift.to(x.dtype), x, scale.to(x.dtype))

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -35,8 +34,6 @@ TAPS = {"stride2": 0, "stride4": 2, "stride8": 4, "stride16": 10, "stride32": 15
 CHANNELS = {"stride2": 16, "stride4": 24, "stride8": 40, "stride16": 112, "stride32": 320}
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 """Of RGB in [0, 1]."""
-FEW_WEIGHTS = 4
-"""Up to so many weights for each number of the maps, multiplying the weights is cheaper than normalising the maps."""
 SPREAD = 7.0
 """Standard deviation of the maps on photographs, about: 5 to 9 up to stride 16, 3 at stride 32."""
 INPUT_SIDE = 224
@@ -83,19 +80,15 @@ class ConvBN(nn.Conv2d):
         return F.relu6(self.linear(x))
 
     def linear(self, x: Tensor) -> Tensor:
-        """What comes out before the ReLU6. With fixed statistics and a bias of its own the convolution is the norm, too: forward and backward
-        then go through the maps twice less, for one time through the weights. One small map is less than the weights."""
-        weight, bias, norm = self.weight, self.bias, self.bn
-        fixed = isinstance(norm, nn.BatchNorm2d) and not norm.training and weight.numel() <= FEW_WEIGHTS * x.numel()
-        if fixed:
-            scale = norm.weight * torch.rsqrt(norm.get_buffer("running_var") + norm.eps)
-            weight, bias = weight * scale[:, None, None, None], norm.bias - norm.get_buffer("running_mean") * scale
+        """What comes out before the ReLU6."""
         left, right, above, below = same_padding(x, self.kernel_size[0], self.stride[0])
         if left == right and above == below:  # the convolution pads without a copy
-            x = F.conv2d(x, weight, bias, self.stride, (above, left), groups=self.groups)
+            x = F.conv2d(x, self.weight, self.bias, self.stride, (above, left), groups=self.groups)
         else:
-            x = F.conv2d(F.pad(x, (left, right, above, below)), weight, bias, self.stride, groups=self.groups)
-        return x if fixed else norm(x)
+            x = F.pad(x, (left, right, above, below))
+            x = F.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
+        normalised: Tensor = self.bn(x)
+        return normalised
 
 
 class InvertedResidual(nn.Module):

@@ -22,7 +22,7 @@ from unpaired.errors import ConfigError, nearest
 from unpaired.networks.classifiers import NETWORKS, Features
 from unpaired.networks.convnets import Tanh, kaiming_convolutions, normal_convolutions
 from unpaired.networks.efficientnet import ConvBN
-from unpaired.networks.kernels import Convolution, instance_norm
+from unpaired.networks.kernels import instance_norm, slopes
 
 LEVELS = 5
 DEAD = 1e-6
@@ -124,17 +124,13 @@ class Pyramid(nn.Module):
 
     def raw(self, images: Tensor, levels: Sequence[int]) -> list[Tensor]:
         """The classifier's own maps [N, C, h, h] of ``levels``."""
-        if (
-            images.device.type == "cpu" and not torch.is_grad_enabled()
-        ):  # takes 0.75 of the time (docs/results/speed.md)
-            images = images.contiguous(memory_format=torch.channels_last)
         return self.features(images, [self.layer[level] for level in levels])  # type: ignore[no-any-return]
 
     def normalise(self, level: int, maps: Tensor, domain: int) -> Tensor:
         """(x - mean) / std of each channel, clamped to [-1, 1]. [N, C, h, h] float32."""
         mean = self.get_buffer(f"mean{level}")[domain][:, None, None]
         std = self.get_buffer(f"std{level}")[domain][:, None, None]
-        return ((maps.float() - mean) / std).clamp(-1, 1).contiguous()
+        return ((maps.float() - mean) / std).clamp(-1, 1)
 
     @torch.no_grad()
     def forward(self, images: Tensor, domain: int, levels: Sequence[int] | None = None) -> dict[int, Tensor]:
@@ -262,7 +258,7 @@ def halving_stack(inputs: int, channels: int, side: int, width: float) -> tuple[
     while side > HEAD_SIDE or not len(stack):
         channels = min(2 * channels, most)
         stride = 2 if side > HEAD_SIDE else 1
-        stack.append(Convolution(inputs, channels, 3, stride, 1)).append(nn.LeakyReLU(SLOPE))
+        stack.append(nn.Conv2d(inputs, channels, 3, stride, 1)).append(nn.LeakyReLU(SLOPE))
         inputs, side = channels, -(-side // stride)
     return stack, channels, side
 
@@ -281,11 +277,11 @@ class DeepTranslator(nn.Module):
         super().__init__()
         c = scaled(channels, width)
         half = c // 2
-        self.first = Convolution(channels, c, 3, 1, 1)
-        self.down = nn.ModuleList([Convolution(c, half, 3, 2, 1), Convolution(half, c, 3, 2, 1)])
+        self.first = nn.Conv2d(channels, c, 3, 1, 1)
+        self.down = nn.ModuleList([nn.Conv2d(c, half, 3, 2, 1), nn.Conv2d(half, c, 3, 2, 1)])
         self.up = nn.ModuleList([nn.ConvTranspose2d(c, half, 3, 2, 1), nn.ConvTranspose2d(half, half, 3, 2, 1)])
-        self.wide = Convolution(half, c, 3, 1, 1)
-        self.last = Convolution(c, channels, 3, 1, 1)
+        self.wide = nn.Conv2d(half, c, 3, 1, 1)
+        self.last = nn.Conv2d(c, channels, 3, 1, 1)
         self.norms = nn.ModuleList([group_norm(n) for n in (half, c, half, half, c)])
         normal_convolutions(self)
 
@@ -329,9 +325,9 @@ class ContentTrunk(nn.Module):
         super().__init__()
         d, c = scaled(deeper, width), scaled(channels, width)
         self.side = side
-        self.first, self.second = Convolution(deeper, d, 3, 1, 1), Convolution(d, d, 3, 1, 1)
-        self.up = Convolution(d, c, 3, 1, 1) if side == deeper_side else nn.ConvTranspose2d(d, c, 4, 2, 1)
-        self.last = Convolution(c, channels, 3, 1, 1)
+        self.first, self.second = nn.Conv2d(deeper, d, 3, 1, 1), nn.Conv2d(d, d, 3, 1, 1)
+        self.up = nn.Conv2d(d, c, 3, 1, 1) if side == deeper_side else nn.ConvTranspose2d(d, c, 4, 2, 1)
+        self.last = nn.Conv2d(c, channels, 3, 1, 1)
         self.widths = (d, d, c)
         normal_convolutions(self)
 
@@ -409,7 +405,7 @@ class Critic(nn.Module):
         super().__init__()
         c = scaled(channels, width)
         stack, outputs, h = halving_stack(c, c, side, width)
-        self.convolutions = nn.Sequential(Convolution(channels, c, 3, 1, 1), nn.LeakyReLU(SLOPE), *stack)
+        self.convolutions = nn.Sequential(nn.Conv2d(channels, c, 3, 1, 1), nn.LeakyReLU(SLOPE), *stack)
         self.head = nn.Linear(outputs * h * h, 1)
         kaiming_convolutions(self.convolutions)
 
@@ -417,24 +413,8 @@ class Critic(nn.Module):
         return [self.head(self.convolutions(maps).flatten(1))]
 
     def slopes(self, maps: Tensor) -> Tensor:
-        """∇D at each of ``maps``, [N, C, h, h]; differentiable by the weights, and by ``maps`` not at all.
-
-        Written out, since a critic of convolutions and LeakyReLU is linear around each map: its gradient is the product of the
-        transposed layers, in which ``maps`` say no more than which slope each LeakyReLU has. Automatic differentiation gives the
-        same, but passes zeros back through the whole critic when it differentiates the gradient.
-        """
-        passed, x = [], maps
-        with torch.no_grad():
-            for layer in self.convolutions:
-                passed.append((layer, x))
-                x = layer(x)
-        slopes = self.head.weight.expand(len(maps), -1).view_as(x)
-        for layer, x in reversed(passed):
-            if isinstance(layer, Convolution):
-                slopes = layer.transpose(slopes, x)
-            else:
-                slopes = torch.ops.aten.leaky_relu_backward(slopes, x, SLOPE, False)
-        return slopes
+        """∇D at each of ``maps``, [N, C, h, h]; differentiable by the weights."""
+        return slopes(self.convolutions, self.head.weight, maps, SLOPE)
 
 
 # ---------------------------------------------------------------------------------------------- inversion
@@ -453,13 +433,13 @@ class Inverter(nn.Module):
         doublings = max(0, round(math.log2(image_side / side)))
         self.sides = [-(-image_side // 2**k) for k in reversed(range(doublings))]
         self.image_side = image_side
-        self.first = nn.ModuleList([Convolution(channels, c, 3, 1, 1), *(Convolution(c, c, 3, 1, 1) for _ in range(2))])
+        self.first = nn.ModuleList([nn.Conv2d(channels, c, 3, 1, 1), *(nn.Conv2d(c, c, 3, 1, 1) for _ in range(2))])
         self.up = nn.ModuleList()
         for _ in self.sides:
             half = max(4, c // 2)
             self.up.append(nn.ConvTranspose2d(c, half, 4, 2, 1))
             c = half
-        self.last = Convolution(c, 3, 3, 1, 1)
+        self.last = nn.Conv2d(c, 3, 3, 1, 1)
         kaiming_convolutions(self)
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -484,7 +464,7 @@ class MapEncoder(nn.Module):
         c = scaled(channels, width)
         self.convolutions = nn.Sequential()
         for i in range(5):
-            self.convolutions.append(Convolution(channels if i == 0 else c, c, 3, 2 if i == 0 else 1, 1))
+            self.convolutions.append(nn.Conv2d(channels if i == 0 else c, c, 3, 2 if i == 0 else 1, 1))
             self.convolutions.append(group_norm(c)).append(nn.LeakyReLU(SLOPE))
         self.head = nn.Linear(c * (-(-side // 2)) ** 2, 2 * latent)
         normal_convolutions(self.convolutions)
@@ -505,7 +485,7 @@ class MapDecoder(nn.Module):
         self.convolutions = nn.ModuleList()
         for i in range(5):
             outputs = channels if i == 4 else c
-            layer = nn.Sequential(Convolution(c, outputs, 3, 1, 1))
+            layer = nn.Sequential(nn.Conv2d(c, outputs, 3, 1, 1))
             if i == 4:
                 layer.append(Tanh())
             else:
