@@ -33,7 +33,7 @@ def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
     shift = torch.zeros_like(scale)
     if len(x) > 1 and not is_channels_last(x):
         return F.instance_norm(x, weight=scale, bias=shift, eps=eps)
-    each = [F.batch_norm(one, None, None, scale, shift, training=True, eps=eps) for one in x.split(1)]
+    each = [F.batch_norm(one, None, None, scale, shift, training=True, eps=eps) for one in torch.split(x, 1)]
     return each[0] if len(x) == 1 else torch.cat(each)
 
 
@@ -48,7 +48,7 @@ class InstanceNorm(nn.InstanceNorm2d):
 
 
 def slopes(convolutions: nn.Sequential, head: Tensor, maps: Tensor, negative_slope: float) -> Tensor:
-    """Gradient by ``maps`` [N, C, h, h] of the sum of D(maps), D being ``convolutions`` (``nn.Conv2d`` and LeakyReLU of ``negative_slope``)
+    """Gradient by ``maps`` [N, C, h, h] of the sum of D(maps), D being ``convolutions`` (square ``nn.Conv2d`` and LeakyReLU of ``negative_slope``)
     and a product with ``head`` [1, features]: the same shape, differentiable by the weights, and by ``maps`` not at all.
 
     Such a network is linear around each map: its gradient is the product of the transposed layers, in which ``maps`` say no more than which
@@ -63,9 +63,9 @@ def slopes(convolutions: nn.Sequential, head: Tensor, maps: Tensor, negative_slo
     gradient = head.expand(len(maps), -1).view_as(x)
     for layer, x in reversed(passed):
         if isinstance(layer, nn.Conv2d):
-            pairs = zip(x.shape[2:], layer.kernel_size, layer.stride, layer.padding, strict=True)
-            rest = [(side + 2 * int(padding) - kernel) % stride for side, kernel, stride, padding in pairs]
-            gradient = F.conv_transpose2d(gradient, layer.weight, None, layer.stride, layer.padding, rest)  # type: ignore[arg-type]
+            kernel, stride, padding = layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
+            rest = [(side + 2 * padding - kernel) % stride for side in x.shape[2:]]
+            gradient = F.conv_transpose2d(gradient, layer.weight, None, stride, padding, rest)
         else:
             gradient = torch.ops.aten.leaky_relu_backward(gradient, x, negative_slope, False)
     return gradient
