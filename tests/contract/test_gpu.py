@@ -1,69 +1,17 @@
-"""Steps and translations on another device than the CPU, without one: see pretend_gpu."""
+"""Steps and translations on a GPU, where there is one."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import cases
 import pytest
 import torch
 
-import pretend_gpu
 import unpaired
 from unpaired import machine
-from unpaired.methods import METHODS
 from unpaired.training import loop
 from unpaired.translate.translator import Translator
-
-READ_FIRST = {
-    "attend": ["waits: aten._local_scalar_dense.default at attend.py in translate"],
-    "cascade": [
-        "waits: aten._local_scalar_dense.default at cascade.py in translate",
-        "waits: aten._local_scalar_dense.default at levels.py in shown",
-    ],
-    "deepvae": ["waits: aten._local_scalar_dense.default at levels.py in shown"],
-}
-"""How far training has come, which a translation reads before its work begins."""
-
-
-def noted(tmp_path: Path, *methods: str) -> dict[str, dict[str, list[str]]]:
-    """What ``pretend_gpu`` prints, in a process of its own."""
-    code = f"import sys; sys.path[:0] = {sys.path!r}; import pretend_gpu; pretend_gpu.main()"
-    done = subprocess.run([sys.executable, "-c", code, *methods], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found: dict[str, dict[str, list[str]]] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-@pytest.mark.slow
-def test_steps_stay_on_their_device_and_never_wait_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step of each stage of each method under bf16 autocast, optimiser and average included, meets no tensor of another device,
-    no generator of the CPU, and nothing that a GPU's host would wait for; a translation only what is in READ_FIRST. Features
-    kept on disk are left out."""
-    monkeypatch.setenv("UNPAIRED_CACHE", str(tmp_path))
-    found = noted(tmp_path, *sorted(METHODS))
-    assert {name: {"translate": waits} for name, waits in READ_FIRST.items()} == {k: v for k, v in found.items() if v}
-    assert set(found) == set(METHODS)
-
-
-def test_what_is_noted(tmp_path: Path) -> None:
-    """Of each mistake that costs a GPU's host a wait or an error, planted alone, one line; of what costs nothing, none."""
-    found = noted(tmp_path)
-    kinds = {name: {line.split(":")[0] for line in lines} for name, lines in found.items()}
-    assert kinds == {
-        "item": {"waits"},
-        "if": {"waits"},
-        "cpu": {"waits for a copy to the CPU"},
-        "copy": {"waits for a copy from the CPU"},
-        "tensor": {"waits for a copy from the CPU"},
-        "both": {"tensors of both devices"},
-        "mask": {"waits"},
-        "nonzero": {"waits"},
-        "generator": {"a generator of the CPU"},
-    }
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "tf32"])
@@ -86,14 +34,19 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 @gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", sorted(METHODS))
-def test_steps_on_a_gpu_never_wait(name: str, precision: str) -> None:
+@pytest.mark.parametrize("name", sorted(cases.SETTINGS))
+def test_steps_never_wait_for_the_gpu(name: str, precision: str) -> None:
     """PyTorch's own alarm for waits stays silent during the second of two equal steps of each stage, and the losses are finite."""
     device = machine.choose_device("cuda")
     machine.set_for_training(precision, device)
-    run = pretend_gpu.tiny_run(name, precision=precision, device="cuda")
-    for trainer, stage, batch in pretend_gpu.rounds(name, run, lambda method: method, device):
-        images = batch.to(device)
+    run = cases.config(name, training={"device": "cuda", "precision": precision})
+    trainer = loop.Trainer(cases.method(name, run), cases.pool(name), run, Path("unused"), device=device)
+    for stage in trainer.plan.stages:
+        if stage.start is not None:
+            stage.start()
+        trainer.modes(stage)
+        trainer.step += 1
+        images = next(trainer.batches()).to(device)
         trainer.run_step(stage, 0, images)  # libraries begin, algorithms are tried
         torch.cuda.set_sync_debug_mode("error")
         try:
