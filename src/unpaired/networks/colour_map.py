@@ -53,7 +53,7 @@ class ColourStart(nn.Module):
     def __init__(self, network: nn.Module, head: nn.Conv2d) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("matrix", torch.eye(3))
+        self.register_buffer("matrix", torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]]))
         self.register_buffer("offset", torch.zeros(3))
         nn.init.normal_(head.weight, 0.0, FIRST_STD)
         if head.bias is not None:
