@@ -224,16 +224,7 @@ def test_many_classes_random_outputs_and_views(tmp_path: Path) -> None:
     data = tiny.folder(tmp_path / "data", domains=names)
     out = write_report(model, out=tmp_path / "r.html", data=[str(data)], images=2, limit=3)
     text, page = words_of(out), Page(out.read_text(encoding="utf-8"))
-    for words in (
-        "as bean, sample 1",
-        "as bean, sample 4",
-        "grey",
-        "view 2",
-        "Every class",
-        "from corn",
-        "drawn at random",
-        "any of its 5 domains",
-    ):
+    for words in ("as bean, sample 1", "as bean, sample 4", "grey", "view 2", "from corn", "any of its 5 domains"):
         assert words in text, words
     grid = [i["alt"] for i in page.all("img") if (i["alt"] or "").startswith("One image as every class")]
     assert grid == [f"One image as every class, {b}: from {a}" for a in names for b in names]
@@ -320,20 +311,12 @@ def test_every_method_has_a_report(name: str, tmp_path: Path) -> None:
     out = write_report(model, out=tmp_path / "r.html", data=[str(data)], images=2, limit=3)
     text = words_of(out)
     if method.from_noise:
-        for words in (
-            "from random noise",
-            "translates none",
-            "Images from noise",
-            "A generator of",
-            "from other noise",
-        ):
+        for words in ("from random noise", "translates none", "Images from noise", "from other noise"):
             assert words in text, words
-        for words in ("Before and after", "and back to", "changes by", "→", "Where to look for failures", "input: "):
+        for words in ("Before and after", "and back to", "→", "Where to look for failures", "input: "):
             assert words not in text, words
         assert not Page(out.read_text(encoding="utf-8")).all("input")
-        assert ("does not tell its domains apart" in text) == (
-            name == "stylegan"
-        )  # BigGAN is conditional, DeepVAE has one domain
+        assert ("does not tell its domains apart" in text) == (name == "stylegan")
     else:
         assert f"as {method.directions[0][1]}" in text and "The model translates" in text
     assert f"{name} · {sections.PAPERS[name]}" in text and "What the data doctor" in text
@@ -416,14 +399,7 @@ def test_an_adaptation_has_its_accuracies_and_confusions(trained: tuple[Path, Pa
     write_json(out / "results.json", value)
     path = write_report(out, out=tmp_path / "r.html", limit=4)
     text = words_of(path)
-    for words in (
-        "more often right than",
-        "0.9000 [0.8256, 0.9448]",
-        "of 2 looks",
-        "true ↓ predicted →",
-        "held out",
-        "as blue",
-    ):
+    for words in ("more often right than", "0.9000 [0.8256, 0.9448]", "of 2 looks", "held out", "as blue"):
         assert words in text, words
     assert path.read_text().count('class="confusion"') == 2  # the best is the last one here
 

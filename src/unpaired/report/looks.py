@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unpaired import weights
+from unpaired.config import ReportConfig
 from unpaired.data.images import Pixels, open_image, to_tensor, to_uint8
 from unpaired.errors import ImageError, Interrupted, NotComparableError, UnpairedError, WeightsError
 from unpaired.evaluation import features
@@ -41,6 +42,8 @@ SAMPLES = 4
 """Results shown for one input of a method with random outputs."""
 NEAREST = 4
 """Nearest training images shown for a translation."""
+EXTREMES = 4
+"""Images of each kind in the failure gallery, and translations that are shown with their nearest training images."""
 
 Layers = Callable[[Tensor], Sequence[Tensor]]
 """[N, 3, H, W] in [-1, 1] -> outputs [N, C, H', W'] of some layers, such as
@@ -273,35 +276,30 @@ def measure(
     pictures: Pictures,
     direction: tuple[str, str],
     layers: Features | None,
-    *,
-    limit: int,
-    shown: int,
-    seed: int = 0,
+    options: ReportConfig,
 ) -> Measured:
-    """Measure change, map and neighbours of one direction, from at most ``limit`` images of each kind; ``shown``
-    translations have neighbours. What a method makes of noise alone has no change.
-    """
+    """Measure change, map and neighbours of one direction. What a method makes of noise alone has no change."""
     source, target = direction
-    inputs = pictures.some(source, limit)
-    outputs, finite = translate(translator, inputs, source, target, seed=seed)
+    inputs = pictures.some(source, options.limit)
+    outputs, finite = translate(translator, inputs, source, target, seed=options.seed)
     made = translator.method.from_noise
     change, name = (np.full(len(inputs), np.nan), "") if made else _change(inputs, outputs, layers)
     found = Measured(source, target, inputs, outputs, finite, np.where(finite, change, np.nan), name, from_noise=made)
     if layers is None:
         return found
-    real = pictures.some(target, limit) if target in pictures.held_out else inputs[:0]
+    real = pictures.some(target, options.limit) if target in pictures.held_out else inputs[:0]
     ours = f"{target} from noise" if made else f"{source} as {target}"
     sets = {f"real {source}": inputs, f"real {target}": real, ours: outputs[finite]}
     sets = {k: v for k, v in sets.items() if len(v)}
     try:
-        points = embed_2d(*(_pooled(v, layers) for v in sets.values()), seed=seed)
+        points = embed_2d(*(_pooled(v, layers) for v in sets.values()), seed=options.seed)
         found.map = dict(zip(sets, points, strict=True))
     except Interrupted:
         raise
     except UnpairedError as error:  # too few images, or scikit-learn is not installed
         found.map_missing = str(error)
     if target in pictures.train and finite.any():
-        _add_neighbours(found, pictures.some(target, 2 * limit, train=True), layers, shown)
+        _add_neighbours(found, pictures.some(target, 2 * options.limit, train=True), layers, options.images)
     return found
 
 
@@ -325,7 +323,7 @@ def _change(inputs: Pixels, outputs: Pixels, layers: Features | None) -> tuple[V
 
 def _add_neighbours(found: Measured, references: Pixels, layers: Features, shown: int) -> None:
     good = np.flatnonzero(found.finite)
-    picked = good[np.linspace(0, len(good) - 1, min(shown, len(good))).round().astype(int)]
+    picked = good[np.linspace(0, len(good) - 1, min(shown, EXTREMES, len(good))).round().astype(int)]
     if not len(references):
         return
     values, indices = nearest_neighbours(

@@ -37,16 +37,10 @@ from unpaired.training.log import Reporter, Watch
 from unpaired.training.loop import MAX_SHEET_DIRECTIONS
 from unpaired.translate.translator import Translator
 
-MAX_DIRECTIONS = 6
+MAX_DIRECTIONS = 3
 """Directions that are shown in full; a model of many classes has the grid of every class besides."""
-MANY_DIRECTIONS = 3
-"""The same for a model of more than two domains."""
 LEAST_OF_INPUT = 0.1
 """Where two inputs change random outputs by less than this share of what two noises do, the page warns."""
-WATCH_LEAST = 2
-"""Translations that the watch needs for its judgement."""
-EXTREMES = 4
-"""Images of each kind in the failure gallery."""
 MAX_SLIDERS = 6
 """Images in "Before and after", of all directions together."""
 CLASSES_A_LINE = 12
@@ -172,12 +166,10 @@ def write_report(*paths: Path | str, options: ReportConfig | None = None, **chan
 
 def directions(translator: Translator) -> list[tuple[str, str]]:
     """Choose the directions that are shown in full: a few from different sources where there are many."""
-    domains = translator.domains
-    most = MAX_DIRECTIONS if len(domains) <= 2 else MANY_DIRECTIONS
-    found = list(translator.directions)
-    if len(found) > most and not translator.method.from_noise:
+    domains, found = translator.domains, list(translator.directions)
+    if len(found) > MAX_DIRECTIONS and not translator.method.from_noise:
         found = [d for i, a in enumerate(domains) if (d := (a, domains[(i + 1) % len(domains)])) in set(found)]
-    return found[:most]
+    return found[:MAX_DIRECTIONS]
 
 
 def _open_classifier(job: Job) -> None:
@@ -202,8 +194,7 @@ def _look(job: Job, translator: Translator, pictures: Pictures, source: str, tar
             "noise give results "
             f"that differ by {inputs:.1f} of 255 levels on average, one input with two noises {noises:.1f}."
         )
-    most = {"limit": options.limit, "shown": min(EXTREMES, options.images)}
-    found = looks.measure(translator, pictures, (source, target), job.layers, **most, seed=options.seed)
+    found = looks.measure(translator, pictures, (source, target), job.layers, options)
     own = options.classifier is None  # that of an adaptation knows its target
     if job.classifier is not None and len(found.outputs) and (not own or target == translator.domains[-1]):
         found.judge(job.classifier)
@@ -211,7 +202,7 @@ def _look(job: Job, translator: Translator, pictures: Pictures, source: str, tar
     bad = int((~found.finite).sum())
     if bad:
         job.warnings.append(f"{found.name}: {bad} of {len(found.finite)} {job.made} are not finite (NaN or infinity).")
-    if found.finite.sum() >= WATCH_LEAST:
+    if found.finite.sum() > 1:  # the watch compares them with each other
         x, y = (to_tensor(p[found.finite]) for p in (found.inputs, found.outputs))
         said = Watch().sampled(x, y, (source, target))
         job.warnings += [w.rstrip(".").replace(f"{source} → {target}", found.name) + "." for w in said]
@@ -653,7 +644,7 @@ def failures(job: Job) -> None:
         )
         for kind, what, values, largest in kinds:
             cards = []
-            for i in looks.extremes(values, EXTREMES, largest=largest):
+            for i in looks.extremes(values, looks.EXTREMES, largest=largest):
                 text = f"{what} {values[i]:.3f}" + (f", taken for {m.classes[i]}" if what == "confidence" else "")
                 shown = (
                     {"from noise": m.outputs[i]}
