@@ -2,13 +2,13 @@
 
 A checkpoint is a folder ``checkpoints/step-000012000`` with
 
-* ``model.safetensors``: what ``translate`` needs (EMA weights where on); its header holds one JSON text that rebuilds the
-  method, and a digest over that text and all tensors. This file alone is what one shares.
+* ``model.safetensors``: what ``translate`` needs (EMA weights where on); its header holds one JSON text that rebuilds
+  the method, and a digest over that text and all tensors. This file alone is what one shares.
 * ``state.safetensors``: what resuming needs besides: raw weights, optimiser state, buffers. May be deleted.
 * ``manifest.json``: size and SHA-256 of each file, written last.
 
-Commit protocol: write into a temporary folder, fsync every file and the folder, rename it, fsync the parent, and only then
-prune older ones. There is no ``latest`` link: the newest folder whose manifest verifies is the latest.
+Commit protocol: write into a temporary folder, fsync every file and the folder, rename it, fsync the parent, and only
+then prune older ones. There is no ``latest`` link: the newest folder whose manifest verifies is the latest.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MAX_FILE_BYTES = 16 * 2**30
 MAX_HEADER_BYTES = 2 * 2**20
 """Largest safetensors header: some 140 bytes a tensor, and never so much that parsing it takes more than 64 MB."""
 MAX_TENSORS = 12_000
-"""Most tensors in a file: five times what the largest model here saves with its optimisers. Also checked before writing."""
+"""Most tensors in a file, also checked before writing: five times what the largest model here saves with optimisers."""
 MAX_MANIFEST_BYTES = 2**18
 """Largest manifest: ours have under 1 KB."""
 MAX_LISTED_DIRECTIONS = 1000
@@ -103,8 +103,8 @@ def pack(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> bytes:
     length = int.from_bytes(data[:8], "little")
     if len(plain) > MAX_TENSORS or length > MAX_HEADER_BYTES:  # never write what will not be read
         raise CheckpointError(
-            f"{len(plain):,} tensors with a header of {length:,} bytes are more than a checkpoint may have ({MAX_TENSORS:,}; "
-            f"{MAX_HEADER_BYTES:,}); the method keeps too many small tensors"
+            f"{len(plain):,} tensors with a header of {length:,} bytes are more than a checkpoint may have "
+            f"({MAX_TENSORS:,}; {MAX_HEADER_BYTES:,}); the method keeps too many small tensors"
         )
     return data
 
@@ -140,13 +140,14 @@ def unpack(path: Path, data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
         text = index.get("__metadata__", {}).get("unpaired")
         if text is None:
             raise CheckpointError(
-                f"{path}: a safetensors file, but not one of unpaired's. Weights of other projects come in through: unpaired import --help"
+                f"{path}: a safetensors file, but not one of unpaired's. Weights of other projects come in through: "
+                "unpaired import --help"
             )
         header = json.loads(text, object_pairs_hook=_unique_keys)
         if header["format"] > FORMAT:
             raise CheckpointError(
-                f"{path}: format {header['format']} of unpaired {header.get('version')}; this is unpaired {__version__}, "
-                f"which reads up to format {FORMAT}. Type: pip install -U unpaired"
+                f"{path}: format {header['format']} of unpaired {header.get('version')}; this is unpaired "
+                f"{__version__}, which reads up to format {FORMAT}. Type: pip install -U unpaired"
             )
         tensors = safetensors.torch.load(data)
         digest = header.pop("digest")
@@ -229,7 +230,8 @@ def model_file(path: Path | str) -> Path:
 
 
 def read_model(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any], Path, str]:
-    """Tensors, header, file and SHA-256 of the model meant by a file, a checkpoint folder or a run folder. Raises CheckpointError."""
+    """Tensors, header, file and SHA-256 of the model meant by a file, a checkpoint folder or a run folder. Raises
+    CheckpointError."""
     file = model_file(path)
     data = _read_bytes(file, MAX_FILE_BYTES)
     if file.name == MODEL and (file.parent / MANIFEST).is_file():
@@ -367,7 +369,8 @@ def _manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
 def prune(root: Path, keep: int, *, until: int) -> None:
     """Remove all but the newest ``keep`` checkpoints up to step ``until``. Called only after a commit of that step.
 
-    Later ones are there only when they were found damaged on resume: counted as the newest, they would cost sound ones their place.
+    Later ones are there only when they were found damaged on resume: counted as the newest, they would cost sound ones
+    their place.
     """
     last = folder_of(root, until).name
     for folder in [f for f in steps(root) if f.name <= last][keep:]:

@@ -1,8 +1,8 @@
 """Pretrained weights: a catalogue (address, SHA-256, licence), and finding or fetching a file by its name.
 
 Looked for in this order: the given file or folder, the folder ``$UNPAIRED_WEIGHTS``, the cache of ``torch.hub``
-(``$TORCH_HOME/hub/checkpoints``), the Python package that brings it; then downloaded, unless ``$UNPAIRED_OFFLINE`` is set.
-A file counts only when its SHA-256 is the catalogue's.
+(``$TORCH_HOME/hub/checkpoints``), the Python package that brings it; then downloaded, unless ``$UNPAIRED_OFFLINE`` is
+set. A file counts only when its SHA-256 is the catalogue's.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ def find(
 
 
 def first(names: Sequence[str], where: Path | str | None = None) -> tuple[str, Path]:
-    """The first of ``names`` that is on this machine, or else the first fetched; ``where`` and errors as of :func:`find`."""
+    """The first of ``names`` that is on this machine, or else the first fetched; ``where`` and errors as of
+    :func:`find`."""
     for name in names:
         try:
             return name, find(name, where, offline=True)
@@ -155,7 +156,8 @@ class Fillable(Protocol):
 
 
 def fill(network: Fillable, where: Path | str | None = None) -> dict[str, str]:
-    """Give ``network`` its pretrained weights, found as by :func:`find`; returns where they came from. Raises WeightsError."""
+    """Give ``network`` its pretrained weights, found as by :func:`find`; returns where they came from. Raises
+    WeightsError."""
     name, path = first(network.sources, where)
     network.fill(name, read(path))
     return provenance(name, path)
@@ -169,7 +171,8 @@ def provenance(name: str, path: Path) -> dict[str, str]:
 
 
 def download(weights: Weights, folder: Path) -> Path:
-    """Fetch a file into ``folder``, under its name only when its hash is right. Raises WeightsError; nothing is left behind then."""
+    """Fetch a file into ``folder``, under its name only when its hash is right. Raises WeightsError; nothing is left
+    behind then."""
     from torch.hub import download_url_to_file
 
     assert weights.url is not None, "callers look at url first"

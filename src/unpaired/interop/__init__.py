@@ -1,8 +1,9 @@
-"""Checkpoints of the official implementations, in: both generations of UNIT, CycleGAN, BigGAN, StyleGAN, and DeepI2I on both.
+"""Checkpoints of the official implementations, in: both generations of UNIT, CycleGAN, BigGAN, StyleGAN, and DeepI2I on
+both.
 
-Each importer takes widths and numbers of layers from the tensors, compares every tensor with the network they describe, and
-gives a method in eval mode and the header for ``checkpoint.write_model``. A file that is unsafe, damaged or another network's is
-a CheckpointError, which lists all tensors that do not fit.
+Each importer takes widths and numbers of layers from the tensors, compares every tensor with the network they describe,
+and gives a method in eval mode and the header for ``checkpoint.write_model``. A file that is unsafe, damaged or another
+network's is a CheckpointError, which lists all tensors that do not fit.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Checkpoints of GANs, and of DeepI2I on both kinds, in.
 
-BigGAN-PyTorch and the released DeepI2I on it have a file a network, whose tensors are called as here. style-based-gan-pytorch and
-DeepI2I's variant on it write one file with several networks, each grown up to 1024 pixels whatever it was trained at; blocks beyond
-the resolution in use are left out. NVIDIA's own files are Python pickles that run code when opened; they are refused.
+BigGAN-PyTorch and the released DeepI2I on it have a file a network, whose tensors are called as here.
+style-based-gan-pytorch and DeepI2I's variant on it write one file with several networks, each grown up to 1024 pixels
+whatever it was trained at; blocks beyond the resolution in use are left out. NVIDIA's own files are Python pickles that
+run code when opened; they are refused.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def import_biggan(
 
     Args:
         domains: a name for each class, in order; numbered names when None.
-        standing: above 0, batch norms get the mean statistics of this many batches of noise instead of the running ones.
+        standing: above 0, batch norms get the mean statistics of this many batches of noise instead of the running
+            ones.
 
     Raises CheckpointError, or ConfigError: another number of names than the file has classes.
     """
@@ -71,12 +73,13 @@ def import_deepi2i(
 ) -> tuple[DeepI2I, dict[str, Any]]:
     """The four networks of the official DeepI2I (BigGAN variant).
 
-    The released models keep ImageNet's 1000 class rows and use the first ones, in the order of their class folders: as many rows
-    are kept as ``domains`` names. The adaptors' and the encoder's ``linear`` and ``embed`` are never used there and are left out.
+    The released models keep ImageNet's 1000 class rows and use the first ones, in the order of their class folders: as
+    many rows are kept as ``domains`` names. The adaptors' and the encoder's ``linear`` and ``embed`` are never used
+    there and are left out.
 
     Args:
-        mode: how it was trained there. The adaptors' weights w, which no file holds, follow: 0.1 everywhere after a transfer;
-            1, 1, 1, 0.1 at 4, 8, 16, 32 pixels from scratch. The wrong ones give wrong translations.
+        mode: how it was trained there. The adaptors' weights w, which no file holds, follow: 0.1 everywhere after a
+            transfer; 1, 1, 1, 0.1 at 4, 8, 16, 32 pixels from scratch. The wrong ones give wrong translations.
 
     Raises CheckpointError, or ConfigError: more names than the files have classes.
     """
@@ -89,7 +92,8 @@ def import_deepi2i(
     shape = _biggan_shape(given["generator"])
     if not domains or len(domains) > shape.classes:
         raise ConfigError(
-            f"{given['generator'].path} has {shape.classes} classes, --domains names {len(domains)}; name 1 to {shape.classes}"
+            f"{given['generator'].path} has {shape.classes} classes, --domains names {len(domains)}; "
+            f"name 1 to {shape.classes}"
         )
     given["discriminator"].needed("embed.weight", "a DeepI2I discriminator")
     given["encoder"].needed("blocks.0.0.conv1.weight", "a DeepI2I encoder")
@@ -190,8 +194,8 @@ def import_deepi2i_stylegan(
     given = _read(Path(file))
     shape, total = _shape(given, "generator", size)
     model = DeepI2IStyleGAN.Config(
-        width=shape.width, latent=shape.latent, mapping=shape.mapping, rgb_activation=shape.rgb_activation, source=domains[0],
-        reconstruction="mse",
+        width=shape.width, latent=shape.latent, mapping=shape.mapping, rgb_activation=shape.rgb_activation,
+        source=domains[0], reconstruction="mse",
     )  # fmt: skip
     with shapes_only():
         method = DeepI2IStyleGAN(model, domains, image_size=size)
@@ -218,7 +222,8 @@ def _read(path: Path) -> Foreign:
 
 
 def _take(network: nn.Module, file: Foreign, prefix: str, names: Pairs) -> None:
-    """Give ``network`` the tensors of the file's network ``prefix``; blocks that are not named are left. Raises CheckpointError."""
+    """Give ``network`` the tensors of the file's network ``prefix``; blocks that are not named are left. Raises
+    CheckpointError."""
     found = {f"{prefix}.{theirs}": ours for theirs, ours in names}
     network.load_state_dict(file.fitted(network.state_dict(), found, unused=("",)), assign=True)
 
@@ -253,7 +258,8 @@ def _discriminator_names(shape: stylegan.Shape, total: int) -> Pairs:
 
 
 def _shape(file: Foreign, generator: str, size: int) -> tuple[stylegan.Shape, int]:
-    """Sizes of the networks from the file's tensors, and how many blocks its discriminator has. Raises CheckpointError, ConfigError."""
+    """Sizes of the networks from the file's tensors, and how many blocks its discriminator has. Raises CheckpointError,
+    ConfigError."""
     kind = "a checkpoint of StyleGAN in PyTorch"
     constant = file.needed(f"{generator}.generator.progression.0.conv1.input", kind)
     style = file.needed(f"{generator}.style.1.linear.weight", kind)

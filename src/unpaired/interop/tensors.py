@@ -1,4 +1,4 @@
-"""What the importers of other projects' checkpoints share: a safe reader of ``torch.save`` files, and :class:`Foreign`."""
+"""What the importers of other projects' checkpoints share: a safe reader of ``torch.save`` files; :class:`Foreign`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Foreign:
         self.tensors = {re.sub(r"(^|\.)module\.", r"\1", name): tensor for name, tensor in kept.items()}
 
     def count(self, pattern: str, first: int = 0) -> int:
-        """How many of the layers ``pattern`` (with {} for the number) there are, counted from ``first`` without a gap."""
+        """Count the layers ``pattern`` (with {} for the number) from number ``first`` on, up to the first gap."""
         n = 0
         while pattern.format(first + n) in self.tensors:
             n += 1
@@ -122,7 +122,7 @@ MAX_FILE_BYTES = 4 * 2**30
 MAX_PICKLE_BYTES = 16 * 2**20
 """The pickle of a state dict names its tensors; their numbers lie outside. 16 MiB are more than 100,000 names."""
 MAX_OPCODES = 300_000
-"""Instructions of that pickle, some 40 a tensor: room for 7,000 tensors, about a second and 40 MB to look at them all."""
+"""Instructions of that pickle, some 40 a tensor: room for 7,000 tensors; a second and 40 MB to look at them all."""
 MAX_MEMBERS = 10_000
 """Members of a zip file, one a tensor; more would take long to list."""
 MAX_DEPTH = 4
@@ -130,7 +130,10 @@ MAX_DEPTH = 4
 MAX_ENTRIES = 100_000
 """Values in all dictionaries together."""
 
-_SAVE_AGAIN = "Where you trust the file, open it where it was made and save the tensors alone: torch.save(model.state_dict(), 'weights.pt')"
+_SAVE_AGAIN = (
+    "Where you trust the file, open it where it was made and save the tensors alone: "
+    "torch.save(model.state_dict(), 'weights.pt')"
+)
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of every file that PyTorch wrote before 1.6
 # With the space of an ordinary GLOBAL instruction, so that nothing put together on the stack can match.
 _HARMLESS = re.compile(
@@ -142,8 +145,8 @@ _HARMLESS = re.compile(
 def read_torch_file(path: Path | str, *, max_bytes: int = MAX_FILE_BYTES) -> dict[str, Tensor]:
     """The tensors of a ``torch.save`` file by dotted name, on the CPU; ``{"a": {"w": t}}`` gives ``{"a.w": t}``.
 
-    Zip files and the older format before PyTorch 1.6 are read. Numbers, strings and the integer counters of batch norm that lie
-    beside the tensors are dropped.
+    Zip files and the older format before PyTorch 1.6 are read. Numbers, strings and the integer counters of batch norm
+    that lie beside the tensors are dropped.
 
     Raises:
         CheckpointError: missing, too large, of another kind, unsafe, damaged, or with a tensor that is not finite.
@@ -207,7 +210,7 @@ def _sniff(path: Path, file: IO[bytes]) -> Literal["zip", "legacy"]:
 
 
 def _check_zip(path: Path, file: IO[bytes], size: int) -> set[str]:
-    """Names of the globals that the zip file's pickle asks for, after checks that it is an ordinary torch.save archive."""
+    """Names of the globals that a zip file's pickle asks for, after checks that torch.save could have written it."""
     try:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
@@ -271,7 +274,8 @@ def _opcodes(path: Path, stream: IO[bytes]) -> list[Opcode]:
 
 
 def _globals(opcodes: Sequence[Opcode]) -> Iterator[str]:
-    """What the pickle names: ``module name`` as PyTorch writes it, or ``module.name`` where it is put together on the stack."""
+    """What the pickle names: ``module name`` as PyTorch writes it, or ``module.name`` where it is put together on the
+    stack."""
     strings = ["?", "?"]
     for name, argument in opcodes:
         if name in ("GLOBAL", "INST"):
@@ -296,8 +300,9 @@ def _check_legacy(path: Path, file: IO[bytes], size: int) -> set[str]:
     for _ in range(2):
         _opcodes(path, file)  # protocol version, system information
     opcodes = _opcodes(path, file)
-    # torch allocates what the pickle claims before it reads anything, so the claims are added up here. PyTorch writes each as
-    # the tuple (..., number of elements, None), an integer, NONE, TUPLE and its memo in a row; anything else is refused.
+    # torch allocates what the pickle claims before it reads anything, so the claims are added up here. PyTorch writes
+    # each as the tuple (..., number of elements, None), an integer, NONE, TUPLE and its memo in a row; anything else is
+    # refused.
     plain = [(n, a) for n, a in opcodes if n not in ("BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE")]
     claimed = 0
     for i, (name, _) in enumerate(plain):
@@ -305,7 +310,8 @@ def _check_legacy(path: Path, file: IO[bytes], size: int) -> set[str]:
             integer, none, end = plain[max(i - 3, 0) : i] if i >= 3 else (("", 0), ("", 0), ("", 0))
             if none[0] != "NONE" or end[0] != "TUPLE" or not isinstance(integer[1], int) or integer[1] < 0:
                 raise CheckpointError(
-                    f"{path}: an old PyTorch file that stores more than plain tensors (a whole module, or views). {_SAVE_AGAIN}"
+                    f"{path}: an old PyTorch file that stores more than plain tensors (a whole module, or views). "
+                    + _SAVE_AGAIN
                 )
             claimed += integer[1]
     if claimed > size:  # at least one byte an element

@@ -1,4 +1,5 @@
-"""Checkpoints of UNIT, in: of the paper's branch (version_02) and of the MUNIT code base (master); and generators of CycleGAN."""
+"""Checkpoints of UNIT, in: of the paper's branch (version_02) and of the MUNIT code base (master); and generators of
+CycleGAN."""
 
 from __future__ import annotations
 
@@ -26,9 +27,9 @@ def import_unit_v2(
 ) -> tuple[UNIT, dict[str, Any]]:
     """A checkpoint of the paper's branch (version_02).
 
-    Two things the tensors do not tell: ``norm``, because COCOResGen2 (``none``: faces, streets) and COCOResGen (``instance``:
-    animals) have the same tensors; and ``image_size``, the side of the training crops, which is only recorded. ``domains``
-    names A and B of the file. Raises CheckpointError, ConfigError.
+    Two things the tensors do not tell: ``norm``, because COCOResGen2 (``none``: faces, streets) and COCOResGen
+    (``instance``: animals) have the same tensors; and ``image_size``, the side of the training crops, which is only
+    recorded. ``domains`` names A and B of the file. Raises CheckpointError, ConfigError.
     """
     file = Foreign(gen)
     width = len(file.needed("encode_A.0.model.0.weight", "a generator of UNIT's branch version_02"))
@@ -37,8 +38,9 @@ def import_unit_v2(
     shared = file.count("enc_shared.{}.model.0.weight")
     downsampling = total - private - 1
     found: dict[str, Any] = {
-        "architecture": "paper", "norm": norm, "width": width, "residual_blocks": private + shared, "shared_layers": shared,
-        "downsampling": downsampling, "kl": "released", "weight_decay": 1e-4,  # training that goes on does so as that code trained
+        "architecture": "paper", "norm": norm, "width": width, "residual_blocks": private + shared,
+        "shared_layers": shared, "downsampling": downsampling,
+        "kl": "released", "weight_decay": 1e-4,  # training that goes on does so as that code trained
     }  # fmt: skip
     names: Names = {}
     front = downsampling + 1
@@ -178,11 +180,12 @@ def import_cyclegan(
     *,
     image_size: int = 256,
 ) -> tuple[Attend, dict[str, Any]]:
-    """A generator of pytorch-CycleGAN-and-pix2pix (``*_net_G_A.pth``, ``resnet_9blocks`` or with another number, instance norm),
-    as a one-way model of method ``attend`` without attention.
+    """A generator of pytorch-CycleGAN-and-pix2pix (``*_net_G_A.pth``, ``resnet_9blocks`` or with another number,
+    instance norm), as a one-way model of method ``attend`` without attention.
 
-    ``domains``: what the file translates from and to. ``dis``: the PatchGAN that judges ``domains[1]`` (``*_net_D_A.pth`` goes with
-    ``G_A``), to go on training. ``image_size`` is only recorded. Raises CheckpointError, ConfigError.
+    ``domains``: what the file translates from and to. ``dis``: the PatchGAN that judges ``domains[1]``
+    (``*_net_D_A.pth`` goes with ``G_A``), to go on training. ``image_size`` is only recorded. Raises CheckpointError,
+    ConfigError.
     """
     file = Foreign(gen)
     first = file.needed("model.1.weight", "a ResNet generator of CycleGAN")

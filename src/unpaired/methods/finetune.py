@@ -1,8 +1,8 @@
-"""Fine-tuned features: a pretrained classifier learns to tell the domains apart (Katzir et al., Cross-Domain Cascaded Deep
-Translation, arXiv 1906.01526, appendix A.1.3), for ``--weights`` of the methods on its features.
+"""Fine-tuned features: a pretrained classifier learns to tell the domains apart (Katzir et al., Cross-Domain Cascaded
+Deep Translation, arXiv 1906.01526, appendix A.1.3), for ``--weights`` of the methods on its features.
 
-All layers stay as they are but the deepest block and the fully connected ones; the last layer is new, with one output a domain.
-The paper: VGG-19, 2 domains, 50 epochs, batches of 25, rate 0.01.
+All layers stay as they are but the deepest block and the fully connected ones; the last layer is new, with one output a
+domain. The paper: VGG-19, 2 domains, 50 epochs, batches of 25, rate 0.01.
 
 Legend: N batch, K domains, C channels, S side; images float [N, 3, S, S] in [-1, 1].
 """
@@ -53,8 +53,8 @@ class Recipe:
     channels: int
     """Of that last layer."""
     hidden: int = 0
-    """Numbers in each of the two fully connected layers before the new one, which are the classifier's own; 0: the new layer is
-    linear in the mean over space."""
+    """Numbers in each of the two fully connected layers before the new one, which are the classifier's own; 0: the new
+    layer is linear in the mean over space."""
 
 
 RECIPES = {
@@ -78,7 +78,8 @@ class Finetune(Method):
         super().__init__(config, domains, image_size=image_size, classes=classes)
         if config.network not in RECIPES:
             raise ConfigError(
-                f"no recipe to fine-tune '{config.network}'.{nearest(config.network, RECIPES)} There are: {', '.join(RECIPES)}."
+                f"no recipe to fine-tune '{config.network}'.{nearest(config.network, RECIPES)} There are: "
+                f"{', '.join(RECIPES)}."
             )
         self.recipe = recipe = RECIPES[config.network]
         self.features = Features(config.network, (recipe.last,))

@@ -226,8 +226,8 @@ SIZES = (32, 64, 128, 256)
 class Generator(nn.Module):
     """G(z, y): latents [N, Z] and classes [N] -> images [N, 3, S, S] in [-1, 1].
 
-    Hierarchical latents: the first chunk of z makes the 4 x 4 map, each other joins the class embedding as the condition
-    of one block. ``add`` has for some resolutions a map that is added to the generator's own there.
+    Hierarchical latents: the first chunk of z makes the 4 x 4 map, each other joins the class embedding as the
+    condition of one block. ``add`` has for some resolutions a map that is added to the generator's own there.
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -265,9 +265,9 @@ class Generator(nn.Module):
 class Features(nn.Module):
     """The discriminator without its head: images [N, 3, S, S] -> maps by resolution.
 
-    Where two blocks share a resolution the last one's map counts. The smallest map is the one after the last activation,
-    all others are before the next block's: in the official code the last activation works in place, and released models
-    were trained so.
+    Where two blocks share a resolution the last one's map counts. The smallest map is the one after the last
+    activation, all others are before the next block's: in the official code the last activation works in place, and
+    released models were trained so.
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -348,7 +348,8 @@ def nearest_classes(discriminator: Discriminator, images: Iterable[Tensor]) -> l
 
 
 def with_classes(state: Mapping[str, Tensor], rows: Sequence[int]) -> dict[str, Tensor]:
-    """A network's ``state`` with another set of classes: ``rows`` has for each new class the old one whose row it starts from."""
+    """A network's ``state`` with another set of classes: ``rows`` has for each new class the old one whose row it
+    starts from."""
     changed = dict(state)
     for name, tensor in state.items():
         if name.endswith(CLASS_ROWS):
@@ -362,8 +363,8 @@ def with_classes(state: Mapping[str, Tensor], rows: Sequence[int]) -> dict[str, 
 
 
 def settled(state: Mapping[str, Tensor], rounds: int = 200) -> dict[str, Tensor]:
-    """A discriminator's ``state`` after some power iterations on the class table alone: after :func:`with_classes` its spectral vector need
-    not be near that of the new rows, and the first steps would divide them by a wrong σ."""
+    """A discriminator's ``state`` after some power iterations on the class table alone: after :func:`with_classes` its
+    spectral vector need not be near that of the new rows, and the first steps would divide them by a wrong σ."""
     w, u = state["embed.weight"].float(), state["embed.u0"]
     for _ in range(rounds):
         v = F.normalize(u @ w, eps=SN_EPS)  # [1, C]
