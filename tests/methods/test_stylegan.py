@@ -23,10 +23,8 @@ from unpaired.config import merge
 from unpaired.errors import CheckpointError, ConfigError, DataError
 from unpaired.interop import import_stylegan
 from unpaired.methods import run_from
-from unpaired.methods.deepi2i import Adaptors
-from unpaired.methods.deepi2i_stylegan import DeepI2IStyleGAN
-from unpaired.methods.gans import BigGAN
-from unpaired.methods.stylegan import StyleGAN
+from unpaired.methods.deepi2i import Adaptors, DeepI2IStyleGAN
+from unpaired.methods.gans import BigGAN, StyleGAN
 from unpaired.networks.stylegan import Discriminator, Generator, Shape, draw_noise
 from unpaired.training import run as training_run
 from unpaired.translate.synthesis import draw, synthesize

@@ -18,10 +18,8 @@ from torch import nn
 from unpaired.errors import CheckpointError, ConfigError
 from unpaired.interop.tensors import Foreign, finished
 from unpaired.machine import shapes_only
-from unpaired.methods.deepi2i import DeepI2I
-from unpaired.methods.deepi2i_stylegan import DeepI2IStyleGAN
-from unpaired.methods.gans import BigGAN
-from unpaired.methods.stylegan import StyleGAN
+from unpaired.methods.deepi2i import DeepI2I, DeepI2IStyleGAN
+from unpaired.methods.gans import BigGAN, StyleGAN
 from unpaired.networks import biggan, stylegan
 
 _LICENCE = "of the imported weights: see their source"

@@ -21,9 +21,9 @@ METHODS: dict[str, str] = {
     "deepi2i": "unpaired.methods.deepi2i:DeepI2I",
     "cascade": "unpaired.methods.cascade:Cascade",
     "deepvae": "unpaired.methods.deepvae:DeepVAE",
-    "stylegan": "unpaired.methods.stylegan:StyleGAN",
+    "stylegan": "unpaired.methods.gans:StyleGAN",
     "finetune": "unpaired.methods.finetune:Finetune",
-    "deepi2i-stylegan": "unpaired.methods.deepi2i_stylegan:DeepI2IStyleGAN",
+    "deepi2i-stylegan": "unpaired.methods.deepi2i:DeepI2IStyleGAN",
 }
 """Name -> ``module:class``; strings, so that the command line's help does not import torch."""
 

@@ -6,15 +6,14 @@ discriminator; its generator is the generator; small adaptors carry the encoder'
 numbers are the paper's; docs/methods/deepi2i.md lists where the paper and the released code differ.
 
 Legend: t [N, 3, S, S] in [-1, 1] is a source image and c [N] the class to translate it to; x, y are a real image and
-its class; z [N, Z] is a latent. Υ is the encoder, Λ the adaptors, Φ the generator, Ψ the discriminator. What does not
-depend on BigGAN stands in ``hierarchical.py``: phases, adaptors, reconstruction.
+its class; z [N, Z] is a latent. Υ is the encoder, Λ the adaptors, Φ the generator, Ψ the discriminator.
 """
 
 from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
@@ -22,10 +21,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unpaired import losses
-from unpaired.batch import Batch
+from unpaired.batch import Batch, Pair
 from unpaired.config import MethodConfig
 from unpaired.errors import CheckpointError, ConfigError
-from unpaired.methods.base import Adam, Stage, Start, Update
+from unpaired.methods.base import Adam, Stage, Start, Update, one_way
 from unpaired.methods.gans import (
     GANS,
     Betas,
@@ -36,9 +35,12 @@ from unpaired.methods.gans import (
     GeneratorRate,
     OnBigGAN,
     OnGAN,
+    OnStyleGAN,
     Rate,
+    StyleGANSettings,
     Weight,
 )
+from unpaired.networks import stylegan
 from unpaired.networks.biggan import Discriminator, DiscriminatorBlock, Features, Generator, orthogonal_weights
 from unpaired.networks.convnets import steady
 
@@ -419,3 +421,107 @@ class DeepI2I(OnBigGAN, Hierarchical):
     def fooling(self, psi: Mapping[int, Tensor], batch: Batch) -> Tensor:
         """-E[Ψ(Φ(Λ(Υ(t)), z, c), c)]."""
         return losses.hinge_fooling(self.discriminator.judge(psi, batch.target_domain))
+
+
+# ----------------------------------------------------------------------------------------------------
+# From a pretrained StyleGAN: two domains, one direction. The paper says that a StyleGAN will do instead of a BigGAN;
+# the settings are those of the released code for it. docs/methods/deepi2i.md lists what differs from that code.
+
+
+class DeepI2IStyleGANConfig(StyleGANSettings, HierarchicalConfig):
+    """Every number of the released script; where it departs from the paper, the paper's is the default."""
+
+    source: str = ""
+    """Name of the domain that is translated; empty: the first."""
+    w_64: Weight = 0.0
+    """w_l of Eq. 5 at 64 pixels; the released script has it, at 0."""
+    alpha_32: Weight = 0.1
+    """α_l of Eq. 3 at 32 pixels."""
+    alpha_64: Weight = 0.0
+    """The same at 64 pixels."""
+    lr_generator: GeneratorRate = 1e-3
+    lr_adaptor: AdaptorRate = 1e-3
+    lr_encoder: EncoderRate = 1e-3
+    lr_discriminator: DiscriminatorRate = 1e-3
+    betas: Betas = (0.0, 0.99)
+    eps: Epsilon = 1e-8
+    finetune_steps: Count = 30_000
+    """Steps of the second phase, with the generator; the released script has no end."""
+
+    @property
+    def level_weights(self) -> dict[int, float]:
+        """w by resolution, in the official order of the adaptors."""
+        return {64: self.w_64, **super().level_weights}
+
+    @property
+    def feature_weights(self) -> dict[int, float]:
+        """α by resolution."""
+        return {64: self.alpha_64, **super().feature_weights}
+
+
+class DeepI2IStyleGAN(OnStyleGAN, Hierarchical):
+    """Translation from one domain to the other; different latents, different results."""
+
+    Config: ClassVar[type[DeepI2IStyleGANConfig]] = DeepI2IStyleGANConfig
+    gan: ClassVar[str] = "stylegan"
+    second_order: ClassVar[bool] = True
+    any_source: ClassVar[bool] = False
+    min_domains: ClassVar[int] = 2
+    max_domains: ClassVar[int | None] = 2
+    config: DeepI2IStyleGANConfig
+    encoder: stylegan.Features
+    generator: stylegan.Generator
+    discriminator: stylegan.Discriminator
+
+    def __init__(self, config: DeepI2IStyleGANConfig, domains: tuple[str, ...], **rest: Any) -> None:
+        super().__init__(config, domains, **rest)
+        self.direction = one_way(config.source, domains)
+        self.shape = config.shape(self.image_size)
+        channels = {r: self.shape.channels(r) for r in self.shape.resolutions}
+        self.encoder = stylegan.Features(self.shape)  # Υ
+        taps = {r: c for r, c in channels.items() if r < self.image_size}
+        self.connect(
+            taps, channels, lambda there, _: stylegan.AdaptorBlock(there)
+        )  # Λ; both sides have the same channels
+        self.generator = stylegan.Generator(self.shape)  # Φ
+        self.discriminator = stylegan.Discriminator(self.shape)  # Ψ
+
+    @property
+    def directions(self) -> Sequence[Pair]:
+        """From ``source`` to the other domain."""
+        return (self.direction,)
+
+    def decode(
+        self,
+        taps: Mapping[int, Tensor],
+        z: Tensor,
+        noise: Sequence[Tensor],
+        mix: tuple[Tensor, int] | None = None,
+    ) -> Tensor:
+        """Φ(Λ(Υ(t)), z), [N, 3, S, S], about [-1, 1]."""
+        images: Tensor = self.generator(z, noise, self.added(taps), mix)
+        return images
+
+    def render(self, images: Tensor, source: str | None, target: str, *inputs: Tensor) -> Tensor:
+        """Φ(Λ(Υ(t)), z); the generator's noise maps are always drawn."""
+        if (source or self.direction[0], target) != self.direction:
+            raise ConfigError(f"this model translates {' to '.join(self.direction)} alone, not {source} to {target}")
+        z, *noise = inputs
+        return self.decode(self.encode(images), z, noise).clamp(-1, 1).to(images.dtype)
+
+    def translated(self, batch: Batch, taps: Taps | None) -> Tensor:
+        """Φ(Λ(Υ(t)), z) with style mixing."""
+        z, mix = self.mixed(len(batch), batch.source.device)
+        return self.decode(
+            self.encode(batch.source) if taps is None else taps, z, stylegan.draw_noise(self.shape, z), mix
+        )
+
+    def discriminator_loss(self, batch: Batch, taps: Taps | None = None) -> dict[str, Tensor]:
+        """The discriminator's part of Eq. 1 with R1."""
+        with torch.no_grad():
+            fake = self.translated(batch, taps)
+        return self.critic(fake, batch.target)
+
+    def fooling(self, psi: Mapping[int, Tensor], batch: Batch) -> Tensor:
+        """-E[log Ψ]."""
+        return losses.fooling([self.discriminator.judge(psi)], "nonsaturating")
