@@ -354,7 +354,8 @@ class _Job:
                 ready[task] = {self._mask_path(task): encode_image(mask)} if mask is not None else {}
                 ready[task][self.options.out / name] = content
                 done[name] = Done(picture.sha256, hashlib.sha256(content).hexdigest(), picture.size)
-        record.add(done)
+        if done:
+            record.add(done)
         for task, files in ready.items():
             reason = self._write(files)
             yield task, "failed" if reason else "ok", reason
