@@ -160,7 +160,7 @@ def test_the_same_command_resumes_and_a_changed_one_is_refused(
         (["train", "DATA", "--out", "R", "--set", "data.size=2"], "data.size = 2"),
         (["train", "DATA", "--out", "R", "--set", "data.size"], "KEY=VALUE"),
         (["train", "DATA", "--out", "R", "--set", "data.size=64", "--set", "data.resize=32"], "smaller than the crop"),
-        (["train", "DATA", "--out", "R", "--steps", "0"], "at least 1"),
+        (["train", "DATA", "--out", "R", "--steps", "0"], "greater than or equal to 1"),
         (["train", "DATA", "--out", "R", "--device", "cuda:7"], "cuda:7"),
         (["train", "DATA", "--out", "R", "--device", "toaster"], "toaster"),
         (["train", "DATA", "--out", "R", "--config", "nowhere.toml"], "nowhere.toml"),
