@@ -475,4 +475,6 @@ def test_adaptations_that_cannot_begin_exit_2(
 def test_the_demo_without_its_images_exits_1(said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without scikit-learn the text says what to install."""
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    assert "the demo needs scikit-learn; type: pip install 'unpaired[demo]'" in said(1, "demo", "--out", tmp_path / "d")
+    assert "the demo needs scikit-learn; type: pip install 'unpaired[demo]'" in said(
+        1, "demo", "digits", "--out", tmp_path / "d"
+    )
