@@ -17,7 +17,7 @@ import tiny
 from unpaired import checkpoint, losses
 from unpaired.batch import Batch
 from unpaired.data.images import to_tensor, to_uint8
-from unpaired.errors import ConfigError, RefusedError, WeightsError
+from unpaired.errors import ConfigError, RefusedError
 from unpaired.methods import run_from
 from unpaired.methods.attend import MASK_FLOOR, Attend, AttendConfig
 from unpaired.networks.convnets import AttentionBranch, ImageBuffer, ResnetGenerator, WeightInduction
@@ -402,27 +402,6 @@ def test_the_source_can_be_either_domain() -> None:
 
 
 # -- pretrained weights
-
-
-def test_a_run_without_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without VGG-19 at hand the run stops before its first step, with the file's name, its address, and where to put
-    it; ``random`` goes on, with nothing in the header."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setenv("UNPAIRED_OFFLINE", "1")
-    monkeypatch.delenv("UNPAIRED_WEIGHTS", raising=False)
-    vgg = {"network": "vgg19", "layers": ["relu1_1", "relu1_2"], "weights": "pretrained"}
-    with pytest.raises(WeightsError) as caught:
-        trained(tmp_path, **vgg)
-    for words in (
-        "vgg19-dcbb9e9d.pth",
-        "https://download.pytorch.org/models/",
-        str(tmp_path / "torch"),
-        "UNPAIRED_WEIGHTS",
-    ):
-        assert words in str(caught.value)
-    assert not list((tmp_path / "run" / "checkpoints").glob("step-*"))
-    _, header = checkpoint.load_method(trained(tmp_path, weights="random")[0])
-    assert header["pretrained"] == []
 
 
 def test_pretrained_weights_are_loaded_once_and_recorded(
