@@ -167,7 +167,7 @@ def losses(run: Path, place: Path) -> tuple[int, int, int]:
 
         def noted(self: Any) -> Path:
             path = save(self)
-            recorder.acknowledge(self.step)
+            recorder.acknowledge(self.state.step)
             return path
 
         runs.loop.Trainer.save = noted  # type: ignore[method-assign]
