@@ -233,7 +233,7 @@ def zoo() -> dict[str, Hostile]:
         "an xz stream with a 4 GB "
         "dictionary": Hostile("torch", _bytes(lambda c: bytes.fromhex("88ffffffff0000000000000000010000")),
             "not a file that torch.save wrote"),
-        "a tar": Hostile("torch", _bytes(_tar), "tar archive"),
+        "a tar": Hostile("torch", _bytes(_tar), "not a file that torch.save wrote"),
         "a whole module": Hostile("torch", _saved(lambda c: nn.Linear(2, 2)), "whole module"),
         "argparse options": Hostile("torch", _saved(lambda c: {"o": argparse.Namespace(a=1)}), "argparse"),
         "a numpy scalar": Hostile("torch", _saved(lambda c: {"n": np.float64(1)}), "numpy"),

@@ -40,7 +40,7 @@ def import_unit_v2(
     """
     from unpaired import interop
 
-    _write(interop.import_unit_v2(gen, dis, _pair(domains), norm=norm), out, whole=dis is not None)
+    _write(interop.import_unit_v2(gen, dis, interop.pair(domains), norm=norm), out, whole=dis is not None)
 
 
 @app.command(name="unit-munit")
@@ -48,25 +48,21 @@ def import_unit_munit(gen: Generator, dis: Discriminator | None = None, /, *, do
     """UNIT's second generation (master branch, MUNIT code base): GEN.pt and, for `unpaired train --start-from`, DIS.pt."""
     from unpaired import interop
 
-    _write(interop.import_unit_munit(gen, dis, _pair(domains)), out, whole=dis is not None)
+    _write(interop.import_unit_munit(gen, dis, interop.pair(domains)), out, whole=dis is not None)
 
 
 @app.command(name="biggan")
-def import_biggan(
-    gen: Generator, dis: Discriminator, /, *, domains: str | None = None, out: Out, standing: int = 0
-) -> None:
+def import_biggan(gen: Generator, dis: Discriminator, /, *, domains: str | None = None, out: Out) -> None:
     """BigGAN-PyTorch: G_ema.pth (or G.pth) and D.pth, for DeepI2I to start from.
 
     Parameters
     ----------
     domains
         Names of all classes in order: comma-separated, or a text file with one a line. Numbered when left out.
-    standing
-        Replace the batch statistics by the mean over this many batches of noise (the official sampling uses 16).
     """
     from unpaired import interop
 
-    _write(interop.import_biggan(gen, dis, interop.class_names(domains), standing=standing), out, whole=True)
+    _write(interop.import_biggan(gen, dis, interop.class_names(domains)), out, whole=True)
 
 
 @app.command(name="deepi2i")
@@ -102,24 +98,20 @@ def import_deepi2i(
 
 
 @app.command(name="stylegan")
-def import_stylegan(
-    file: Path, /, *, out: Out, size: Size = 256, averaged: bool = False, domains: str | None = None
-) -> None:
+def import_stylegan(file: Path, /, *, out: Out, size: Size = 256, domains: str | None = None) -> None:
     """StyleGAN in PyTorch (stylegan-256px-new.model of style-based-gan-pytorch), for DeepI2I's StyleGAN variant to start from.
 
     Parameters
     ----------
     file
         The checkpoint; NVIDIA's own .pkl files run code when opened and are refused.
-    averaged
-        Take the running average of the generator instead of the generator that the released DeepI2I starts from.
     domains
         A name for what it makes.
     """
     from unpaired import interop
 
     names = interop.class_names(domains) or ("images",)
-    _write(interop.import_stylegan(file, names, size=size, averaged=averaged), out, whole=True)
+    _write(interop.import_stylegan(file, names, size=size), out, whole=True)
 
 
 @app.command(name="deepi2i-stylegan")
@@ -133,7 +125,7 @@ def import_deepi2i_stylegan(file: Checkpoint, /, *, domains: str, out: Out, size
     """
     from unpaired import interop
 
-    _write(interop.import_deepi2i_stylegan(file, _pair(domains), size=size), out, whole=True)
+    _write(interop.import_deepi2i_stylegan(file, interop.pair(domains), size=size), out, whole=True)
 
 
 @app.command(name="cyclegan")
@@ -151,16 +143,7 @@ def import_cyclegan(gen: Path, dis: Path | None = None, /, *, domains: str, out:
     """
     from unpaired import interop
 
-    _write(interop.import_cyclegan(gen, dis, _pair(domains)), out, whole=dis is not None)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    from unpaired.errors import ConfigError
-
-    parts = [p.strip() for p in text.split(",")]
-    if len(parts) != 2 or not all(parts) or parts[0] == parts[1]:
-        raise ConfigError(f"--domains {text!r}: give two different names, first A then B, as in --domains cat,tiger")
-    return parts[0], parts[1]
+    _write(interop.import_cyclegan(gen, dis, interop.pair(domains)), out, whole=dis is not None)
 
 
 def _write(imported: tuple[Any, dict[str, Any]], out: Path, *, whole: bool) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "import_stylegan",
     "import_unit_munit",
     "import_unit_v2",
+    "pair",
     "read_torch_file",
 ]
 
@@ -54,3 +55,11 @@ def class_names(text: str | None) -> tuple[str, ...] | None:
     if twice:
         raise ConfigError(f"--domains {text}: twice: {', '.join(twice[:8])}")
     return tuple(names)
+
+
+def pair(text: str) -> tuple[str, str]:
+    """Two names from a comma-separated list. Raises ConfigError."""
+    names = [name.strip() for name in text.split(",")]
+    if len(names) != 2 or not all(names) or names[0] == names[1]:
+        raise ConfigError(f"--domains {text!r}: give two different names, first A then B, as in --domains cat,tiger")
+    return names[0], names[1]

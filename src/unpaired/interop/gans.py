@@ -28,14 +28,11 @@ _LICENCE = "of the imported weights: see their source"
 
 
 def import_biggan(
-    gen: Path | str, dis: Path | str, domains: tuple[str, ...] | None = None, *, standing: int = 0
+    gen: Path | str, dis: Path | str, domains: tuple[str, ...] | None = None
 ) -> tuple[BigGAN, dict[str, Any]]:
     """Generator and discriminator of BigGAN-PyTorch.
 
-    Args:
-        domains: a name for each class, in order; numbered names when None.
-        standing: above 0, batch norms get the mean statistics of this many batches of noise instead of the running
-            ones.
+    ``domains`` names each class, in order; None numbers them.
 
     Raises CheckpointError, or ConfigError: another number of names than the file has classes.
     """
@@ -55,8 +52,6 @@ def import_biggan(
     discriminator = Foreign(dis)
     discriminator.needed("embed.weight", "a BigGAN discriminator")
     _fill(method.discriminator, discriminator)
-    if standing > 0:
-        method.standing_statistics(standing)
     return finished(method, "biggan", {"imported_from": "official BigGAN-PyTorch", "licence": _LICENCE})
 
 
@@ -153,26 +148,25 @@ Pairs = Iterator[tuple[str, str]]
 
 
 def import_stylegan(
-    file: Path | str, domains: tuple[str, ...] = ("images",), *, size: int = 256, averaged: bool = False
+    file: Path | str, domains: tuple[str, ...] = ("images",), *, size: int = 256
 ) -> tuple[StyleGAN, dict[str, Any]]:
     """A checkpoint of style-based-gan-pytorch.
 
     Args:
-        file: a dictionary with the networks ``generator``, ``discriminator`` and ``g_running``.
+        file: a dictionary with the networks ``generator`` and ``discriminator``. Its running average is left out: DeepI2I's
+            released code starts from the generator itself.
         size: the resolution that it was trained at, which the tensors do not tell.
-        averaged: take the running average of the generator; DeepI2I's released code starts from the generator itself.
 
     Raises CheckpointError, or ConfigError: a size that there is no network for.
     """
     given = _read(Path(file))
-    generator = "g_running" if averaged else "generator"
-    shape, total = _shape(given, generator, size)
+    shape, total = _shape(given, size)
     model = StyleGAN.Config(
         width=shape.width, latent=shape.latent, mapping=shape.mapping, rgb_activation=shape.rgb_activation
     )
     with shapes_only():  # every tensor comes from the file
         method = StyleGAN(model, domains, image_size=size)
-    _take(method.generator, given, generator, _generator_names(shape))
+    _take(method.generator, given, "generator", _generator_names(shape))
     _take(method.discriminator, given, "discriminator", _discriminator_names(shape, total))
     return finished(method, "stylegan", {"imported_from": "style-based-gan-pytorch", "licence": _LICENCE})
 
@@ -190,7 +184,7 @@ def import_deepi2i_stylegan(
     Raises CheckpointError, ConfigError.
     """
     given = _read(Path(file))
-    shape, total = _shape(given, "generator", size)
+    shape, total = _shape(given, size)
     model = DeepI2IStyleGAN.Config(
         width=shape.width, latent=shape.latent, mapping=shape.mapping, rgb_activation=shape.rgb_activation,
         source=domains[0], reconstruction="mse",
@@ -255,15 +249,15 @@ def _discriminator_names(shape: stylegan.Shape, total: int) -> Pairs:
     yield "linear.linear", "linear"
 
 
-def _shape(file: Foreign, generator: str, size: int) -> tuple[stylegan.Shape, int]:
+def _shape(file: Foreign, size: int) -> tuple[stylegan.Shape, int]:
     """Sizes of the networks from the file's tensors, and how many blocks its discriminator has. Raises CheckpointError,
     ConfigError."""
     kind = "a checkpoint of StyleGAN in PyTorch"
-    constant = file.needed(f"{generator}.generator.progression.0.conv1.input", kind)
-    style = file.needed(f"{generator}.style.1.linear.weight", kind)
-    total = file.count(f"{generator}.generator.progression.{{}}.conv2.conv.weight")
+    constant = file.needed("generator.generator.progression.0.conv1.input", kind)
+    style = file.needed("generator.style.1.linear.weight", kind)
+    total = file.count("generator.generator.progression.{}.conv2.conv.weight")
     mapping = 0
-    while f"{generator}.style.{2 * mapping + 1}.linear.weight" in file.tensors:
+    while f"generator.style.{2 * mapping + 1}.linear.weight" in file.tensors:
         mapping += 1
     if size not in stylegan.SIZES or constant.ndim != 4 or style.ndim != 2:
         raise ConfigError(f"--size {size}: StyleGAN has networks for {', '.join(map(str, stylegan.SIZES))} pixels")

@@ -7,7 +7,7 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, TypeVar, cast
 
@@ -81,14 +81,6 @@ class Foreign:
             text = "\n".join(lines)
             raise CheckpointError(f"{self.path}: {len(rows)} tensors do not fit the network they describe:\n{text}")
         return {here: given[there].float() for there, here in ours.items()}
-
-
-def pair(domains: Iterable[str]) -> tuple[str, str]:
-    """Two domains with different names. Raises ConfigError."""
-    found = tuple(domains)
-    if len(found) != 2 or found[0] == found[1]:
-        raise ConfigError(f"--domains {','.join(found)}: two different names are needed, for A and B of the checkpoint")
-    return found
 
 
 def settings(method: type[Method], file: Foreign, values: Mapping[str, Any]) -> Any:
@@ -180,27 +172,17 @@ def read_torch_file(path: Path | str, *, max_bytes: int = MAX_FILE_BYTES) -> dic
     return _checked_tensors(path, content)
 
 
-_TAR_MAGIC = slice(257, 262)
-"""Where every tar header since POSIX.1-1988 says "ustar", GNU's and Python's too."""
-
-
 def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).strip().split("\n")[0]
 
 
 def _sniff(path: Path, file: IO[bytes]) -> Literal["zip", "legacy"]:
-    start = file.read(_TAR_MAGIC.stop)
+    start = file.read(9)
     if start[:4] == b"PK\x03\x04":
         return "zip"
     if start[:1] == b"\x80":
         return "legacy"
-    if (
-        start[_TAR_MAGIC] == b"ustar"
-    ):  # by hand: tarfile tries every decompressor, and a forged xz header makes it ask for 4 GB
-        what = (
-            f"a tar archive, as PyTorch wrote before 0.1.10; it cannot be read without running its code. {_SAVE_AGAIN}"
-        )
-    elif len(start) > 9 and start[8:9] == b"{":
+    if start[8:] == b"{":
         what = "a safetensors file, not one of PyTorch's own; give the file that the official code wrote"
     elif not start:
         what = "an empty file"

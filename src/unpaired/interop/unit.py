@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unpaired.errors import CheckpointError
-from unpaired.interop.tensors import Foreign, Names, finished, pair, settings
+from unpaired.interop.tensors import Foreign, Names, finished, settings
 from unpaired.machine import shapes_only
 from unpaired.methods.attend import Attend
 from unpaired.methods.unit import UNIT
@@ -156,7 +156,7 @@ def _unit(
     """Both generations' model from its files, the names of their layers, and what the tensors told."""
     file, names = generators
     judges, judge_names = discriminators
-    config, domains = settings(UNIT, file, found), pair(domains)
+    config = settings(UNIT, file, found)
     with shapes_only():  # no memory for what a file claims before it has been compared
         wanted = UNIT(config, domains, image_size=image_size).state_dict()
     judged = {k: v for k, v in wanted.items() if k.startswith("discriminators.")}
@@ -218,7 +218,7 @@ def import_cyclegan(
         layers = found["discriminator_layers"] = max(1, layers - 1)  # the last of these is the head
         judge_names = {"model.0": "layers.0.0", f"model.{2 + 3 * layers}": "head"}
         judge_names |= {f"model.{2 + 3 * i}": f"layers.{i + 1}.0" for i in range(layers)}
-    config, domains = settings(Attend, file, found), pair(domains)
+    config = settings(Attend, file, found)
     with shapes_only():
         outline = Attend(config, domains, image_size=image_size)
     generator = file.fitted(outline.generator.state_dict(), names)

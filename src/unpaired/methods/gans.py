@@ -26,7 +26,6 @@ from unpaired.networks.biggan import (
     nearest_classes,
     orthogonal_weights,
     settled,
-    standing_statistics,
     with_classes,
 )
 from unpaired.networks.convnets import draw_latents
@@ -375,19 +374,6 @@ class BigGAN(OnBigGAN, GAN):
     def render(self, images: Tensor, source: str | None, target: str, *inputs: Tensor) -> Tensor:
         """Images of a class from noise; of ``images`` only the number counts."""
         return self.generator(*inputs).to(images.dtype)  # type: ignore[no-any-return]
-
-    def standing_statistics(self, passes: int = 16, batch_size: int = 32, seed: int = 0) -> None:
-        """Replace the batch norms' running statistics by the mean over ``passes`` batches of latents and classes."""
-        device = self.generator.shared.weight.device
-        noise = torch.Generator(device).manual_seed(seed)
-
-        def run() -> Tensor:
-            z = torch.randn(batch_size, self.shape.latent, generator=noise, device=device)
-            y = torch.randint(len(self.domains), (batch_size,), generator=noise, device=device)
-            images: Tensor = self.generator(z, y)
-            return images
-
-        standing_statistics(self.generator, run, passes)
 
 
 # ----------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ latent, one chunk for the first layer and one for each block; y [N] int64 is the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,14 +37,11 @@ class _BatchStatistics(nn.Module):
         super().__init__()
         self.register_buffer("stored_mean", torch.zeros(channels))
         self.register_buffer("stored_var", torch.ones(channels))
-        self.standing = 0
-        """Passes averaged so far inside :func:`standing_statistics`; 0 outside."""
 
     def normalise(self, x: Tensor) -> Tensor:
         """(x - mean) / std over N, H, W in train mode, with the stored statistics in eval mode."""
-        momentum = 1.0 / self.standing if self.standing else BN_MOMENTUM  # 1/k makes it the mean of k passes
         return F.batch_norm(
-            x, self.stored_mean, self.stored_var, None, None, self.training, momentum, BN_EPS
+            x, self.stored_mean, self.stored_var, None, None, self.training, BN_MOMENTUM, BN_EPS
         )  # [N, C, H, W]
 
 
@@ -71,26 +68,6 @@ class ConditionalBatchNorm(_BatchStatistics):
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         gain, bias = 1 + self.gain(c), self.bias(c)  # [N, C]
         return torch.addcmul(bias[:, :, None, None], self.normalise(x), gain[:, :, None, None])
-
-
-@torch.no_grad()
-def standing_statistics(network: nn.Module, run: Callable[[], object], passes: int) -> None:
-    """Replace the running statistics of all batch norms by the mean over ``passes`` calls of ``run`` in train mode
-    (BigGAN, section 4: what sampling with other batch sizes or latents needs). Spectral vectors are left alone."""
-    norms = [m for m in network.modules() if isinstance(m, _BatchStatistics)]
-    was = network.training
-    network.eval()
-    try:
-        for norm in norms:
-            norm.training = True  # itself alone: the linear layers inside must not move their spectral vectors
-        for k in range(1, passes + 1):
-            for norm in norms:
-                norm.standing = k
-            run()
-    finally:
-        for norm in norms:
-            norm.standing = 0
-        network.train(was)
 
 
 # ------------------------------------------------------------------------------------------ blocks
