@@ -41,11 +41,11 @@ def test_steps_never_wait_for_the_gpu(name: str, precision: str) -> None:
     machine.set_for_training(precision, device)
     run = cases.config(name, training={"device": "cuda", "precision": precision})
     trainer = loop.Trainer(cases.method(name, run), cases.pool(name), run, Path("unused"), device=device)
-    for stage in trainer.plan.stages:
+    for stage in trainer.state.plan.stages:
         if stage.start is not None:
             stage.start()
         trainer.modes(stage)
-        trainer.step += 1
+        trainer.state.step += 1
         images = next(trainer.batches()).to(device)
         trainer.run_step(stage, 0, images)  # libraries begin, algorithms are tried
         torch.cuda.set_sync_debug_mode("error")
