@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -38,6 +39,18 @@ class Negative(Method):
     def reconstruct(self, images: Tensor, domain: str) -> Tensor | None:
         """x, a little darker."""
         return (images - 0.1).clamp(-1, 1)
+
+
+def like(kind: type[Negative], way: Callable[..., Tensor], **attributes: Any) -> type[Negative]:
+    """A kind of method that translates by ``way(self, images, source, target, generator)``."""
+
+    def translate(
+        self: Negative, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        self.calls.append(tuple(images.shape))
+        return way(self, images, source, target, generator)
+
+    return type(kind.__name__ + "Like", (kind,), {"translate": translate, **attributes})
 
 
 class Blur(Negative):

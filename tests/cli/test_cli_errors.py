@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from PIL import Image
 from test_cli import FAST, run
 from test_folders import REFUSED, touch
 
@@ -94,19 +93,6 @@ def test_a_wrong_device_or_precision_is_refused_before_any_image_is_read(said: S
     assert not (tmp_path / "r").exists() and not (tmp_path / "a").exists()
 
 
-def test_fewer_steps_than_a_run_has_are_said_to_be_done(
-    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """No "resuming from step 4 of 2"; the run stays as it is."""
-    place = copy_of_run(home, tmp_path)
-    steps = checkpoint.latest(place / "checkpoints")[0].step  # type: ignore[union-attr]
-    assert run("train", home / "data", "--out", place, "--steps", 1, "--allow-change", "model.steps") == 0
-    told = capsys.readouterr()
-    assert f"{steps} steps, more than the 1 asked for. Nothing to do" in told.out + told.err
-    assert "resuming" not in told.out + told.err
-    assert checkpoint.latest(place / "checkpoints")[0].step == steps  # type: ignore[union-attr]
-
-
 # ---- data -----------------------------------------------------------------------------------------------------------------
 
 
@@ -151,23 +137,6 @@ def test_every_bad_file_is_named_by_check_and_by_translate(
     # those two are too small to train on, but can be translated
     assert failed == set(zoo) - {"dot.png", "strip.png"} and "the whole list: " in err
     assert snapshot(data) == before
-
-
-def test_files_that_break_during_training_exit_4(said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When more than 1 % of the images vanish while training runs, the state is saved, and the text says how to go on."""
-    from unpaired.training import loop
-
-    data = tiny.folder(tmp_path / "data")
-    real = loop.Trainer.run_step
-
-    def vanish(self: Any, *arguments: Any) -> Any:
-        for path in (data / "train/red").glob("*.png"):
-            path.unlink()
-        return real(self, *arguments)
-
-    monkeypatch.setattr(loop.Trainer, "run_step", vanish)
-    err = said(4, "train", data, "--out", tmp_path / "r", *FAST, "--set", "data.cache=false", "--steps", 50, "--quiet")
-    assert "became unusable" in err and "saved as" in err and "the same command goes on" in err
 
 
 # ---- settings -------------------------------------------------------------------------------------------------------------
@@ -388,20 +357,6 @@ def test_translations_that_cannot_begin_exit_2(arguments: list[str], text: str, 
     assert snapshot(home / "data") == before and not (home / "O").exists() and not (home / "M").exists()
 
 
-def test_results_that_are_in_the_way_exit_2(said: Said, home: Path, tmp_path: Path) -> None:
-    """Files of somebody else, results of other options, and a second run at work are refused, and stay."""
-    words = ["translate", "run", "data/test/red", "--to", "blue", "--out", tmp_path / "o", "--device", "cpu", "--quiet"]
-    (tmp_path / "o").mkdir()
-    Image.new("RGB", (8, 8)).save(tmp_path / "o" / "000.png")
-    foreign = (tmp_path / "o" / "000.png").read_bytes()
-    err = said(2, *words)
-    assert "files are in the way that this run did not write" in err and "--overwrite" in err
-    assert (tmp_path / "o" / "000.png").read_bytes() == foreign
-    assert run(*words, "--overwrite") == 0
-    err = said(2, *words, "--format", "webp")
-    assert "format: there 'png', now 'webp'" in err and "Use another --out, or --overwrite" in err
-
-
 # ---- evaluating, adapting, the demo ---------------------------------------------------------------------------------------
 
 
@@ -429,6 +384,8 @@ def test_data_that_does_not_fit_the_model_exits_2(said: Said, tmp_path: Path) ->
     assert "the data has no domain blue, red, which the model knows; it has: cat, dog" in said(
         2, "evaluate", "run", other
     )
+    three = tiny.folder(tmp_path / "three", domains=("red", "blue", "green"))
+    assert "2 domains; the data has 3: blue, green, red" in said(2, "train", three, "--out", tmp_path / "r", *FAST)
     shutil.rmtree(other / "test")
     assert "--split train takes the training images" in said(2, "evaluate", "run", other)
 

@@ -17,42 +17,25 @@ import pytest
 import torch
 from PIL import Image
 from test_evaluation import Colours
-from torch import Tensor
 
 import tiny
-from toys import Negative, Noise, OneWay, translator
+from toys import Negative, Noise, OneWay, like, translator
 from unpaired.config import ClassifierConfig, classifier_settings
 from unpaired.data.images import to_tensor
 from unpaired.data.sampling import ArrayPool
 from unpaired.errors import ConfigError, DataError
 from unpaired.evaluation.classifier import Training, save_classifier, train_classifier
 from unpaired.evaluation.features import LPIPS, backbone_from_state
-from unpaired.evaluation.figures import Sets, feature_figures, split_in_halves
 from unpaired.evaluation.inputs import MIXED, Images, plan
 from unpaired.evaluation.run import evaluate, format_table
 
 FAST: dict[str, Any] = {"networks": [Colours()], "bootstrap": 20}
 
 
-class Repaint(Negative):
-    """Gives a picture the colour of another domain: domain i has its light in channel i."""
-
-    def translate(
-        self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Channels moved in a circle from the source's place to the target's."""
-        return images.roll(self.domains.index(target) - self.domains.index(source), dims=1)
-
-
-class Lazy(Negative):
-    """Changes nothing."""
-
-    def translate(
-        self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """x."""
-        self.calls.append(tuple(images.shape))
-        return images * 1
+Repaint = like(Negative, lambda self, x, a, b, _: x.roll(self.domains.index(b) - self.domains.index(a), dims=1))
+"""Gives a picture the colour of another domain: domain i has its light in channel i."""
+Lazy = like(Negative, lambda self, x, *_: x * 1)
+"""Changes nothing."""
 
 
 def colours(count: int, names: tuple[str, ...] = ("red", "green", "blue"), seed: int = 0) -> ArrayPool:
@@ -63,25 +46,6 @@ def colours(count: int, names: tuple[str, ...] = ("red", "green", "blue"), seed:
         found[name] = np.zeros((count, 16, 16, 3), np.uint8)
         found[name][..., i % 3] = grey
     return ArrayPool(found)
-
-
-def test_the_deviation_of_a_kernel_distance_says_what_it_is_of() -> None:
-    """100 images against 100 or 101: that of the bootstrap, which is nearly the same for both; none without
-    resamples."""
-    generator = torch.Generator().manual_seed(0)
-    x, y = torch.randn(101, 4, generator=generator), torch.randn(101, 4, generator=generator) + 0.5
-
-    def kernel(n: int, m: int, resamples: int = 100) -> dict[str, Any]:
-        sets = Sets(x[:n], x[:n], y[:m], split_in_halves(y[:40], 0))
-        return feature_figures(sets, "toy", ("distances",), resamples=resamples, seed=0)["KD-toy"]
-
-    one, other = kernel(100, 100), kernel(100, 101)
-    assert one["std_of"] == other["std_of"] == "bootstrap"
-    assert other["std"] == pytest.approx(one["std"], rel=0.3)
-    low, high = one["interval"]
-    assert high - low == pytest.approx(2 * 1.96 * one["std"], rel=0.2)
-    none = kernel(100, 101, resamples=0)
-    assert none["std"] is None and "std_of" not in none
 
 
 def test_many_classes_cost_as_many_translations_as_there_are_images() -> None:
@@ -266,22 +230,6 @@ def test_every_figure_has_both_numbers_and_a_value_or_a_reason() -> None:
     assert seen > 15
     assert set(results["measures"]) >= {"FD-colours", "recall-colours", "ssim_to_input"}
     assert results["measures"]["FD-colours"] == {"title": "Fréchet distance", "better": "lower", "backbone": "colours"}
-
-
-def test_several_backbones_stand_side_by_side_under_their_names() -> None:
-    """Two backbones: figures of each, with weights, resize and dimension on record."""
-
-    class Light(Colours):
-        name, dim = "light", 3
-
-        def __call__(self, images: Tensor) -> Tensor:
-            return super().__call__(images)[:, :3]
-
-    pool = ArrayPool({"day": tiny.pictures(7, 16), "night": tiny.pictures(7, 16, 1)})
-    results = evaluate(translator(Negative()), pool, networks=[Colours(), Light()], bootstrap=0)
-    assert {"FD-colours", "FD-light", "density-light"} <= set(results["directions"][0])
-    assert "interval" not in results["directions"][0]["FD-light"]
-    assert results["provenance"]["backbones"]["light"]["dim"] == 3
 
 
 CHILD = """
