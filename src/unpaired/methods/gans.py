@@ -244,7 +244,8 @@ class OnBigGAN(OnGAN):
         old = gan.domains
         unknown = [number for number, name in enumerate(self.domains) if name not in old]
         images = (start.examples(self.domains[number], EXAMPLES) for number in unknown)
-        found = nearest_classes(gan.discriminator, images) if unknown else []
+        known = [old.index(name) for name in self.domains if name in old]
+        found = nearest_classes(gan.discriminator, images, known) if unknown else []
         rows = dict(zip(unknown, found, strict=True))
         return [rows[i] if i in rows else old.index(name) for i, name in enumerate(self.domains)]
 

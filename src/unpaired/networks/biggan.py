@@ -312,16 +312,28 @@ CLASS_ROWS = ("shared.weight", "embed.weight")
 CLASS_VECTOR = "embed.u0"
 
 
-def nearest_classes(discriminator: Discriminator, images: Iterable[Tensor]) -> list[int]:
-    """For each new class, the old one as which the discriminator takes its ``images`` [n, 3, S, S] for most real.
+def nearest_classes(discriminator: Discriminator, images: Iterable[Tensor], taken: Sequence[int] = ()) -> list[int]:
+    """For each new class an old one of its own, as which the discriminator takes its ``images`` [n, 3, S, S] for most real.
 
     D(x, y) depends on y through <embed(y), h(x)> alone, so the mean feature h of the images is compared with the old
-    classes' embeddings; no image of an old class is needed.
+    classes' embeddings; no image of an old class is needed. Both are centred over their classes: the direction that all
+    images share would give every new class the same few old ones. The best of all pairs is taken first, then the best
+    of those left, and no old class twice (nor one of ``taken``) while there are others.
     """
     with torch.no_grad(), steady(discriminator):
         table = discriminator.embed.normalised()  # [K, C]
         means = torch.stack([discriminator.pooled(discriminator.taps(x)).mean(0) for x in images])  # [new, C]
-        return [int(i) for i in (means @ table.T).argmax(1)]
+    centred = (F.normalize(rows - rows.mean(0), dim=1) for rows in (means, table))
+    scores = torch.matmul(next(centred), next(centred).T)  # [new, K]
+    free = [k for k in range(len(table)) if k not in taken]
+    found = [-1] * len(means)
+    for _ in range(len(means)):
+        free = free or list(range(len(table)))
+        waiting = [i for i, old in enumerate(found) if old < 0]
+        best = int(scores[waiting][:, free].argmax())
+        old = free.pop(best % len(free))
+        found[waiting[best // (len(free) + 1)]] = old
+    return found
 
 
 def with_classes(state: Mapping[str, Tensor], rows: Sequence[int]) -> dict[str, Tensor]:
