@@ -290,7 +290,7 @@ def test_a_bomb_costs_no_memory() -> None:
     """A PNG of 400 megapixels in a file of 50 KB is refused from its header, within 32 MB of memory."""
     script = f"""
         import resource, sys
-        sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
         from image_zoo import bomb, encoded, picture
         from unpaired.data.images import open_image
         from unpaired.errors import ImageError
