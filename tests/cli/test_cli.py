@@ -64,7 +64,8 @@ def test_help_and_version_do_not_import_torch() -> None:
 
 
 def test_help_says_what_the_docstrings_say(capsys: pytest.CaptureFixture[str]) -> None:
-    """Texts, choices and defaults of options, also of those that stand in an options object; lists as they are typed."""
+    """Texts, choices and defaults of options, also of those that stand in an options object; lists as they are
+    typed."""
     pages = []
     for command in ("train", "evaluate"):
         assert run(command, "--help") == 0
@@ -228,7 +229,8 @@ def test_an_unexpected_error_asks_for_a_report(
 
 
 def test_no_torch_file_is_read_outside_the_safe_reader() -> None:
-    """torch.load stands in the safe reader and the weight loader alone, always with weights_only=True; pickle nowhere."""
+    """torch.load stands in the safe reader and the weight loader alone, always with weights_only=True; pickle
+    nowhere."""
     source = Path(checkpoint.__file__).parent
     for path in source.rglob("*.py"):
         text = path.read_text()
@@ -240,8 +242,8 @@ def test_no_torch_file_is_read_outside_the_safe_reader() -> None:
 
 
 def test_pretrain_transfer_samples_and_grid(tmp_path: Path) -> None:
-    """The commands of docs/methods/deepi2i.md in order: pretrain, train with --pretrained, several samples of a picture of no
-    trained domain, a grid of all classes; wrong uses exit with 2 and say what to do."""
+    """The commands of docs/methods/deepi2i.md in order: pretrain, train with --pretrained, several samples of a picture
+    of no trained domain, a grid of all classes; wrong uses exit with 2 and say what to do."""
     tiny.folder(tmp_path / "data", count=6, side=32, domains=("red", "green", "blue"))
     quick = ["--device", "cpu", "--precision", "fp32", "--set", "training.tensorboard=false", "--steps", 2, "--quiet"]
     quick += ["--set", "model.batch_size=2"]
@@ -278,7 +280,8 @@ def test_import_commands_of_biggan_and_deepi2i(
 def test_a_run_keeps_the_domain_order_of_the_model_it_starts_from(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An imported model names its domains in its own order; training goes on with that order, though folders sort otherwise."""
+    """An imported model names its domains in its own order; training goes on with that order, though folders sort
+    otherwise."""
     method, header = checkpoint.load_method(trained / "run")
     header["domains"] = ["red", "blue"]
     method.domains = ("red", "blue")

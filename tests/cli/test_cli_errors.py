@@ -1,6 +1,7 @@
 """Every refusal and every stop that a user can meet, through the whole command line: its text and its exit code.
 
-What test_cli.py asserts is not repeated here. Exit codes: 2 refused before work, 3 some items failed, 4 stopped with state saved.
+What test_cli.py asserts is not repeated here. Exit codes: 2 refused before work, 3 some items failed, 4 stopped with
+state saved.
 """
 
 from __future__ import annotations
@@ -64,12 +65,14 @@ def copy_of_run(home: Path, to: Path) -> Path:
     return Path(shutil.copytree(home / "run", to / "run"))
 
 
-# ---- where a run may lie -------------------------------------------------------------------------------------------------
+# ---- where a run may lie
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", [".", "run", "train/red/run", "link/run"])
 def test_a_run_never_lies_among_its_images(place: str, said: Said, tmp_path: Path) -> None:
-    """--out that is the data folder or lies in it is refused before anything is written: its sheets would be read as images."""
+    """--out that is the data folder or lies in it is refused before anything is written: its sheets would be read as
+    images."""
     data = Path(shutil.copytree("data", tmp_path / "data"))
     (tmp_path / "link").symlink_to(data)
     out = tmp_path / place if place.startswith("link") else data / place
@@ -93,7 +96,8 @@ def test_a_wrong_device_or_precision_is_refused_before_any_image_is_read(said: S
     assert not (tmp_path / "r").exists() and not (tmp_path / "a").exists()
 
 
-# ---- data -----------------------------------------------------------------------------------------------------------------
+# ---- data
+# -----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -117,8 +121,8 @@ def test_a_root_that_is_no_folder_exits_2(made: bool, text: str, said: Said, tmp
 def test_every_bad_file_is_named_by_check_and_by_translate(
     said: Said, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """check exits 2 and lists each file with its reason, train exits 2, translate exits 3 with each in the report; nothing in the
-    folder changes."""
+    """check exits 2 and lists each file with its reason, train exits 2, translate exits 3 with each in the report;
+    nothing in the folder changes."""
     data = tiny.folder(tmp_path / "data", count=30)
     zoo = bad_files()
     for name, (content, _) in zoo.items():
@@ -139,7 +143,8 @@ def test_every_bad_file_is_named_by_check_and_by_translate(
     assert snapshot(data) == before
 
 
-# ---- settings -------------------------------------------------------------------------------------------------------------
+# ---- settings
+# -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -165,7 +170,8 @@ def test_settings_that_cannot_work_exit_2(setting: str, text: str, said: Said, h
 
 
 def test_files_of_settings_that_cannot_be_read_exit_2(said: Said, tmp_path: Path) -> None:
-    """Broken TOML is named with file and line, an unknown key with the nearest one, a wrong pair of method and preset as such."""
+    """Broken TOML is named with file and line, an unknown key with the nearest one, a wrong pair of method and preset
+    as such."""
     file = tmp_path / "c.toml"
     file.write_text("method = \n")
     err = said(2, "train", "data", "--out", tmp_path / "r", "--config", file)
@@ -180,11 +186,13 @@ def test_files_of_settings_that_cannot_be_read_exit_2(said: Said, tmp_path: Path
     assert "--method attend does not go with a preset or config for 'unit'" in err
 
 
-# ---- a run that is there already ------------------------------------------------------------------------------------------
+# ---- a run that is there already
+# ------------------------------------------------------------------------------------------
 
 
 def test_a_run_that_cannot_go_on_exits_2(said: Said, home: Path, tmp_path: Path) -> None:
-    """Changed settings, a misspelt --allow-change, other shapes, other images, other domains, a missing state, no intact checkpoint."""
+    """Changed settings, a misspelt --allow-change, other shapes, other images, other domains, a missing state, no
+    intact checkpoint."""
     run_dir = copy_of_run(home, tmp_path)
     same = ["train", "data", "--out", run_dir, *FAST, "--quiet"]
     err = said(2, *same, "--steps", 3, "--seed", 4)
@@ -229,7 +237,8 @@ def test_a_run_folder_in_use_or_unusable_exits_2(said: Said, home: Path, tmp_pat
     assert "file" in said(2, "train", "data", "--out", tmp_path / "file", *FAST, "--steps", 2)
 
 
-# ---- models ---------------------------------------------------------------------------------------------------------------
+# ---- models
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def flipped(path: Path, source: Path) -> None:
@@ -263,7 +272,8 @@ def newer(path: Path, source: Path) -> None:
 def test_what_is_no_model_exits_2(
     command: str, make: Callable[[Path, Path], None], text: str, said: Said, home: Path, tmp_path: Path
 ) -> None:
-    """Damaged, cut, newer, foreign, missing: every command that takes a model refuses it in the same words, with its path."""
+    """Damaged, cut, newer, foreign, missing: every command that takes a model refuses it in the same words, with its
+    path."""
     path = tmp_path / "m.safetensors"
     make(path, home / "model.safetensors")
     words: dict[str, list[object]] = {
@@ -298,8 +308,8 @@ class Attack:
 
 @pytest.mark.parametrize("kind", ["unit-v2", "unit-munit", "cyclegan", "biggan"])
 def test_unsafe_and_foreign_files_are_not_imported(kind: str, said: Said, tmp_path: Path) -> None:
-    """Each importer refuses a file that would run code (and does not run it), options beside tensors, a page, an empty file, tensors of
-    another network, and equal names; it says what to do, exits 2 and writes nothing."""
+    """Each importer refuses a file that would run code (and does not run it), options beside tensors, a page, an empty
+    file, tensors of another network, and equal names; it says what to do, exits 2 and writes nothing."""
     path, canary, out = tmp_path / "gen.pkl", tmp_path / "canary", tmp_path / "m.safetensors"
     names = [] if kind == "biggan" else ["--domains", "a,b"]
     files = [path, path] if kind == "biggan" else [path]
@@ -328,7 +338,8 @@ def test_unsafe_and_foreign_files_are_not_imported(kind: str, said: Said, tmp_pa
         assert "two different names" in said(2, "import", kind, path, "--domains", "a,b,c", "--out", out)
 
 
-# ---- translating ----------------------------------------------------------------------------------------------------------
+# ---- translating
+# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -357,7 +368,8 @@ def test_translations_that_cannot_begin_exit_2(arguments: list[str], text: str, 
     assert snapshot(home / "data") == before and not (home / "O").exists() and not (home / "M").exists()
 
 
-# ---- evaluating, adapting, the demo ---------------------------------------------------------------------------------------
+# ---- evaluating, adapting, the demo
+# ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -412,7 +424,8 @@ def test_data_that_does_not_fit_the_model_exits_2(said: Said, tmp_path: Path) ->
 def test_adaptations_that_cannot_begin_exit_2(
     change: list[str], text: str, said: Said, home: Path, tmp_path: Path
 ) -> None:
-    """Labels, classes, recipes and files that cannot work are refused before any training; pickled arrays are not opened."""
+    """Labels, classes, recipes and files that cannot work are refused before any training; pickled arrays are not
+    opened."""
     (home / "one/a").mkdir(parents=True, exist_ok=True)
     (home / "one/a/1.png").write_bytes(encoded(picture()))
     (home / "empty").mkdir(exist_ok=True)

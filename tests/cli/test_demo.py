@@ -19,8 +19,8 @@ pytest.importorskip("sklearn", reason="the demo's images come with scikit-learn,
 
 
 def test_images(tmp_path: Path) -> None:
-    """750 plain, 747 photo and 300 held-out digits, no digit twice; photo training names tell no class; written again, the
-    bytes are the same; the folder is an ordinary data folder."""
+    """750 plain, 747 photo and 300 held-out digits, no digit twice; photo training names tell no class; written again,
+    the bytes are the same; the folder is an ordinary data folder."""
     data = demo.write_demo_data(tmp_path)
     config = DataConfig(size=demo.SIDE, cache=False)
     plain, test = (open_labelled(p, config, "x").images["x"] for p in (data.labelled, data.test_plain))

@@ -28,7 +28,8 @@ def known() -> dict[str, set[str]]:
 
 
 def commands(page: Path) -> list[str]:
-    """Lines of code blocks and inline code that begin with ``unpaired``, without comments and what stands in a second column."""
+    """Lines of code blocks and inline code that begin with ``unpaired``, without comments and what stands in a second
+    column."""
     text = page.read_text(encoding="utf-8")
     blocks = re.findall(r"^```(?:\w*)\n(.*?)^```", text, re.M | re.S)
     inline = re.findall(r"`(unpaired [^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))

@@ -59,7 +59,8 @@ def fid_state() -> dict[str, Tensor]:
 def test_the_fid_network_is_torchvisions_with_three_differences(
     fid_state: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same weights through torchvision's Inception v3, whose average pools leave padding out and whose ninth and last one is a
+    """The same weights through torchvision's Inception v3, whose average pools leave padding out and whose ninth and
+    last one is a
     maximum: the same 2,048 features to the last bits."""
     network = torchvision().models.Inception3(aux_logits=False, transform_input=False, init_weights=False).eval()
     network.fc = torch.nn.Identity()
@@ -114,8 +115,8 @@ def test_only_the_fid_network_gives_a_figure_called_fid() -> None:
 def test_a_missing_or_wrong_file_is_refused_by_name(
     fid_state: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the file its name, address and place are said; a file of that name with other bytes is refused by its hash; with the
-    right hash (here: that of the file made for this test) it gives features, fp32 and bf16 apart."""
+    """Without the file its name, address and place are said; a file of that name with other bytes is refused by its
+    hash; with the right hash (here: that of the file made for this test) it gives features, fp32 and bf16 apart."""
     name = "weights-inception-2015-12-05-6726825d.pth"
     with pytest.raises(WeightsError, match=name) as missing:
         open_backbone("fid")
@@ -136,8 +137,8 @@ def test_a_missing_or_wrong_file_is_refused_by_name(
 
 @pytest.mark.parametrize("name", ["mobilenet_v1", "squeezenet1_1"])
 def test_a_backbone_of_random_weights(name: str) -> None:
-    """Finite features whatever the size of the images, float32 also under bf16; the hash follows the weights; foreign tensors and
-    unknown names are refused."""
+    """Finite features whatever the size of the images, float32 also under bf16; the hash follows the weights; foreign
+    tensors and unknown names are refused."""
     state = tiny.file_state(name)
     exact, fast = (backbone_from_state(name, state, precision=p) for p in ("fp32", "bf16"))
     a, b = exact(IMAGES), fast(IMAGES)
@@ -208,8 +209,8 @@ def test_lpips_equals_torchmetrics(net: str, name: str) -> None:
 
 @pytest.mark.usefixtures("_nowhere")
 def test_the_files_of_lpips_are_checked_and_named(tmp_path: Path) -> None:
-    """The linear layers come with torchmetrics, with the catalogue's hash; AlexNet's file is named when it is missing; wrong bytes
-    and an unknown network are refused."""
+    """The linear layers come with torchmetrics, with the catalogue's hash; AlexNet's file is named when it is missing;
+    wrong bytes and an unknown network are refused."""
     assert weights.find("lpips_vgg").name in ("vgg.pth", "v0.1_vgg.pth")
     with pytest.raises(WeightsError, match="alexnet-owt-7be5be79"):
         open_lpips("alex")
@@ -221,7 +222,8 @@ def test_the_files_of_lpips_are_checked_and_named(tmp_path: Path) -> None:
 
 
 def test_ssim_is_its_formula() -> None:
-    """One window of 11 × 11 by hand; inside the picture equal to torchmetrics' map; 1 for equal pictures; small ones work."""
+    """One window of 11 × 11 by hand; inside the picture equal to torchmetrics' map; 1 for equal pictures; small ones
+    work."""
     torchvision()
     theirs = pytest.importorskip("torchmetrics.functional.image").structural_similarity_index_measure
 

@@ -34,8 +34,8 @@ def cells(found: Any, key: str, direction: str = "day → night") -> tuple[Any, 
 
 
 def test_the_better_one_is_marked_where_intervals_are_apart(results: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    """The perfect translator's cycle error and distance are marked, the noisy one's are not; equal figures mark nothing; baseline and
-    floor stand beside them."""
+    """The perfect translator's cycle error and distance are marked, the noisy one's are not; equal figures mark
+    nothing; baseline and floor stand beside them."""
     good, noisy = results
     found = compare([good, noisy])
     assert [c.best for c in cells(found, "FD-colours")] == [True, False]
@@ -53,17 +53,33 @@ def test_the_better_one_is_marked_where_intervals_are_apart(results: tuple[dict[
         ({"data": "f" * 64}, "cycle_error", "images: "),
         ({"split": "train"}, "cycle_error", "split: test and train"),
         ({"size": 32}, "FD-colours", "image size: 16 and 32"),
-        ({"backbones": {"colours": {"sha256": "1" * 64, "resize": "none", "precision": "fp32"}}}, "FD-colours", "weights of the backbone"),
-        ({"backbones": {"colours": {"sha256": "0" * 64, "independent": False}}}, "FD-colours", "not independent: training looked through"),
-        ({"backbones": {"colours": {"sha256": "0" * 64, "resize": "box", "precision": "fp32"}}}, "recall-colours", "resize: none and box"),
-        ({"backbones": {"colours": {"sha256": "0" * 64, "resize": "none", "precision": "bf16"}}}, "KD-colours", "fp32 and bf16"),
+        (
+            {"backbones": {"colours": {"sha256": "1" * 64, "resize": "none", "precision": "fp32"}}},
+            "FD-colours",
+            "weights of the backbone",
+        ),
+        (
+            {"backbones": {"colours": {"sha256": "0" * 64, "independent": False}}},
+            "FD-colours",
+            "not independent: training looked through",
+        ),
+        (
+            {"backbones": {"colours": {"sha256": "0" * 64, "resize": "box", "precision": "fp32"}}},
+            "recall-colours",
+            "resize: none and box",
+        ),
+        (
+            {"backbones": {"colours": {"sha256": "0" * 64, "resize": "none", "precision": "bf16"}}},
+            "KD-colours",
+            "fp32 and bf16",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_compared_is_said(
     results: tuple[dict[str, Any], dict[str, Any]], change: dict[str, Any], key: str, reason: str
 ) -> None:
-    """Other images, split, size, weights, resize or precision: the cell has the reason and is never the best; figures without
-    features do not mind another backbone."""
+    """Other images, split, size, weights, resize or precision: the cell has the reason and is never the best; figures
+    without features do not mind another backbone."""
     other = copy.deepcopy(results[1])
     other["provenance"] |= change
     first, second = cells(compare([results[0], other]), key)
@@ -87,7 +103,8 @@ def test_other_numbers_of_images_and_figures_without_a_value(results: tuple[dict
 
 
 def test_three_formats(results: tuple[dict[str, Any], dict[str, Any]], tmp_path: Path) -> None:
-    """Markdown has as many cells in each row and bold for the best; LaTeX has balanced braces, escaped names and a booktabs table."""
+    """Markdown has as many cells in each row and bold for the best; LaTeX has balanced braces, escaped names and a
+    booktabs table."""
     for name, found in zip(("ours_50%", "theirs"), results, strict=True):
         (tmp_path / f"{name}.json").write_text(json.dumps(found))
     found = compare([tmp_path / "ours_50%.json", tmp_path / "theirs.json"])
@@ -145,9 +162,11 @@ def test_the_command_line_and_its_refusals(
     (tmp_path / "bad.json").write_text("{")
     (tmp_path / "other.json").write_text("[1]")
     for arguments, text in (
-        ((a,), "at least two"), ((a, tmp_path / "none.json"), "cannot be read"), ((a, tmp_path / "bad.json"), "not a JSON file"),
+        ((a,), "at least two"),
+        ((a, tmp_path / "none.json"), "cannot be read"),
+        ((a, tmp_path / "bad.json"), "not a JSON file"),
         ((a, tmp_path / "other.json"), "no results of"),
-    ):  # fmt: skip
+    ):
         assert run("compare", *arguments) == 2 and text in capsys.readouterr().err
     with pytest.raises(DataError, match="no results"):
         compare([a, tmp_path / "other.json"])
@@ -170,16 +189,25 @@ def test_the_command_line_and_its_refusals(
         (("measures", "FD-colours"), {"better": ["lower"]}, r"measures\.FD-colours\.better: "),
         (("provenance",), [1], "provenance: "),
         (("provenance", "backbones"), {"colours": 1}, r"provenance\.backbones"),
-        (("adaptation",), {"confusion": [[1, 2], [3]], "classes": ["a", "b"]}, r"adaptation: .*confusion table is square"),
-        (("classification",), {"rc": {"value": 0.5, "n": 4, "confusion": [[1, -1], [0, 2]]}, "classes": ["a", "b"]}, r"classification\.rc\.confusion\.0\.1: "),
+        (
+            ("adaptation",),
+            {"confusion": [[1, 2], [3]], "classes": ["a", "b"]},
+            r"adaptation: .*confusion table is square",
+        ),
+        (
+            ("classification",),
+            {"rc": {"value": 0.5, "n": 4, "confusion": [[1, -1], [0, 2]]}, "classes": ["a", "b"]},
+            r"classification\.rc\.confusion\.0\.1: ",
+        ),
         (("warnings",), "careful", "warnings: .*list"),
         (("best",), {"directions": [1]}, r"best\.directions\.0: "),
     ],
-)  # fmt: skip
+)
 def test_malformed_results_are_refused_by_compare_and_report(
     results: tuple[dict[str, Any], dict[str, Any]], path: tuple[Any, ...], value: Any, where: str, tmp_path: Path
 ) -> None:
-    """A file of the right form with a value of another kind: both readers name file and place; without it both read the file."""
+    """A file of the right form with a value of another kind: both readers name file and place; without it both read the
+    file."""
     good, bad = results[0], copy.deepcopy(results[0])
     place: Any = bad
     for part in path[:-1]:
@@ -195,8 +223,8 @@ def test_malformed_results_are_refused_by_compare_and_report(
 
 
 def test_a_first_column_without_a_number_is_no_yardstick(results: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    """A one-way model has no cycle error: the other columns are compared with each other, N is theirs, and the note does not speak of a
-    comparison."""
+    """A one-way model has no cycle error: the other columns are compared with each other, N is theirs, and the note
+    does not speak of a comparison."""
     one_way = copy.deepcopy(results[1])
     reason = "the way back does not exist"
     one_way["directions"][0]["cycle_error"] = {
@@ -232,8 +260,8 @@ def test_other_classifiers_networks_and_draws_are_flagged(results: tuple[dict[st
 
 
 def test_a_paper_s_table_explains_itself(results: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    """In LaTeX intervals, what is not comparable and the warning about few images stand in the table, not in comments; equal warnings
-    of several files stand once, with all their names."""
+    """In LaTeX intervals, what is not comparable and the warning about few images stand in the table, not in comments;
+    equal warnings of several files stand once, with all their names."""
     other = copy.deepcopy(results[1])
     other["provenance"]["split"] = "train"
     latex = compare([results[0], other], names=["ours_1", "theirs"]).text("latex")

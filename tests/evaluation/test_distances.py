@@ -1,4 +1,5 @@
-"""Distances, coverage and intervals: against formulas, closed forms, torchmetrics and simulations whose answer is known."""
+"""Distances, coverage and intervals: against formulas, closed forms, torchmetrics and simulations whose answer is
+known."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ def features(n: int, d: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize(("n", "d"), [(200, 8), (20, 40)])
 def test_frechet_equals_the_textbook_formula(n: int, d: int) -> None:
-    """Equal to |μ₁-μ₂|² + tr(Σ₁+Σ₂-2 sqrtm(Σ₁Σ₂)) in float64, full rank and rank-deficient; through n × m products too; 0 to itself."""
+    """Equal to |μ₁-μ₂|² + tr(Σ₁+Σ₂-2 sqrtm(Σ₁Σ₂)) in float64, full rank and rank-deficient; through n × m products too;
+    0 to itself."""
     x, y = features(n, d).double(), features(n + 5, d, 1).double()
     a, b = np.cov(x.numpy().T), np.cov(y.numpy().T)
     eigenvalues = np.linalg.eigvals(a @ b).astype(complex)
@@ -60,7 +62,8 @@ def test_frechet_equals_the_textbook_formula(n: int, d: int) -> None:
 
 
 def test_frechet_of_a_shift_is_its_square() -> None:
-    """A set moved by 3 and -4 is 25 away, and stretched by 2 about its mean as far as its own variance, also far from zero."""
+    """A set moved by 3 and -4 is 25 away, and stretched by 2 about its mean as far as its own variance, also far from
+    zero."""
     x = features(50, 2).double() + 1e4
     assert gaussian_distance(x, x + torch.tensor([3.0, -4.0])) == pytest.approx(25)
     stretched = x.mean(0) + 2 * (x - x.mean(0))
@@ -94,7 +97,8 @@ def test_kernel_distance_equals_the_double_sum() -> None:
 
 
 def test_kernel_distance_equals_torchmetrics() -> None:
-    """One subset equals torchmetrics' poly_mmd; whole sets equal its KernelInceptionDistance over the same extractor to 1e-6."""
+    """One subset equals torchmetrics' poly_mmd; whole sets equal its KernelInceptionDistance over the same extractor to
+    1e-6."""
     torchvision()
     kid = pytest.importorskip("torchmetrics.image.kid")
     x, y = features(40, 16).double(), features(40, 16, 1).double()
@@ -118,14 +122,20 @@ def test_kernel_distance_is_unbiased_and_seeded() -> None:
 
 
 def test_what_cannot_be_compared_is_an_error_and_never_a_number() -> None:
-    """0 or 1 images, NaN, infinity, features of different widths, one picture many times over, and five images for coverage."""
+    """0 or 1 images, NaN, infinity, features of different widths, one picture many times over, and five images for
+    coverage."""
     x = features(12, 3)
     bad = x.clone()
     bad[2, 1] = float("nan")
     for other, reason in (
-        (x[:0], "at least 2 images"), (x[:1], "at least 2 images"), (bad, "NaN or infinity"), (bad / 0, "NaN or infinity"),
-        (features(5, 4), "shapes"), (x[:1].expand(10, 3), "the same features"), (x[:5], "more than 5 images"),
-    ):  # fmt: skip
+        (x[:0], "at least 2 images"),
+        (x[:1], "at least 2 images"),
+        (bad, "NaN or infinity"),
+        (bad / 0, "NaN or infinity"),
+        (features(5, 4), "shapes"),
+        (x[:1].expand(10, 3), "the same features"),
+        (x[:5], "more than 5 images"),
+    ):
         for measure in (gaussian_distance, kernel_distance, neighbourhoods):
             wide = measure is neighbourhoods or "more than" not in reason
             if wide and not (measure is kernel_distance and "same" in reason):
@@ -162,7 +172,8 @@ def test_the_definitions_in_loops(rows: int, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_what_each_of_them_notices() -> None:
-    """The same distribution: all near 1. Half of the modes missing: recall and coverage fall, precision stays. Noise beside
+    """The same distribution: all near 1. Half of the modes missing: recall and coverage fall, precision stays. Noise
+    beside
     the data: precision and density fall."""
     real = torch.cat([points(60, 0), points(60, 1, 20)])
     same = torch.cat([points(60, 2), points(60, 3, 20)])
@@ -201,7 +212,8 @@ def test_an_interval_of_a_mean_holds_the_truth_about_95_times_in_100() -> None:
 
 
 def test_the_interval_of_a_share_matches_its_published_example_and_has_a_width_at_its_ends() -> None:
-    """81 of 263 has 95 % from 0.2553 to 0.3662 (Newcombe 1998, Table I); all of ten right, 0.7225 to 1, and none of ten, 0 to 0.2775."""
+    """81 of 263 has 95 % from 0.2553 to 0.3662 (Newcombe 1998, Table I); all of ten right, 0.7225 to 1, and none of
+    ten, 0 to 0.2775."""
     assert share_interval(81 / 263, 263) == (pytest.approx(0.2553, abs=5e-5), pytest.approx(0.3662, abs=5e-5))
     assert share_interval(1.0, 10) == (pytest.approx(0.7225, abs=5e-5), 1.0)
     assert share_interval(0.0, 10) == (0.0, pytest.approx(0.2775, abs=5e-5))
@@ -222,8 +234,8 @@ def test_an_interval_holds_its_distance_and_shrinks_with_more_images() -> None:
 
 
 def test_twenty_resamples_hold_the_truth_about_95_times_in_100() -> None:
-    """The fewest resamples that are made (of many images): of 400 pairs of skewed samples whose difference is known, 93 to 97.5 % of
-    the intervals hold it. Quantiles of 20 values would hold it in 86 to 88 %."""
+    """The fewest resamples that are made (of many images): of 400 pairs of skewed samples whose difference is known, 93
+    to 97.5 % of the intervals hold it. Quantiles of 20 values would hold it in 86 to 88 %."""
     held = 0
     for seed in range(400):
         generator = torch.Generator().manual_seed(seed)
@@ -239,8 +251,8 @@ def test_twenty_resamples_hold_the_truth_about_95_times_in_100() -> None:
 
 
 def test_few_resamples_use_student_s_t() -> None:
-    """Below 100 resamples the half width is t times their standard deviation, with the t of the tables (2.093, 2.010 and 1.984 for 19,
-    49 and 98 degrees of freedom); from 100 on it is their quantiles."""
+    """Below 100 resamples the half width is t times their standard deviation, with the t of the tables (2.093, 2.010
+    and 1.984 for 19, 49 and 98 degrees of freedom); from 100 on it is their quantiles."""
     for count, t in ((20, 2.0930), (50, 2.0096), (99, 1.9845)):
         values = np.random.default_rng(count).normal(size=count)
         low, high = centred(values, 3.0, 2.0)
@@ -252,7 +264,8 @@ def test_few_resamples_use_student_s_t() -> None:
 
 
 def test_the_limit_removes_most_of_the_bias() -> None:
-    """Gaussians whose distance is known: FD of 150 images is several times too large, FD∞ within a quarter of that error."""
+    """Gaussians whose distance is known: FD of 150 images is several times too large, FD∞ within a quarter of that
+    error."""
     d, truth = 32, 32 * 0.3**2 + 32 * 0.2**2
     errors = []
     for seed in range(4):

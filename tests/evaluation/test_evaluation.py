@@ -36,7 +36,8 @@ def pool(n: int = 24) -> ArrayPool:
 
 
 def test_a_perfect_translator_reaches_the_floor() -> None:
-    """For exact negatives: distances far below those of the untranslated images, cycle error 0, known reconstruction error."""
+    """For exact negatives: distances far below those of the untranslated images, cycle error 0, known reconstruction
+    error."""
     results = evaluate(translator(Negative()), pool(), networks=[Colours()])
     forth, back = results["directions"]
     assert (forth["source"], forth["target"]) == ("day", "night") and back["source"] == "night"
@@ -59,7 +60,8 @@ def test_the_batch_size_does_not_change_the_figures(kind: type[Negative]) -> Non
 
 
 def test_results_are_json_with_everything_that_they_depend_on(tmp_path: Path) -> None:
-    """The file holds what is returned; provenance has version, hashes, split, seed, N, backbone, resize, device, seconds."""
+    """The file holds what is returned; provenance has version, hashes, split, seed, N, backbone, resize, device,
+    seconds."""
     results = evaluate(
         translator(Negative()), pool(), networks=[Colours()], limit=10, seed=3, out=tmp_path / "deep" / "results.json"
     )
@@ -101,8 +103,8 @@ def test_one_image_and_nan_are_never_a_bare_number() -> None:
 def test_without_weights_only_errors_are_given_and_a_line_says_which_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lite0, which a package brings, stands in for MobileNet; where training has seen it the reconstruction errors alone stand, and the
-    warning names the missing file. A wrong --weights is an error instead."""
+    """Lite0, which a package brings, stands in for MobileNet; where training has seen it the reconstruction errors
+    alone stand, and the warning names the missing file. A wrong --weights is an error instead."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.delenv("UNPAIRED_WEIGHTS", raising=False)
     found = evaluate(translator(Negative()), pool(), metrics=("distances",), limit=4, bootstrap=0)
@@ -132,7 +134,8 @@ def test_refusals() -> None:
 
 
 def test_a_folder_is_cut_to_centred_squares_of_the_training_size(tmp_path: Path) -> None:
-    """Pictures of 24×16 in a data folder: the middle 16×16 of each is measured; the table has a line for each figure."""
+    """Pictures of 24×16 in a data folder: the middle 16×16 of each is measured; the table has a line for each
+    figure."""
     from PIL import Image
 
     for seed, domain in enumerate(("day", "night")):

@@ -1,4 +1,5 @@
-"""evaluate, compare and report: mistakes are refused before the work, and what fails at its end takes no figure along."""
+"""evaluate, compare and report: mistakes are refused before the work, and what fails at its end takes no figure
+along."""
 
 from __future__ import annotations
 
@@ -75,7 +76,7 @@ def masks(root: Path, sizes: tuple[tuple[int, int], ...]) -> Path:
         ({"batchsize": 5}, "Did you mean 'batch_size'"),
         ({"metrics": ("lpips",), "lpips": ()}, "lpips: no network"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_cost_no_translation(options: dict[str, Any], text: str, tmp_path: Path) -> None:
     """Each is refused (exit 2) in words before the first picture is translated."""
     (tmp_path / "folder").mkdir()
@@ -93,13 +94,18 @@ def test_mistakes_cost_no_translation(options: dict[str, Any], text: str, tmp_pa
 
 
 def test_a_picture_that_cannot_be_used_costs_its_own_figures_alone(tmp_path: Path) -> None:
-    """A true mask of another size, and a pair of an odd width: these figures are not comparable, with file and sizes in the reason; all
-    others have their numbers."""
+    """A true mask of another size, and a pair of an odd width: these figures are not comparable, with file and sizes in
+    the reason; all others have their numbers."""
     root = pairs(tmp_path / "pairs", joined=True)
     Image.fromarray(np.zeros((16, 17, 3), np.uint8)).save(root / "odd.png")
     results = evaluate(
-        translator(Dark()), pool(), networks=[Colours()], bootstrap=0, pairs=root, masks=masks(tmp_path / "m", ((20, 30), (10, 15))),
-    )  # fmt: skip
+        translator(Dark()),
+        pool(),
+        networks=[Colours()],
+        bootstrap=0,
+        pairs=root,
+        masks=masks(tmp_path / "m", ((20, 30), (10, 15))),
+    )
     (entry,) = results["directions"]
     for key in ("mask_iou_0.5", "mask_f1_0.5"):
         assert entry[key]["value"] is None and "1.png: 15×10 pixels, but the picture" in entry[key]["not_comparable"]
@@ -110,7 +116,8 @@ def test_a_picture_that_cannot_be_used_costs_its_own_figures_alone(tmp_path: Pat
 
 
 def test_results_that_cannot_be_written_are_told(tmp_path: Path) -> None:
-    """A file takes the place of the folder of --out while the work goes on: the error has path, cause and the whole table."""
+    """A file takes the place of the folder of --out while the work goes on: the error has path, cause and the whole
+    table."""
 
     class Blocking(Colours):
         def __call__(self, images: Tensor) -> Tensor:

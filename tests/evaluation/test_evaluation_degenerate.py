@@ -1,4 +1,5 @@
-"""evaluate on outputs that are not finite and on domains without images: no bare number, and no figure takes the others along."""
+"""evaluate on outputs that are not finite and on domains without images: no bare number, and no figure takes the others
+along."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ Dice = like(Noise, lambda self, x, a, b, g: torch.rand(x.shape, generator=g) * 2
 
 
 def test_a_generator_is_compared_with_no_input(alex: LPIPS) -> None:  # noqa: F811 - the fixture
-    """What is made of noise has distances, floor, diversity and reconstruction; nothing that compares with an input, and a line says so."""
+    """What is made of noise has distances, floor, diversity and reconstruction; nothing that compares with an input,
+    and a line says so."""
     images = ArrayPool({"day": tiny.pictures(8, 16), "night": tiny.pictures(8, 16, 1)})
     results = evaluate(
         translator(Dice()),
@@ -78,14 +80,16 @@ def test_a_generator_is_compared_with_no_input(alex: LPIPS) -> None:  # noqa: F8
 
 
 def test_diversity_of_outputs_that_are_not_finite_is_no_number(alex: LPIPS) -> None:  # noqa: F811 - the fixture
-    """One input of six has NaN translations: neither distance to the input nor diversity is a number, and the reason counts them."""
+    """One input of six has NaN translations: neither distance to the input nor diversity is a number, and the reason
+    counts them."""
     entry = evaluate(translator(BrokenNoise()), with_white(), metrics=["lpips"], networks=[alex])["directions"][0]
     for key in ("lpips_to_input_alex", "lpips_diversity_alex"):
         assert entry[key]["value"] is None and entry[key]["not_comparable"] == "1 outputs are not finite", key
 
 
 def test_a_translation_of_a_pair_that_is_not_finite_costs_these_figures_alone(tmp_path: Path) -> None:
-    """Pixel accuracy and mean IoU are without a number and say why; what the input has, and all other figures, stand."""
+    """Pixel accuracy and mean IoU are without a number and say why; what the input has, and all other figures,
+    stand."""
     root = tmp_path / "pairs"
     root.mkdir()
     for i, image in enumerate([np.full((16, 16, 3), 255, np.uint8), *tiny.pictures(2, 16)]):
@@ -109,12 +113,17 @@ def test_a_mask_that_is_not_finite_is_no_mask(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("side", ["test", "train"])
 def test_classifiers_do_not_judge_or_learn_from_outputs_that_are_not_finite(side: str) -> None:
-    """NaN among translations of test images: no RC; among those of training images: no FC; the others have their numbers."""
+    """NaN among translations of test images: no RC; among those of training images: no FC; the others have their
+    numbers."""
     sets = {"test": colours(5), "train": colours(6)}
     sets[side].images["red"][0] = 0
     results = evaluate(
-        translator(BrokenPaint(sets["test"].domains)), sets["test"], train=sets["train"], metrics=["classifier"], classifier_config=CLASSIFIER,
-    )["classification"]  # fmt: skip
+        translator(BrokenPaint(sets["test"].domains)),
+        sets["test"],
+        train=sets["train"],
+        metrics=["classifier"],
+        classifier_config=CLASSIFIER,
+    )["classification"]
     lost, there = ("rc", "fc") if side == "test" else ("fc", "rc")
     assert results[lost]["value"] is None and results[lost]["not_comparable"] == "2 outputs are not finite"
     assert results[there]["value"] is not None and results["ceiling"]["value"] is not None
@@ -126,9 +135,12 @@ def test_classifiers_of_a_domain_without_images_are_no_numbers(side: str) -> Non
     sets = {"test": colours(5), "train": colours(6)}
     sets[side].images["green"] = np.zeros((0, 16, 16, 3), np.uint8)
     results = evaluate(
-        translator(Repaint(sets["test"].domains)), sets["test"], train=sets["train"], metrics=["classifier", "errors"],
+        translator(Repaint(sets["test"].domains)),
+        sets["test"],
+        train=sets["train"],
+        metrics=["classifier", "errors"],
         classifier_config=CLASSIFIER,
-    )  # fmt: skip
+    )
     for name in ("rc", "fc", "ceiling"):
         figure = results["classification"][name]
         assert figure["value"] is None and figure["not_comparable"] == f"no {side} images of green"

@@ -61,8 +61,8 @@ def pairs(root: Path, *, joined: bool) -> Path:
 
 @pytest.mark.parametrize("joined", [True, False])
 def test_a_perfect_translator(tmp_path: Path, joined: bool) -> None:
-    """Every pixel right, in both layouts and both directions; the untranslated pictures stand beside it; with the halves named
-    the wrong way round the colours are still right for this translator, and a wrong name is refused."""
+    """Every pixel right, in both layouts and both directions; the untranslated pictures stand beside it; with the
+    halves named the wrong way round the colours are still right for this translator, and a wrong name is refused."""
     model, root = translator(Negative()), pairs(tmp_path / "pairs", joined=joined)
     for source, target in model.directions:
         for figure in pixel_figures(model, root, source, target, thresholds=[12]).values():
@@ -85,8 +85,8 @@ def test_the_left_half_is_the_one_named(tmp_path: Path) -> None:
 
 
 def test_everything_through_evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures stand in results and table, each with its N and what doing nothing would have; masks are scored at their own
-    size."""
+    """Figures stand in results and table, each with its N and what doing nothing would have; masks are scored at their
+    own size."""
     model = translator(Dark())
     root = pairs(tmp_path / "pairs", joined=True)
     masks = tmp_path / "masks"

@@ -1,4 +1,5 @@
-"""evaluate on many classes, with classifiers, LPIPS, several processes, kept features, best and last; degenerate sets."""
+"""evaluate on many classes, with classifiers, LPIPS, several processes, kept features, best and last; degenerate
+sets."""
 
 from __future__ import annotations
 
@@ -49,8 +50,9 @@ def colours(count: int, names: tuple[str, ...] = ("red", "green", "blue"), seed:
 
 
 def test_many_classes_cost_as_many_translations_as_there_are_images() -> None:
-    """Five domains have 20 directions: each target is measured once, from a mix of all others without itself, as many pictures as
-    there are real ones; --by direction has all 20; the mean over classes and its parts stand in the results."""
+    """Five domains have 20 directions: each target is measured once, from a mix of all others without itself, as many
+    pictures as there are real ones; --by direction has all 20; the mean over classes and its parts stand in the
+    results."""
     names = tuple("abcde")
     pool = ArrayPool({n: tiny.pictures(6 + i, 16, i) for i, n in enumerate(names)})
     model = Lazy(names)
@@ -82,8 +84,9 @@ def test_a_mean_with_a_class_that_cannot_be_compared_is_no_number() -> None:
 
 
 def test_rc_and_fc_tell_a_translator_that_works_from_one_that_does_nothing() -> None:
-    """Domains that differ by colour: repainted pictures are of their new class for the classifier of real pictures and can teach one;
-    untouched pictures never are, so that RC is 0 and FC far below chance. Runs, seeds, schedule, split and ceiling are on record."""
+    """Domains that differ by colour: repainted pictures are of their new class for the classifier of real pictures and
+    can teach one; untouched pictures never are, so that RC is 0 and FC far below chance. Runs, seeds, schedule, split
+    and ceiling are on record."""
     settings = ClassifierConfig(steps=60, width=4, batch_size=12, runs=2, jitter=0, side=8)
     train, test = colours(16), colours(9, seed=10)
     names = test.domains
@@ -117,8 +120,8 @@ def test_rc_and_fc_are_refused_where_they_would_cheat_or_cannot_be() -> None:
 
 
 def test_accuracy_of_a_classifier_with_its_confusion_table(tmp_path: Path) -> None:
-    """A classifier of bright and dark pictures on labelled ones of which two have the wrong label: 10 of 12, both off the diagonal, with
-    interval, classes and hash; classes that it does not know and half of the options are refused."""
+    """A classifier of bright and dark pictures on labelled ones of which two have the wrong label: 10 of 12, both off
+    the diagonal, with interval, classes and hash; classes that it does not know and half of the options are refused."""
     pixels = np.concatenate([np.full((6, 8, 8, 3), v, np.uint8) for v in (20, 230)])
     labels = np.repeat([0, 1], 6)
     images = to_tensor(pixels)
@@ -167,8 +170,8 @@ def alex() -> LPIPS:
 
 
 def test_lpips_to_the_input_and_diversity(alex: LPIPS) -> None:
-    """A translator that does nothing has distance 0 to the input; one with noise has diversity above 0; one without randomness
-    has no diversity, and the reason is said."""
+    """A translator that does nothing has distance 0 to the input; one with noise has diversity above 0; one without
+    randomness has no diversity, and the reason is said."""
     pool = ArrayPool({"day": tiny.pictures(4, 16), "night": tiny.pictures(4, 16, 1)})
     still, noisy = (
         evaluate(translator(kind()), pool, metrics=["lpips"], networks=[alex])["directions"][0]
@@ -193,7 +196,8 @@ def test_content_and_identity_of_a_translator_that_changes_nothing() -> None:
 
 
 def test_one_picture_many_times_over_is_flagged() -> None:
-    """A collapsed output has no distance, precision or density, but a reason; images of other sizes are brought to the square."""
+    """A collapsed output has no distance, precision or density, but a reason; images of other sizes are brought to the
+    square."""
     grey = np.full((7, 16, 16, 3), 90, np.uint8)
     results = evaluate(translator(Lazy()), ArrayPool({"day": grey, "night": tiny.pictures(7, 40)}), **FAST)
     entry = results["directions"][0]
@@ -205,7 +209,8 @@ def test_one_picture_many_times_over_is_flagged() -> None:
 
 
 def test_every_figure_has_both_numbers_and_a_value_or_a_reason() -> None:
-    """Walk through all figures of a result, those within figures too: n, n_generated, n_real; no NaN anywhere in the file."""
+    """Walk through all figures of a result, those within figures too: n, n_generated, n_real; no NaN anywhere in the
+    file."""
     results = evaluate(
         translator(OneWay()), ArrayPool({"day": tiny.pictures(7, 16), "night": tiny.pictures(30, 16)}), **FAST
     )
@@ -289,8 +294,8 @@ def test_two_processes_have_the_results_of_one(tmp_path: Path) -> None:
 
 
 def test_no_batch_size_changes_a_figure_of_a_network() -> None:
-    """SqueezeNet with random weights, 1, 5 and 16 pictures at a time, with and without features known already: the same numbers to
-    the last bit, because the network always sees batches of one shape."""
+    """SqueezeNet with random weights, 1, 5 and 16 pictures at a time, with and without features known already: the same
+    numbers to the last bit, because the network always sees batches of one shape."""
     torch.manual_seed(0)
     network = backbone_from_state("squeezenet1_1", tiny.file_state("squeezenet1_1"))
     pool = ArrayPool({"day": tiny.pictures(4, 16), "night": tiny.pictures(3, 16, 1)})

@@ -1,4 +1,5 @@
-"""Palettes and masks: mean IoU and F1 by hand, palette files, facades' own colours, both thresholds through evaluate."""
+"""Palettes and masks: mean IoU and F1 by hand, palette files, facades' own colours, both thresholds through
+evaluate."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ ROADS = Palette("roads", ("road", "sky", "car"), ((0, 0, 0), (255, 255, 255), (2
 
 
 def test_mean_iou_by_hand() -> None:
-    """Colours near a class count for it; a class that the truth lacks has no IoU, but pixels given to it count against the others."""
+    """Colours near a class count for it; a class that the truth lacks has no IoU, but pixels given to it count against
+    the others."""
     truth = np.array([[[0, 0, 0], [0, 0, 0], [255, 255, 255], [250, 250, 255]]], np.uint8)
     found = np.array([[[9, 9, 0], [255, 250, 250], [255, 255, 255], [240, 10, 10]]], np.uint8)
     table = ROADS.confusion(found, truth)
@@ -38,7 +40,8 @@ def test_f1_of_masks() -> None:
 
 
 def test_palette_files(tmp_path: Path) -> None:
-    """Names may have blanks, lines comments; what is no colour, two classes of one colour and a missing file are refused."""
+    """Names may have blanks, lines comments; what is no colour, two classes of one colour and a missing file are
+    refused."""
     file = tmp_path / "city.txt"
     file.write_text("# Cityscapes\nroad 128 64 128\n\ntraffic sign 220 220 0  # yellow\n")
     palette = open_palette(file)
@@ -59,8 +62,8 @@ def test_palette_files(tmp_path: Path) -> None:
 
 
 def test_both_thresholds_both_readings_and_classes_through_pairs(tmp_path: Path) -> None:
-    """A translator that is exact on label maps: accuracy 1 at 12 and 16 by sum and by channel, mean IoU 1 with an interval and each
-    class; the untranslated maps stand beside it."""
+    """A translator that is exact on label maps: accuracy 1 at 12 and 16 by sum and by channel, mean IoU 1 with an
+    interval and each class; the untranslated maps stand beside it."""
     rng = np.random.default_rng(0)
     colours = np.array(ROADS.colours, np.uint8)
     for i in range(3):

@@ -31,7 +31,8 @@ def backbone(seen: list[int]) -> NetworkBackbone:
 
 
 def test_a_picture_goes_through_once_whatever_set_it_is_in() -> None:
-    """A second pass, a part of the set, another order and a copy within the set cost nothing; rows are those of the network."""
+    """A second pass, a part of the set, another order and a copy within the set cost nothing; rows are those of the
+    network."""
     seen: list[int] = []
     pixels = tiny.pictures(20, 16)
     first = FeatureStore(backbone(seen))
@@ -56,8 +57,8 @@ def test_other_weights_resize_or_precision_have_a_cache_of_their_own() -> None:
 
 
 def test_features_do_not_depend_on_the_precision_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A backbone's products are IEEE's whether a model in TF32 ran before it or PyTorch's own setting holds; the model's setting is there
-    again after it. Features that older code computed are not taken."""
+    """A backbone's products are IEEE's whether a model in TF32 ran before it or PyTorch's own setting holds; the
+    model's setting is there again after it. Features that older code computed are not taken."""
     found: list[str] = []
 
     def features(images: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""The command line. Thin: each command parses, then calls one function of the package; ``--help`` never imports torch."""
+"""The command line. Thin: each command parses, then calls one function of the package; ``--help`` never imports
+torch."""
 
 from __future__ import annotations
 
@@ -20,11 +21,13 @@ from unpaired.errors import Interrupted, UnpairedError
 app = App(
     name="unpaired",
     help="Learn to translate images between domains from folders that do not correspond.\n\n"
-    "Start: unpaired check DATA, then unpaired train DATA --out RUN, then unpaired translate RUN PICTURES --to DOMAIN --out DIR.",
+    "Start: unpaired check DATA, then unpaired train DATA --out RUN, then unpaired translate "
+    "RUN PICTURES --to DOMAIN --out DIR.",
     help_format="plaintext",  # the rich one loads a Markdown renderer, which costs more than the rest of --help
     version=__version__,
     version_flags=["--version"],
-    help_epilogue="Exit codes: 0 ok, 1 failed, 2 refused before work, 3 finished with failed items, 4 stopped by itself (state saved), "
+    help_epilogue="Exit codes: 0 ok, 1 failed, 2 refused before work, 3 finished with failed items, 4 "
+    "stopped by itself (state saved), "
     "130 and 143 stopped by a signal (state saved).",
 )
 app.command(imports.app)
@@ -38,7 +41,8 @@ app.register_install_completion_command()
 
 
 def _typed_wrongly(error: CycloptsError) -> str:
-    """The parser's message, in plain words where it says in its own that something is missing, too much or out of range."""
+    """The parser's message, in plain words where it says in its own that something is missing, too much or out of
+    range."""
     command = " ".join(("unpaired", *(error.command_chain or ())))
     more = f"`{command} --help` shows what it takes"
     missing = error.argument if type(error) is MissingArgumentError and error.keyword is None else None
@@ -80,7 +84,8 @@ def main(arguments: list[str] | None = None) -> None:
         if debug:
             raise
         print(
-            f"error: {type(error).__name__}: {error}; this is a bug in unpaired: run again with --debug and report the traceback",
+            f"error: {type(error).__name__}: {error}; this is a bug in unpaired: run again with "
+            "--debug and report the traceback",
             file=sys.stderr,
         )
         sys.exit(1)

@@ -45,7 +45,7 @@ def import_unit_v2(
 
 @app.command(name="unit-munit")
 def import_unit_munit(gen: Generator, dis: Discriminator | None = None, /, *, domains: Pair, out: Out) -> None:
-    """UNIT's second generation (master branch, MUNIT code base): GEN.pt and, for `unpaired train --start-from`, DIS.pt."""
+    """UNIT's second generation (MUNIT code base): GEN.pt and, for `unpaired train --start-from`, DIS.pt."""
     from unpaired import interop
 
     _write(interop.import_unit_munit(gen, dis, interop.pair(domains)), out, whole=dis is not None)
@@ -86,11 +86,11 @@ def import_deepi2i(
     ada
         Adaptor file.
     domains
-        Names of the classes in order: comma-separated, or a text file with one a line. Fewer than the files have is right where
-        the model reused ImageNet's rows.
+        Names of the classes in order: comma-separated, or a text file with one a line. Fewer than the files have is
+        right where the model reused ImageNet's rows.
     mode
-        How it was trained: scratch weighs the adaptors 1, 1, 1, 0.1 at 4, 8, 16, 32 pixels, transfer 0.1 everywhere. The files do
-        not tell, and the wrong one translates wrongly.
+        How it was trained: scratch weighs the adaptors 1, 1, 1, 0.1 at 4, 8, 16, 32 pixels, transfer 0.1 everywhere.
+        The files do not tell, and the wrong one translates wrongly.
     """
     from unpaired import interop
 
@@ -99,7 +99,7 @@ def import_deepi2i(
 
 @app.command(name="stylegan")
 def import_stylegan(file: Path, /, *, out: Out, size: Size = 256, domains: str | None = None) -> None:
-    """StyleGAN in PyTorch (stylegan-256px-new.model of style-based-gan-pytorch), for DeepI2I's StyleGAN variant to start from.
+    """StyleGAN (stylegan-256px-new.model of style-based-gan-pytorch), for DeepI2I's StyleGAN variant to start from.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def import_deepi2i_stylegan(file: Checkpoint, /, *, domains: str, out: Out, size
 
 @app.command(name="cyclegan")
 def import_cyclegan(gen: Path, dis: Path | None = None, /, *, domains: str, out: Out) -> None:
-    """CycleGAN (pytorch-CycleGAN-and-pix2pix): latest_net_G_A.pth and, for `unpaired train --start-from`, latest_net_D_A.pth.
+    """CycleGAN (pytorch-CycleGAN-and-pix2pix): latest_net_G_A.pth and, to train on from it, latest_net_D_A.pth.
 
     Parameters
     ----------

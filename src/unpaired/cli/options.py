@@ -1,7 +1,7 @@
 """The parameters that several commands share: type, name and help text of each stand here once.
 
-A command annotates with these. What only one command says about a parameter stands in that command's docstring, from where the
-help takes it; a text given here wins over the docstring's.
+A command annotates with these. What only one command says about a parameter stands in that command's docstring, from
+where the help takes it; a text given here wins over the docstring's.
 """
 
 from __future__ import annotations

@@ -129,7 +129,8 @@ def adapt(
     print(run(source, target, out, options).text())
     if not options.quiet:
         print(
-            f"next: unpaired report {shlex.quote(str(out))}; from Python: unpaired.evaluation.classifier.load_classifier"
+            f"next: unpaired report {shlex.quote(str(out))}; from Python: "
+            "unpaired.evaluation.classifier.load_classifier"
         )
 
 
@@ -147,7 +148,8 @@ def demo(
     Parameters
     ----------
     what
-        earth: satellite photographs and relief maps, both ways, held to the truth. digits: a classifier adapted to photographs.
+        earth: satellite photographs and relief maps, both ways, held to the truth. digits: a classifier adapted to
+        photographs.
     out
         Folder for data, runs and report.html.
     reduced

@@ -1,4 +1,5 @@
-"""Commands that use a model or look at one, at data and at the settings there are: translate, synthesize, info, presets, check."""
+"""Commands that use a model or look at one, at data and at the settings there are: translate, synthesize, info,
+presets, check."""
 
 from __future__ import annotations
 
@@ -149,7 +150,7 @@ def evaluate(
     options: Flat[EvaluateConfig] | None = None,
     set_: Assignments = [],  # noqa: B006
 ) -> None:
-    """Distances between translated and real images and more, each with its N, interval, floor and baseline (docs/evaluation.md).
+    """Distances between translated and real images and more, each with its N, interval, floor and baseline.
 
     Parameters
     ----------

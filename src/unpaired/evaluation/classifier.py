@@ -211,10 +211,16 @@ def save_classifier(
     """Write ``network``, trained on images read as ``data`` says, as one self-describing safetensors file,
     atomically."""
     header = {
-        "format": checkpoint.FORMAT, "version": __version__, "kind": "classifier", "classes": list(classes),
-        "image_size": side, "width": width, "value_range": [-1, 1], "extra": dict(extra),
+        "format": checkpoint.FORMAT,
+        "version": __version__,
+        "kind": "classifier",
+        "classes": list(classes),
+        "image_size": side,
+        "width": width,
+        "value_range": [-1, 1],
+        "extra": dict(extra),
         "data": data.model_dump(mode="json") if data is not None else {},
-    }  # fmt: skip
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write_atomic(path, checkpoint.pack(network.state_dict(), header))
     return path
@@ -458,11 +464,8 @@ def adaptation_figures(classifier: Path | str, labelled: Path | str, *, device: 
     truth = to_model[torch.from_numpy(np.asarray(pool.labels["target"]))]
     pixels = centre_crops(pool, "target", range(pool.count("target")), model.data)
     guess = torch.cat(
-        [
-            model.predict(to_tensor(pixels[i : i + 256]).to(device)).cpu()
-            for i in range(0, len(pixels), 256)
-        ]
-    )  # fmt: skip
+        [model.predict(to_tensor(pixels[i : i + 256]).to(device)).cpu() for i in range(0, len(pixels), 256)]
+    )
     right = (guess == truth).double().numpy()
     path = Path(classifier)
     return {

@@ -1,7 +1,8 @@
 """Fréchet and kernel distances between two sets of features, in float64.
 
-Heusel et al., GANs Trained by a Two Time-Scale Update Rule (arXiv 1706.08500), Eq. 6; Bińkowski et al., Demystifying MMD GANs
-(arXiv 1801.01401), Sec. 3. Both say "Inception" in their papers; here the backbone is named beside every figure.
+Heusel et al., GANs Trained by a Two Time-Scale Update Rule (arXiv 1706.08500), Eq. 6; Bińkowski et al., Demystifying
+MMD GANs (arXiv 1801.01401), Sec. 3. Both say "Inception" in their papers; here the backbone is named beside every
+figure.
 
 Legend: N images, D features; x, y [N, D]; μ mean [D], Σ covariance [D, D].
 """
@@ -38,12 +39,15 @@ def gaussian_distance(x: Tensor, y: Tensor) -> float:
 
     |μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁ Σ₂)^½)                                          (1706.08500, Eq. 6)
 
-    The trace of the product's root is the sum of the singular values of Σ₁^½ Σ₂^½. This needs no root of a non-symmetric
-    matrix, is never complex, and stays exact where Σ is singular. Where there are fewer images than features they are taken as
-    those of A Bᵀ: for centred features A and B over √(N-1) and √(M-1) they are the same, since A is an isometry times Σ₁^½.
+    The trace of the product's root is the sum of the singular values of Σ₁^½ Σ₂^½. This needs no root of a
+    non-symmetric matrix, is never complex, and stays exact where Σ is singular. Where there are fewer images than
+    features they are taken as
+    those of A Bᵀ: for centred features A and B over √(N-1) and √(M-1) they are the same, since A is an isometry times
+    Σ₁^½.
 
     Raises:
-        NotComparableError: fewer than two images in a set, NaN or infinity, different D, or a set whose features are all equal.
+        NotComparableError: fewer than two images in a set, NaN or infinity, different D, or a set whose features are
+            all equal.
     """
     x, y = _pair(x, y)
     for side in (x, y):
@@ -80,8 +84,8 @@ class KernelDistance:
 
     mean: float
     std: float | None
-    """Standard deviation over the subsets; None where a subset takes more than half of a set: such subsets are nearly the same
-    images, and their spread says next to nothing."""
+    """Standard deviation over the subsets; None where a subset takes more than half of a set: such subsets are nearly
+    the same images, and their spread says next to nothing."""
     subsets: int
     subset_size: int
 
@@ -133,8 +137,8 @@ def _unbiased(k_xx: Tensor, k_yy: Tensor, k_xy: Tensor) -> float:
 
 
 # ----------------------------------------------------------------------------------------------------
-# Fidelity and diversity apart, over nearest neighbours of features: precision and recall (Kynkäänniemi et al., arXiv 1904.06991, Eq. 1
-# and 2), density and coverage (Naeem et al., arXiv 2002.09797, Eq. 2 to 4).
+# Fidelity and diversity apart, over nearest neighbours of features: precision and recall (Kynkäänniemi et al., arXiv
+# 1904.06991, Eq. 1 and 2), density and coverage (Naeem et al., arXiv 2002.09797, Eq. 2 to 4).
 #
 # Legend: n real images, m generated ones; k neighbours; r(x) distance of x to its k-th neighbour in its own set.
 
@@ -204,8 +208,9 @@ def _radii(x: Tensor, ks: tuple[int, ...]) -> list[Tensor]:
 
 
 # ----------------------------------------------------------------------------------------------------
-# How sure a figure is: bootstrap intervals, and the Fréchet distance that infinitely many images would have. All of it works on products
-# of features between images, never on D × D matrices, so that a resample costs little where there are few images.
+# How sure a figure is: bootstrap intervals, and the Fréchet distance that infinitely many images would have. All of it
+# works on products of features between images, never on D × D matrices, so that a resample costs little where there are
+# few images.
 #
 # Legend: n, m images; x [n, D], y [m, D].
 
@@ -214,12 +219,13 @@ LEVEL = 0.95
 ENOUGH_RESAMPLES = 100
 """Below this many resamples their quantiles lie too near each other: those of 20 hold the truth 88 times in 100."""
 LEAST_RESAMPLES = 10
-"""From fewer resamples no interval is made. It happens with two or three images, most of whose resamples are one picture alone."""
+"""From fewer resamples no interval is made. It happens with two or three images, most of whose resamples are one
+picture alone."""
 NORMAL_QUANTILE = 1.959964
 """Of the normal distribution, at (1 + LEVEL) / 2."""
 MAX_GRAM = 1500
-"""Images of a set that a bootstrap of distances looks at. Of more, so many are drawn at random, and the spread is scaled by the
-square root of the ratio, as a standard error is."""
+"""Images of a set that a bootstrap of distances looks at. Of more, so many are drawn at random, and the spread is
+scaled by the square root of the ratio, as a standard error is."""
 FRACTIONS = tuple(1 / (1 + 0.25 * i) for i in range(7))
 """Shares of the images at which a Fréchet distance is taken for its limit: evenly spaced in 1/share from 1 to 2.5."""
 DRAWS = 3
@@ -228,9 +234,11 @@ Interval = tuple[float, float]
 
 
 def centred(values: NDArray[np.float64], value: float, scale: float = 1.0) -> Interval:
-    """Lay the spread of the resamples around ``value``: a biased distance of resamples, which have fewer different images, lies above it.
+    """Lay the spread of the resamples around ``value``: a biased distance of resamples, which have fewer different
+    images, lies above it.
 
-    From ``ENOUGH_RESAMPLES`` on the spread is their 2.5 % and 97.5 % quantiles; below, Student's t times their standard deviation.
+    From ``ENOUGH_RESAMPLES`` on the spread is their 2.5 % and 97.5 % quantiles; below, Student's t times their standard
+    deviation.
     """
     if len(values) < ENOUGH_RESAMPLES:
         half = scale * student_quantile(len(values) - 1) * float(values.std(ddof=1))
@@ -240,8 +248,8 @@ def centred(values: NDArray[np.float64], value: float, scale: float = 1.0) -> In
 
 
 def student_quantile(freedom: int) -> float:
-    """The (1 + LEVEL) / 2 quantile of Student's t, by the expansion of Abramowitz and Stegun (Handbook of Mathematical Functions,
-    26.7.5): to 1e-4 from 19 degrees of freedom on."""
+    """The (1 + LEVEL) / 2 quantile of Student's t, by the expansion of Abramowitz and Stegun (Handbook of Mathematical
+    Functions, 26.7.5): to 1e-4 from 19 degrees of freedom on."""
     z, n = NORMAL_QUANTILE, freedom
     terms = (
         (z**3 + z) / (4 * n),
@@ -261,8 +269,8 @@ def mean_interval(values: Sequence[float] | NDArray[np.float64], *, resamples: i
 
 
 def share_interval(share: float, n: int) -> Interval:
-    """Of a share of ``n`` (Wilson 1927, the score interval). Unlike a bootstrap it has a width where all of them are right: 10 of 10
-    are no less than 0.72. For means of values in [0, 1] it is on the wide side."""
+    """Of a share of ``n`` (Wilson 1927, the score interval). Unlike a bootstrap it has a width where all of them are
+    right: 10 of 10 are no less than 0.72. For means of values in [0, 1] it is on the wide side."""
     z = NORMAL_QUANTILE
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
@@ -295,8 +303,8 @@ class Products:
         return max(0.0, float(means + traces - 2 * overlap))
 
     def kernel(self, i: Tensor, j: Tensor) -> float:
-        """Squared maximum mean discrepancy of a resample. Pairs of one image with its own copy are left out, which keeps
-        the estimate unbiased."""
+        """Squared maximum mean discrepancy of a resample. Pairs of one image with its own copy are left out, which
+        keeps the estimate unbiased."""
         xx, yy, xy = self.kernels
         a, b = (torch.bincount(index, minlength=size).double() for index, size in zip((i, j), xy.shape, strict=True))
         within = sum(
@@ -311,15 +319,16 @@ def _drawn(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def resamples_for(asked: int, n: int) -> int:
-    """How many Fréchet resamples are made: as many as asked for up to 400 images, fewer beyond, never below 20. Their cost
-    grows with the cube of the images."""
+    """How many Fréchet resamples are made: as many as asked for up to 400 images, fewer beyond, never below 20. Their
+    cost grows with the cube of the images."""
     return min(asked, max(20, int(asked * (400 / max(n, 1)) ** 2)))
 
 
 def distance_resamples(
     distance: Callable[[Tensor, Tensor], float], n: int, m: int, *, resamples: int, seed: int = 0
 ) -> tuple[NDArray[np.float64], float]:
-    """``distance(indices of x, indices of y)`` of resamples of both sets, and what their spread is to be multiplied by."""
+    """``distance(indices of x, indices of y)`` of resamples of both sets, and what their spread is to be multiplied
+    by."""
     whole, n, m = min(n, m), min(n, MAX_GRAM), min(m, MAX_GRAM)
     generator = torch.Generator().manual_seed(seed)
     found = [
@@ -340,14 +349,15 @@ class Limit:
     r2: float
     """Share of the variance that the line explains."""
     reliable: bool
-    """False where there are fewer images than features at the smallest share: the bias is then no straight line in 1/N."""
+    """False where there are fewer images than features at the smallest share: the bias is then no straight line in
+    1/N."""
 
 
 def frechet_limit(products: Products, value: float, n: int, m: int, *, seed: int = 0) -> Limit:
     """FD∞: the Fréchet distance extrapolated to infinitely many images on both sides.
 
-    The bias is about c/N (Chong and Forsyth, Effectively Unbiased FID and Inception Score, arXiv 1911.07023, Sec. 3.2). Shares
-    f of both sets have FD(f) = FD∞ + c/f, so a line over 1/f meets FD∞ at 1/f = 0.
+    The bias is about c/N (Chong and Forsyth, Effectively Unbiased FID and Inception Score, arXiv 1911.07023, Sec. 3.2).
+    Shares f of both sets have FD(f) = FD∞ + c/f, so a line over 1/f meets FD∞ at 1/f = 0.
 
     Args:
         value: the distance between the whole sets of n and m images.

@@ -1,9 +1,10 @@
 """Features and distances of pictures: pretrained backbones with their store on disk, LPIPS, and one pass that measures.
 
-Each figure carries its backbone's name: "FD-mobilenet_v1". The name FID belongs to one network, one resize and one set of weights:
-the backbone ``fid``. No other one may bear it.
+Each figure carries its backbone's name: "FD-mobilenet_v1". The name FID belongs to one network, one resize and one set
+of weights: the backbone ``fid``. No other one may bear it.
 
-Legend: N, n images, D features, C channels, H height, W width, S side; images [N, 3, H, W] in [-1, 1], pixels uint8 [n, S, S, 3].
+Legend: N, n images, D features, C channels, H height, W width, S side; images [N, 3, H, W] in [-1, 1], pixels uint8 [n,
+S, S, 3].
 """
 
 from __future__ import annotations
@@ -108,7 +109,8 @@ class NetworkBackbone:
         images = images.to(self.device, torch.float32)
         if images.shape[-2:] != (self.side, self.side):
             images = self.resized(images, self.side)
-        # products as for every figure, whatever the model that is judged runs in: the same picture has the same features
+        # products as for every figure, whatever the model that is judged runs in: the same picture has the same
+        # features
         with products("fp32"), autocast(self.precision, self.device):
             return self.features(images).float().cpu()
 
@@ -152,9 +154,13 @@ def _pooled(network: str, layer: str, dim: int) -> _Kind:
 
 
 _FID = _Kind(
-    inception.FEATURES, _TensorFlow, "fid-inception", inception.INPUT_SIDE, inception.resize_tensorflow1,
+    inception.FEATURES,
+    _TensorFlow,
+    "fid-inception",
+    inception.INPUT_SIDE,
+    inception.resize_tensorflow1,
     "bilinear of TensorFlow 1 (no antialiasing, no half-pixel centres) to {0}×{0}, as the original FID",
-)  # fmt: skip
+)
 BACKBONES: dict[str, _Kind] = {
     "mobilenet_v1": _pooled("mobilenet_v1", "stride32", 1024),
     "efficientnet_lite0": _pooled("efficientnet_lite0", "stride32", 320),
@@ -192,9 +198,16 @@ def backbone_from_state(
     kind = _kind(name)
     network = kind.build(state).eval().to(device).requires_grad_(False)
     return NetworkBackbone(
-        name, kind.dim, kind.side, state_hash(state), network, torch.device(device), precision, kind.resized,
+        name,
+        kind.dim,
+        kind.side,
+        state_hash(state),
+        network,
+        torch.device(device),
+        precision,
+        kind.resized,
         kind.resize.format(kind.side),
-    )  # fmt: skip
+    )
 
 
 def on_this_machine(name: str, where: Path | str | None = None) -> bool:
@@ -226,8 +239,8 @@ def open_backbone(
 
 
 # ----------------------------------------------------------------------------------------------------
-# LPIPS with its official weights. torchmetrics' own builds its trunk with torchvision, whose wheels on PyPI do not import beside a CPU
-# build of PyTorch; so the trunk is ours, and equal to theirs (tests/evaluation/test_perceptual.py).
+# LPIPS with its official weights. torchmetrics' own builds its trunk with torchvision, whose wheels on PyPI do not
+# import beside a CPU build of PyTorch; so the trunk is ours, and equal to theirs (tests/evaluation/test_perceptual.py).
 
 _TAPS = {
     "alex": ("alexnet", {"relu1": 64, "relu2": 192, "relu3": 384, "relu4": 256, "relu5": 256}),
@@ -283,7 +296,8 @@ def _at_least(images: Tensor, side: int) -> Tensor:
 
 
 def open_lpips(net: str = "alex", where: Path | str | None = None, device: torch.device | str = "cpu") -> LPIPS:
-    """Open LPIPS 0.1 over AlexNet or VGG-16: torchvision's weights and the authors' linear layers, each with its hash checked.
+    """Open LPIPS 0.1 over AlexNet or VGG-16: torchvision's weights and the authors' linear layers, each with its hash
+    checked.
 
     Args:
         where: a folder with both files; else the usual places, and for the linear layers the package torchmetrics.
@@ -300,14 +314,17 @@ def open_lpips(net: str = "alex", where: Path | str | None = None, device: torch
 
 
 # ----------------------------------------------------------------------------------------------------
-# Features on disk, by the content of each picture: a set is passed through a backbone once, whatever is asked of it later.
+# Features on disk, by the content of each picture: a set is passed through a backbone once, whatever is asked of it
+# later.
 #
-# Below ``<cache>/features/`` every backbone has a folder whose name is a digest of all that its features depend on. In it lie
-# safetensors files of ``keys`` uint8 [N, 32] (SHA-256 of a picture's pixels and shape) and ``features`` float32 [N, D], named by
-# their own hash and written atomically, so that several processes may add at a time. The folder may be deleted at any time.
+# Below ``<cache>/features/`` every backbone has a folder whose name is a digest of all that its features depend on. In
+# it lie safetensors files of ``keys`` uint8 [N, 32] (SHA-256 of a picture's pixels and shape) and ``features`` float32
+# [N, D], named by their own hash and written atomically, so that several processes may add at a time. The folder may be
+# deleted at any time.
 
 CODE = 3
-"""Counts up when this package computes other features with the same weights and settings: what is on disk is then not taken."""
+"""Counts up when this package computes other features with the same weights and settings: what is on disk is then not
+taken."""
 BATCH = 16
 """Pictures in a pass. It is fixed (the last ones are filled up), so that no other batch size changes the features."""
 
@@ -349,8 +366,8 @@ class FeatureStore:
         self._known.update(zip((k.tobytes() for k in keys.numpy()), features, strict=True))
 
     def add(self, images: Pixels) -> list[bytes]:
-        """Ask for the features of pictures [n, H, W, 3]; :meth:`rows` has them under these keys. Those not known yet wait until there
-        are ``BATCH`` of them."""
+        """Ask for the features of pictures [n, H, W, 3]; :meth:`rows` has them under these keys. Those not known yet
+        wait until there are ``BATCH`` of them."""
         keys = [content_key(image) for image in images]
         for name, image in zip(keys, images, strict=True):
             if name not in self._known:
@@ -375,7 +392,8 @@ class FeatureStore:
         self.computed += len(keys)
 
     def save(self) -> None:
-        """Write what is new to the cache. A cache that cannot be written is no reason to stop: it is said in the log."""
+        """Write what is new to the cache. A cache that cannot be written is no reason to stop: it is said in the
+        log."""
         if not self.on_disk or not self._new:
             return
         keys = torch.from_numpy(np.frombuffer(b"".join(self._new), np.uint8).reshape(-1, 32).copy())
@@ -426,9 +444,10 @@ class Pass:
     def direction(self, task: Task) -> dict[str, Tensor]:
         """Translate and measure one task; rows in the order of its items, ``place``.
 
-        One number an image each: ``change``, ``ssim_to_input``, ``cycle_error``, ``lpips_to_input_<net>``, ``feature_cosine-<b>``.
-        Features ``generated/<b>`` and ``source/<b>`` [n, D]. ``pixels`` [n, S, S, 3] and ``sound`` [n] (whether they are finite)
-        where they are kept. A translation that is not finite gives NaN everywhere.
+        One number an image each: ``change``, ``ssim_to_input``, ``cycle_error``, ``lpips_to_input_<net>``,
+        ``feature_cosine-<b>``. Features ``generated/<b>`` and ``source/<b>`` [n, D]. ``pixels`` [n, S, S, 3] and
+        ``sound`` [n] (whether they are finite) where they are kept. A translation that is not finite gives NaN
+        everywhere.
         """
         parts: list[dict[str, Tensor]] = []
         keys: dict[str, list[bytes]] = {
@@ -537,8 +556,10 @@ class Pass:
         """The rows with one number an image, for who wants to find the best and the worst."""
         items = [task.items[int(place)] for place in rows["place"]]
         found: dict[str, list[Any]] = {
-            "source": [d for d, _ in items], "index": [i for _, i in items], "name": [self.images.name(item) for item in items],
-        }  # fmt: skip
+            "source": [d for d, _ in items],
+            "index": [i for _, i in items],
+            "name": [self.images.name(item) for item in items],
+        }
         for name, values in rows.items():
             if values.ndim == 1 and name not in NOT_FIGURES:
                 found[name] = [v if math.isfinite(v) else None for v in values.tolist()]
@@ -564,7 +585,8 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
 
 
 def translate(translator: Translator, x: Tensor, source: str, target: str, seed: int, places: Sequence[int]) -> Tensor:
-    """Translate; where outputs are random, each image has its own noise by its place, so that batches do not change results."""
+    """Translate; where outputs are random, each image has its own noise by its place, so that batches do not change
+    results."""
     if not translator.method.stochastic:
         return translator.translate(x, source, target)
     seeds = [(seed * 1_000_003 + place) % 2**63 for place in places]

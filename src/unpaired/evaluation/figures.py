@@ -1,4 +1,5 @@
-"""Figures from features and from one number an image: value, interval, both N, floor and baseline, or the reason there is none.
+"""Figures from features and from one number an image: value, interval, both N, floor and baseline, or the reason there
+is none.
 
 Legend: m generated images, n real ones, D features.
 """
@@ -34,7 +35,8 @@ from unpaired.evaluation.distances import (
 from unpaired.evaluation.features import figure_name
 
 Figure = dict[str, Any]
-"""``{"value": float, "n": …}``, or ``{"value": None, "not_comparable": reason, "n": …}``; docs/evaluation.md has all keys."""
+"""``{"value": float, "n": …}``, or ``{"value": None, "not_comparable": reason, "n": …}``; docs/evaluation.md has all
+keys."""
 ENOUGH_IMAGES = 2000
 """Below this many images on either side a distance is dominated by its bias: a plain warning is added."""
 MEASURES = {
@@ -99,8 +101,8 @@ def mean_figure(
     seed: int = 0,
     share: bool = False,
 ) -> Figure:
-    """The mean of one number an image, with its interval where there are at least two: of a ``share`` of right ones Wilson's,
-    else by bootstrap."""
+    """The mean of one number an image, with its interval where there are at least two: of a ``share`` of right ones
+    Wilson's, else by bootstrap."""
     x = np.asarray(values, dtype=np.float64)
     n = len(x)
     real = n if real is None else real
@@ -136,7 +138,8 @@ def split_in_halves(features: Tensor, seed: int) -> tuple[Tensor, Tensor]:
 def feature_figures(
     sets: Sets, backbone: str, groups: Sequence[str], *, resamples: int, seed: int
 ) -> dict[str, Figure]:
-    """All figures of one backbone and direction, each with ``before`` and ``floor``; groups ``distances``, ``coverage``."""
+    """All figures of one backbone and direction, each with ``before`` and ``floor``; groups ``distances``,
+    ``coverage``."""
     sides = {"": (sets.generated, sets.target), "before": (sets.source, sets.target), "floor": sets.halves}
     found: dict[str, Figure] = {}
     for side, (x, y) in sides.items():
@@ -162,8 +165,12 @@ def _distances(x: Tensor, y: Tensor, backbone: str, *, resamples: int, seed: int
         return {name: nothing(str(error), len(x), len(y), pair=True) for name in names}
     frechet: Figure = {"value": value, **counts}
     other: Figure = {
-        "value": kernel.mean, "std": kernel.std, "subsets": kernel.subsets, "subset_size": kernel.subset_size, **counts,
-    }  # fmt: skip
+        "value": kernel.mean,
+        "std": kernel.std,
+        "subsets": kernel.subsets,
+        "subset_size": kernel.subset_size,
+        **counts,
+    }
     if kernel.std is not None:
         other["std_of"] = "subsets"
     if resamples or limit:
@@ -193,7 +200,8 @@ def _limit(products: Products, value: float, m: int, n: int, seed: int) -> Figur
     figure: Figure = {"value": found.value, "r2": found.r2}
     if not found.reliable:
         figure["note"] = (
-            f"fewer images than the {products.dim} features: the bias is not yet a straight line in 1/N, so this is a rough guess"
+            f"fewer images than the {products.dim} features: the bias is not yet a straight line in "
+            "1/N, so this is a rough guess"
         )
     return figure
 
@@ -208,16 +216,21 @@ def _coverage(x: Tensor, y: Tensor, backbone: str, *, seed: int) -> dict[str, Fi
     for name in names:
         values = getattr(found, name).numpy()
         figures[f"{name}-{backbone}"] = {
-            "value": float(values.mean()), **_counts(len(x), len(y)),
-            "interval": list(mean_interval(values, seed=seed) if name == "density" else share_interval(float(values.mean()), len(values))),
+            "value": float(values.mean()),
+            **_counts(len(x), len(y)),
+            "interval": list(
+                mean_interval(values, seed=seed)
+                if name == "density"
+                else share_interval(float(values.mean()), len(values))
+            ),
             "k": K_PRECISION if name in ("precision", "recall") else K_COVERAGE,
-        }  # fmt: skip
+        }
     return figures
 
 
 def means_over_targets(entries: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Figure]:
-    """mFD and mKD: for each target the mean over its sources, then the mean over targets (DeepI2I, Section 4.1). The interval
-    takes the classes as independent."""
+    """mFD and mKD: for each target the mean over its sources, then the mean over targets (DeepI2I, Section 4.1). The
+    interval takes the classes as independent."""
     found = {}
     for name in names:
         by_target: dict[str, list[Mapping[str, Any]]] = {}
@@ -243,9 +256,14 @@ def _mean_of(by_target: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     if all("interval" in f for f in figures):
         shares = [1 / len(group) / len(per) for group in by_target.values() for _ in group]
         half = [
-            math.sqrt(sum((share * abs(f["interval"][side] - f["value"])) ** 2 for share, f in zip(shares, figures, strict=True)))
+            math.sqrt(
+                sum(
+                    (share * abs(f["interval"][side] - f["value"])) ** 2
+                    for share, f in zip(shares, figures, strict=True)
+                )
+            )
             for side in (0, 1)
-        ]  # fmt: skip
+        ]
         result["interval"] = [result["value"] - half[0], result["value"] + half[1]]
     for side in ("before", "floor"):
         values = [[f[side]["value"] if side in f else None for f in group] for group in by_target.values()]

@@ -20,7 +20,8 @@ from unpaired.errors import ConfigError, ImageError
 from unpaired.machine import Ranks
 
 MAX_DIRECTIONS = 12
-"""Up to so many ordered pairs of domains (4 domains) each is measured by itself; beyond, each target from a mix of all others."""
+"""Up to so many ordered pairs of domains (4 domains) each is measured by itself; beyond, each target from a mix of all
+others."""
 MIXED = "*"
 """Stands for "any of the other domains" as a source."""
 By = Literal["auto", "direction", "target"]
@@ -95,7 +96,8 @@ class Images:
 
 
 def square(image: Pixels, side: int) -> Pixels:
-    """uint8 [H, W, 3] -> [side, side, 3]: resized by the shorter side (bicubic, antialiased) where it is another, centre-cropped."""
+    """uint8 [H, W, 3] -> [side, side, 3]: resized by the shorter side (bicubic, antialiased) where it is another,
+    centre-cropped."""
     if min(image.shape[:2]) != side:
         image = np.asarray(resize(Image.fromarray(image), side, DataConfig()))
     top, left = ((n - side) // 2 for n in image.shape[:2])
@@ -105,7 +107,8 @@ def square(image: Pixels, side: int) -> Pixels:
 def plan(images: Images, directions: Sequence[tuple[str, str]], by: By) -> tuple[list[Task], str]:
     """The rows of the results, and which way was taken: ``direction`` or ``target``.
 
-    With ``target``, as many pictures are translated into a class as there are real ones of it, drawn from its sources in
+    With ``target``, as many pictures are translated into a class as there are real ones of it, drawn from its sources
+    in
     turn: the whole then costs as many translations as there are images, however many classes there are.
 
     Raises ConfigError.

@@ -58,8 +58,12 @@ def provenance_of(run: Pass, name: str | None, by: str, options: EvaluateConfig,
         "size": images.size,
         "backbones": {
             b: {
-                "sha256": n.sha256, "resize": n.resize, "dim": n.dim, "precision": getattr(n, "precision", "fp32"),
-                "passed": run.stores[b].computed, "independent": b not in seen_in_training(translator),
+                "sha256": n.sha256,
+                "resize": n.resize,
+                "dim": n.dim,
+                "precision": getattr(n, "precision", "fp32"),
+                "passed": run.stores[b].computed,
+                "independent": b not in seen_in_training(translator),
             }
             for b, n in networks.items()
         },
@@ -71,7 +75,7 @@ def provenance_of(run: Pass, name: str | None, by: str, options: EvaluateConfig,
         "torch": torch.__version__,
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
-    }  # fmt: skip
+    }
 
 
 NOT_INDEPENDENT = "not independent"
@@ -91,15 +95,16 @@ def warnings_of(entries: Sequence[Mapping[str, Any]], images: Images) -> list[st
         before = any("before" in v for d in entries for v in d.values() if isinstance(v, dict))
         sides = ["of the untranslated input ('before')"] * before + ["of real images against real ones ('floor')"]
         warnings.append(
-            f"only {least} images: below {ENOUGH_IMAGES:,} a Fréchet distance is mostly bias. Compare it only with those {' and '.join(sides)} "
+            f"only {least} images: below {ENOUGH_IMAGES:,} a Fréchet distance is mostly bias. Compare "
+            f"it only with those {' and '.join(sides)} "
             "in the same table, and trust the kernel distance more"
         )
     return warnings
 
 
 # ----------------------------------------------------------------------------------------------------
-# What the readers of results rely on. Keys that are missing or unknown are no fault (older and newer versions write others); values
-# of another kind are.
+# What the readers of results rely on. Keys that are missing or unknown are no fault (older and newer versions write
+# others); values of another kind are.
 
 
 class _Lenient(BaseModel):
@@ -193,7 +198,8 @@ def read_json(path: Path | str) -> Any:
 
 
 def check_results(found: Any, where: str) -> None:
-    """Raise DataError with the first place where ``found`` is not as evaluate writes it; ``where`` is the file's name."""
+    """Raise DataError with the first place where ``found`` is not as evaluate writes it; ``where`` is the file's
+    name."""
     if not isinstance(found, dict) or not isinstance(found.get("directions"), list):
         raise DataError(f"{where}: no results of `unpaired evaluate … --out FILE`: it has no list 'directions'")
     try:
@@ -265,7 +271,8 @@ def count(figure: Figure) -> str:
 
 
 def format_table(results: Mapping[str, Any], *, width: int = 130) -> str:
-    """Write the results for a terminal: plain text without colours. The best checkpoint of a run has a table of its own."""
+    """Write the results for a terminal: plain text without colours. The best checkpoint of a run has a table of its
+    own."""
     about = results["provenance"]
     which = f", {about['checkpoint']} checkpoint (step {about['step']})" if about.get("checkpoint") else ""
     lines = [["direction", "measure", "value [95 %]", "before", "floor", "N"]]
@@ -368,7 +375,8 @@ class Comparison:
         return {reason: _letter(i) for i, reason in enumerate(reasons)}
 
     def _lines(self, escaped: Callable[[str], str], best: str) -> list[list[str]]:
-        """The texts of direction, measure, files, input, floor and N: the header, then a line a row; ``best`` marks the best."""
+        """The texts of direction, measure, files, input, floor and N: the header, then a line a row; ``best`` marks the
+        best."""
         notes = self._notes()
         header = ["direction", "measure", *self.columns, "input", "real against real", "N generated / real"]
         lines = [[escaped(text) for text in header]]
@@ -421,10 +429,23 @@ def _letter(index: int) -> str:
 def _escaped(text: str) -> str:
     """Text for LaTeX."""
     table = {
-        "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "→": r"$\to$", "↓": r"$\downarrow$", "↑": r"$\uparrow$",
-        "±": r"$\pm$", "–": "--", "∞": r"$\infty$",
-    }  # fmt: skip
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "→": r"$\to$",
+        "↓": r"$\downarrow$",
+        "↑": r"$\uparrow$",
+        "±": r"$\pm$",
+        "–": "--",
+        "∞": r"$\infty$",
+    }
     escaped = "".join(table.get(c, c) for c in text)
     escaped = re.sub(r"(\d)e([+-])0*(\d+)", r"\1$\\cdot10^{\2\3}$", escaped).replace("10^{+", "10^{")
     return re.sub(r"(?<![\w{])-(?=\d)", "$-$", escaped)  # a minus, not a hyphen
@@ -435,8 +456,8 @@ def compare(
 ) -> Comparison:
     """Put results side by side.
 
-    A figure counts as comparable with the first of its row when both have the same images (fingerprint, split, size, numbers on the
-    real side) and, for figures of features, the same backbone, weights, resize and precision.
+    A figure counts as comparable with the first of its row when both have the same images (fingerprint, split, size,
+    numbers on the real side) and, for figures of features, the same backbone, weights, resize and precision.
 
     Args:
         results: files of ``unpaired evaluate``, or what ``evaluate`` returned.
@@ -511,9 +532,12 @@ def _context(found: Mapping[str, Any], key: str, figure: Mapping[str, Any], back
     """What two figures must share, in words -> value."""
     about = found.get("provenance") or {}
     context = {
-        "images": str(about.get("data"))[:12], "split": about.get("split"), "image size": about.get("size"),
-        "real images": figure.get("n_real"), "generated images": figure.get("n_generated"),
-    }  # fmt: skip
+        "images": str(about.get("data"))[:12],
+        "split": about.get("split"),
+        "image size": about.get("size"),
+        "real images": figure.get("n_real"),
+        "generated images": figure.get("n_generated"),
+    }
     if about.get("limit") is not None:
         context["images drawn with seed"] = about.get("seed")
     if key in ("rc", "fc", "ceiling"):
@@ -531,9 +555,10 @@ def _context(found: Mapping[str, Any], key: str, figure: Mapping[str, Any], back
         if known.get("independent") is False:
             context["seen"] = f"{NOT_INDEPENDENT}: training looked through {backbone}"
         context |= {
-            "weights of the backbone": str(known.get("sha256"))[:12], "resize": known.get("resize"),
+            "weights of the backbone": str(known.get("sha256"))[:12],
+            "resize": known.get("resize"),
             "precision of the features": known.get("precision"),
-        }  # fmt: skip
+        }
     return context
 
 

@@ -1,6 +1,7 @@
 """A model and real images in, figures out: each with its N, its interval, its floor, and what it was computed from.
 
-What can be refused is refused before anything is translated: a mistake found at the end would throw the work of hours away.
+What can be refused is refused before anything is translated: a mistake found at the end would throw the work of hours
+away.
 
 Legend: N images, H height, W width, D features; images [N, 3, H, W] in [-1, 1].
 """
@@ -84,7 +85,8 @@ def check_model(translator: Translator, options: EvaluateConfig) -> None:
 
 
 def check_truth(translator: Translator, tasks: Sequence[Task], options: EvaluateConfig) -> None:
-    """Whether the folders of pairs and masks hold what each task needs; no picture is opened. Raises DataError, ConfigError."""
+    """Whether the folders of pairs and masks hold what each task needs; no picture is opened. Raises DataError,
+    ConfigError."""
     for task in tasks:
         if task.source == MIXED:
             continue
@@ -115,24 +117,27 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure distances between translated and real images, and everything else that docs/evaluation.md lists.
 
-    Images are resized and centre-cropped to the square on which the model was trained. Translations are rounded to 8 bits
-    first, as a file would be. Errors are in units of [-1, 1], so 2 is the largest. Under torchrun each process takes its share
-    of the images, and all have the same results.
+    Images are resized and centre-cropped to the square on which the model was trained. Translations are rounded to 8
+    bits first, as a file would be. Errors are in units of [-1, 1], so 2 is the largest. Under torchrun each process
+    takes its share of the images, and all have the same results.
 
     Args:
         model: a translator (then ``device`` and ``precision`` are its own), or a path as for :func:`unpaired.load`.
         data: a data folder, or a pool that holds the model's domains.
-        options: what :class:`~unpaired.config.EvaluateConfig` lists; ``changes`` are single ones of them, as in ``limit=100``.
+        options: what :class:`~unpaired.config.EvaluateConfig` lists; ``changes`` are single ones of them, as in
+            ``limit=100``.
         networks: ready ones, instead of those that ``backbone`` and ``lpips`` name.
         train: training images for RC and FC, where ``data`` is a pool.
 
     Returns:
-        ``directions`` (a list), ``means``, ``reconstruction`` (by domain), ``measures``, ``warnings``, ``provenance``; plain JSON values.
+        ``directions`` (a list), ``means``, ``reconstruction`` (by domain), ``measures``, ``warnings``, ``provenance``;
+        plain JSON values.
 
     Raises:
         DataError: a domain of the model is not in the data. ConfigError: unknown backbone or bad option.
         All of these before anything is translated. UnpairedError: ``out`` could not be written; its text has the table.
-        WeightsError: the weights of a backbone that was asked for by name, or of LPIPS, are missing or wrong; so are those in
+        WeightsError: the weights of a backbone that was asked for by name, or of LPIPS, are missing or wrong; so are
+            those in
             ``weights``, where it was given.
     """
     options = EvaluateConfig.of(options, changes)
@@ -163,8 +168,8 @@ def evaluate(
 def _networks(
     ready: Sequence[Backbone | LPIPS], options: EvaluateConfig, translator: Translator, warnings: list[str]
 ) -> Networks:
-    """Backbones with their stores and networks of LPIPS, each by name, where a group needs them. Where none is named, one that the
-    model's training did not look through."""
+    """Backbones with their stores and networks of LPIPS, each by name, where a group needs them. Where none is named,
+    one that the model's training did not look through."""
     device = translator.device
     backbones = [n for n in ready if not isinstance(n, LPIPS)]
     nets = [n for n in ready if isinstance(n, LPIPS)]
@@ -243,7 +248,8 @@ def _evaluate(
     if missing:
         there = ", ".join(images.pool.domains)
         raise DataError(
-            f"the data has no domain {', '.join(missing)}, which the model knows; it has: {there}. Name its folders as the model does"
+            f"the data has no domain {', '.join(missing)}, which the model knows; it has: {there}. "
+            "Name its folders as the model does"
         )
     stores = networks[0]
     keep = "classifier" in options.groups
@@ -321,15 +327,22 @@ def _entry(
 
 
 def _truth(translator: Translator, task: Task, options: EvaluateConfig) -> dict[str, Any]:
-    """Figures against pairs and masks. A picture that cannot be used leaves these figures without a number, and all others whole."""
+    """Figures against pairs and masks. A picture that cannot be used leaves these figures without a number, and all
+    others whole."""
     found: dict[str, Any] = {}
     if options.pairs is not None:
         palette = open_palette(options.palette) if options.palette is not None else None
         try:
             found |= pixel_figures(
-                translator, options.pairs, task.source, task.target, thresholds=options.threshold, left=options.left,
-                palette=palette, seed=options.seed,
-            )  # fmt: skip
+                translator,
+                options.pairs,
+                task.source,
+                task.target,
+                thresholds=options.threshold,
+                left=options.left,
+                palette=palette,
+                seed=options.seed,
+            )
         except DataError as error:
             keys = pixel_keys(options.threshold) + ([f"mean_iou_{palette.name}"] if palette is not None else [])
             found |= {key: nothing(str(error)) for key in keys}

@@ -1,4 +1,5 @@
-"""Figures for which the right answer is known: translated pictures against true ones, attention masks against true ones."""
+"""Figures for which the right answer is known: translated pictures against true ones, attention masks against true
+ones."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ from unpaired.evaluation.inputs import square
 from unpaired.translate.translator import Translator
 
 Reading = Literal["sum", "channel"]
-"""``sum``: a pixel is wrong when its three channels differ by more than the threshold in total ("the total RGB difference",
-Show, Attend and Translate, section 3.2). ``channel``: when any one channel does."""
+"""``sum``: a pixel is wrong when its three channels differ by more than the threshold in total ("the total RGB
+difference", Show, Attend and Translate, section 3.2). ``channel``: when any one channel does."""
 READINGS: tuple[Reading, ...] = ("sum", "channel")
 MASKS = ("mask", "masks")
 """Name of the folder with true masks beside the folder of pictures."""
@@ -39,14 +40,14 @@ def pixel_figures(
     palette: Palette | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """``pixel_accuracy`` by both readings of each threshold over all pairs of ``folder``, with what the untranslated pictures
-    have as ``before``; with a ``palette``, ``mean_iou`` of its classes, where the target is label maps.
+    """``pixel_accuracy`` by both readings of each threshold over all pairs of ``folder``, with what the untranslated
+    pictures have as ``before``; with a ``palette``, ``mean_iou`` of its classes, where the target is label maps.
 
-    Pairs are pictures of two halves side by side (``left`` names the domain of the left one; None: the source of the model's
-    first direction), or files of equal names in two folders named like the domains. Both pictures of a pair are resized to the
-    side on which the model was trained, shorter side first, by one filter (bicubic, antialiased), and centre-cropped; the
-    translation is rounded to 8 bits. Accuracies are means over pictures; the mean IoU counts the pixels of all pictures together
-    and is the mean over the classes that the truth has.
+    Pairs are pictures of two halves side by side (``left`` names the domain of the left one; None: the source of the
+    model's first direction), or files of equal names in two folders named like the domains. Both pictures of a pair are
+    resized to the side on which the model was trained, shorter side first, by one filter (bicubic, antialiased), and
+    centre-cropped; the translation is rounded to 8 bits. Accuracies are means over pictures; the mean IoU counts the
+    pixels of all pictures together and is the mean over the classes that the truth has.
 
     Raises DataError, ConfigError.
     """
@@ -94,9 +95,12 @@ def _iou(tables: Sequence[Any], palette: Palette, seed: int) -> Figure:
 
     per = class_ious(stack.sum(axis=0))
     figure: Figure = {
-        "value": mean_over_classes(stack.sum(axis=0)), "n": len(stack), "n_generated": len(stack), "n_real": len(stack),
+        "value": mean_over_classes(stack.sum(axis=0)),
+        "n": len(stack),
+        "n_generated": len(stack),
+        "n_real": len(stack),
         "per_class": dict(zip(palette.classes, per, strict=True)),
-    }  # fmt: skip
+    }
     if len(stack) > 1:
         rng = np.random.default_rng(seed)
         values = [mean_over_classes(stack[rng.integers(len(stack), size=len(stack))].sum(axis=0)) for _ in range(200)]
@@ -107,9 +111,11 @@ def _iou(tables: Sequence[Any], palette: Palette, seed: int) -> Figure:
 def mask_figures(
     translator: Translator, folder: Path | str, source: str, *, threshold: float, seed: int = 0
 ) -> dict[str, Any]:
-    """``mask_iou`` and ``mask_f1``: overlap of the attention mask, cut at ``threshold``, with true masks, the mean over pictures.
+    """``mask_iou`` and ``mask_f1``: overlap of the attention mask, cut at ``threshold``, with true masks, the mean over
+    pictures.
 
-    ``folder`` holds a folder of pictures named like the source and a folder ``mask`` (or ``masks``) with a file of the same name
+    ``folder`` holds a folder of pictures named like the source and a folder ``mask`` (or ``masks``) with a file of the
+    same name
     for each, white where the object is. ``before`` is what a mask of the whole picture has: the share of the object.
 
     Raises DataError, ConfigError (a model without attention among them).
@@ -175,7 +181,8 @@ def find_pairs(
     files = _images(root)
     if not files:
         raise DataError(
-            f"{show(root)}: no pairs: neither folders '{source}' and '{target}', nor pictures of two halves side by side"
+            f"{show(root)}: no pairs: neither folders '{source}' and '{target}', nor pictures of two "
+            "halves side by side"
         )
     return [Pair(file, None, source == left) for file in files]
 
@@ -228,8 +235,8 @@ def mask_iou(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
 
 
 def mask_f1(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
-    """Harmonic mean of precision and recall of the pixels (Dice), in [0, 1]; 1 where both are empty. Raises ConfigError when the
-    shapes differ."""
+    """Harmonic mean of precision and recall of the pixels (Dice), in [0, 1]; 1 where both are empty. Raises ConfigError
+    when the shapes differ."""
     _same_shape(found, truth)
     both = int(found.sum()) + int(truth.sum())
     return 2 * int((found & truth).sum()) / both if both else 1.0
@@ -252,7 +259,8 @@ class Palette:
         return nearest_class
 
     def confusion(self, found: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """[K, K]: pixels of class i in the truth that are of class j in ``found``. Raises ConfigError when the shapes differ."""
+        """[K, K]: pixels of class i in the truth that are of class j in ``found``. Raises ConfigError when the shapes
+        differ."""
         _same_shape(found, truth)
         k = len(self.classes)
         cells = self.labels(truth).ravel() * k + self.labels(found).ravel()
@@ -271,18 +279,40 @@ def class_ious(confusion: NDArray[np.int64]) -> list[float | None]:
 FACADES = Palette(
     "facades",
     (
-        "background", "facade", "window", "door", "cornice", "sill", "balcony", "blind", "deco", "molding", "pillar", "shop",
+        "background",
+        "facade",
+        "window",
+        "door",
+        "cornice",
+        "sill",
+        "balcony",
+        "blind",
+        "deco",
+        "molding",
+        "pillar",
+        "shop",
     ),
     (
-        (0, 0, 223), (0, 48, 255), (0, 128, 255), (0, 207, 255), (32, 255, 223), (112, 255, 143), (191, 255, 64), (255, 239, 0),
-        (255, 159, 0), (255, 80, 0), (255, 0, 0), (175, 0, 0),
+        (0, 0, 223),
+        (0, 48, 255),
+        (0, 128, 255),
+        (0, 207, 255),
+        (32, 255, 223),
+        (112, 255, 143),
+        (191, 255, 64),
+        (255, 239, 0),
+        (255, 159, 0),
+        (255, 80, 0),
+        (255, 0, 0),
+        (175, 0, 0),
     ),
-)  # fmt: skip
+)
 """The CMP facade database in the colours of pix2pix's pictures: every fifth of the 64 of the colour map "jet"."""
 
 
 def open_palette(name: Path | str) -> Palette:
-    """``facades``, or a text file with a class a line: its name and red, green and blue from 0 to 255. Raises ConfigError."""
+    """``facades``, or a text file with a class a line: its name and red, green and blue from 0 to 255. Raises
+    ConfigError."""
     if str(name) == FACADES.name:
         return FACADES
     path = Path(name)
@@ -290,7 +320,8 @@ def open_palette(name: Path | str) -> Palette:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"palette {path}: cannot be read ({error}); there is '{FACADES.name}', or give a text file with lines such as: road 128 64 128"
+            f"palette {path}: cannot be read ({error}); there is '{FACADES.name}', or give a text "
+            "file with lines such as: road 128 64 128"
         ) from error
     classes, colours = [], []
     for number, line in enumerate(lines, start=1):
@@ -303,7 +334,8 @@ def open_palette(name: Path | str) -> Palette:
                 raise ValueError
         except ValueError as error:
             raise ConfigError(
-                f"{path}, line {number}: {line!r}; wanted a name and three numbers from 0 to 255, as in: road 128 64 128"
+                f"{path}, line {number}: {line!r}; wanted a name and three numbers from 0 to 255, as "
+                "in: road 128 64 128"
             ) from error
         classes.append(" ".join(parts[:-3]))
         colours.append((red, green, blue))
