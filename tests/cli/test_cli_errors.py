@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from image_zoo import bad_files, encoded, picture, snapshot
 from test_cli import FAST, run
 from test_folders import REFUSED, touch
 
 import tiny
-from image_zoo import bad_files, encoded, picture, snapshot
 from unpaired import checkpoint
 
 Said = Callable[..., str]

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from image_zoo import bad_files, bomb, chunk, encoded, picture, png, png16
 from PIL import Image
 
-from image_zoo import bad_files, bomb, chunk, encoded, picture, png, png16
 from unpaired import signals
 from unpaired.config import DataConfig
 from unpaired.data import images

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from report_toys import many  # noqa: F401 - a fixture
 from test_evaluation import Colours
 from test_evaluation_pairs import Dark, pairs
 from torch import Tensor
 
 import tiny
-from report_toys import many  # noqa: F401 - a fixture
 from toys import Negative, OneWay, translator
 from unpaired import cli
 from unpaired.data.sampling import ArrayPool
