@@ -13,7 +13,7 @@ from theirs import torchvision
 from unpaired import weights
 from unpaired.errors import ConfigError, WeightsError
 from unpaired.networks import efficientnet
-from unpaired.networks.classifiers import IMAGENET_MEAN, IMAGENET_STD, Features
+from unpaired.networks.classifiers import IMAGENET_MEAN, IMAGENET_STD, NETWORKS, Features
 
 X = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -125,3 +125,11 @@ def test_a_fixed_norm_is_part_of_its_convolution(kernel: int, stride: int, group
         results.append((made, *torch.autograd.grad(made.pow(3).sum(), x)))
     for ours, plain in zip(*results, strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("network", sorted(NETWORKS))
+def test_channels_are_those_of_a_pass(network: str) -> None:
+    """What a network says of its taps is the shape of what they give."""
+    features = Features(network, NETWORKS[network].shallow)
+    maps = features(torch.zeros(1, 3, 64, 64))
+    assert features.channels == [x.shape[1] for x in maps]

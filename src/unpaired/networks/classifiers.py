@@ -246,6 +246,17 @@ class Features(nn.Module):
         self.register_buffer("mean", torch.tensor(kind.mean)[:, None, None])  # of RGB in [0, 1]
         self.register_buffer("std", torch.tensor(kind.std)[:, None, None])
 
+    @property
+    def channels(self) -> list[int]:
+        """Of each tap's maps. A pass without contents would tell the same, but PyTorch imports its compiler for one."""
+        now, found = 0, {}
+        for name, layer in self.layers.items():
+            for part in layer.modules():
+                if isinstance(part, nn.Conv2d):
+                    now = part.out_channels
+            found[name] = now = 2 * now if isinstance(layer, Fire) else now
+        return [found[tap.removesuffix(LINEAR)] for tap in self.taps]
+
     def forward(self, images: Tensor, taps: Sequence[str] | None = None) -> list[Tensor]:
         """The outputs of ``taps``: all those the network was made for, or some of them; nothing deeper is computed."""
         wanted = self.taps if taps is None else tuple(taps)

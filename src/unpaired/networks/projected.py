@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import Self
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -74,10 +73,8 @@ class ProjectedDiscriminator(nn.Module):
         self.features = features.requires_grad_(False).eval()
         self.spread = NETWORKS[features.network].spread
         self.patch_weight = patch_weight
-        with torch.no_grad():
-            channels = [maps.shape[1] for maps in self.features(torch.zeros(1, 3, 64, 64))]
         self.heads = nn.ModuleList(
-            nn.ModuleList(Head(inputs, width, classes) for inputs in channels) for _ in range(players)
+            nn.ModuleList(Head(inputs, width, classes) for inputs in features.channels) for _ in range(players)
         )
         self.patches = nn.ModuleList(
             OverlappingPatches(patch_width, 2, norm="none", spectral_norm=True)
