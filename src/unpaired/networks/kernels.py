@@ -53,7 +53,7 @@ def slopes(convolutions: nn.Sequential, head: Tensor, maps: Tensor, negative_slo
 
     Such a network is linear around each map: its gradient is the product of the transposed layers, in which ``maps`` say no more than which
     slope each LeakyReLU has. Automatic differentiation gives the same, but passes zeros back through the whole network when it
-    differentiates the gradient: with it a step of the cascade's deepest level takes a third longer.
+    differentiates the gradient: with it a step of the cascade's deepest level takes a fifth longer.
     """
     passed, x = [], maps
     with torch.no_grad():
