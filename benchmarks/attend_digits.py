@@ -2,11 +2,12 @@
 
     python benchmarks/attend_digits.py DIGITS mnist-usps --out RESULTS [--preset attend-digits-cpu] [--weights FOLDER]
 
-DIGITS holds mnist.npz and usps.npz with arrays <name>_train, <name>_train_y, <name>_test, <name>_test_y (the standard splits,
-60,000/10,000 and 7,291/2,007), and bsds500_train/*.jpg, from which MNIST-M is made: the absolute difference of a digit and a
-random 28×28 patch of a photo, by a fixed seed. Beside the adapted classifier stand source-only and target-only, the same network
-trained as long. The last checkpoint is reported; nothing is chosen on the test labels. ``--tune`` measures on a part of the
-target's training images instead (left out of training), for choosing settings without looking at the test set.
+DIGITS holds mnist.npz and usps.npz with arrays <name>_train, <name>_train_y, <name>_test, <name>_test_y (the standard
+splits, 60,000/10,000 and 7,291/2,007), and bsds500_train/*.jpg, from which MNIST-M is made: the absolute difference of
+a digit and a random 28×28 patch of a photo, by a fixed seed. Beside the adapted classifier stand source-only and
+target-only, the same network trained as long. The last checkpoint is reported; nothing is chosen on the test labels.
+``--tune`` measures on a part of the target's training images instead (left out of training), for choosing settings
+without looking at the test set.
 """
 
 from __future__ import annotations
@@ -91,9 +92,11 @@ def main() -> None:
         order = np.random.default_rng(PATCHES_SEED).permutation(len(second["train_y"]))
         kept, aside = order[TUNE:], order[:TUNE]
         second = {
-            "train": second["train"][kept], "train_y": second["train_y"][kept],
-            "test": second["train"][aside], "test_y": second["train_y"][aside],
-        }  # fmt: skip
+            "train": second["train"][kept],
+            "train_y": second["train_y"][kept],
+            "test": second["train"][aside],
+            "test_y": second["train_y"][aside],
+        }
     np.savez(data / "source.npz", x_train=first["train"], y_train=first["train_y"])
     np.savez(data / "target.npz", x_train=second["train"])  # no labels in the file at all
     np.savez(data / "target-labelled.npz", x_train=second["train"], y_train=second["train_y"])
@@ -105,14 +108,24 @@ def main() -> None:
     if args.steps:
         settings["model.initial_steps"] = args.steps
     result = adapt(
-        data / "source.npz", data / "target.npz", args.out, test=data / "test.npz", method="attend",
-        preset=args.preset or f"attend-{args.direction}", settings=settings, seed=args.seed, names=(source, target),
-    )  # fmt: skip
+        data / "source.npz",
+        data / "target.npz",
+        args.out,
+        test=data / "test.npz",
+        method="attend",
+        preset=args.preset or f"attend-{args.direction}",
+        settings=settings,
+        seed=args.seed,
+        names=(source, target),
+    )
     print(result.text())
     own = target_only(
-        data / "target-labelled.npz", data / "test.npz", DataConfig(**result.config["data"]),
-        AdaptSettings(**result.config["adapt"]), args.seed,
-    )  # fmt: skip
+        data / "target-labelled.npz",
+        data / "test.npz",
+        DataConfig(**result.config["data"]),
+        AdaptSettings(**result.config["adapt"]),
+        args.seed,
+    )
     (args.out / "table.json").write_text(json.dumps({**about, "target_only": own, **result.to_dict()}, indent=1))
     last = result.last.accuracy if result.last else float("nan")
     print(f"paper {PAPER[args.direction][0]:.4f}; this run, last: {last:.4f}; target only {own:.4f}")

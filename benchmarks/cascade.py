@@ -1,15 +1,19 @@
 """The cascade against each level alone (Table 1 of the paper), in both directions.
 
-    python benchmarks/cascade.py DATA --out RESULTS --preset cascade-mobilenet-128 --weights FOLDER [--run RUN] [--steps N] [--set KEY=VALUE …]
+    python benchmarks/cascade.py DATA --out RESULTS --preset cascade-mobilenet-128 --weights FOLDER [--run RUN] [--steps
+    N] [--set KEY=VALUE …]
 
-Trains the cascade of the preset (or takes the finished --run), then each of its levels alone: an unconditional translator as Table 3 has
-it, with as many steps, on the same statistics and with the same inversion networks, which are copied. The deepest level alone is the
-cascade's own first stage. Every run resumes when the same command is given again.
+Trains the cascade of the preset (or takes the finished --run), then each of its levels alone: an unconditional
+translator as Table 3 has it, with as many steps, on the same statistics and with the same inversion networks, which are
+copied. The deepest level alone is the cascade's own first stage. Every run resumes when the same command is given
+again.
 
-For each arrangement and direction: FD and KD over MobileNet v1 (not FID) of the translations of all test images of the source against
-all real images of the target, with both N. ``units`` is the map of the last level passed on in the other domain's units, without any
-translator; ``input`` the source's test images untranslated; ``inversion`` the inversion of the target's own test images: what the way
-through features costs; ``real`` one random half of the target's images against the other, the floor. Sheets of all levels lie in RESULTS/levels. --deepvae DOMAIN adds samples of a DeepVAE run (--deepvae-run).
+For each arrangement and direction: FD and KD over MobileNet v1 (not FID) of the translations of all test images of the
+source against all real images of the target, with both N. ``units`` is the map of the last level passed on in the other
+domain's units, without any translator; ``input`` the source's test images untranslated; ``inversion`` the inversion of
+the target's own test images: what the way through features costs; ``real`` one random half of the target's images
+against the other, the floor. Sheets of all levels lie in RESULTS/levels. --deepvae DOMAIN adds samples of a DeepVAE run
+(--deepvae-run).
 """
 
 from __future__ import annotations
@@ -149,9 +153,14 @@ def main() -> None:
     vae = deepvae_row(args.deepvae_run, real, backbone, args.device) if args.deepvae_run else {}
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     about = {
-        "backbone": "mobilenet_v1", "backbone_sha256": backbone.sha256, "kd": "1000 times the estimate", "commit": commit,
-        "machine": platform.machine(), "model": {n: m.sha256 for n, m in models.items()}, "config": config.to_dict(),
-    }  # fmt: skip
+        "backbone": "mobilenet_v1",
+        "backbone_sha256": backbone.sha256,
+        "kd": "1000 times the estimate",
+        "commit": commit,
+        "machine": platform.machine(),
+        "model": {n: m.sha256 for n, m in models.items()},
+        "config": config.to_dict(),
+    }
     (args.out / "results.json").write_text(json.dumps({"rows": rows, **vae, "about": about}, indent=1))
     for name, found in rows.items():
         print(

@@ -2,10 +2,11 @@
 
     python benchmarks/digits.py DIGITS mnist-usps --out RESULTS [--split cogan] [--preset unit-digits-cpu]
 
-DIGITS holds mnist.npz and usps.npz with arrays <name>_train, <name>_train_y, <name>_test, <name>_test_y. ``--split standard`` is
-60,000/10,000 and 7,291/2,007; ``--split cogan`` joins all 9,298 USPS digits and cuts 7,438/1,860 by a fixed permutation (which
-digits the paper had in each part is not known). All images become 32×32, bilinear. ``--tune`` measures on a part of the target's
-training images instead (left out of training), for choosing settings without looking at the test set.
+DIGITS holds mnist.npz and usps.npz with arrays <name>_train, <name>_train_y, <name>_test, <name>_test_y. ``--split
+standard`` is 60,000/10,000 and 7,291/2,007; ``--split cogan`` joins all 9,298 USPS digits and cuts 7,438/1,860 by a
+fixed permutation (which digits the paper had in each part is not known). All images become 32×32, bilinear. ``--tune``
+measures on a part of the target's training images instead (left out of training), for choosing settings without looking
+at the test set.
 """
 
 from __future__ import annotations
@@ -56,11 +57,12 @@ def conditions(args: argparse.Namespace) -> dict[str, str]:
     """What a reader needs to repeat it; called before the run, because the commit may move on."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     return {
-        "direction": args.direction, "commit": commit,
+        "direction": args.direction,
+        "commit": commit,
         "measured_on": "target training images left out" if args.tune else "target test set",
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         + (torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -81,8 +83,10 @@ def main() -> None:
         order = np.random.default_rng(SPLIT_SEED + 1).permutation(len(second["train_y"]))
         kept, aside = order[TUNE:], order[:TUNE]
         second = {
-            "train": second["train"][kept], "test": second["train"][aside], "test_y": second["train_y"][aside],
-        }  # fmt: skip
+            "train": second["train"][kept],
+            "test": second["train"][aside],
+            "test_y": second["train_y"][aside],
+        }
     np.savez(data / "source.npz", x_train=first["train"], y_train=first["train_y"])
     np.savez(data / "target.npz", x_train=second["train"])  # no labels in the file at all
     np.savez(data / "test.npz", x_test=second["test"], y_test=second["test_y"])
@@ -91,13 +95,21 @@ def main() -> None:
     settings = parse_assignments(args.set)
     settings |= {k: v for k, v in (("model.width", args.width), ("model.steps", args.steps)) if v is not None}
     result = adapt(
-        data / "source.npz", data / "target.npz", args.out, test=data / "test.npz",
-        recipe=args.recipe, preset=args.preset or f"unit-digits-{args.direction}", settings=settings, seed=args.seed, names=(source, target),
-    )  # fmt: skip
+        data / "source.npz",
+        data / "target.npz",
+        args.out,
+        test=data / "test.npz",
+        recipe=args.recipe,
+        preset=args.preset or f"unit-digits-{args.direction}",
+        settings=settings,
+        seed=args.seed,
+        names=(source, target),
+    )
     print(result.text())
     (args.out / "table.json").write_text(json.dumps({**about, **result.to_dict()}, indent=1))
     print(
-        f"paper {PAPER[args.direction]:.4f}; this run, last: {result.last.accuracy if result.last else float('nan'):.4f}"
+        f"paper {PAPER[args.direction]:.4f}; this run, last: "
+        f"{result.last.accuracy if result.last else float('nan'):.4f}"
     )
 
 

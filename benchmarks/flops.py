@@ -6,7 +6,8 @@ from typing import Any
 
 
 class _NoModules:
-    """In place of the counter's own tracker of modules, which cannot follow a gradient of a gradient; only the total counts."""
+    """In place of the counter's own tracker of modules, which cannot follow a gradient of a gradient; only the total
+    counts."""
 
     parents = ("Global",)
 
@@ -18,7 +19,8 @@ class _NoModules:
 
 
 def flop_counter() -> Any:
-    """A context in which PyTorch counts floating point operations, gradient penalties included; ``get_total_flops()`` is the sum."""
+    """A context in which PyTorch counts floating point operations, gradient penalties included; ``get_total_flops()``
+    is the sum."""
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False)

@@ -1,12 +1,14 @@
-"""Milliseconds of a training step of each stage, or of a translation, and what share of a matrix product's speed that is.
+"""Milliseconds of a training step of each stage, or of a translation, and what share of a matrix product's speed that
+is.
 
-    python benchmarks/speed.py unit-small [STAGE] [--set KEY=VALUE ...]           each stage, in the precision that auto picks
-    python benchmarks/speed.py unit-small --translate 8                           a batch of 8 translated
-    python benchmarks/speed.py attend-horse2zebra-128 joint --without norm channels_last   what each kernel brings
+    python benchmarks/speed.py unit-small [STAGE] [--set KEY=VALUE ...]           each stage, in the precision that auto
+    picks python benchmarks/speed.py unit-small --translate 8                           a batch of 8 translated python
+    benchmarks/speed.py attend-horse2zebra-128 joint --without norm channels_last   what each kernel brings
 
-Random images and weights: neither changes the cost. Ways take turns within one process, beside a matrix product of the same
-precision (the ceiling): what slows the machine slows a turn's ways alike, so ratios within turns hold. Medians, quartiles in brackets.
-OMP_NUM_THREADS=1 makes the clock the processor's, which other programs disturb least; with more threads and on a GPU it is the wall's.
+Random images and weights: neither changes the cost. Ways take turns within one process, beside a matrix product of the
+same precision (the ceiling): what slows the machine slows a turn's ways alike, so ratios within turns hold. Medians,
+quartiles in brackets. OMP_NUM_THREADS=1 makes the clock the processor's, which other programs disturb least; with more
+threads and on a GPU it is the wall's.
 
 ``--without memory`` is a property of the whole process: compare two calls, one with it.
 """
@@ -66,7 +68,8 @@ def automatic_slopes(critic: Any, real: Tensor, fake: Tensor, slopes: Any = None
 
 @contextlib.contextmanager
 def without(kernel: str) -> Iterator[None]:
-    """Inside, one kernel is its plain form. ``channels_last`` counts where a method is placed, the others where it runs."""
+    """Inside, one kernel is its plain form. ``channels_last`` counts where a method is placed, the others where it
+    runs."""
     with contextlib.ExitStack() as stack:
         if kernel == "norm":
             for module in (kernels, pyramid, stylegan):
@@ -91,7 +94,8 @@ def configured(preset: str, precision: str, device: str, settings: Sequence[str]
 def steps_of(
     preset: str, stage: str, precision: str, settings: Sequence[str], device: str = "cpu"
 ) -> Iterator[tuple[str, Step, int]]:
-    """Of each stage whose name starts with ``stage``: what it is, a whole round of its players, and how many steps that is."""
+    """Of each stage whose name starts with ``stage``: what it is, a whole round of its players, and how many steps that
+    is."""
     config, names = configured(preset, precision, device, settings)
     place = machine.choose_device(device)
     machine.set_for_training(precision, place)
@@ -226,7 +230,8 @@ def main() -> None:
             share = statistics.median(gflop / s / (top_flop / c) for s, c in zip(seconds, top, strict=True))
             ms = [1e3 * s / period for s in seconds]
             print(
-                f"| {about} | {name} | {precision} | {text(ms, 1)} | {text(ratio)} | {gflop / period:,.1f} | {share:.0%} |",
+                f"| {about} | {name} | {precision} | {text(ms, 1)} | {text(ratio)} | "
+                f"{gflop / period:,.1f} | {share:.0%} |",
                 flush=True,
             )
             rows.append({"work": about, "way": name, "ms": ms, "ratio": ratio, "gflop": gflop / period, "share": share})

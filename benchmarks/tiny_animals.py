@@ -1,19 +1,23 @@
-"""DeepI2I by transfer against DeepI2I from scratch on tiny_animals (24 classes, 64 pixels): the paper's claim on small sets.
+"""DeepI2I by transfer against DeepI2I from scratch on tiny_animals (24 classes, 64 pixels): the paper's claim on small
+sets.
 
     python benchmarks/tiny_animals.py ANIMALS --weights mobilenet_v1_1.0_to_conv12.pth --out RESULTS
 
-ANIMALS holds train/<class> and val/<class>. A BigGAN is pretrained on the first 16 classes (in the order of a fixed permutation);
-DeepI2I then gets the other 8 with --images of each class (default 20, 50, 100, 500), once from that GAN and once from scratch, with
-the same steps, widths, rates and batch. Every run resumes when the same command is given again; finished parts are not repeated.
+ANIMALS holds train/<class> and val/<class>. A BigGAN is pretrained on the first 16 classes (in the order of a fixed
+permutation); DeepI2I then gets the other 8 with --images of each class (default 20, 50, 100, 500), once from that GAN
+and once from scratch, with the same steps, widths, rates and batch. Every run resumes when the same command is given
+again; finished parts are not repeated.
 
-At each checkpoint, on the val images: FD-MobileNet and KD-MobileNet (images scaled to --side pixels) of --fakes translations to a class (of other classes' val images,
-equally many of each) against that class's val images, mean over the 8 classes. At the last one also RC, the accuracy on translations of
-a classifier trained on real images (all 500 a class), and FC, the accuracy on real val images of a classifier trained on translations of
-the training images. ``floor`` is the distance between two halves of real images, ``untranslated`` that of the inputs themselves, and
-``real student`` the accuracy of the classifier of FC when it is trained on the same number of real images.
+At each checkpoint, on the val images: FD-MobileNet and KD-MobileNet (images scaled to --side pixels) of --fakes
+translations to a class (of other classes' val images, equally many of each) against that class's val images, mean over
+the 8 classes. At the last one also RC, the accuracy on translations of a classifier trained on real images (all 500 a
+class), and FC, the accuracy on real val images of a classifier trained on translations of the training images.
+``floor`` is the distance between two halves of real images, ``untranslated`` that of the inputs themselves, and ``real
+student`` the accuracy of the classifier of FC when it is trained on the same number of real images.
 
-RESULTS gets results.json (rewritten as parts finish), report.html with the table, curves and sheets, and the runs. --preset cpu, the
-default, shows the path with reduced networks at 32 pixels; --preset full takes wide networks at 64 pixels, for a GPU.
+RESULTS gets results.json (rewritten as parts finish), report.html with the table, curves and sheets, and the runs.
+--preset cpu, the default, shows the path with reduced networks at 32 pixels; --preset full takes wide networks at 64
+pixels, for a GPU.
 """
 
 from __future__ import annotations
@@ -47,14 +51,34 @@ STUDENT_IMAGES = 500
 """Translations of each class that the classifier of FC is trained on."""
 NUMBERS: dict[str, dict[str, Any]] = {
     "cpu": {
-        "size": 32, "pretrain_steps": 1500, "pretrain_batch": 32, "steps": 250, "adaptor_steps": 80, "batch": 16, "every": 125,
-        "fakes": 49, "classifier_steps": 300, "classifier_width": 16, "ema": 0.99, "side": 128,
+        "size": 32,
+        "pretrain_steps": 1500,
+        "pretrain_batch": 32,
+        "steps": 250,
+        "adaptor_steps": 80,
+        "batch": 16,
+        "every": 125,
+        "fakes": 49,
+        "classifier_steps": 300,
+        "classifier_width": 16,
+        "ema": 0.99,
+        "side": 128,
     },
     "full": {
-        "size": 64, "pretrain_steps": 20000, "pretrain_batch": 64, "steps": 4000, "adaptor_steps": 500, "batch": 32, "every": 1000,
-        "fakes": 350, "classifier_steps": 2000, "classifier_width": 32, "ema": 0.999, "side": 224,
+        "size": 64,
+        "pretrain_steps": 20000,
+        "pretrain_batch": 64,
+        "steps": 4000,
+        "adaptor_steps": 500,
+        "batch": 32,
+        "every": 1000,
+        "fakes": 350,
+        "classifier_steps": 2000,
+        "classifier_width": 32,
+        "ema": 0.999,
+        "side": 224,
     },
-}  # fmt: skip
+}
 NETWORKS: dict[str, dict[str, Any]] = {
     "cpu": {"width": 8, "shared_dim": 32, "z_dim": 80, "attention": 0},
     "full": {"width": 64, "shared_dim": 128, "z_dim": 120, "attention": 32},
@@ -220,9 +244,10 @@ def page(out: Path, results: dict[str, Any], sheets: dict[str, dict[str, np.ndar
     columns = ("FD", "KD", "RC", "FC")
     report.section("Last checkpoints")
     report.table(
-        ["run", "step", *columns], [[name, int(last[name]), *(runs[name][last[name]].get(c) for c in columns)] for name in runs],
+        ["run", "step", *columns],
+        [[name, int(last[name]), *(runs[name][last[name]].get(c) for c in columns)] for name in runs],
         caption="Means over the 8 classes: distances to real val images (less is better), accuracies (more is better).",
-    )  # fmt: skip
+    )
     for figure in ("FD", "KD"):
         lines = {
             name: ([int(s) for s in looks], [look[figure] for look in looks.values()]) for name, looks in runs.items()
@@ -244,21 +269,28 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     many, few = split(args.animals)
     common = {f"model.{k}": v for k, v in NETWORKS[args.preset].items()} | {
-        "data.size": args.size, "seed": args.seed, "training.device": args.device, "training.precision": args.precision,
-        "training.ema": args.ema, "training.checkpoint_every": args.every, "training.sample_every": args.every,
+        "data.size": args.size,
+        "seed": args.seed,
+        "training.device": args.device,
+        "training.precision": args.precision,
+        "training.ema": args.ema,
+        "training.checkpoint_every": args.every,
+        "training.sample_every": args.every,
         "training.tensorboard": False,
-    }  # fmt: skip
+    }
     path = args.out / "results.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"runs": {}, "seconds": {}}
     results |= {
-        "pretraining classes": many, "classes": few, "arguments": {k: str(v) for k, v in vars(args).items()},
+        "pretraining classes": many,
+        "classes": few,
+        "arguments": {k: str(v) for k, v in vars(args).items()},
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, "
         + (torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"),
         "torch": torch.__version__,
         "commit": subprocess.run(
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
         ).stdout.strip(),
-    }  # fmt: skip
+    }
 
     def keep(part: str, since: float) -> None:
         """Processor seconds of this process, added up over restarts."""
@@ -268,16 +300,26 @@ def main() -> None:
     since = time.process_time()
     gan = args.out / "gan"
     unpaired.pretrain(
-        subset(args.animals, args.out / "data-16", many, 500), gan,
-        settings=common | {"model.batch_size": args.pretrain_batch, "model.lr_generator": 2e-4, "model.lr_discriminator": 2e-4},
-        preset="biggan-small", steps=args.pretrain_steps,
-    )  # fmt: skip
+        subset(args.animals, args.out / "data-16", many, 500),
+        gan,
+        settings=common
+        | {"model.batch_size": args.pretrain_batch, "model.lr_generator": 2e-4, "model.lr_discriminator": 2e-4},
+        preset="biggan-small",
+        steps=args.pretrain_steps,
+    )
     keep("pretrain", since)
     since = time.process_time()
     study = Study(
-        args.animals, args.out, args.size, args.seed, args.device, args.fakes, args.classifier_steps, args.classifier_width,
+        args.animals,
+        args.out,
+        args.size,
+        args.seed,
+        args.device,
+        args.fakes,
+        args.classifier_steps,
+        args.classifier_width,
         replace(open_backbone("mobilenet_v1", args.weights, "cpu"), side=args.side),
-    )  # fmt: skip
+    )
     real = {c: study.images(args.animals / "val" / c) for c in few}
     features, judge, results["references"] = references(study, real, args.images)
     keep("references", since)
@@ -287,11 +329,16 @@ def main() -> None:
         for how in ("transfer", "scratch"):
             name, run = f"{how} {count}", args.out / f"{how}-{count}"
             own = common | {
-                "model.batch_size": args.batch, "model.lr_generator": 2e-4, "model.lr_adaptor": 4e-4, "model.lr_encoder": 4e-4,
-                "model.lr_discriminator": 4e-4, "model.mode": how, "training.keep": 1000,
+                "model.batch_size": args.batch,
+                "model.lr_generator": 2e-4,
+                "model.lr_adaptor": 4e-4,
+                "model.lr_encoder": 4e-4,
+                "model.lr_discriminator": 4e-4,
+                "model.mode": how,
+                "training.keep": 1000,
                 "model.adaptor_steps": args.adaptor_steps if how == "transfer" else 0,
                 "model.finetune_steps": args.steps - (args.adaptor_steps if how == "transfer" else 0),
-            }  # fmt: skip
+            }
             extra: dict[str, Any] = {"pretrained": gan} if how == "transfer" else {}
             since = time.process_time()
             unpaired.train(data, run, method="deepi2i", settings=own, **extra)

@@ -1,4 +1,5 @@
-"""Count what a reader has to hold: modules, lines, files in the root, words. Fails above the limits that the house set itself.
+"""Count what a reader has to hold: modules, lines, files in the root, words. Fails above the limits that the house set
+itself.
 
 Usage: python tools/budget.py
 """

@@ -14,7 +14,8 @@ def keep_memory() -> bool:
 
     For the command line alone: a program that imports the package has an allocator of its own to decide about.
 
-    The C library gives large blocks back to the system at once and takes them anew, and the system clears each page of them on
+    The C library gives large blocks back to the system at once and takes them anew, and the system clears each page of
+    them on
     first use: for tensors of tens of MiB on a CPU that is a sixth of the time. Only with glibc, and
     not where its own settings are in the environment (``GLIBC_TUNABLES``, ``MALLOC_…_``): those are somebody's choice.
     """

@@ -15,8 +15,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """Unpaired images: ``source[i]`` and ``target[i]`` are unrelated. All tensors have the same first dimension N. A side that the
-    method does not read has images of no pixel, [N, 3, 0, 0]."""
+    """Unpaired images: ``source[i]`` and ``target[i]`` are unrelated. All tensors have the same first dimension N. A
+    side that the method does not read has images of no pixel, [N, 3, 0, 0]."""
 
     source: Tensor
     """[N, 3, H, W] in [-1, 1]."""

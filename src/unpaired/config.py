@@ -1,7 +1,7 @@
 """Settings of a run: frozen pydantic models, read from and written to TOML, changed with ``--set key=value``.
 
-A run is described by five keys: ``method``, ``seed``, and the tables ``[data]``, ``[training]`` and ``[model]``. ``[model]``
-holds the method's own ``Config``. Nothing here imports torch.
+A run is described by five keys: ``method``, ``seed``, and the tables ``[data]``, ``[training]`` and ``[model]``.
+``[model]`` holds the method's own ``Config``. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -48,10 +48,12 @@ Numbers = Annotated[tuple[float, ...], *_LISTED]
 class Options(Settings):
     """Base of the options of a command: one model that the Python function and the command line share.
 
-    1. Write ``class NameConfig(Options)`` in this module: a field an option, its docstring is the help. Ranges are ``Field(ge=1)``;
-       what crosses fields is a ``model_validator(mode="after")`` that raises ConfigError. Python-only fields: ``Parameter(parse=False)``.
-    2. Write ``def name(subject, options: NameConfig | None = None, /, **changes)``; its first line is ``options = NameConfig.of(options, changes)``.
-    3. In the command line take ``options: Flat[NameConfig] | None = None`` (no default where a field is required) and hand it on.
+    1. Write ``class NameConfig(Options)`` in this module: a field an option, its docstring is the help. Ranges are
+       ``Field(ge=1)``; what crosses fields is a ``model_validator(mode="after")`` that raises ConfigError. Fields for
+       Python alone: ``Parameter(parse=False)``.
+    2. Write ``def name(subject, options: NameConfig | None = None, /, **changes)``; it begins with
+       ``options = NameConfig.of(options, changes)``.
+    3. In the command line take ``options: Flat[NameConfig] | None = None`` (no default where a field is required).
     4. Record ``options.model_dump(mode="json")``; ``options.typed()`` is what must be typed to have the same again.
     """
 
@@ -134,8 +136,8 @@ class DataConfig(Settings):
     interpolation: Interpolation = "bicubic"
     """Filter of that resize (Pillow's definitions, antialiased)."""
     draft: Literal[0, 1, 2] = 2
-    """A JPEG is decoded at 1/2, 1/4 or 1/8 while its shorter side keeps this many times the resized one: 2 is hardly visible (49 dB),
-    1 is faster (38 dB and more), 0 always decodes in full."""
+    """A JPEG is decoded at 1/2, 1/4 or 1/8 while its shorter side keeps this many times the resized one: 2 is hardly
+    visible (49 dB), 1 is faster (38 dB and more), 0 always decodes in full."""
     mirror: bool = True
     """Flip half of the training crops left to right."""
     background: tuple[int, int, int] = (255, 255, 255)
@@ -162,7 +164,8 @@ class TrainingConfig(Settings):
     device: str = "auto"
     """``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``."""
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
-    """``auto`` is bf16 autocast where the hardware has bf16 matrix units, else fp32. ``tf32`` is fp32 with TF32 products (GPU)."""
+    """``auto`` is bf16 autocast where the hardware has bf16 matrix units, else fp32. ``tf32`` is fp32 with TF32
+    products (GPU)."""
     compile: bool = False
     """Compile each loss with torch.compile; falls back with one line of warning."""
     accumulate: Annotated[int, Field(ge=1)] = 1
@@ -170,8 +173,8 @@ class TrainingConfig(Settings):
     clip: Annotated[float, Field(gt=0)] | None = None
     """Largest norm of the gradient of one update; None does not clip."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of an exponential moving average of the weights, which then becomes the shared model; less in the first steps (at
-    most (1 + n) / (10 + n) after step n). None has none."""
+    """Decay of an exponential moving average of the weights, which then becomes the shared model; less in the first
+    steps (at most (1 + n) / (10 + n) after step n). None has none."""
     log_every: Annotated[int, Field(ge=1)] = 50
     """Steps between two log lines."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 1000
@@ -185,7 +188,8 @@ class TrainingConfig(Settings):
     tensorboard: bool = True
     """Write a TensorBoard log where the package ``tensorboard`` is installed."""
     validate_every: Annotated[int, Field(ge=1)] | None = None
-    """Steps between two looks at images held out from the training split (``--during-training every=N``); None has none."""
+    """Steps between two looks at images held out from the training split (``--during-training every=N``); None has
+    none."""
     validate_share: Annotated[float, Field(gt=0, le=0.5)] = 0.1
     """Share of each domain's training images that is held out for those looks."""
     validate_images: Annotated[int, Field(ge=2)] = 256
@@ -238,7 +242,8 @@ def _fields_of(model: type[BaseModel], method_config: type[MethodConfig], prefix
 
 
 def explain(error: ValidationError, prefix: str = "", known: Sequence[str] = (), *, option: bool = False) -> str:
-    """Say all problems at once, a line each: what is wrong, what is there, what would do. ``option``: as typed, ``--name value``."""
+    """Say all problems at once, a line each: what is wrong, what is there, what would do. ``option``: as typed,
+    ``--name value``."""
     lines = []
     for problem in error.errors():
         key = prefix + ".".join(str(part) for part in problem["loc"])
@@ -310,8 +315,8 @@ RETIRED: dict[str, tuple[Any, ...]] = {
     "attend/model.unit_features": (False,),
     "attend/model.induction_rule": ("generator-above",),
 }
-"""Settings that are no more (of one method, or of any), or have fewer values -> those with which a run is what it was; none are
-named where all are."""
+"""Settings that are no more (of one method, or of any), or have fewer values -> those with which a run is what it was;
+none are named where all are."""
 BUILT = {"model.tap", "model.clamp_at", "model.narrowing", "model.decoder_last", "attend/model.relu_after"}
 """Those of them that a translation depends on; the others were about training alone."""
 
@@ -320,7 +325,8 @@ def without_retired(values: Mapping[str, Any], *, resume: bool = False) -> dict[
     """Settings that an earlier version saved, without those that are no more.
 
     Raises:
-        ConfigError: one of them had a value that this version cannot honour, and is missed: always where a run is to ``resume``.
+        ConfigError: one of them had a value that this version cannot honour, and is missed: always where a run is to
+            ``resume``.
     """
     kept = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
     for entry, good in RETIRED.items():
@@ -331,7 +337,8 @@ def without_retired(values: Mapping[str, Any], *, resume: bool = False) -> dict[
         value = kept[table][key]
         if good and value not in good and (resume or entry in BUILT):
             raise ConfigError(
-                f"{name} = {value!r} is no longer built; saved with it, this needs an earlier version of unpaired (commit 813e7b5)"
+                f"{name} = {value!r} is no longer built; saved with it, this needs an earlier version "
+                "of unpaired (commit 813e7b5)"
             )
         if len(good) < 2 or value not in good:
             del kept[table][key]
@@ -339,8 +346,9 @@ def without_retired(values: Mapping[str, Any], *, resume: bool = False) -> dict[
 
 
 GROUPS = ("distances", "coverage", "errors", "content", "lpips", "classifier")
-"""What ``evaluate`` measures: ``distances`` (FD, KD, their means over classes, FD∞), ``coverage`` (precision, recall, density,
-coverage), ``errors`` (cycle, identity, reconstruction), ``content`` (feature cosine, SSIM), ``lpips``, ``classifier`` (RC, FC)."""
+"""What ``evaluate`` measures: ``distances`` (FD, KD, their means over classes, FD∞), ``coverage`` (precision, recall,
+density, coverage), ``errors`` (cycle, identity, reconstruction), ``content`` (feature cosine, SSIM), ``lpips``,
+``classifier`` (RC, FC)."""
 
 
 class ClassifierConfig(Settings):
@@ -361,7 +369,8 @@ class ClassifierConfig(Settings):
     mirror: bool = True
     """Flip half of its training images."""
     runs: Annotated[int, Field(ge=1)] = 3
-    """Trainings, with the seeds seed, seed + 1, and so on; the figure is their mean. The last step counts, nothing is chosen."""
+    """Trainings, with the seeds seed, seed + 1, and so on; the figure is their mean. The last step counts, nothing is
+    chosen."""
     split: str = (
         "RC: real training images, generated from test images. FC: generated from training images, real test images"
     )
@@ -388,8 +397,9 @@ class EvaluateConfig(Options):
     metrics: Words = ("distances", "coverage", "errors", "content")
     """Comma-separated: distances, coverage, errors, content, lpips, classifier (RC and FC), or all."""
     backbone: Words = ()
-    """Feature networks, comma-separated: mobilenet_v1 or efficientnet_lite0 (where none is named, the first that is here and that
-    training did not look through; else the figures are left out), fid (the Inception of FID and KID), vgg19, alexnet, squeezenet1_1. The name stands in every figure."""
+    """Feature networks, comma-separated: mobilenet_v1 or efficientnet_lite0 (where none is named, the first that is
+    here and that training did not look through; else the figures are left out), fid (the Inception of FID and KID),
+    vgg19, alexnet, squeezenet1_1. The name stands in every figure."""
     weights: Path | None = None
     """File or folder with the weights of those networks and of LPIPS."""
     feature_precision: Literal["fp32", "bf16"] = "fp32"
@@ -407,7 +417,8 @@ class EvaluateConfig(Options):
     bootstrap: Annotated[int, Field(ge=0)] = 200
     """Resamples for the intervals of distances, at least 20; 0 for none."""
     by: Literal["auto", "direction", "target"] = "auto"
-    """direction: every pair of domains; target: each target from a mix of its sources; auto: the first up to 12 pairs."""
+    """direction: every pair of domains; target: each target from a mix of its sources; auto: the first up to 12
+    pairs."""
     checkpoint: Literal["auto", "last", "best"] = "auto"
     """Of a run with --during-training: auto reports both."""
     device: str = "auto"
@@ -417,14 +428,15 @@ class EvaluateConfig(Options):
     pairs: Path | None = None
     """Folder of true pairs, for pixel accuracy: pictures of two halves, or two folders named like the domains."""
     threshold: Numbers = (12.0, 16.0)
-    """Colour differences (0 to 255), comma-separated, up to which a pixel is right: of all three channels together, and of each. 12 is of
-    Show, Attend and Translate (section 3.2), 16 of UNIT (section 4)."""
+    """Colour differences (0 to 255), comma-separated, up to which a pixel is right: of all three channels together, and
+    of each. 12 is of Show, Attend and Translate (section 3.2), 16 of UNIT (section 4)."""
     left: str | None = None
     """Domain of the left halves; the model's first source if not given."""
     palette: Path | None = None
     """facades, or a file with a name and a colour a line: mean IoU where the targets of the pairs are label maps."""
     masks: Path | None = None
-    """Folder with pictures (named like the source) and true masks (mask), for the overlap with the attention's masks."""
+    """Folder with pictures (named like the source) and true masks (mask), for the overlap with the attention's
+    masks."""
     mask_threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Where the attention's masks are cut."""
     classifier: Path | None = None
@@ -491,7 +503,8 @@ class TranslateConfig(Options):
     precision: Literal["fp32", "bf16"] = "fp32"
     """fp32 or bf16."""
     engine: Literal["torch", "compile", "openvino"] = "torch"
-    """torch; compile for many pictures of few sizes (each size takes up to some minutes once); openvino on a CPU in fp32 (extra openvino)."""
+    """torch; compile for many pictures of few sizes (each size takes up to some minutes once); openvino on a CPU in
+    fp32 (extra openvino)."""
     max_pixels: int | None = None
     """Larger pictures are translated in overlapping tiles of this many pixels."""
     format: Literal["png", "jpg", "webp"] = "png"
@@ -542,7 +555,8 @@ class SynthesizeConfig(Options):
     def _so_many(self) -> Self:
         if self.interpolate == 1 or self.n * max(1, self.interpolate) > MOST_SYNTHESIZED:
             raise ConfigError(
-                f"n = {self.n}, interpolate = {self.interpolate}: wanted 1 to {MOST_SYNTHESIZED:,} images in all, and at least 2 on a way"
+                f"n = {self.n}, interpolate = {self.interpolate}: wanted 1 to {MOST_SYNTHESIZED:,} "
+                "images in all, and at least 2 on a way"
             )
         return self
 
@@ -557,7 +571,8 @@ class ReportConfig(Options):
     images: Annotated[int, Field(ge=1)] = 8
     """Held-out images shown for each direction."""
     limit: Annotated[int, Field(ge=2)] = 120
-    """Images of each domain for the map of features and the failure gallery; twice as many training images are searched for neighbours."""
+    """Images of each domain for the map of features and the failure gallery; twice as many training images are searched
+    for neighbours."""
     classifier: Path | None = None
     """Classifier (of adapt) that judges the translations; that of an adaptation is found by itself."""
     seed: int = 0
@@ -580,7 +595,8 @@ class RunOptions(Options):
     steps: Annotated[int, Field(ge=1)] | None = None
     """Training steps in all (stages are scaled in proportion)."""
     pretrained: Path | None = None
-    """Run or model file of a pretrained GAN to start from (unpaired pretrain, unpaired import); its widths and image size are taken over."""
+    """Run or model file of a pretrained GAN to start from (unpaired pretrain, unpaired import); its widths and image
+    size are taken over."""
     seed: int | None = None
     """Everything random follows from it."""
     precision: Literal["auto", "fp32", "tf32", "bf16"] | None = None
@@ -609,8 +625,8 @@ class TrainConfig(RunOptions):
     """Options of ``train``."""
 
     method: str | None = None
-    """unit when nothing says otherwise, or with --pretrained the translator that starts from such a GAN; `unpaired presets` lists ready
-    settings."""
+    """unit when nothing says otherwise, or with --pretrained the translator that starts from such a GAN; `unpaired
+    presets` lists ready settings."""
     weights: str | None = None
     """Pretrained weights of methods that build on them: file or folder, or random to do without."""
     compile: bool | None = None
@@ -618,8 +634,8 @@ class TrainConfig(RunOptions):
     start_from: Path | None = None
     """Model whose weights a fresh run begins with: an imported one, or one trained on other images."""
     during_training: str | None = None
-    """every=N: distances on held-out training images each N steps; the best checkpoint is kept beside the last (RUN/best). More:
-    every=N,backbone=fid,share=0.1,images=256,weights=FOLDER."""
+    """every=N: distances on held-out training images each N steps; the best checkpoint is kept beside the last
+    (RUN/best). More: every=N,backbone=fid,share=0.1,images=256,weights=FOLDER."""
 
     def all_settings(self) -> dict[str, Any]:
         """Return ``settings`` and the options that are short for some. Raises ConfigError."""
@@ -656,8 +672,8 @@ class AdaptConfig(Options):
     method: str = "unit"
     """Method of the translator."""
     recipe: Literal["joint", "translate"] | None = None
-    """joint: classify with the discriminator's features, as the UNIT paper; translate: train on translated images. joint for UNIT, and
-    translate for the others, when not given."""
+    """joint: classify with the discriminator's features, as the UNIT paper; translate: train on translated images.
+    joint for UNIT, and translate for the others, when not given."""
     preset: str | None = None
     """Name of a shipped preset, or a TOML file, with tables [data], [training], [model] and [adapt]."""
     settings: Annotated[dict[str, Any], Parameter(parse=False)] = {}
@@ -764,7 +780,8 @@ def preset(name: str) -> dict[str, Any]:
 
 
 def preset_text(name: str) -> str:
-    """The text of a shipped preset; its first lines are comments for a person. Raises ConfigError for an unknown name."""
+    """The text of a shipped preset; its first lines are comments for a person. Raises ConfigError for an unknown
+    name."""
     if name not in presets():
         place = " A TOML file's name ends in .toml." if Path(name).exists() else ""
         raise ConfigError(f"unknown preset '{name}'.{nearest(name, presets())}{place} `unpaired presets` lists all")

@@ -144,8 +144,8 @@ def _rgb(grey: Pixels) -> Pixels:
 def run_demo(out: Path | str = "demo", *, seed: int = 0, reduced: bool = False, quiet: bool = False) -> Path:
     """Write the data, train both ways, adapt a classifier; the path of ``report.html``.
 
-    Leaves ``data/``, ``adapt/`` (run, classifiers, results.json) and the report in ``out``. About six minutes on two cores;
-    ``reduced`` takes about one and shows only that everything runs.
+    Leaves ``data/``, ``adapt/`` (run, classifiers, results.json) and the report in ``out``. About six minutes on two
+    cores; ``reduced`` takes about one and shows only that everything runs.
 
     Raises:
         UnpairedError: scikit-learn is missing. ConfigError: ``out`` holds a demo with other settings.
@@ -166,15 +166,23 @@ def _run(out: Path, seed: int, reduced: bool, quiet: bool) -> Path:
     say("writing the images: scikit-learn's digits and photographs")
     data = write_demo_data(out / "data")
     result = adapt(
-        data.labelled, data.unlabelled, out / "adapt", test=data.test_photo, recipe="translate",
-        settings={**SETTINGS, **(REDUCED if reduced else {})}, seed=seed, quiet=quiet, names=("plain", "photo"),
-    )  # fmt: skip
+        data.labelled,
+        data.unlabelled,
+        out / "adapt",
+        test=data.test_photo,
+        recipe="translate",
+        settings={**SETTINGS, **(REDUCED if reduced else {})},
+        seed=seed,
+        quiet=quiet,
+        names=("plain", "photo"),
+    )
     assert result.last is not None and result.source_only is not None, "there were test images"
     say("writing the report")
     path = write_report(out / "adapt", out=out / "report.html", quiet=True)
     say(
         f"done in {time.monotonic() - started:.0f} s: accuracy on {result.last.n} held-out photo digits "
-        f"{result.source_only.accuracy:.3f} before (with inverted copies), {result.last.accuracy:.3f} after; no label of a photo digit was "
+        f"{result.source_only.accuracy:.3f} before (with inverted copies), "
+        f"{result.last.accuracy:.3f} after; no label of a photo digit was "
         "used. Telling the training how the target differs is cheaper where one knows it: adapt.recolour (docs/results)"
     )
     return path

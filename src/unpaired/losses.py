@@ -97,7 +97,8 @@ def hinge_fake(logits: Tensor) -> Tensor:
 
 
 def hinge_fooling(logits: Tensor) -> Tensor:
-    """What a generator pays for the discriminator's ``logits`` on its images; no hinge, so that it always has a slope."""
+    """What a generator pays for the discriminator's ``logits`` on its images; no hinge, so that it always has a
+    slope."""
     return -logits.float().mean()
 
 
@@ -116,8 +117,9 @@ def gradient_penalty(
 
     Each pair is mixed by one uniform number. D is the mean of a sample's logits, and its gradient's norm is taken over
     all of that sample's elements; so the critic must judge each sample alone (no batch norm). In float32, also under
-    autocast. ``real`` and ``fake`` [N, ...] are not differentiated; the result is, by the critic's parameters. ``slopes`` gives
-    D's gradient [N, ...] where the critic can say it itself, differentiable by its parameters; else D is differentiated twice.
+    autocast. ``real`` and ``fake`` [N, ...] are not differentiated; the result is, by the critic's parameters.
+    ``slopes`` gives D's gradient [N, ...] where the critic can say it itself, differentiable by its parameters; else D
+    is differentiated twice.
     """
     mix = torch.rand(len(real), *[1] * (real.ndim - 1), device=real.device)
     with torch.autocast(real.device.type, enabled=False), torch.enable_grad():
@@ -133,10 +135,11 @@ def gradient_penalty(
 
 
 def r1_penalty(critic: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
-    """Mean of ||grad D(x)||_2^2 at real samples x (Mescheder 2018, Eq. 9, without its γ/2). In float32, also under autocast.
+    """Mean of ||grad D(x)||_2^2 at real samples x (Mescheder 2018, Eq. 9, without its γ/2). In float32, also under
+    autocast.
 
-    ``critic`` gives one logit a sample; where a sample's logit depends on the others of its batch, the gradient is that of their
-    sum. ``real`` [N, ...] is not differentiated; the result is, by the critic's parameters.
+    ``critic`` gives one logit a sample; where a sample's logit depends on the others of its batch, the gradient is that
+    of their sum. ``real`` [N, ...] is not differentiated; the result is, by the critic's parameters.
     """
     with torch.autocast(real.device.type, enabled=False), torch.enable_grad():
         x = real.detach().float().requires_grad_()
@@ -145,7 +148,8 @@ def r1_penalty(critic: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
 
 
 def feature_distance(x: Sequence[Tensor], y: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Sum over layers of w times the squared difference of features, summed over channels, averaged over space and samples.
+    """Sum over layers of w times the squared difference of features, summed over channels, averaged over space and
+    samples.
     ``x``, ``y``: one [N, C, H, W] a layer."""
     pairs = zip(x, y, weights, strict=True)
     return _total([w * (a.float() - b.float()).square().sum(dim=1).mean() for a, b, w in pairs])
@@ -154,7 +158,8 @@ def feature_distance(x: Sequence[Tensor], y: Sequence[Tensor], weights: Sequence
 def ssim_map(x: Tensor, y: Tensor, *, window: int = 11, sigma: float = 1.5) -> Tensor:
     """Structural similarity (Wang 2004, Eq. 13) of images [N, C, H, W] in [-1, 1] at each place where the window fits.
 
-    Gaussian window without padding, made smaller for images smaller than it; constants (0.01 L)^2 and (0.03 L)^2, L = 2.
+    Gaussian window without padding, made smaller for images smaller than it; constants (0.01 L)^2 and (0.03 L)^2, L =
+    2.
     """
     x, y = x + 1, y + 1  # black is 0: the luminance term is made for that
     channels = x.shape[1]

@@ -16,8 +16,8 @@ from unpaired.translate.translator import Translator
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "tf32"])
 def test_products_are_the_same_by_all_names(precision: str) -> None:
-    """PyTorch's compiler asks for TF32 by older names than those that are set, and by both the answer is the same; were it not,
-    asking would raise."""
+    """PyTorch's compiler asks for TF32 by older names than those that are set, and by both the answer is the same; were
+    it not, asking would raise."""
     asked = precision == "tf32"
     try:
         machine.set_products(precision)
@@ -36,7 +36,8 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", sorted(cases.SETTINGS))
 def test_steps_never_wait_for_the_gpu(name: str, precision: str) -> None:
-    """PyTorch's own alarm for waits stays silent during the second of two equal steps of each stage, and the losses are finite."""
+    """PyTorch's own alarm for waits stays silent during the second of two equal steps of each stage, and the losses are
+    finite."""
     device = machine.choose_device("cuda")
     machine.set_for_training(precision, device)
     run = cases.config(name, training={"device": "cuda", "precision": precision})

@@ -161,7 +161,7 @@ def _grey(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.repeat(values.astype(np.uint8)[..., None], 3, axis=-1)
 
 
-def _usable() -> dict[str, Member]:
+def _usable() -> dict[str, Member]:  # noqa: PLR0915 - a zoo is a list
     """Odd but usable: each mode and format that is read, with the pixels that must come out."""
     seeds = iter(range(1000, 2000))
 

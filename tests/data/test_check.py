@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from image_zoo import bad_files, encoded, picture, png16, snapshot, write_tree
 from PIL import Image
 
-from image_zoo import bad_files, encoded, picture, png16, snapshot, write_tree
 from unpaired.config import DataConfig
 from unpaired.data.check import CheckReport, check
 from unpaired.errors import DataError, RefusedError

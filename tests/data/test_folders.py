@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from image_zoo import encoded, picture, write_tree
+
 from unpaired.config import DataConfig
 from unpaired.data.folders import TEST_SHARE, find, find_labelled, hashed_split
 from unpaired.data.labelled import open_labelled, open_to_test, open_unlabelled

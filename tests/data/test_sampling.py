@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from image_zoo import encoded, picture, snapshot, write_tree
 from torch.utils.data import DataLoader
 
 import tiny
-from image_zoo import encoded, picture, snapshot, write_tree
 from unpaired.batch import AllPairs, Batch
 from unpaired.config import DataConfig
 from unpaired.data import cache

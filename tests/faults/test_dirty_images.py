@@ -10,9 +10,9 @@ import kit
 import numpy as np
 import pytest
 from figures import Figure
+from image_zoo import snapshot, write_tree, write_zoo, zoo
 
 import tiny
-from image_zoo import snapshot, write_tree, write_zoo, zoo
 from unpaired import cli
 from unpaired.data.images import open_image, show
 from unpaired.data.sampling import open_pool

@@ -15,9 +15,9 @@ import tomli_w
 from figures import pick
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from image_zoo import bad_files, encoded, picture
 
 import tiny
-from image_zoo import bad_files, encoded, picture
 from unpaired import checkpoint
 from unpaired.config import RunConfig, parse_assignments, read_toml, setting_names
 from unpaired.data import images

@@ -17,7 +17,8 @@ MODELS = sorted((Path(__file__).parent / "models").glob("*.safetensors"))
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
 def test_a_model_of_an_earlier_version_gives_what_it_gave(path: Path) -> None:
-    """Written at commit 813e7b5; ``<method>.io`` holds an input and the translation of that version, noise from seed 0."""
+    """Written at commit 813e7b5; ``<method>.io`` holds an input and the translation of that version, noise from seed
+    0."""
     model = load(path)
     kept = read(path.with_suffix(".io").read_bytes())
     source, target = model.directions[0]
@@ -26,8 +27,8 @@ def test_a_model_of_an_earlier_version_gives_what_it_gave(path: Path) -> None:
 
 
 def test_a_setting_that_is_no_more_is_told_where_it_mattered() -> None:
-    """A model loads without it. To go on with a run, it goes where it had its default, and else names itself and the version to
-    take."""
+    """A model loads without it. To go on with a run, it goes where it had its default, and else names itself and the
+    version to take."""
     kept = {"method": "deepi2i", "model": {"reconstruction_rows": "each", "width": 8}, "data": {"views": 0}}
     assert without_retired(kept, resume=True) == {"method": "deepi2i", "model": {"width": 8}, "data": {}}
     other = {"model": {"reconstruction_rows": "released", "class_rows": "mean"}}

@@ -1,4 +1,5 @@
-"""Foreign PyTorch files: what is read, what is refused and with which words; official UNIT checkpoints of other shapes."""
+"""Foreign PyTorch files: what is read, what is refused and with which words; official UNIT checkpoints of other
+shapes."""
 
 from __future__ import annotations
 
@@ -129,7 +130,8 @@ def test_unusual_archives(tmp_path: Path) -> None:
 
 
 def test_storages_shorter_than_claimed(tmp_path: Path) -> None:
-    """A tensor that claims more elements than its file has is refused in both formats, before memory is taken for it."""
+    """A tensor that claims more elements than its file has is refused in both formats, before memory is taken for
+    it."""
     path = saved(tmp_path / "w.pt", {"w": torch.zeros(1000)})
     grown = struct.pack("<i", 2**30)
     rezip(
@@ -162,7 +164,8 @@ def test_bad_tensors(tmp_path: Path) -> None:
 
 
 def test_other_contents(tmp_path: Path) -> None:
-    """One stored number for a large tensor, sparse tensors, dictionaries nested too deep, circular ones, no named tensors."""
+    """One stored number for a large tensor, sparse tensors, dictionaries nested too deep, circular ones, no named
+    tensors."""
     with pytest.raises(CheckpointError, match="1,000,000 elements on 4 stored bytes"):
         read_torch_file(saved(tmp_path / "w.pt", {"w": torch.ones(1).expand(1_000_000)}))
     with pytest.raises(CheckpointError, match="sparse"):
@@ -300,7 +303,8 @@ def test_wrong_kind_of_checkpoint(tmp_path: Path) -> None:
 
 
 def test_munit_prefix(tmp_path: Path) -> None:
-    """MUNIT's prefix enc_content is accepted, with one downsampling and two blocks, and running statistics are dropped."""
+    """MUNIT's prefix enc_content is accepted, with one downsampling and two blocks, and running statistics are
+    dropped."""
     state: dict[str, dict[str, Tensor]] = {}
     for letter in "ab":
         s = conv(4, 3, 7, "enc_content.model.0.conv") | conv(8, 4, 4, "enc_content.model.1.conv")

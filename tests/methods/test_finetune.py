@@ -34,8 +34,8 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_deepest_block_and_the_head_are_trained() -> None:
-    """VGG-19: conv5_1 to conv5_4 and three linear layers, the last 4096 to 2, with dropout; MobileNet: the last block and a linear
-    layer."""
+    """VGG-19: conv5_1 to conv5_4 and three linear layers, the last 4096 to 2, with dropout; MobileNet: the last block
+    and a linear layer."""
     with torch.device("meta"):
         vgg, mobile = make("vgg19", 224), make("mobilenet_v1")
     (update,) = vgg.stages()[0].updates
@@ -59,8 +59,8 @@ def test_statistics_of_batch_norms_stay() -> None:
 
 
 def test_another_method_begins_with_what_was_learnt(tuned: Path) -> None:
-    """All layers but the deepest are those it began with; the run is what ``--weights`` of a cascade takes, which then has its
-    layers and names it."""
+    """All layers but the deepest are those it began with; the run is what ``--weights`` of a cascade takes, which then
+    has its layers and names it."""
     began = cases.method("finetune").get_submodule("features").state_dict()
     after = checkpoint.load_method(tuned)[0].get_submodule("features").state_dict()
     assert {n for n in began if not torch.equal(began[n], after[n])} == {"layers.conv5.weight", "layers.conv5.bias"}

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import cases
+import official_stylegan as official
 import pytest
 import torch
 from torch import Tensor, nn
 
-import official_stylegan as official
 import tiny
 import unpaired
 from closeness import TOLERANCE, error

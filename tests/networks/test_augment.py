@@ -15,7 +15,8 @@ def _images(n: int = 6) -> torch.Tensor:
 
 
 def test_translation_moves_by_whole_pixels_and_mirrors_the_edges() -> None:
-    """Each image is a window of itself padded by reflection, by another shift than its neighbours, and all shifts come."""
+    """Each image is a window of itself padded by reflection, by another shift than its neighbours, and all shifts
+    come."""
     images, most = _images(64), round(SIDE * SHIFT)
     padded = torch.nn.functional.pad(images, (most,) * 4, mode="reflect")
     torch.manual_seed(0)
@@ -47,7 +48,8 @@ def test_cutout_greys_one_square_of_each_image() -> None:
 
 
 def test_colour_leaves_grey_pictures_grey() -> None:
-    """Saturation and contrast have nothing to change in an even grey; brightness moves it by at most a quarter of the range."""
+    """Saturation and contrast have nothing to change in an even grey; brightness moves it by at most a quarter of the
+    range."""
     torch.manual_seed(2)
     out = colour(torch.zeros(32, 3, 4, 4))
     assert torch.allclose(out, out[:, :1, :1, :1].expand_as(out), atol=1e-6)

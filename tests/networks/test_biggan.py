@@ -85,8 +85,8 @@ def test_classes_are_gathered_with_their_optimiser_state() -> None:
 
 
 def test_each_new_class_starts_from_an_old_one_of_its_own() -> None:
-    """Features that all images share choose nothing: each new class finds the old one whose row points its way, and no row serves
-    two classes while there are others; one that is taken by name is left out."""
+    """Features that all images share choose nothing: each new class finds the old one whose row points its way, and no
+    row serves two classes while there are others; one that is taken by name is left out."""
     torch.manual_seed(0)
     discriminator = Discriminator(Shape(32, 2, 6, 4, 8)).eval()
     sets = [torch.randn(4, 3, 32, 32) * s for s in (0.2, 0.5, 1.0, 2.0)]
@@ -199,7 +199,8 @@ def test_class_names_come_from_a_list_or_a_file(tmp_path: Path) -> None:
 
 
 def test_a_generator_of_many_classes_has_a_small_header(tmp_path: Path) -> None:
-    """A model of 1,200 classes makes each of them and translates none; its header stays small and it loads with all of them."""
+    """A model of 1,200 classes makes each of them and translates none; its header stays small and it loads with all of
+    them."""
     names = tuple(f"c{i:04d}" for i in range(1200))
     method, header = interop.import_biggan(*exported(tmp_path, make(names)), names)
     path = checkpoint.write_model(tmp_path / "m.safetensors", method, header)

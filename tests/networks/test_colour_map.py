@@ -17,7 +17,8 @@ def _images(mean: float, spread: float) -> torch.Tensor:
 
 
 def test_the_map_gives_the_target_its_moments() -> None:
-    """Mean and covariance of mapped colours are the target's; the matrix is symmetric and positive: no colour is turned round."""
+    """Mean and covariance of mapped colours are the target's; the matrix is symmetric and positive: no colour is turned
+    round."""
     a, b = _images(-0.3, 1.0), _images(0.4, 2.0)
     matrix, offset = linear_colour_map(colour_moments(a), colour_moments(b))
     mapped = torch.einsum("ij,njhw->nihw", matrix, a.double()) + offset[:, None, None]

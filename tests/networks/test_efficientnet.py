@@ -63,7 +63,8 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 @pytest.mark.parametrize(("picture", "right"), [("china.jpg", {663, 698}), ("flower.jpg", {985})])
 def test_it_knows_what_it_sees(picture: str, right: set[int]) -> None:
-    """A temple is a palace or a monastery, a dahlia a daisy, with scikit-learn's two photographs: so the input's range is right."""
+    """A temple is a palace or a monastery, a dahlia a daisy, with scikit-learn's two photographs: so the input's range
+    is right."""
     datasets = pytest.importorskip("sklearn.datasets")
     pixels = torch.from_numpy(np.array(datasets.load_sample_image(picture))).permute(2, 0, 1)[None].float() / 127.5 - 1
     square = F.interpolate(pixels[..., 100:527], size=(224, 224), mode="bilinear", antialias=True)

@@ -28,7 +28,8 @@ X = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     ],
 )
 def test_layers_by_name(name: str, taps: tuple[str, ...], shapes: list[tuple[int, int]]) -> None:
-    """Taps come in the order asked for, with the published channels and sizes; nothing deeper than the last is built."""
+    """Taps come in the order asked for, with the published channels and sizes; nothing deeper than the last is
+    built."""
     network = Features(name, taps).eval()
     assert [(t.shape[1], t.shape[2]) for t in network(X)] == shapes
     assert list(network.layers)[-1] == max(taps, key=list(network.layers).index)
@@ -108,8 +109,8 @@ def test_files_that_do_not_fit(shared: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("side", [7, 1])
 @pytest.mark.parametrize(("kernel", "stride", "groups"), [(3, 1, 4), (3, 2, 4), (1, 1, 1), (3, 1, 1)])
 def test_a_fixed_norm_is_part_of_its_convolution(kernel: int, stride: int, groups: int, side: int) -> None:
-    """MobileNet's layers in eval mode give what convolution and batch norm give one after the other, with the same gradients, in float64 to
-    1e-12; in train mode statistics move as ever."""
+    """MobileNet's layers in eval mode give what convolution and batch norm give one after the other, with the same
+    gradients, in float64 to 1e-12; in train mode statistics move as ever."""
     torch.manual_seed(0)
     layer = efficientnet.ConvBN(4, 8, kernel, stride=stride, groups=groups).double()
     x = torch.randn(2, 4, side, side, dtype=torch.float64, requires_grad=True)

@@ -44,8 +44,8 @@ def shapes(network: str, side: int) -> Pyramid:
 def test_every_network_fits_every_pyramid(
     network: str, side: int, channels: tuple[int, ...], sides: tuple[int, ...]
 ) -> None:
-    """Channels and sides come from the network itself, and translators, critics, inversion and VAE built from them give maps of
-    the right shape at every level, also where a side is odd or two levels have the same."""
+    """Channels and sides come from the network itself, and translators, critics, inversion and VAE built from them give
+    maps of the right shape at every level, also where a side is odd or two levels have the same."""
     p = shapes(network, side)
     assert tuple(p.channels[level] for level in ALL) == channels
     assert tuple(p.sides[level] for level in ALL) == sides
@@ -65,16 +65,20 @@ def test_every_network_fits_every_pyramid(
 
 
 def test_counts_of_the_paper_on_vgg19_at_224() -> None:
-    """Parameters of all networks, numbers that AdaIN takes (3072, 2560, 1280, 640), its encoder's convolutions (one more for each
-    shallower level) and transposed convolutions of the inversion (4, 3, 2, 1, 0), as the tables give them."""
+    """Parameters of all networks, numbers that AdaIN takes (3072, 2560, 1280, 640), its encoder's convolutions (one
+    more for each shallower level) and transposed convolutions of the inversion (4, 3, 2, 1, 0), as the tables give
+    them."""
     p = shapes("vgg19", 224)
     c, s = p.channels, p.sides
     with torch.device("meta"):
         assert millions(p) == pytest.approx(12.94, abs=0.01)
         assert millions(fm.DeepTranslator(c[5])) == pytest.approx(10.03, abs=0.005)
         for level, count, total, style_part, convolutions in (
-            (4, 3072, 29.6, 18.35, 3), (3, 2560, 26.4, 19.0, 4), (2, 1280, 19.9, 18.0, 5), (1, 640, 17.9, 17.5, 6),
-        ):  # fmt: skip
+            (4, 3072, 29.6, 18.35, 3),
+            (3, 2560, 26.4, 19.0, 4),
+            (2, 1280, 19.9, 18.0, 5),
+            (1, 640, 17.9, 17.5, 6),
+        ):
             trunk = fm.ContentTrunk(c[level + 1], c[level], s[level + 1], s[level])
             style = fm.StyleFromMap(c[level], s[level], trunk.widths)
             assert trunk.style_size == count
@@ -82,8 +86,12 @@ def test_counts_of_the_paper_on_vgg19_at_224() -> None:
             assert millions(style) == pytest.approx(style_part, abs=0.05)
             assert sum(isinstance(m, nn.Conv2d) for m in style.convolutions) == convolutions
         for level, ups, inverter, critic in (
-            (5, 4, 9.87, 7.1), (4, 3, 9.83, 9.45), (3, 2, 2.43, 8.86), (2, 1, 0.58, 8.7), (1, 0, 0.11, 8.67),
-        ):  # fmt: skip
+            (5, 4, 9.87, 7.1),
+            (4, 3, 9.83, 9.45),
+            (3, 2, 2.43, 8.86),
+            (2, 1, 0.58, 8.7),
+            (1, 0, 0.11, 8.67),
+        ):
             network = fm.Inverter(c[level], s[level], 224)
             assert sum(isinstance(m, nn.ConvTranspose2d) for m in network.modules()) == ups
             assert millions(network) == pytest.approx(inverter, abs=0.005)
@@ -105,7 +113,8 @@ def test_deepest_translator_meets_the_sizes_of_the_paper() -> None:
 
 
 def test_streamed_statistics_equal_direct_ones() -> None:
-    """In blocks of any size, in float64, also where the mean is far larger than the deviation; a constant channel counts as 1."""
+    """In blocks of any size, in float64, also where the mean is far larger than the deviation; a constant channel
+    counts as 1."""
     x = (
         torch.randn(7, 3, 5, 4, generator=torch.Generator().manual_seed(1))
         + torch.tensor([0.0, 1e4, 3.0])[:, None, None]
@@ -127,7 +136,8 @@ def examples(domain: str, count: int, first: int = 0) -> Tensor:
 
 
 def test_each_domain_has_statistics_of_its_own_over_all_images() -> None:
-    """Every image counts, whatever the block; before the clamp each channel of a domain then has mean 0 and deviation 1."""
+    """Every image counts, whatever the block; before the clamp each channel of a domain then has mean 0 and deviation
+    1."""
     torch.manual_seed(0)
     p = Pyramid("tiny", (5, 3), 2, 32).eval()
     p.take_statistics(("red", "other"), examples)
@@ -141,8 +151,8 @@ def test_each_domain_has_statistics_of_its_own_over_all_images() -> None:
 
 
 def test_taking_statistics_leaves_the_classifier_as_it_is() -> None:
-    """A pyramid begins in training mode like any module, its classifier never: batch norms use and keep their own statistics, so
-    the levels that are measured are the levels that are used."""
+    """A pyramid begins in training mode like any module, its classifier never: batch norms use and keep their own
+    statistics, so the levels that are measured are the levels that are used."""
     torch.manual_seed(0)
     p = Pyramid("mobilenet_v1", (5, 4), 1, 64)
     assert p.train().training and not any(m.training for m in p.features.modules())
@@ -179,7 +189,8 @@ def test_channels_and_sides_are_those_of_a_pass(network: str, side: int) -> None
 
 @pytest.mark.parametrize("network", ["tiny", "mobilenet_v1", "alexnet"])
 def test_a_tap_before_a_relu_survives_the_rest_of_the_pass(network: str) -> None:
-    """The level before its ReLU has negative values, equals what a pass that ends there gives, and its ReLU is the level after."""
+    """The level before its ReLU has negative values, equals what a pass that ends there gives, and its ReLU is the
+    level after."""
     torch.manual_seed(0)
     images = X if network != "alexnet" else nn.functional.interpolate(X, size=80)
     p = Pyramid(network, (5, 3, 2), 1, images.shape[-1]).eval()
@@ -224,7 +235,8 @@ def test_adaptive_norm_gives_each_sample_its_own_mean_and_deviation() -> None:
 
 
 def test_styles_start_near_plain_normalisation() -> None:
-    """Without a hidden layer's contribution, beta is 0 and gamma 1 in the slices that the trunk cuts for its three layers."""
+    """Without a hidden layer's contribution, beta is 0 and gamma 1 in the slices that the trunk cuts for its three
+    layers."""
     trunk = fm.ContentTrunk(6, 4, 2, 4, 1.0)
     head = fm.StyleFromNoise(3, trunk.widths)
     with torch.no_grad():

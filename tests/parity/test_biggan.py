@@ -66,8 +66,8 @@ def test_deepi2i(shared: Path, tmp_path: Path) -> None:
 
 @torch.no_grad()
 def test_fewer_classes_than_rows(shared: Path) -> None:
-    """Names for the first classes alone keep those rows, as the released models reuse ImageNet's; their images are the same
-    but for the spectral norm of the shorter class table, which only logits see."""
+    """Names for the first classes alone keep those rows, as the released models reuse ImageNet's; their images are the
+    same but for the spectral norm of the shorter class table, which only logits see."""
     folder = shared / "parity/deepi2i"
     io = load_file(folder / "io.safetensors")
     files = [folder / f"{name}.pth" for name in ("G", "D", "E1", "A1")]

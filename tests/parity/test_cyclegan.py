@@ -40,7 +40,8 @@ def test_generator_and_discriminator(fixtures: Path) -> None:
 
 @torch.no_grad()
 def test_command_and_reload(fixtures: Path, tmp_path: Path) -> None:
-    """``unpaired import cyclegan`` writes a model that, loaded, gives the official outputs; B to A is named the other way round."""
+    """``unpaired import cyclegan`` writes a model that, loaded, gives the official outputs; B to A is named the other
+    way round."""
     io = load_file(fixtures / "io.safetensors")
     out = tmp_path / "model.safetensors"
     with pytest.raises(SystemExit) as left:
@@ -64,8 +65,8 @@ def test_command_and_reload(fixtures: Path, tmp_path: Path) -> None:
 
 @torch.no_grad()
 def test_dropout_and_other_networks(fixtures: Path, tmp_path: Path) -> None:
-    """A generator trained with dropout has other names and the same outputs; a discriminator in its place is refused, and a
-    missing tensor is listed."""
+    """A generator trained with dropout has other names and the same outputs; a discriminator in its place is refused,
+    and a missing tensor is listed."""
     io = load_file(fixtures / "io.safetensors")
     state = torch.load(fixtures / "latest_net_G_A.pth", weights_only=True)
     renamed = {k.replace("conv_block.5", "conv_block.6"): v for k, v in state.items()}

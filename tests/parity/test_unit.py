@@ -66,7 +66,8 @@ def test_paper_discriminators(fixtures: Path, layers: int) -> None:
 
 @torch.no_grad()
 def test_munit_code_base(fixtures: Path) -> None:
-    """Codes, translations, reconstructions and all three scales of a discriminator equal those of the MUNIT code base."""
+    """Codes, translations, reconstructions and all three scales of a discriminator equal those of the MUNIT code
+    base."""
     folder = fixtures / "unit_master"
     io = load_file(folder / "io.safetensors")
     method, header = import_unit_munit(folder / "gen_00010000.pt", folder / "dis_00010000.pt", ("day", "night"))

@@ -1,4 +1,5 @@
-"""A headless Chromium for tests, driven over its debugging pipe (Chrome DevTools Protocol) with the standard library alone."""
+"""A headless Chromium for tests, driven over its debugging pipe (Chrome DevTools Protocol) with the standard library
+alone."""
 
 from __future__ import annotations
 
@@ -45,8 +46,11 @@ class Browser:
         options += ["--no-sandbox"] if os.geteuid() == 0 else []
         self._process = subprocess.Popen(
             [find(), *options, f"--user-data-dir={self._folder}", "about:blank"],
-            preexec_fn=child, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            preexec_fn=child,
+            close_fds=False,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         os.close(theirs_in)
         os.close(theirs_out)
         self._out, self._in, self._buffer, self._number = ours_out, ours_in, bytearray(), 0

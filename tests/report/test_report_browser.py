@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 import report_toys
-import tiny
 from browser import Browser, find
 from report_toys import many  # noqa: F401 - a fixture
+
+import tiny
 from unpaired.report import Report, write_report
 from unpaired.report.charts import Dot, interval_panel, line_panel, scatter_panel
 from unpaired.report.page import Card, Pair

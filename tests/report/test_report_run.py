@@ -11,13 +11,13 @@ from typing import Any
 import cases
 import numpy as np
 import pytest
+import report_toys
+from report_toys import many  # noqa: F401 - a fixture
 from test_evaluation import Colours
 from test_report import Page
 
-import report_toys
 import tiny
 import unpaired
-from report_toys import many  # noqa: F401 - a fixture
 from unpaired import checkpoint, weights
 from unpaired.cli import main
 from unpaired.config import EvaluateConfig, ReportConfig

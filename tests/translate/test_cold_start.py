@@ -14,7 +14,8 @@ import tiny
 from unpaired import checkpoint
 
 COMPILES = "cycle"
-"""PyTorch's spectral norm, which its projected discriminator has, computes while it is built, and imports the compiler for that."""
+"""PyTorch's spectral norm, which its projected discriminator has, computes while it is built, and imports the compiler
+for that."""
 BESIDE = (
     "torch._dynamo",
     "torch._inductor",
@@ -45,8 +46,8 @@ for name, (path, source, target) in models.items():
 
 
 def test_a_cold_start_imports_nothing_beside_what_it_needs(tmp_path: Path) -> None:
-    """Reading a model file of each method that translates and making its first picture imports none of BESIDE: networks are built without drawing
-    weights and without a pass, and there is no progress bar where there is no terminal."""
+    """Reading a model file of each method that translates and making its first picture imports none of BESIDE: networks
+    are built without drawing weights and without a pass, and there is no progress bar where there is no terminal."""
     models = {}
     for name in sorted(set(cases.TRANSLATORS) - {COMPILES}):
         method, config = cases.method(name), cases.config(name)

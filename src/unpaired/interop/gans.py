@@ -100,9 +100,13 @@ def import_deepi2i(
             tensors = biggan.settled(tensors) if name == "discriminator" else tensors
         given[name].tensors = tensors
     model = DeepI2I.Config(
-        mode=mode, width=shape.width, shared_dim=shape.shared_dim, z_dim=shape.z_dim, attention=shape.attention,
+        mode=mode,
+        width=shape.width,
+        shared_dim=shape.shared_dim,
+        z_dim=shape.z_dim,
+        attention=shape.attention,
         reconstruction="mse",  # training that goes on does so as that code trained
-    )  # fmt: skip
+    )
     with shapes_only():
         method = DeepI2I(model, domains, image_size=shape.size)
     for name, file in given.items():
@@ -153,7 +157,8 @@ def import_stylegan(
     """A checkpoint of style-based-gan-pytorch.
 
     Args:
-        file: a dictionary with the networks ``generator`` and ``discriminator``. Its running average is left out: DeepI2I's
+        file: a dictionary with the networks ``generator`` and ``discriminator``. Its running average is left out:
+            DeepI2I's
             released code starts from the generator itself.
         size: the resolution that it was trained at, which the tensors do not tell.
 
@@ -186,9 +191,13 @@ def import_deepi2i_stylegan(
     given = _read(Path(file))
     shape, total = _shape(given, size)
     model = DeepI2IStyleGAN.Config(
-        width=shape.width, latent=shape.latent, mapping=shape.mapping, rgb_activation=shape.rgb_activation,
-        source=domains[0], reconstruction="mse",
-    )  # fmt: skip
+        width=shape.width,
+        latent=shape.latent,
+        mapping=shape.mapping,
+        rgb_activation=shape.rgb_activation,
+        source=domains[0],
+        reconstruction="mse",
+    )
     with shapes_only():
         method = DeepI2IStyleGAN(model, domains, image_size=size)
     _take(method.generator, given, "generator", _generator_names(shape))

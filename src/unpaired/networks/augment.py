@@ -1,8 +1,9 @@
 """Differentiable augmentation of what a discriminator sees (Zhao et al., "DiffAugment", arXiv 2006.10738).
 
-Real and generated images alike are changed by the same policy just before they are judged, so that the generator is not asked to
-learn the changes, and the discriminator cannot learn few images by heart. Translation moves by single pixels: a frozen network with
-strides looks through a lattice, and a generator that always meets the same lattice writes dots into it.
+Real and generated images alike are changed by the same policy just before they are judged, so that the generator is not
+asked to
+learn the changes, and the discriminator cannot learn few images by heart. Translation moves by single pixels: a frozen
+network with strides looks through a lattice, and a generator that always meets the same lattice writes dots into it.
 
 All draws are torch's global generator's, one a sample, on the images' device, and nothing waits for that device.
 
@@ -26,7 +27,8 @@ CUT = 1 / 2
 
 
 def _reflected(index: Tensor, size: int) -> Tensor:
-    """Indices beyond 0 .. size - 1 mirrored at the outermost pixels, which are not repeated; for up to size - 1 beyond."""
+    """Indices beyond 0 .. size - 1 mirrored at the outermost pixels, which are not repeated; for up to size - 1
+    beyond."""
     index = index.abs()
     return torch.where(index < size, index, 2 * (size - 1) - index)
 
@@ -46,7 +48,8 @@ def translation(images: Tensor) -> Tensor:
 
 
 def cutout(images: Tensor) -> Tensor:
-    """A square of each image, ``CUT`` of its sides, made grey; its centre may be anywhere, so that it may be cut off by an edge."""
+    """A square of each image, ``CUT`` of its sides, made grey; its centre may be anywhere, so that it may be cut off by
+    an edge."""
     n, _, h, w = images.shape
     device = images.device
     inside = []
@@ -58,7 +61,8 @@ def cutout(images: Tensor) -> Tensor:
 
 
 def colour(images: Tensor) -> Tensor:
-    """Brightness by up to ±0.5 (a quarter of the range), saturation by 0 to 2, contrast by 0.5 to 1.5. May leave [-1, 1]."""
+    """Brightness by up to ±0.5 (a quarter of the range), saturation by 0 to 2, contrast by 0.5 to 1.5. May leave [-1,
+    1]."""
     brightness, saturation, contrast = torch.rand(3, len(images), 1, 1, 1, device=images.device).unbind()
     images = images + (brightness - 0.5)
     grey = images.mean(1, keepdim=True)
@@ -71,7 +75,8 @@ _ALL = {"colour": colour, "translation": translation, "cutout": cutout}
 
 
 def augment(images: Tensor, kinds: Sequence[Augmentation]) -> Tensor:
-    """``images`` changed by each of ``kinds``, in the paper's order (colour, translation, cutout); differentiable. The same shape."""
+    """``images`` changed by each of ``kinds``, in the paper's order (colour, translation, cutout); differentiable. The
+    same shape."""
     for kind, change in _ALL.items():
         if kind in kinds:
             images = change(images)
@@ -96,7 +101,8 @@ def jitter(images: Tensor, amount: float) -> Tensor:
 
 
 def recolour(images: Tensor) -> Tensor:
-    """Map black and white of each channel to two random levels: weak, inverted and coloured contrast; knows no target."""
+    """Map black and white of each channel to two random levels: weak, inverted and coloured contrast; knows no
+    target."""
     black, white = torch.rand(2, len(images), images.shape[1], 1, 1, device=images.device) * 2 - 1
     mapped: Tensor = black + (white - black) * (images + 1) / 2
     return mapped

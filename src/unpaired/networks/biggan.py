@@ -313,7 +313,8 @@ CLASS_VECTOR = "embed.u0"
 
 
 def nearest_classes(discriminator: Discriminator, images: Iterable[Tensor], taken: Sequence[int] = ()) -> list[int]:
-    """For each new class an old one of its own, as which the discriminator takes its ``images`` [n, 3, S, S] for most real.
+    """For each new class an old one of its own, as which the discriminator takes its ``images`` [n, 3, S, S] for most
+    real.
 
     D(x, y) depends on y through <embed(y), h(x)> alone, so the mean feature h of the images is compared with the old
     classes' embeddings; no image of an old class is needed. Both are centred over their classes: the direction that all

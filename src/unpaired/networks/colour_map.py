@@ -1,7 +1,8 @@
-"""A start for a translator that is already somewhere: the best linear map between the colours of two domains, plus what is learnt.
+"""A start for a translator that is already somewhere: the best linear map between the colours of two domains, plus what
+is learnt.
 
-Between normal distributions of colours the map of least mean squared change is linear (Monge-Kantorovich; Pitié and Kokaram, "The
-linear Monge-Kantorovitch linear colour mapping", CVMP 2007): with means m and covariances Σ,
+Between normal distributions of colours the map of least mean squared change is linear (Monge-Kantorovich; Pitié and
+Kokaram, "The linear Monge-Kantorovitch linear colour mapping", CVMP 2007): with means m and covariances Σ,
 
     A = Σa^-½ (Σa^½ Σb Σa^½)^½ Σa^-½,   t = mb - A ma.
 
@@ -33,7 +34,8 @@ def _power(matrix: Tensor, exponent: float) -> Tensor:
 
 
 def linear_colour_map(source: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """A [3, 3] and t [3], float64: A x + t of colours with the mean and covariance ``source`` has those of ``target``."""
+    """A [3, 3] and t [3], float64: A x + t of colours with the mean and covariance ``source`` has those of
+    ``target``."""
     (ma, sa), (mb, sb) = source, target
     root, inverse = _power(sa, 0.5), _power(sa, -0.5)
     a = inverse @ _power(root @ sb @ root, 0.5) @ inverse
@@ -43,8 +45,8 @@ def linear_colour_map(source: tuple[Tensor, Tensor], target: tuple[Tensor, Tenso
 class ColourStart(nn.Module):
     """clamp(A x + t + 2 g(x)) for a network g with values in [-1, 1]: images [N, 3, H, W] -> the same, float32.
 
-    A and t are buffers, the identity until :meth:`measure`; the last layer ``head`` of g begins near 0. The factor 2 lets g reach
-    any colour from any other.
+    A and t are buffers, the identity until :meth:`measure`; the last layer ``head`` of g begins near 0. The factor 2
+    lets g reach any colour from any other.
     """
 
     matrix: Tensor

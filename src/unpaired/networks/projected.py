@@ -1,7 +1,9 @@
-"""A discriminator over features that are already there (Sauer et al., "Projected GANs Converge Faster", arXiv 2111.01007).
+"""A discriminator over features that are already there (Sauer et al., "Projected GANs Converge Faster", arXiv
+2111.01007).
 
-A frozen classifier turns images into maps at several strides, and small heads with spectral norm judge each map. What such maps do
-not resolve (dots and lattices of single pixels) a small PatchGAN beside them can judge. The random mixing of channels and scales of
+A frozen classifier turns images into maps at several strides, and small heads with spectral norm judge each map. What
+such maps do not resolve (dots and lattices of single pixels) a small PatchGAN beside them can judge. The random mixing
+of channels and scales of
 the paper is left out: each head begins with a 1 x 1 convolution that learns its own.
 
 Legend: N batch, C channels of a tap, H height, W width, h and w those of a map of logits.
@@ -48,10 +50,12 @@ class Head(nn.Module):
 
 
 class ProjectedDiscriminator(nn.Module):
-    """[N, 3, H, W] in [-1, 1] -> a list of logits [N, 1, h, w]: one for each tap, and one of the PatchGAN where it has weight.
+    """[N, 3, H, W] in [-1, 1] -> a list of logits [N, 1, h, w]: one for each tap, and one of the PatchGAN where it has
+    weight.
 
     Args:
-        features: the frozen network: always in eval mode, without gradients of its own; they go through it to the images.
+        features: the frozen network: always in eval mode, without gradients of its own; they go through it to the
+            images.
         players: how many discriminators look through these features, each with heads of its own (one for each domain).
         width: channels within the heads.
         patch_weight: factor of the PatchGAN's logits, and so of what it can say in the hinge loss; 0 leaves it out.

@@ -1,8 +1,8 @@
 """A feature pyramid: five layers of a pretrained classifier, normalised and clamped, deep to shallow.
 
-Katzir et al., Cross-Domain Cascaded Deep Translation, section 3, "Pre-processing": each channel of each level is normalised
-by its mean and standard deviation over its domain, then clamped to [-1, 1]. Levels are numbered as in the paper: 5 is the
-deepest (conv_5_1 of VGG-19), 1 the shallowest.
+Katzir et al., Cross-Domain Cascaded Deep Translation, section 3, "Pre-processing": each channel of each level is
+normalised by its mean and standard deviation over its domain, then clamped to [-1, 1]. Levels are numbered as in the
+paper: 5 is the deepest (conv_5_1 of VGG-19), 1 the shallowest.
 
 Legend: N batch, C channels, S side of the image in pixels, h side of a map; images [N, 3, S, S] in [-1, 1].
 """
@@ -34,8 +34,8 @@ BLOCK = 16
 class Moments:
     """Mean and standard deviation of each channel over samples and positions, block by block, in float64.
 
-    Blocks are merged by their counts, means and sums of squared deviations (Chan, Golub and LeVeque 1983), which does not
-    cancel where the mean is large.
+    Blocks are merged by their counts, means and sums of squared deviations (Chan, Golub and LeVeque 1983), which does
+    not cancel where the mean is large.
     """
 
     def __init__(self, channels: int) -> None:
@@ -96,7 +96,8 @@ class Pyramid(nn.Module):
             self.register_buffer(f"std{level}", torch.ones(domains, self.channels[level]))
 
     def train(self, mode: bool = True) -> Pyramid:
-        """The classifier stays in eval mode whatever the mode around it: batch norms keep their pretrained statistics."""
+        """The classifier stays in eval mode whatever the mode around it: batch norms keep their pretrained
+        statistics."""
         super().train(mode)
         self.features.eval()
         return self
@@ -104,7 +105,8 @@ class Pyramid(nn.Module):
     # -- filling
 
     def take_statistics(self, domains: Sequence[str], examples: Callable[[str, int, int], Tensor]) -> None:
-        """Gather the statistics of every domain from all its images; ``examples``: (domain, at most so many, from this one on)."""
+        """Gather the statistics of every domain from all its images; ``examples``: (domain, at most so many, from this
+        one on)."""
         for number, domain in enumerate(domains):
             self.measure(number, blocks(examples, domain))
 
@@ -177,7 +179,8 @@ def blocks(examples: Callable[[str, int, int], Tensor], domain: str) -> Iterator
 def _shapes(features: Features, layers: Mapping[int, str], side: int) -> tuple[dict[int, int], dict[int, int]]:
     """Channels and side of each level's map for images of ``side`` pixels, from what the layers before it do to a side.
 
-    A pass without contents would tell the same, but PyTorch imports its compiler for one. Raises ConfigError: too small.
+    A pass without contents would tell the same, but PyTorch imports its compiler for one. Raises ConfigError: too
+    small.
     """
     channels, after = 0, {}
     now = side
@@ -205,14 +208,16 @@ def _first(value: Any) -> int:
 
 
 # ----------------------------------------------------------------------------------------------------
-# Networks on feature maps: translators deep and conditional, critics, inversion to images, and a VAE of the deepest map.
+# Networks on feature maps: translators deep and conditional, critics, inversion to images, and a VAE of the deepest
+# map.
 #
-# Katzir et al., Cross-Domain Cascaded Deep Translation, appendix A.1.2 (Tables 3 to 5), and the supplement's section 6 (Tables 4
-# and 5). Channels and sizes come from the pyramid; ``width`` scales the channels within, 1 gives the paper's networks on VGG-19.
-# All convolutions are 3 x 3 with padding 1 but for those that double the size (4 x 4, as in Table 5).
+# Katzir et al., Cross-Domain Cascaded Deep Translation, appendix A.1.2 (Tables 3 to 5), and the supplement's section 6
+# (Tables 4 and 5). Channels and sizes come from the pyramid; ``width`` scales the channels within, 1 gives the paper's
+# networks on VGG-19. All convolutions are 3 x 3 with padding 1 but for those that double the size (4 x 4, as in Table
+# 5).
 #
-# Legend: N batch, C channels of a level, D those of the next deeper one, h side of a map, S side of the image, Z of a latent;
-# maps [N, C, h, h] in [-1, 1], images [N, 3, S, S] in [-1, 1].
+# Legend: N batch, C channels of a level, D those of the next deeper one, h side of a map, S side of the image, Z of a
+# latent; maps [N, C, h, h] in [-1, 1], images [N, 3, S, S] in [-1, 1].
 
 SLOPE = 0.2
 """Of every LeakyReLU here; the paper says so for the inversion networks."""
@@ -230,8 +235,8 @@ def scaled(channels: int, width: float) -> int:
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """In 32 groups (Wu and He 2018), or fewer where there are few channels: two a group at least, so that a map of one position
-    has something to be normalised over."""
+    """In 32 groups (Wu and He 2018), or fewer where there are few channels: two a group at least, so that a map of one
+    position has something to be normalised over."""
     return nn.GroupNorm(math.gcd(32, channels // 2), channels)
 
 
@@ -248,10 +253,11 @@ def grow(layer: nn.ConvTranspose2d, x: Tensor, side: int) -> Tensor:
 
 
 def halving_stack(inputs: int, channels: int, side: int, width: float) -> tuple[nn.Sequential, int, int]:
-    """Strided convolutions with LeakyReLU from ``inputs`` channels down to ``HEAD_SIDE``; also the last one's channels and side.
+    """Strided convolutions with LeakyReLU from ``inputs`` channels down to ``HEAD_SIDE``; also the last one's channels
+    and side.
 
-    ``channels`` (those of the level, scaled) double at each up to ``HEAD_CHANNELS``; "we simply add more conv layers for each
-    shallower layer". At least one convolution, so that a map that is small already is looked at, too.
+    ``channels`` (those of the level, scaled) double at each up to ``HEAD_CHANNELS``; "we simply add more conv layers
+    for each shallower layer". At least one convolution, so that a map that is small already is looked at, too.
     """
     stack = nn.Sequential()
     most = max(channels, scaled(HEAD_CHANNELS, width))
@@ -269,8 +275,9 @@ def halving_stack(inputs: int, channels: int, side: int, width: float) -> tuple[
 class DeepTranslator(nn.Module):
     """Table 3: the translator of the deepest level, [N, C, h, h] -> the same.
 
-    h -> h/2 -> h/4 and back. The transposed convolutions of the paper (14 -> 7 -> 4 -> 7 -> 14) need output paddings 0 and 1;
-    here they are told the sizes met on the way down, so any size works. No activation between the first two rows, as printed.
+    h -> h/2 -> h/4 and back. The transposed convolutions of the paper (14 -> 7 -> 4 -> 7 -> 14) need output paddings 0
+    and 1; here they are told the sizes met on the way down, so any size works. No activation between the first two
+    rows, as printed.
     """
 
     def __init__(self, channels: int, width: float = 1.0) -> None:
@@ -307,11 +314,12 @@ def adaptive_norm(x: Tensor, style: Tensor) -> Tensor:
 
 
 class ContentTrunk(nn.Module):
-    """Table 5: the next deeper map [N, D, h', h'] and a style [N, ``style_size``] -> the map of this level [N, C, h, h].
+    """Table 5: the next deeper map [N, D, h', h'] and a style [N, ``style_size``] -> the map of this level [N, C, h,
+    h].
 
-    Two convolutions and one that doubles the size, each with AdaIN and LeakyReLU; a convolution and tanh. Where the deeper map
-    has this level's size already (AlexNet), the third convolution keeps it. The upsampling leaves the channels of the level; half
-    of its input's, as printed, differs at level 4 of VGG-19 alone.
+    Two convolutions and one that doubles the size, each with AdaIN and LeakyReLU; a convolution and tanh. Where the
+    deeper map has this level's size already (AlexNet), the third convolution keeps it. The upsampling leaves the
+    channels of the level; half of its input's, as printed, differs at level 4 of VGG-19 alone.
     """
 
     def __init__(
@@ -396,7 +404,8 @@ class Conditional(nn.Module):
 
 
 class Critic(nn.Module):
-    """One number a sample, without any norm, so that a gradient penalty judges each alone. [N, C, h, h] -> one [N, 1] in a list.
+    """One number a sample, without any norm, so that a gradient penalty judges each alone. [N, C, h, h] -> one [N, 1]
+    in a list.
 
     The paper does not describe it: a convolution at full size, halvings to 4 x 4 as in Table 4, a linear layer.
     """
@@ -421,10 +430,12 @@ class Critic(nn.Module):
 
 
 class Inverter(nn.Module):
-    """Feature inversion (Dosovitskiy and Brox 2016, as appendix A.1.2 has it): a map [N, C, h, h] -> the image [N, 3, S, S].
+    """Feature inversion (Dosovitskiy and Brox 2016, as appendix A.1.2 has it): a map [N, C, h, h] -> the image [N, 3,
+    S, S].
 
-    Three convolutions, transposed convolutions that halve the channels until the image's size is there, a convolution to three
-    channels, tanh; LeakyReLU and no norm. Maps of more than 512 channels (MobileNet's deepest) are narrowed to 512 at first.
+    Three convolutions, transposed convolutions that halve the channels until the image's size is there, a convolution
+    to three channels, tanh; LeakyReLU and no norm. Maps of more than 512 channels (MobileNet's deepest) are narrowed to
+    512 at first.
     """
 
     def __init__(self, channels: int, side: int, image_side: int, width: float = 1.0) -> None:
@@ -475,8 +486,8 @@ class MapEncoder(nn.Module):
 
 
 class MapDecoder(nn.Module):
-    """Supplement, Table 5: G5, a latent [N, Z] -> the deepest map [N, C, h, h]. The first convolution is after a doubling.
-    The last layer is tanh; GN and LeakyReLU, as the table lists it, cannot give maps in [-1, 1]."""
+    """Supplement, Table 5: G5, a latent [N, Z] -> the deepest map [N, C, h, h]. The first convolution is after a
+    doubling. The last layer is tanh; GN and LeakyReLU, as the table lists it, cannot give maps in [-1, 1]."""
 
     def __init__(self, channels: int, side: int, latent: int, width: float = 1.0) -> None:
         super().__init__()

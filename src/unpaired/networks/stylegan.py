@@ -1,10 +1,11 @@
 """StyleGAN (Karras, Laine and Aila, CVPR 2019): style-based generator and the discriminator that goes with it.
 
-At one fixed resolution: what a progressively grown network is once growing has ended. Numbers are those of the PyTorch code
-that DeepI2I's StyleGAN variant builds on (style-based-gan-pytorch, version of September 2019), whose weights import here.
+At one fixed resolution: what a progressively grown network is once growing has ended. Numbers are those of the PyTorch
+code that DeepI2I's StyleGAN variant builds on (style-based-gan-pytorch, version of September 2019), whose weights
+import here.
 
-Legend: N batch, C channels, S side in pixels; images x [N, 3, S, S] in [-1, 1]; z [N, Z] is a latent, w [N, Z] its style; r is a
-resolution. The generator has one block a resolution, 4, 8, ..., S, numbered from 0.
+Legend: N batch, C channels, S side in pixels; images x [N, 3, S, S] in [-1, 1]; z [N, Z] is a latent, w [N, Z] its
+style; r is a resolution. The generator has one block a resolution, 4, 8, ..., S, numbered from 0.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ class EqualLinear(nn.Linear):
 
 
 class FusedResampling(nn.Module):
-    """A 3 x 3 convolution and a doubling or halving in one: the 4 x 4 kernel is the mean of the 3 x 3 one at four places.
+    """A 3 x 3 convolution and a doubling or halving in one: the 4 x 4 kernel is the mean of the 3 x 3 one at four
+    places.
 
     ``weight`` is [C_in, C_out, 3, 3] for ``up`` and [C_out, C_in, 3, 3] for ``down``.
     """
@@ -245,7 +247,8 @@ class Generator(nn.Module):
         add: Mapping[int, Tensor] | None = None,
         mix: tuple[Tensor, int] | None = None,
     ) -> Tensor:
-        """``mix``: another latent, whose style takes over from the block of this number on (style mixing, section 3.1)."""
+        """``mix``: another latent, whose style takes over from the block of this number on (style mixing, section
+        3.1)."""
         add = add or {}
         styles = [self.style(z)] * len(self.blocks)
         if mix is not None:
@@ -286,8 +289,8 @@ class Features(nn.Module):
 
 
 class Discriminator(Features):
-    """D(x): logits [N, 1]; above 0 is real. It sees how much the batch varies (minibatch standard deviation), so real and
-    generated images must come in batches of their own."""
+    """D(x): logits [N, 1]; above 0 is real. It sees how much the batch varies (minibatch standard deviation), so real
+    and generated images must come in batches of their own."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__(shape)

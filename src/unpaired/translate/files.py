@@ -578,7 +578,8 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def check_apart(folder: Path, option: str, out: Path, inputs: Sequence[Path] = ()) -> None:
-    """Refuse a folder of ``option`` whose files could replace results or inputs, or be read as inputs by the next run."""
+    """Refuse a folder of ``option`` whose files could replace results or inputs, or be read as inputs by the next
+    run."""
     place, results = folder.resolve(), out.resolve()
     if place.is_relative_to(results) or results.is_relative_to(place):
         raise RefusedError(f"{show(folder)}: {option} and the results need folders apart. Choose another {option}")
