@@ -39,7 +39,7 @@ def test_a_sane_folder_has_nothing_to_report(tmp_path: Path) -> None:
     report = check(sane(tmp_path / "my data"))
     assert (report.ok, report.problems, report.warnings, report.bad) == (True, (), (), ())
     small, command = report.commands
-    assert small.startswith(f"unpaired train '{tmp_path}/my data' --preset unit-small --out 'runs/my data-small'")
+    assert small.startswith(f"unpaired train '{tmp_path}/my data' --preset quick --out 'runs/my data-small'")
     assert command.startswith(
         f"unpaired train '{tmp_path}/my data' --method unit --out 'runs/my data' --set data.size=32"
     )

@@ -365,7 +365,8 @@ def _commands(report: CheckReport) -> Iterable[str]:
     root = shlex.quote(show(tree.root) if not str(tree.root).startswith("-") else f"./{show(tree.root)}")
     if len(tree.domains) == 2:
         smaller = _sizes(min(size, 64), short)
-        yield f"unpaired train {root} --preset unit-small --out {reduced} {smaller}  # without a GPU"
+        quick = "quick" if size >= 32 else "unit-small"
+        yield f"unpaired train {root} --preset {quick} --out {reduced} {smaller}  # minutes, without a GPU"
         yield f"unpaired train {root} --method unit --out {full} {_sizes(size, short)}  # full width, for a GPU"
     elif size >= 32:  # a GAN of all domains, from which deepi2i starts
         yield f"unpaired pretrain {root} --out {gan} --set data.size={min(size, 128)}"
