@@ -56,7 +56,8 @@ class _Clamp(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return gradient * ((x.abs() <= 1) | (x * gradient > 0))  # a step goes against the gradient
+        inward: Tensor = (x.abs() <= 1) | (x * gradient > 0)  # a step goes against the gradient
+        return gradient * inward
 
 
 def clamp(x: Tensor) -> Tensor:
