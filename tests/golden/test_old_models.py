@@ -10,6 +10,7 @@ from safetensors.torch import load as read
 
 from unpaired.config import without_retired
 from unpaired.errors import ConfigError
+from unpaired.training.run import resolve
 from unpaired.translate.translator import load
 
 MODELS = sorted((Path(__file__).parent / "models").glob("*.safetensors"))
@@ -35,3 +36,14 @@ def test_a_setting_that_is_no_more_is_told_where_it_mattered() -> None:
     assert without_retired(other) == {"model": {}}
     with pytest.raises(ConfigError, match=r"reconstruction_rows.*earlier version"):
         without_retired(other, resume=True)
+
+
+def test_the_short_command_goes_on_with_an_old_run(tmp_path: Path) -> None:
+    """The folder's settings stand in for the options left out, without those that are no more; where one mattered it is named."""
+    settings = tmp_path / "config.toml"
+    settings.write_text('method = "unit"\n[data]\nsize = 32\nantialias = true\nviews = 0\n[model]\nwidth = 4\n')
+    found = resolve(run_dir=tmp_path)
+    assert (found.method, found.data.size, found.model.width) == ("unit", 32, 4)
+    settings.write_text(settings.read_text().replace("true", "false"))
+    with pytest.raises(ConfigError, match=r"data.antialias.*earlier version"):
+        resolve(run_dir=tmp_path)

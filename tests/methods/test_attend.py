@@ -179,6 +179,16 @@ def follow(controller: WeightInduction, series: list[float]) -> list[float]:
     return [float(controller(torch.tensor(v))) for v in series]
 
 
+def test_the_distance_of_images_wants_two() -> None:
+    """Of a batch, or a part of it, of one image the unit would be 0 and λ without bound: that is refused."""
+    with pytest.raises(ValueError, match="two images"):
+        small(induction_unit="images", batch_size=1)
+    method = small(induction_unit="images")
+    found = batch(1)
+    with pytest.raises(ConfigError, match=r"two images.*accumulate"):
+        method.generator_loss(found, found.source, "initial")
+
+
 def test_induction_on_a_flat_series() -> None:
     """Nothing in the warm-up; then up by the rise every fifth step, to the bound and no further."""
     found = follow(induction(largest=0.5), [0.7] * 60)

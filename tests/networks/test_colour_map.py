@@ -34,6 +34,21 @@ def test_grey_pictures_have_a_map() -> None:
     assert bool(torch.isfinite(matrix).all() and torch.isfinite(offset).all())
 
 
+def test_colours_that_hardly_vary_are_not_stretched() -> None:
+    """Photographs vary little from red to green: between two sets alike the map is the identity. Of grey pictures the noise of a file
+    stays grey, and becomes a colour at ten times its size at most."""
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=RANDOM, dtype=torch.float64)).Q
+    middle = torch.zeros(3, dtype=torch.float64)
+
+    def moments(*variances: float) -> tuple[torch.Tensor, torch.Tensor]:
+        return middle, turn @ torch.diag(torch.tensor(variances, dtype=torch.float64)) @ turn.T
+
+    photo, grey = moments(0.2, 0.005, 0.0003), moments(0.2, 0.0, 0.0)
+    assert torch.allclose(linear_colour_map(photo, photo)[0], torch.eye(3, dtype=torch.float64), atol=1e-9)
+    assert float(torch.linalg.eigvalsh(linear_colour_map(grey, grey)[0]).max()) < 1.001
+    assert float(torch.linalg.eigvalsh(linear_colour_map(grey, moments(0.2, 0.01, 0.01))[0]).max()) < 10.001
+
+
 def test_a_start_is_its_map_and_then_learns() -> None:
     """Near-identical to the clamped map at first, with gradients for the network; A and t are saved with it."""
     network = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Tanh())

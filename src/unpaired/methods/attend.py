@@ -52,6 +52,10 @@ THRESHOLDS = {"nonsaturating": 1.5, "minimax": -0.25, "lsgan": 0.6, "hinge": 0.5
 several scales, whose losses are added up, has as many times that."""
 MARGINS = {"nonsaturating": 0.5, "minimax": 0.25, "lsgan": 0.2, "hinge": 0.2}
 """By how much a default threshold lies beyond the loss without regularisation, at least."""
+_TWO_IMAGES = (
+    'model.induction_unit = "images" compares two images of a batch: take model.batch_size of 2 at least, for each process '
+    'and each part of training.accumulate, or induction_unit = "distance"'
+)
 
 
 class AttendConfig(LeverConfig):
@@ -138,6 +142,8 @@ class AttendConfig(LeverConfig):
             raise ValueError(f"layer_weights has {len(self.layer_weights)} numbers for {len(layers)} layers")
         if self.attention and not self.attention_steps and self.joint_steps:
             raise ValueError("joint_steps without attention_steps would fine-tune a mask that was never trained")
+        if self.induction_unit == "images" and self.batch_size < 2:
+            raise ValueError(_TWO_IMAGES)
         return self
 
     def with_steps(self, total: int) -> Self:
@@ -377,6 +383,8 @@ class Attend(Method):
         if c.reg_weight is not None:
             return c.reg_weight
         induction = self._induction_of(phase)
+        if c.induction_unit == "images" and len(x) < 2:  # of an image and itself the distance is 0, and λ without bound
+            raise ConfigError(_TWO_IMAGES)
         induction.measure(distance if c.induction_unit == "distance" else self.distance(x, x.roll(1, 0)))
         weight: Tensor = induction(adversarial)
         self.monitor["lambda"] = weight

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SMALLEST = 1e-6
-"""Variance below which a direction of colour counts as flat: black and white pictures have two such."""
+SMALLEST = 1e-4
+"""Least variance of a source's direction of colour, that of 8-bit rounding: black and white pictures have two flat ones, whose noise
+must not be stretched to colours."""
 FIRST_STD = 1e-3
 """Standard deviation of the last layer's first weights: a start's network says almost nothing."""
 
@@ -28,10 +29,10 @@ def colour_moments(images: Tensor) -> tuple[Tensor, Tensor]:
     return pixels.mean(1), torch.cov(pixels)
 
 
-def _power(matrix: Tensor, exponent: float) -> Tensor:
-    """Of a symmetric matrix [3, 3] without negative eigenvalues."""
+def _power(matrix: Tensor, exponent: float, smallest: float = 0.0) -> Tensor:
+    """Of a symmetric matrix [3, 3], its eigenvalues at least ``smallest``."""
     values, vectors = torch.linalg.eigh(matrix)
-    powers: Tensor = torch.diag(values.clamp_min(SMALLEST).pow(exponent))
+    powers: Tensor = torch.diag(values.clamp_min(smallest).pow(exponent))
     return vectors @ powers @ vectors.T  # type: ignore[no-any-return]
 
 
@@ -39,7 +40,7 @@ def linear_colour_map(source: tuple[Tensor, Tensor], target: tuple[Tensor, Tenso
     """A [3, 3] and t [3], float64: A x + t of colours with the mean and covariance ``source`` has those of
     ``target``."""
     (ma, sa), (mb, sb) = source, target
-    root, inverse = _power(sa, 0.5), _power(sa, -0.5)
+    root, inverse = _power(sa, 0.5, SMALLEST), _power(sa, -0.5, SMALLEST)
     a = inverse @ _power(root @ sb @ root, 0.5) @ inverse
     return a, mb - a @ ma
 

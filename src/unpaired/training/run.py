@@ -9,7 +9,16 @@ from typing import Any
 
 from unpaired import checkpoint, machine, signals
 from unpaired.checkpoint import Saved
-from unpaired.config import PretrainConfig, RunConfig, RunOptions, TrainConfig, merge, nested, read_toml
+from unpaired.config import (
+    PretrainConfig,
+    RunConfig,
+    RunOptions,
+    TrainConfig,
+    merge,
+    nested,
+    read_toml,
+    without_retired,
+)
 from unpaired.config import preset as read_preset
 from unpaired.data.check import check
 from unpaired.data.folders import DataTree, find
@@ -47,7 +56,8 @@ def resolve(
     existing = run_dir / "config.toml" if run_dir is not None else None
     if preset is None and config is None and method is None:
         if existing is not None and existing.exists():
-            values = read_toml(existing)  # "the same command" may be as short as DATA and --out
+            # "the same command" may be as short as DATA and --out, and the run that of an earlier version
+            values = without_retired(read_toml(existing), resume=True)
         elif start_from is not None:
             header = checkpoint.load_method(start_from)[1]
             values = {
