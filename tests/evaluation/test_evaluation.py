@@ -15,6 +15,7 @@ from conftest import SHARED
 from toys import Negative, Noise, OneWay, translator
 from unpaired.data.sampling import ArrayPool
 from unpaired.errors import ConfigError, DataError, WeightsError
+from unpaired.evaluation.results import seen_in_training
 from unpaired.evaluation.run import evaluate, format_table
 
 WEIGHTS = SHARED / "weights"
@@ -84,6 +85,8 @@ def test_figures_of_a_network_that_training_looked_through_are_marked() -> None:
     results = evaluate(model, pool(), networks=[Colours()], metrics=("distances",), bootstrap=20)
     assert results["provenance"]["backbones"]["colours"]["independent"] is False
     assert any("colours are not independent" in w for w in results["warnings"])
+    model.header["pretrained"] = [{"name": "vgg19, fine-tuned on day, night"}, {"name": "squeezenet_v1.1_features"}]
+    assert {"vgg19", "squeezenet1_1"} <= seen_in_training(model) and "alexnet" not in seen_in_training(model)
 
 
 def test_one_image_and_nan_are_never_a_bare_number() -> None:

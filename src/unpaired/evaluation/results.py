@@ -22,6 +22,7 @@ from unpaired.errors import ConfigError, DataError
 from unpaired.evaluation.features import Pass
 from unpaired.evaluation.figures import ENOUGH_IMAGES, describe
 from unpaired.evaluation.inputs import MIXED, Images
+from unpaired.networks.classifiers import NETWORKS
 from unpaired.translate.translator import Translator
 
 
@@ -83,8 +84,12 @@ NOT_INDEPENDENT = "not independent"
 
 
 def seen_in_training(translator: Translator) -> frozenset[str]:
-    """Names of the pretrained networks that discriminators and losses looked through."""
-    return frozenset(str(about.get("name")) for about in translator.header.get("pretrained") or ())
+    """Names of the pretrained networks that discriminators and losses looked through, whichever file of weights it was:
+    another training's, or fine-tuned, whose shallow layers are those of the original."""
+    lent = {
+        str(about.get("name")).partition(", fine-tuned on ")[0] for about in translator.header.get("pretrained") or ()
+    }
+    return frozenset(lent | {network for network, kind in NETWORKS.items() if lent & {*kind.weights}})
 
 
 def warnings_of(entries: Sequence[Mapping[str, Any]], images: Images) -> list[str]:
