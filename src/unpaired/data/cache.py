@@ -2,7 +2,7 @@
 
 Everything lies below ``$UNPAIRED_CACHE``, else ``$XDG_CACHE_HOME/unpaired``, else ``~/.cache/unpaired``, under names
 that are digests of the content and the settings it was made from: other bytes or settings have another name, whatever
-the files are called and whenever they were written. The whole folder may be deleted at any time.
+the files' times and sizes say. The whole folder may be deleted at any time.
 
 The images of one (data folder, split, resize settings) are two files: ``NAME.images``, the pixels one image after the
 other (uint8, 3 × H × W each: a crop then becomes a tensor without reordering), and ``NAME.json``, where each image
