@@ -178,7 +178,7 @@ def _run(out: Path, seed: int, reduced: bool, quiet: bool) -> Path:
     )
     assert result.last is not None and result.source_only is not None, "there were test images"
     say("writing the report")
-    path = write_report(out / "adapt", out=out / "report.html", quiet=True)
+    path = write_report(out / "adapt", out=out / "report.html", limit=12 if reduced else 120, quiet=True)
     say(
         f"done in {time.monotonic() - started:.0f} s: accuracy on {result.last.n} held-out photo digits "
         f"{result.source_only.accuracy:.3f} before (with inverted copies), "
