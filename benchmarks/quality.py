@@ -33,7 +33,7 @@ from unpaired.checkpoint import steps as checkpoints
 from unpaired.config import DataConfig
 from unpaired.data.images import to_tensor, to_uint8
 from unpaired.data.sampling import centre_crops, open_pool
-from unpaired.evaluation.distances import frechet_distance, kernel_distance
+from unpaired.evaluation.distances import kernel_distance
 from unpaired.evaluation.features import Backbone, open_backbone
 from unpaired.networks.classifiers import Features
 from unpaired.translate.translator import Translator, load
@@ -115,7 +115,6 @@ def measure(
             {
                 "step": int(folder.name.removeprefix("step-")),
                 "kernel": 1000 * kernel_distance(fake, real).mean,
-                "frechet": frechet_distance(fake, real),
                 "n": [len(fake), len(real)],
             }
         )
@@ -123,7 +122,6 @@ def measure(
             plain = features(judge, source)
             scale = {
                 "untouched": 1000 * kernel_distance(plain, real).mean,
-                "untouched frechet": frechet_distance(plain, real),
                 "real halves": 1000 * kernel_distance(real[::2], real[1::2]).mean,
             }
         sheet(source, outputs, run.with_suffix(".png"))
