@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 .PHONY: demo test faults faults-long lint types arrows budget wheel clean help
 
 help:
-	@echo "make demo    train and translate on embedded real images, leave demo/report.html (about six minutes on two cores)"
+	@echo "make demo    the Earth: satellite photographs and relief maps, trained, translated, demo/report.html (about six minutes on two cores)"
 	@echo "make test    run all tests"
 	@echo "make faults  the whole fault suite: kills, full disks, hostile files, signals, ranks (eight minutes); make faults-long: 1,000 kills"
-	@echo "make lint    ruff;  make types: mypy;  make wheel: build the wheel and try it in an empty environment"
+	@echo "make lint    ruff and codespell;  make types: mypy;  make arrows: import-linter;  make budget;  make wheel: build the wheel and try it in an empty environment"
 
 $(VENV)/made: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "unpaired needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Type: make PYTHON=python3.11 ...")'
