@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from unpaired.networks.colour_map import ColourStart, colour_moments, linear_colour_map
+from unpaired.networks.colour_map import ColourStart, clamp, colour_moments, linear_colour_map
 
 RANDOM = torch.Generator().manual_seed(0)
 
@@ -61,3 +61,12 @@ def test_a_start_is_its_map_and_then_learns() -> None:
     out.sum().backward()  # type: ignore[no-untyped-call]
     assert float(network[0].weight.grad.abs().sum()) > 0  # type: ignore[union-attr,operator]
     assert {"matrix", "offset"} <= set(start.state_dict())
+
+
+def test_what_has_left_the_range_can_come_back() -> None:
+    """Outside [-1, 1] the clamp lets through the gradients that lead back, and none that lead further out; inside, all."""
+    x = torch.tensor([-2.0, -2.0, 0.5, 2.0, 2.0], requires_grad=True)
+    clamped = clamp(x)
+    assert torch.equal(clamped, x.detach().clamp(-1, 1))
+    clamped.backward(torch.tensor([-1.0, 1.0, 1.0, 1.0, -1.0]))
+    assert x.grad is not None and x.grad.tolist() == [-1.0, 0.0, 1.0, 1.0, 0.0]

@@ -11,6 +11,8 @@ Legend: N batch, H height, W width; images [N, 3, H, W] in [-1, 1].
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -41,6 +43,30 @@ def linear_colour_map(source: tuple[Tensor, Tensor], target: tuple[Tensor, Tenso
     root, inverse = _power(sa, 0.5, SMALLEST), _power(sa, -0.5, SMALLEST)
     a = inverse @ _power(root @ sb @ root, 0.5) @ inverse
     return a, mb - a @ ma
+
+
+class _Clamp(torch.autograd.Function):
+    """clamp(x, -1, 1) whose gradient also reaches values outside that it would bring back: else what has once left the range is lost
+    to training, and stays as black, white or garish blobs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(-1, 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        inward: Tensor = (x.abs() <= 1) | (x * gradient > 0)  # a step goes against the gradient
+        return gradient * inward
+
+
+def clamp(x: Tensor) -> Tensor:
+    """``x`` within [-1, 1]; training brings back what is outside."""
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return x.clamp(-1, 1)  # plain, for other engines
+    clamped: Tensor = _Clamp.apply(x)  # type: ignore[no-untyped-call]
+    return clamped
 
 
 class ColourStart(nn.Module):
@@ -75,4 +101,4 @@ class ColourStart(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         change: Tensor = self.network(images)
-        return (self.start(images) + 2 * change.float()).clamp(-1, 1)
+        return clamp(self.start(images) + 2 * change.float())
