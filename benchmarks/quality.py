@@ -3,9 +3,10 @@
     python benchmarks/quality.py DATA --direction horse:zebra --minutes 10 --seeds 0 1 2 --weights FOLDER --out OUT
         "quick" "cycle-horse2zebra model.width=16 data.size=128 data.resize=143 model.residual_blocks=6"
 
-Each recipe is a preset and settings. It gets as many steps as fit into the CPU time (all threads together), so that its schedule
-ends with it. Every checkpoint translates the whole test split; a network that no recipe's discriminator or loss has seen judges
-(``--judge``). Written: OUT/quality.json, OUT/quality.svg, and OUT/<recipe>-<seed>.png, sheets of the last checkpoint to look at.
+Each recipe is a preset and settings. It gets as many steps as fit into the CPU time (all threads together), so that its
+schedule ends with it. Every checkpoint translates the whole test split; a network that no recipe's discriminator or
+loss has seen judges (``--judge``). Written: OUT/quality.json, OUT/quality.svg, and OUT/<recipe>-<seed>.png, sheets of
+the last checkpoint to look at.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def train(data: Path, recipe: str, out: Path, steps: int, options: list[str]) ->
 
 
 class Fire9:
-    """SqueezeNet's last maps, averaged over space, of pictures at 160 pixels: a judge whose weights come in two files."""
+    """SqueezeNet's last maps, averaged over space, of pictures at 160 pixels: a judge whose weights come in two
+    files."""
 
     name, dim, resize = "squeezenet1_1-fire9", 512, "bilinear"
 
@@ -165,10 +167,16 @@ def main() -> None:
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
     results: dict[str, Any] = {
-        "data": args.data.name, "direction": [source, target], "judge": judge.name, "minutes": args.minutes, "commit": commit,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads",
-        "scale": {}, "runs": [],
-    }  # fmt: skip
+        "data": args.data.name,
+        "direction": [source, target],
+        "judge": judge.name,
+        "minutes": args.minutes,
+        "commit": commit,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
+        f"{torch.get_num_threads()} threads",
+        "scale": {},
+        "runs": [],
+    }
     args.out.mkdir(parents=True, exist_ok=True)
     for recipe in args.recipes:
         name = recipe.split()[0]

@@ -39,7 +39,8 @@ def test_a_setting_that_is_no_more_is_told_where_it_mattered() -> None:
 
 
 def test_the_short_command_goes_on_with_an_old_run(tmp_path: Path) -> None:
-    """The folder's settings stand in for the options left out, without those that are no more; where one mattered it is named."""
+    """The folder's settings stand in for the options left out, without those that are no more; where one mattered it is
+    named."""
     settings = tmp_path / "config.toml"
     settings.write_text('method = "unit"\n[data]\nsize = 32\nantialias = true\nviews = 0\n[model]\nwidth = 4\n')
     found = resolve(run_dir=tmp_path)

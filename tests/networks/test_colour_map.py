@@ -35,8 +35,8 @@ def test_grey_pictures_have_a_map() -> None:
 
 
 def test_colours_that_hardly_vary_are_not_stretched() -> None:
-    """Photographs vary little from red to green: between two sets alike the map is the identity. Of grey pictures the noise of a file
-    stays grey, and becomes a colour at ten times its size at most."""
+    """Photographs vary little from red to green: between two sets alike the map is the identity. Of grey pictures the
+    noise of a file stays grey, and becomes a colour at ten times its size at most."""
     turn = torch.linalg.qr(torch.randn(3, 3, generator=RANDOM, dtype=torch.float64)).Q
     middle = torch.zeros(3, dtype=torch.float64)
 
@@ -64,7 +64,8 @@ def test_a_start_is_its_map_and_then_learns() -> None:
 
 
 def test_what_has_left_the_range_can_come_back() -> None:
-    """Outside [-1, 1] the clamp lets through the gradients that lead back, and none that lead further out; inside, all."""
+    """Outside [-1, 1] the clamp lets through the gradients that lead back, and none that lead further out; inside,
+    all."""
     x = torch.tensor([-2.0, -2.0, 0.5, 2.0, 2.0], requires_grad=True)
     clamped = clamp(x)
     assert torch.equal(clamped, x.detach().clamp(-1, 1))

@@ -28,8 +28,8 @@ def exact(x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
 def test_instance_norm_equals_its_formula_in_each_format(
     batch: int, layout: torch.memory_format, layout_of_gradient: torch.memory_format
 ) -> None:
-    """Output and gradient are right to 1e-5 for any batch and any format, also where the maps' mean is ten times their spread; the format
-    stays. In bf16 they are right to two units of the last place."""
+    """Output and gradient are right to 1e-5 for any batch and any format, also where the maps' mean is ten times their
+    spread; the format stays. In bf16 they are right to two units of the last place."""
     torch.manual_seed(0)
     for kind, close in ((torch.float32, {"rtol": 0, "atol": 1e-5}), (torch.bfloat16, {"rtol": 2**-6, "atol": 3e-3})):
         mean = 10 if kind == torch.float32 else 0
@@ -78,8 +78,8 @@ def test_slopes_are_the_gradient(h: int, w: int) -> None:
 
 
 def test_power_iteration() -> None:
-    """In train mode each pass does one power iteration and stores it; many make the largest singular value 1. In eval mode
-    nothing is stored."""
+    """In train mode each pass does one power iteration and stores it; many make the largest singular value 1. In eval
+    mode nothing is stored."""
     torch.manual_seed(0)
     layer = SNLinear(6, 9).eval()
     before = layer.u0.clone()
@@ -97,7 +97,8 @@ def test_power_iteration() -> None:
 
 @pytest.mark.parametrize("layout", FORMATS)
 def test_spectral_norm_has_its_part_in_the_gradient(layout: torch.memory_format) -> None:
-    """W / σ does not change with the length of W, so the gradient has no part along W; it lies in memory as the weight does."""
+    """W / σ does not change with the length of W, so the gradient has no part along W; it lies in memory as the weight
+    does."""
     torch.manual_seed(0)
     layer = SNConv2d(3, 4, 3).to(memory_format=layout)  # type: ignore[call-overload]
     for _ in range(100):
@@ -110,8 +111,8 @@ def test_spectral_norm_has_its_part_in_the_gradient(layout: torch.memory_format)
 
 
 def test_held_weights_follow_what_changes() -> None:
-    """Inside Held a layer gives what it gives outside, without dividing again; after a change in place, of the weight or of the vector,
-    or with another weight, it gives the new one; outside nothing is held."""
+    """Inside Held a layer gives what it gives outside, without dividing again; after a change in place, of the weight
+    or of the vector, or with another weight, it gives the new one; outside nothing is held."""
     torch.manual_seed(0)
     network = nn.Sequential(SNLinear(6, 9), SNConv2d(3, 4, 3)).eval()
     layer, held = network[0], Held(network)

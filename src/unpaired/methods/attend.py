@@ -53,7 +53,8 @@ several scales, whose losses are added up, has as many times that."""
 MARGINS = {"nonsaturating": 0.5, "minimax": 0.25, "lsgan": 0.2, "hinge": 0.2}
 """By how much a default threshold lies beyond the loss without regularisation, at least."""
 _TWO_IMAGES = (
-    'model.induction_unit = "images" compares two images of a batch: take model.batch_size of 2 at least, for each process '
+    'model.induction_unit = "images" compares two images of a batch: take model.batch_size of '
+    "2 at least, for each process "
     'and each part of training.accumulate, or induction_unit = "distance"'
 )
 

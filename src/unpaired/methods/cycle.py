@@ -1,11 +1,11 @@
 """CycleGAN: Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks (Zhu et al., ICCV 2017).
 
-Two generators, there and back. Each has to fool a discriminator of its target domain (Eq. 1), and what goes there and back has to
-come back (Eq. 2). The defaults are those of the paper and its released code; docs/methods/cycle.md lists the few that are not the
-paper's, and what the other settings bring where time is short.
+Two generators, there and back. Each has to fool a discriminator of its target domain (Eq. 1), and what goes there and
+back has to come back (Eq. 2). The defaults are those of the paper and its released code; docs/methods/cycle.md lists
+the few that are not the paper's, and what the other settings bring where time is short.
 
-Legend: a and b are the two domains (the paper's X and Y) in the order of ``Method.domains``; x [N, 3, H, W] in [-1, 1] is an image;
-x_ab is an image of a translated to b, x_aba that image translated back; λ weighs the cycle.
+Legend: a and b are the two domains (the paper's X and Y) in the order of ``Method.domains``; x [N, 3, H, W] in [-1, 1]
+is an image; x_ab is an image of a translated to b, x_aba that image translated back; λ weighs the cycle.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class CycleConfig(LeverConfig):
     residual_blocks: Count = 9
     """Residual blocks of each generator; 6 for images of 128 pixels in the paper."""
     norm: Norm = "instance"
-    """After the generators' convolutions. ``pixel`` looks at each pixel alone, so that a large picture is translated as its crops are."""
+    """After the generators' convolutions. ``pixel`` looks at each pixel alone, so that a large picture is translated as
+    its crops are."""
     discriminator_width: Count = 64
     """Channels of a PatchGAN's first layer, and within a head."""
     discriminator_layers: Count = 3
@@ -77,8 +78,8 @@ class Translated(NamedTuple):
 class Cycle(Method):
     """Two-way translation held by a cycle (arXiv 1703.10593).
 
-    One stage, two updates: the generators, then the discriminators, which see what was translated before the generators' step.
-    Deterministic; accepts sizes divisible by 4.
+    One stage, two updates: the generators, then the discriminators, which see what was translated before the
+    generators' step. Deterministic; accepts sizes divisible by 4.
     """
 
     Config: ClassVar[type[CycleConfig]] = CycleConfig
@@ -114,7 +115,8 @@ class Cycle(Method):
         return both
 
     def prepare(self, start: Start) -> None:
-        """Colours of the training images for the start, pretrained weights for the projected discriminator. Raises WeightsError."""
+        """Colours of the training images for the start, pretrained weights for the projected discriminator. Raises
+        WeightsError."""
         a, b = self.domains
         for generator, (source, target) in zip(self.generators, ((a, b), (b, a)), strict=True):
             measure_colours(generator, self.config, start, source, target)

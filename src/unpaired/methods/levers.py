@@ -1,9 +1,11 @@
 """Levers for short trainings, the same for every method that can use them; each is off where a paper is followed.
 
-What the defaults of the 2017 papers need days for is reached in minutes with a start that is already somewhere, a discriminator over
-features that are already there, and real and generated images shaken before they are judged. docs/methods/cycle.md lists them.
+What the defaults of the 2017 papers need days for is reached in minutes with a start that is already somewhere, a
+discriminator over features that are already there, and real and generated images shaken before they are judged.
+docs/methods/cycle.md lists them.
 
-Legend: N batch, H height, W width; images [N, 3, H, W] in [-1, 1]; a player is one of the discriminators that a method needs.
+Legend: N batch, H height, W width; images [N, 3, H, W] in [-1, 1]; a player is one of the discriminators that a method
+needs.
 """
 
 from __future__ import annotations
@@ -30,12 +32,13 @@ class LeverConfig(MethodConfig):
     """The levers, all of them off."""
 
     start: Literal["none", "identity", "colour"] = "none"
-    """What a generator adds its changes to: nothing, its input, or its input after the best linear map of its colours to the other
-    domain's."""
+    """What a generator adds its changes to: nothing, its input, or its input after the best linear map of its colours
+    to the other domain's."""
     init: Literal["normal", "kaiming"] = "normal"
     """First weights of the generators: N(0, 0.02²), or scaled to each layer's inputs."""
     resize_convolutions: bool = False
-    """Double sizes by repeating pixels and a convolution in place of transposed convolutions, which draw chequers at first."""
+    """Double sizes by repeating pixels and a convolution in place of transposed convolutions, which draw chequers at
+    first."""
     discriminator: Literal["patches", "projected"] = "patches"
     """A PatchGAN, or small heads over the maps of a frozen classifier (Projected GAN, Sauer et al. 2021)."""
     patch_weight: Annotated[float, Field(ge=0)] = 0.0
@@ -49,7 +52,8 @@ class LeverConfig(MethodConfig):
     discriminator_lr: Annotated[float, Field(gt=0)] | None = None
     """Learning rate of the discriminators; None is that of the generators."""
     weights: str = "pretrained"
-    """Weights of all pretrained networks: ``pretrained`` (found by name or downloaded), a file or folder with them, or ``random``."""
+    """Weights of all pretrained networks: ``pretrained`` (found by name or downloaded), a file or folder with them, or
+    ``random``."""
 
     @model_validator(mode="after")
     def _projected(self) -> Self:
@@ -84,7 +88,8 @@ def started(network: ResnetGenerator, c: LeverConfig) -> nn.Module:
 
 
 def measure_colours(generator: nn.Module, c: LeverConfig, start: Start, source: str, target: str) -> None:
-    """Give the start ``colour`` its map from the colours of the training images of two domains. A generator that was trained keeps its own."""
+    """Give the start ``colour`` its map from the colours of the training images of two domains. A generator that was
+    trained keeps its own."""
     if c.start == "colour" and start.begun_with is None and isinstance(generator, ColourStart):
         generator.measure(*(colour_moments(start.examples(domain, MEASURED)) for domain in (source, target)))
 

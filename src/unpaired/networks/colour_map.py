@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 SMALLEST = 1e-4
-"""Least variance of a source's direction of colour, that of 8-bit rounding: black and white pictures have two flat ones, whose noise
-must not be stretched to colours."""
+"""Least variance of a source's direction of colour, that of 8-bit rounding: black and white pictures have two flat
+ones, whose noise must not be stretched to colours."""
 FIRST_STD = 1e-3
 """Standard deviation of the last layer's first weights: a start's network says almost nothing."""
 
@@ -46,8 +46,8 @@ def linear_colour_map(source: tuple[Tensor, Tensor], target: tuple[Tensor, Tenso
 
 
 class _Clamp(torch.autograd.Function):
-    """clamp(x, -1, 1) whose gradient also reaches values outside that it would bring back: else what has once left the range is lost
-    to training, and stays as black, white or garish blobs."""
+    """clamp(x, -1, 1) whose gradient also reaches values outside that it would bring back: else what has once left the
+    range is lost to training, and stays as black, white or garish blobs."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

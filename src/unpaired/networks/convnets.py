@@ -21,7 +21,8 @@ Norm = Literal["batch", "instance", "pixel", "none"]
 
 
 def norm_layer(kind: Norm, channels: int) -> nn.Module:
-    """``batch``: with scale, shift and running statistics. ``instance``: without any parameter, the same in training and after.
+    """``batch``: with scale, shift and running statistics. ``instance``: without any parameter, the same in training
+    and after.
     ``pixel``: :class:`PixelNorm`. ``none``: nothing."""
     match kind:
         case "batch":
@@ -37,8 +38,8 @@ def norm_layer(kind: Norm, channels: int) -> nn.Module:
 class PixelNorm(nn.LayerNorm):
     """Layer norm over the channels of each pixel alone, with a scale and a shift a channel: [N, C, H, W] -> the same.
 
-    A large picture gets just what its crops get, which no norm with statistics over space gives: those of a crop of one coast are
-    others than those of a sea.
+    A large picture gets just what its crops get, which no norm with statistics over space gives: those of a crop of one
+    coast are others than those of a sea.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -154,11 +155,12 @@ class Tanh(nn.Tanh):
 class ResnetGenerator(nn.Module):
     """[N, 3, H, W] in [-1, 1] -> the same, H and W divisible by ``STRIDE``.
 
-    A 7 x 7 convolution to ``width`` channels, two of stride 2, ``blocks`` residual blocks, two transposed convolutions of
-    stride 2, a 7 x 7 convolution to colours and tanh. Every convolution but the last (and the second of a block) is
+    A 7 x 7 convolution to ``width`` channels, two of stride 2, ``blocks`` residual blocks, two transposed convolutions
+    of stride 2, a 7 x 7 convolution to colours and tanh. Every convolution but the last (and the second of a block) is
     followed by a norm and ReLU. Padding is by reflection, with zeros where the stride is 2. ``dilation`` 1 and instance
-    norm is CycleGAN's ``resnet_9blocks``; "Show, Attend and Translate" has dilation 2 and batch norm. ``resize`` repeats pixels and
-    convolves 3 x 3 in place of the transposed convolutions, whose uneven overlap draws chequers (Odena et al. 2016).
+    norm is CycleGAN's ``resnet_9blocks``; "Show, Attend and Translate" has dilation 2 and batch norm. ``resize``
+    repeats pixels and convolves 3 x 3 in place of the transposed convolutions, whose uneven overlap draws chequers
+    (Odena et al. 2016).
 
     All convolutions have biases, as both norms leave them possible; under batch norm they change nothing.
     """
@@ -213,8 +215,8 @@ class ImageBuffer(nn.Module):
 
     Called with new images [N, 3, S, S], gives as many: while there is room each is kept and given back; after that,
     each is given back with probability one half, and else swapped with a random kept one. All of it, draws from torch's
-    global generator too, happens on the images' device, so that a GPU is not waited for. In eval mode it gives back what
-    it gets.
+    global generator too, happens on the images' device, so that a GPU is not waited for. In eval mode it gives back
+    what it gets.
     """
 
     images: Tensor
@@ -285,20 +287,22 @@ class AttentionBranch(nn.Module):
 
 
 # ----------------------------------------------------------------------------------------------------
-# Adaptive weight induction (Yang et al., Show, Attend and Translate, arXiv 1806.06195, section 2): a weight that finds itself.
+# Adaptive weight induction (Yang et al., Show, Attend and Translate, arXiv 1806.06195, section 2): a weight that finds
+# itself.
 
 
 class WeightInduction(nn.Module):
     """Adaptive weight induction: λ starts at 0 and rises until the adversarial loss passes a threshold, then stays.
 
-    In train mode each call with the newest loss counts one step. After ``warmup`` steps, every ``every`` steps, a running
-    average of the loss is looked at: λ rises by ``rise`` while it is on the good side of ``threshold`` and waits while it
-    is not; ``patience`` looks in a row beyond it stop λ for good. So neither a noisy step nor a single spike stops it. With
-    ``margin``, the threshold is at least that far from the average at the end of the warm-up, when λ was still 0: a
-    discriminator that is strong anyway does not keep λ at 0.
+    In train mode each call with the newest loss counts one step. After ``warmup`` steps, every ``every`` steps, a
+    running
+    average of the loss is looked at: λ rises by ``rise`` while it is on the good side of ``threshold`` and waits while
+    it is not; ``patience`` looks in a row beyond it stop λ for good. So neither a noisy step nor a single spike stops
+    it. With ``margin``, the threshold is at least that far from the average at the end of the warm-up, when λ was still
+    0: a discriminator that is strong anyway does not keep λ at 0.
 
-    λ is counted in units of 1 / d, where d is the mean of what :meth:`measure` was given in the warm-up; without any, of 1.
-    In eval mode λ is as it is. All state is in buffers, and nothing leaves the GPU.
+    λ is counted in units of 1 / d, where d is the mean of what :meth:`measure` was given in the warm-up; without any,
+    of 1. In eval mode λ is as it is. All state is in buffers, and nothing leaves the GPU.
     """
 
     level: Tensor

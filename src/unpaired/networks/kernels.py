@@ -1,5 +1,6 @@
-"""What PyTorch has, faster on a CPU: instance norm, the slopes of a critic, weights held divided. Each equals its plain form, which
-tests/networks/test_kernels.py holds, and each brings a tenth of a step or more in docs/results/speed.md; what does not goes.
+"""What PyTorch has, faster on a CPU: instance norm, the slopes of a critic, weights held divided. Each equals its plain
+form, which tests/networks/test_kernels.py holds, and each brings a tenth of a step or more in docs/results/speed.md;
+what does not goes.
 
 Legend: N batch, C channels, H height, W width.
 """
@@ -22,8 +23,9 @@ def is_channels_last(x: Tensor) -> bool:
 def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
     """(x - mean) / sqrt(variance + eps) of each map: ``F.instance_norm`` up to rounding. [N, C, H, W] -> the same.
 
-    On a CPU, PyTorch 2.13 leaves the channels_last format for it, and its gradient for a batch of one image is wrong where that arrives in
-    this format. Batch norm of each image alone is the same function without either fault. Raises ValueError where H x W is one element.
+    On a CPU, PyTorch 2.13 leaves the channels_last format for it, and its gradient for a batch of one image is wrong
+    where that arrives in this format. Batch norm of each image alone is the same function without either fault. Raises
+    ValueError where H x W is one element.
     """
     traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # for the OpenVINO engine
     if x.device.type != "cpu" or torch.compiler.is_compiling() or traced or x.ndim != 4:
@@ -48,11 +50,13 @@ class InstanceNorm(nn.InstanceNorm2d):
 
 
 def slopes(convolutions: nn.Sequential, head: Tensor, maps: Tensor, negative_slope: float) -> Tensor:
-    """Gradient by ``maps`` [N, C, h, h] of the sum of D(maps), D being ``convolutions`` (square ``nn.Conv2d`` and LeakyReLU of ``negative_slope``)
-    and a product with ``head`` [1, features]: the same shape, differentiable by the weights, and by ``maps`` not at all.
+    """Gradient by ``maps`` [N, C, h, h] of the sum of D(maps), D being ``convolutions`` (square ``nn.Conv2d`` and
+    LeakyReLU of ``negative_slope``) and a product with ``head`` [1, features]: the same shape, differentiable by the
+    weights, and by ``maps`` not at all.
 
-    Such a network is linear around each map: its gradient is the product of the transposed layers, in which ``maps`` say no more than which
-    slope each LeakyReLU has. Automatic differentiation gives the same, but passes zeros back through the whole network when it
+    Such a network is linear around each map: its gradient is the product of the transposed layers, in which ``maps``
+    say no more than which slope each LeakyReLU has. Automatic differentiation gives the same, but passes zeros back
+    through the whole network when it
     differentiates the gradient: with it a step of the cascade's deepest level takes a fifth longer.
     """
     passed, x = [], maps
@@ -72,7 +76,8 @@ def slopes(convolutions: nn.Sequential, head: Tensor, maps: Tensor, negative_slo
 
 
 # ----------------------------------------------------------------------------------------------------
-# Layers with spectral norm (Miyato et al. 2018), as BigGAN has it: names of tensors and numbers are those of the official PyTorch code.
+# Layers with spectral norm (Miyato et al. 2018), as BigGAN has it: names of tensors and numbers are those of the
+# official PyTorch code.
 
 SN_EPS = 1e-6
 """Smallest norm in the power iteration; the official setting."""
@@ -144,9 +149,9 @@ class SNEmbedding(nn.Embedding, Spectral):
 
 
 class Held:
-    """Divided weights of networks that are used and not trained: computed once, and again where a weight has changed, but for changes
-    through ``.data``, which PyTorch does not count. They take the memory of the weights a second time. A translation of one image takes
-    two thirds of the time."""
+    """Divided weights of networks that are used and not trained: computed once, and again where a weight has changed,
+    but for changes through ``.data``, which PyTorch does not count. They take the memory of the weights a second time.
+    A translation of one image takes two thirds of the time."""
 
     def __init__(self, *networks: nn.Module) -> None:
         self.layers = [m for network in networks for m in network.modules() if isinstance(m, Spectral)]
