@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -219,7 +220,7 @@ def score_all(
             "untouched": lambda pixels: pixels,
             "histogram matching": histogram_matching(data.train[source], data.train[target]),
             "linear colour map": linear_colours(data.train[source], data.train[target]),
-            "trained": lambda pixels, s=source, t=target: _translated(model, pixels, s, t),  # type: ignore[misc]
+            "trained": partial(_translated, model, source=source, target=target),
         }
         found[source, target] = {name: score(way(inputs), truth, judge) for name, way in ways.items()}
     return found
