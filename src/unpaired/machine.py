@@ -89,13 +89,6 @@ def set_for_training(precision: str, device: torch.device) -> None:
         torch.backends.cudnn.benchmark = True
 
 
-def precision_around(device: torch.device) -> str:
-    """Return what products on ``device`` are computed in just here: ``bf16``, ``tf32`` or ``fp32``."""
-    if torch.is_autocast_enabled(device.type):
-        return "bf16"
-    return "tf32" if device.type == "cuda" and torch.backends.cuda.matmul.fp32_precision == "tf32" else "fp32"
-
-
 @contextlib.contextmanager
 def products(precision: str) -> Iterator[None]:
     """Inside, products of fp32 numbers are as ``precision`` has them; after it, as they were asked for before."""

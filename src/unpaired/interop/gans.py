@@ -141,8 +141,6 @@ def _biggan_shape(file: Foreign) -> biggan.Shape:
 
 # -- StyleGAN
 
-ADAPTORS = (64, 32, 16, 8, 4)
-"""Resolutions of the released adaptors, in the file's order; that at 64 pixels has weight 0 there and is left out."""
 _NVIDIA = (
     "NVIDIA's own StyleGAN files are Python pickles, which can run code when they are opened, so they are not read. "
     "What can be read: the PyTorch file stylegan-256px-new.model of style-based-gan-pytorch"
