@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cases
 import numpy as np
 import pytest
 import torch
@@ -274,8 +275,8 @@ def test_anchor_pulls_on_the_translator_alone() -> None:
     update = {u.name: u for u in stage.updates}
     x, zero = pictures(4), torch.zeros(4, dtype=torch.long)
     batch = Batch(x, zero, x, zero + 1, torch.tensor([0, 1, -1, -1]))
-    assert "anchor" not in update["discriminator"].loss(*stage.arguments(batch))
-    term = update["generator"].loss(*stage.arguments(batch))["anchor"]
+    assert "anchor" not in update["discriminator"].loss(*cases.arguments(stage, batch))
+    term = update["generator"].loss(*cases.arguments(stage, batch))["anchor"]
     there = method.translate(x[:2], "a", "b")
     assert torch.allclose(term, 2 * torch.nn.functional.cross_entropy(network(there), batch.source_label[:2]))
     term.backward()

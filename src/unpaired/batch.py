@@ -28,10 +28,13 @@ class Batch:
     """[N] int64."""
     source_label: Tensor | None = None
     """[N] int64 class of each source image, where the source is labelled (domain adaptation)."""
+    first: bool = True
+    """Whether it is the first part of a step's batch, or all of it (``training.accumulate``): what counts steps counts
+    these."""
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: function(v) for k, v in values.items() if v is not None})
+        return replace(self, **{k: function(v) for k, v in values.items() if isinstance(v, Tensor)})
 
     def to(self, device: torch.device, **options: Any) -> Batch:
         """The same batch on ``device``."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import tiny
+from unpaired.batch import Batch
 from unpaired.config import RunConfig, merge
 from unpaired.data.sampling import ArrayPool
 from unpaired.methods import METHODS, run_from
@@ -213,6 +214,11 @@ def trainer(name: str, run: RunConfig | None = None) -> loop.Trainer:
     """Of the method's tiny run, for steps without files."""
     run = run or config(name)
     return loop.Trainer(method(name, run), pool(name), run, Path("unused"), device=torch.device("cpu"))
+
+
+def arguments(stage: Stage, batch: Batch) -> tuple[Any, ...]:
+    """What the losses of a stage are called with for a batch."""
+    return (batch,) if stage.forward is None else (batch, stage.forward(batch))
 
 
 def steps(trainer: loop.Trainer, stage: Stage, count: int) -> dict[str, float]:

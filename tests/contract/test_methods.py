@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from unpaired import checkpoint, signals
 from unpaired.errors import Interrupted
 from unpaired.methods import METHODS
+from unpaired.methods.base import Update
 from unpaired.training import loop
 from unpaired.training.state import Plan
 from unpaired.translate.translator import Translator, load
@@ -210,30 +211,44 @@ def test_an_update_says_whether_it_differentiates_a_gradient(name: str, monkeypa
     for stage in method.stages():
         for update in stage.updates:
             built.clear()
-            update.loss(*stage.arguments(batch))
+            update.loss(*cases.arguments(stage, batch))
             assert update.second_order == any(built), f"{stage.name}/{update.name}"
 
 
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("name", NAMES)
-def test_what_players_share_is_made_once(name: str, parts: int) -> None:
-    """``Stage.forward`` runs once for each part of a batch; where there are several and its result has a graph, once a
-    player, too, so that one graph at a time is held. After the step nothing asks for gradients."""
+def test_all_players_see_what_was_there_before_the_step(name: str, parts: int) -> None:
+    """``Stage.forward`` runs once for each part of a batch; where there are several and a later player differentiates
+    it, for that one again. The other players are given what the networks made before any of them took its step, without
+    a graph. After the step nothing asks for gradients."""
     trainer = cases.trainer(name, cases.config(name, training={"accumulate": parts}))
     for stage in trainer.state.plan.stages:
         if stage.forward is None:
             continue
         made: list[Any] = []
+        given: list[tuple[bool, list[torch.Tensor]]] = []
 
         def forward(batch: Any, made: list[Any] = made, real: Any = stage.forward) -> Any:
             made.append(real(batch))
             return made[-1]
 
+        def noted(update: Update, given: list[Any] = given) -> Update:
+            def loss(batch: Any, found: Any) -> Any:
+                given.append((update.through_forward, [t for t in tree_leaves(found) if isinstance(t, torch.Tensor)]))
+                return update.loss(batch, found)
+
+            return replace(update, loss=loss)
+
         trainer.modes(stage)
         trainer.state.step = math.lcm(*(u.every for u in stage.updates))
-        trainer.run_step(replace(stage, forward=forward), 0, next(trainer.batches()))
-        again = parts > 1 and any(t.requires_grad for t in tree_leaves(made[0]) if isinstance(t, torch.Tensor))
-        assert len(made) == parts * (len(stage.updates) if again else 1), stage.name
+        noting = replace(stage, forward=forward, updates=tuple(map(noted, stage.updates)))
+        trainer.run_step(noting, 0, next(trainer.batches()))
+        again = parts > 1 and any(u.through_forward for u in stage.updates[1:])
+        assert len(made) == parts * (1 + again), stage.name
+        for number, (through, tensors) in enumerate(given):
+            first = [t for t in tree_leaves(made[number % parts]) if isinstance(t, torch.Tensor)]
+            assert any(t.requires_grad for t in tensors) is through
+            assert through or all(torch.equal(a, b) for a, b in zip(tensors, first, strict=True)), stage.name
         assert not any(p.requires_grad for p in trainer.method.parameters())
 
 
@@ -245,7 +260,7 @@ def test_accumulation_keeps_the_objective(name: str) -> None:
     batch = loop.Sampler(cases.pool(name), config.data, method.pairs, config.seed).batch(1, 4)
     for stage in method.stages():
         for update in stage.updates:
-            update_terms = update.loss(*stage.arguments(batch))
+            update_terms = update.loss(*cases.arguments(stage, batch))
             assert update_terms
             for key, value in update_terms.items():
                 assert value.ndim == 0 and torch.isfinite(value), key

@@ -189,6 +189,14 @@ def test_the_distance_of_images_wants_two() -> None:
         method.generator_loss(found, found.source, "initial")
 
 
+def test_induction_counts_steps_and_not_parts_of_a_batch() -> None:
+    """With accumulation λ rises no faster."""
+    trainer = cases.trainer("attend", cases.config("attend", training={"accumulate": 2}))
+    stage = trainer.state.plan.stages[0]
+    cases.steps(trainer, stage, 3)
+    assert int(trainer.method.initial_induction.seen) == 3  # type: ignore[union-attr,arg-type]
+
+
 def test_induction_on_a_flat_series() -> None:
     """Nothing in the warm-up; then up by the rise every fifth step, to the bound and no further."""
     found = follow(induction(largest=0.5), [0.7] * 60)
@@ -320,7 +328,7 @@ def test_options_train(settings: dict[str, Any]) -> None:
         assert stage.start is not None
         stage.start()
         for update in stage.updates:
-            total = torch.stack(list(update.loss(*stage.arguments(batch())).values())).sum()
+            total = torch.stack(list(update.loss(*cases.arguments(stage, batch())).values())).sum()
             players = [p for m in update.modules for p in m.parameters()]
             gradients = torch.autograd.grad(total, players, allow_unused=True)
             assert torch.isfinite(total)

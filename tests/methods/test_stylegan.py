@@ -201,7 +201,7 @@ def test_bf16_losses_stay_near_those_in_fp32() -> None:
         for update in stage.updates:
             torch.manual_seed(1)
             with machine.autocast(precision, torch.device("cpu")):
-                terms = update.loss(*stage.arguments(batch()))
+                terms = update.loss(*cases.arguments(stage, batch()))
             torch.stack([t.float() for t in terms.values()]).sum().backward()
             found[-1].update({f"{update.name}/{k}": float(v.detach()) for k, v in terms.items()})
         assert all(bool(torch.isfinite(p.grad).all()) for p in method.parameters() if p.grad is not None)

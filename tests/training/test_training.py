@@ -211,7 +211,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch() -> None:
         update = Update("plain", lambda b, layer=layer: {"mean": layer(b.source).square().mean()}, (layer,), Adam(1e-2))  # type: ignore[misc]
         batch = next(trainer.batches())
         parts = [batch.part(i, accumulate) for i in range(accumulate)]
-        trainer._update(update, 0, loop.Forward(trainer.state.plan.stages[0], parts, []))
+        trainer._update(update, trainer.state.plan.stages[0], 0, loop.Forward(None, parts, [update]))
         weights.append(layer.weight.detach().clone())
     torch.testing.assert_close(weights[0], weights[1])
 

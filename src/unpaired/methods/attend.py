@@ -270,14 +270,12 @@ class Attend(Method):
         adam = Adam(lr, c.betas, schedule=schedule)
         other = Adam(lr * (c.discriminator_lr or c.lr) / c.lr, c.betas, schedule=schedule)
         updates = (
+            Update(f"{phase}-discriminator", self.discriminator_loss, trained(self.discriminator), other),
             Update(
-                f"{phase}-discriminator",
-                self.discriminator_loss,
-                trained(self.discriminator),
-                other,
+                f"{phase}-generator", lambda b, output: self.generator_loss(b, output, phase), players, adam,
+                through_forward=True,
             ),
-            Update(f"{phase}-generator", lambda b, output: self.generator_loss(b, output, phase), players, adam),
-        )
+        )  # fmt: skip
 
         def start() -> None:
             self.past.empty()
@@ -373,21 +371,24 @@ class Attend(Method):
         terms = {"adversarial": adversarial}
         if c.reg_weight != 0:
             distance = self.distance(x, output)
-            weight = self._weight(adversarial, distance, x, phase)
+            weight = self._weight(adversarial, distance, batch, phase)
             terms["regularisation"] = weight * distance
             self.monitor["distance"] = distance.detach()
         return terms
 
-    def _weight(self, adversarial: Tensor, distance: Tensor, x: Tensor, phase: Phase) -> Tensor | float:
+    def _weight(self, adversarial: Tensor, distance: Tensor, batch: Batch, phase: Phase) -> Tensor | float:
         """λ at this step; in the log as ``lambda``."""
         c: AttendConfig = self.config
         if c.reg_weight is not None:
             return c.reg_weight
         induction = self._induction_of(phase)
+        x = batch.source
         if c.induction_unit == "images" and len(x) < 2:  # of an image and itself the distance is 0, and λ without bound
             raise ConfigError(_TWO_IMAGES)
-        induction.measure(distance if c.induction_unit == "distance" else self.distance(x, x.roll(1, 0)))
-        weight: Tensor = induction(adversarial)
+        if batch.first:  # one look a step, however many parts it is computed in
+            induction.measure(distance if c.induction_unit == "distance" else self.distance(x, x.roll(1, 0)))
+            induction(adversarial)
+        weight = induction.weight
         self.monitor["lambda"] = weight
         self.monitor["lambda/level"] = induction.level.clone()  # in units of 1 / distance
         self.monitor["lambda/watched"] = induction.average.clone()

@@ -109,6 +109,8 @@ class Update:
     """Factor of ``optimizer.lr`` for each of ``modules``, where they differ; empty means 1 for all."""
     second_order: bool = False
     """The loss differentiates a gradient (a gradient penalty), which compiled code cannot: it stays uncompiled."""
+    through_forward: bool = False
+    """The loss differentiates through the result of ``Stage.forward``, which the others are given without a graph."""
 
 
 @dataclass(frozen=True)
@@ -120,20 +122,13 @@ class Stage:
     updates: tuple[Update, ...]
     batch_size: int
     forward: Callable[[Batch], Any] | None = None
-    """Computes what several players of a step need: frozen features, translations. Called once a step (with
-    accumulation once a part) while the modules of all due updates ask for gradients; the result goes to the loss of
-    each. A loss must detach what its own player does not train. A result with a graph is computed anew for each player
-    where a batch has several parts, whose graphs would be kept side by side, and where losses are compiled, each by
-    itself."""
+    """Computes what several players of a step need, frozen features or translations, as all of them are before the
+    step: once a step, with accumulation once a part. Of several parts, whose graphs would be side by side in memory, an
+    update that is ``through_forward`` has it computed again where others came first."""
     start: Callable[[], None] | None = None
     """Called once, before the stage's first step: copy weights, empty a pool. Seeded like a step."""
     train_mode: tuple[nn.Module, ...] = ()
     """Frozen modules that nevertheless run in train() mode."""
-
-    def arguments(self, batch: Batch) -> tuple[Any, ...]:
-        """What each loss of a step on ``batch`` is called with: the batch, and the result of ``forward`` where there is
-        one."""
-        return (batch,) if self.forward is None else (batch, self.forward(batch))
 
 
 class Method(nn.Module):

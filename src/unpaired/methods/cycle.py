@@ -135,7 +135,7 @@ class Cycle(Method):
         schedule = falling(c.decay_from)
         adam, other = (Adam(lr, c.betas, schedule=schedule) for lr in (c.lr, c.discriminator_lr or c.lr))
         updates = (
-            Update("generators", self.generator_loss, (self.generators,), adam),
+            Update("generators", self.generator_loss, (self.generators,), adam, through_forward=True),
             Update("discriminators", self.discriminator_loss, trained(self.discriminators), other),
         )
         return (Stage("train", c.steps, updates, c.batch_size, forward=self.forward, train_mode=(self.past,)),)

@@ -233,7 +233,7 @@ class UNIT(Method):
 
     Trains in one stage with two updates, the discriminators first (section 3, "Learning"). Both see one sample of each
     code (``Stage.forward``); the released codes draw another for the second, and so does this where gradients are
-    accumulated or losses compiled. ``translate`` decodes the mean of the code, without noise, as the released code
+    accumulated. ``translate`` decodes the mean of the code, without noise, as the released code
     does; it accepts sizes divisible by ``stride`` = 2 ** downsampling.
     """
 
@@ -284,7 +284,7 @@ class UNIT(Method):
         )
         updates = (
             Update("discriminator", self.discriminator_loss, (self.discriminators,), adam),
-            Update("generator", self.generator_loss, self.translators, adam),
+            Update("generator", self.generator_loss, self.translators, adam, through_forward=True),
         )
         return (Stage("train", c.steps, updates, c.batch_size, self.forth),)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader
 
 from unpaired import checkpoint, machine, signals
@@ -68,30 +68,42 @@ def seed_everything(seed: int, step: int, rank: int = 0) -> None:
 class Forward:
     """The parts of a step's batch, each with the result of ``Stage.forward``: what losses are called with.
 
-    A result is computed when a loss first asks for it, while all ``players`` (parameters of the updates that are due)
-    ask for gradients, and kept for the other losses of the step. Of several parts only results without a graph are
-    kept, since the graphs of all would be side by side in memory, which accumulation is there to avoid.
+    Args:
+        forward: that of the stage, or what was compiled of it.
+        due: the updates of the step.
     """
 
-    def __init__(self, stage: Stage, parts: Sequence[Batch], players: Sequence[Tensor]) -> None:
-        self.stage, self.parts, self.players = stage, parts, players
-        self.kept: dict[int, tuple[Any, ...]] = {}
+    def __init__(self, forward: Callable[[Batch], Any] | None, parts: Sequence[Batch], due: Sequence[Update]) -> None:
+        self.forward, self.parts = forward, parts
+        self.players = [p for u in due if u.through_forward for m in u.modules for p in m.parameters()]
+        self.kept: dict[int, Any] = {}
+        """Results by part, without a graph."""
+        self.whole: Any = None
+        """That of a single part with its graph."""
 
-    def __call__(self, index: int) -> tuple[Any, ...]:
-        """Arguments of a loss for part number ``index``."""
-        if index in self.kept:
-            return self.kept[index]
-        asleep = [p for p in self.players if not p.requires_grad]
+    def __call__(self, index: int, update: Update) -> tuple[Any, ...]:
+        """Arguments of an update's loss for part number ``index``."""
+        part = self.parts[index]
+        if self.forward is None:
+            return (part,)
+        made = self.whole
+        if index not in self.kept or (update.through_forward and made is None):
+            alone = len(self.parts) == 1
+            made = self._computed(self.forward, part, graph=update.through_forward or (alone and bool(self.players)))
+            self.kept.setdefault(index, tree_map_only(Tensor, Tensor.detach, made))
+            self.whole = made if alone else None
+        return part, made if update.through_forward else self.kept[index]
+
+    def _computed(self, forward: Callable[[Batch], Any], part: Batch, *, graph: bool) -> Any:
+        asleep = [p for p in self.players if graph and not p.requires_grad]
         for parameter in asleep:
             parameter.requires_grad_(True)
         try:
-            found = self.stage.arguments(self.parts[index])
+            with torch.set_grad_enabled(graph):
+                return forward(part)
         finally:
             for parameter in asleep:
                 parameter.requires_grad_(False)
-        if len(self.parts) == 1 or not any(isinstance(t, Tensor) and t.requires_grad for t in tree_leaves(found[1:])):
-            self.kept[index] = found
-        return found
 
 
 @dataclass(frozen=True)
@@ -211,7 +223,8 @@ class Trainer:
         self.settings, self.device, self.ranks = config.training, device, ranks or Ranks()
         begun = self.extras.begun_with
         self.header_extra = {**self.extras.header, **({"started_from": begun.about} if begun else {})}
-        self.losses: dict[tuple[str, str], Callable[..., Terms]] = {}
+        self.compiled: dict[tuple[str, str], Any] = {}
+        """By stage and update: its loss as it runs, compiled or not; ``Stage.forward`` under no update."""
         pictures = self.extras.held_out or pool
         self.sheet = [d for d in method.directions if pictures.count(d[0])][:MAX_SHEET_DIRECTIONS]
         # read once, before training: a file that vanishes later must not break a sheet
@@ -380,26 +393,26 @@ class Trainer:
         # the same number of parts on all ranks: they meet in each
         accumulate = min(self.settings.accumulate, stage.batch_size // self.ranks.world)
         due = [update for update in stage.updates if self.state.step % update.every == 0]
-        players = [p for u in due for group in self.state.optimizer(u).param_groups for p in group["params"]]
-        forward = Forward(stage, [batch.part(i, accumulate) for i in range(accumulate)], players)
+        parts = [replace(batch.part(i, accumulate), first=i == 0) for i in range(accumulate)]
+        forward = Forward(self._compiled((stage.name, ""), stage.forward), parts, due)
         for update in due:
-            terms |= self._update(update, first, forward)
+            terms |= self._update(update, stage, first, forward)
         self.ranks.share_buffers(self.method.buffers())
         self.state.move_average()
         return terms
 
-    def _update(self, update: Update, first: int, forward: Forward) -> Terms:
+    def _update(self, update: Update, stage: Stage, first: int, forward: Forward) -> Terms:
         optimizer = self.state.optimizer(update)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for parameter in parameters:
             parameter.requires_grad_(True)
         optimizer.zero_grad(set_to_none=True)
-        sums = self._gradients(update, forward)
+        sums = self._gradients(update, stage, forward)
         self.ranks.average_gradients(parameters)
         if self.settings.clip is not None:
             nn.utils.clip_grad_norm_(parameters, self.settings.clip)
         spec = update.optimizer
-        factor = spec.schedule(self.state.step - first - 1, forward.stage.steps) if spec.schedule else 1.0
+        factor = spec.schedule(self.state.step - first - 1, stage.steps) if spec.schedule else 1.0
         for group in optimizer.param_groups:
             group["lr"] = spec.lr * factor * group["rate"]
         optimizer.step()
@@ -408,45 +421,51 @@ class Trainer:
             parameter.grad = None
         return sums
 
-    def _gradients(self, update: Update, forward: Forward) -> Terms:
-        """Leave the gradients of a batch in the parameters that want one; the terms. A compiled loss that fails,
-        forward or backward, is done again as it is written, and stays that."""
-        key = (forward.stage.name, update.name)
-        fresh = key not in self.losses
-        loss = self._loss(update, forward.stage)
-        if loss is update.loss:
-            return self._differentiated(update, forward)
-        # compiling fails at the first use: what the loss moved until then is put back, so that all is as without
-        # compiling
+    def _compiled(self, key: tuple[str, str], function: Any, *, compiles: bool = True) -> Any:
+        """What runs for ``function``: itself, or where that is asked for what was compiled of it."""
+        if key not in self.compiled:
+            compiles = compiles and self.settings.compile and function is not None
+            self.compiled[key] = torch.compile(function) if compiles else function
+        return self.compiled[key]
+
+    def _gradients(self, update: Update, stage: Stage, forward: Forward) -> Terms:
+        """Leave the gradients of a batch in the parameters that want one; the terms. Compiled code that fails, forward
+        or backward, is done again as it is written, and stays that."""
+        key = (stage.name, update.name)
+        fresh = key not in self.compiled
+        loss = self._compiled(key, update.loss, compiles=not update.second_order)
+        if not self.settings.compile:
+            return self._differentiated(update, loss, stage, forward)
+        # compiling fails at the first use: what was moved until then is put back, so that all is as without compiling
         before = [b.detach().clone() for b in self.method.buffers()] if fresh else []
         drawn = [(g, g.get_state()) for g in machine.generators(self.device)] if fresh else []
+        kept = dict(forward.kept)
         try:
-            return self._differentiated(update, forward, loss)
+            return self._differentiated(update, loss, stage, forward)
         except UnpairedError:
             raise
         except Exception as error:  # the compiler raises many kinds; if the loss is at fault, it raises again below
             warn(f"torch.compile failed ({type(error).__name__}); going on without it")
-        self.losses[key] = update.loss
+        self.compiled |= {key: update.loss, (stage.name, ""): stage.forward}
+        forward.forward, forward.kept, forward.whole = stage.forward, kept, None
         for generator, state in drawn:
             generator.set_state(state)
         for buffer, value in zip(self.method.buffers(), before, strict=False):  # none after the first use
             buffer.copy_(value)
         self.method.zero_grad(set_to_none=True)
-        return self._differentiated(update, forward)
+        return self._differentiated(update, update.loss, stage, forward)
 
-    def _differentiated(
-        self, update: Update, forward: Forward, compiled: Callable[[Batch], Terms] | None = None
-    ) -> Terms:
-        """Forward and backward of each part through the loss, or what was ``compiled`` of it; the terms of all by
-        ``update/term``, detached."""
+    def _differentiated(self, update: Update, loss: Callable[..., Terms], stage: Stage, forward: Forward) -> Terms:
+        """Forward and backward of each part through ``loss``, that of the update or what was compiled of it; the terms
+        of all by ``update/term``, detached."""
         sums: Terms = {}
         mine = sum(map(len, forward.parts))
         # gradients are averaged over ranks: 1 where all have as many images
-        weight = mine * self.ranks.world / forward.stage.batch_size
+        weight = mine * self.ranks.world / stage.batch_size
         for index, piece in enumerate(forward.parts):
             share = len(piece) / mine
             with machine.autocast(self.settings.precision, self.device):
-                terms = compiled(piece) if compiled is not None else update.loss(*forward(index))
+                terms = loss(*forward(index, update))
             total = torch.stack([t.float() for t in terms.values()]).sum()
             if self.device.type == "cpu":
                 if self.ranks.largest(int(not torch.isfinite(total))):  # one rank's stops all at this step
@@ -457,19 +476,6 @@ class Trainer:
             for key, value in terms.items():
                 sums[f"{update.name}/{key}"] = sums.get(f"{update.name}/{key}", 0) + value.detach().float() * share
         return sums
-
-    def _loss(self, update: Update, stage: Stage) -> Callable[..., Terms]:
-        """``update.loss`` itself, or where losses are compiled a function of the batch alone."""
-        key = (stage.name, update.name)
-        if key not in self.losses:
-
-            def whole(batch: Batch) -> Terms:
-                return update.loss(*stage.arguments(batch))
-
-            compiled = self.settings.compile and not update.second_order
-            loss = update.loss if stage.forward is None else whole
-            self.losses[key] = torch.compile(loss) if compiled else update.loss
-        return self.losses[key]
 
     def check_finite(self) -> None:
         """Look at the flag that GPU steps leave behind. Raises NonFiniteError."""
