@@ -132,7 +132,7 @@ def test_translate_recipe_with_anchor(data: dict[str, Path], tmp_path: Path) -> 
     loaded = load_classifier(result.classifier)
     images, labels = bars(20, 16, 2, dark=True)
     test = (torch.from_numpy(images).float() / 127.5 - 1)[:, None].expand(-1, 3, -1, -1)
-    assert loaded.score(test, torch.from_numpy(labels)).accuracy == result.last.accuracy
+    assert score(loaded.logits(test), torch.from_numpy(labels)).accuracy == result.last.accuracy
     log = [json.loads(line) for line in (tmp_path / "out" / "run" / "log.jsonl").read_text().splitlines()]
     assert log[-1]["generator/anchor"] > 0
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,17 +31,7 @@ from unpaired.data.images import to_tensor, to_uint8
 from unpaired.data.labelled import open_labelled, open_to_test, open_unlabelled
 from unpaired.data.sampling import ArrayPool, centre_crops
 from unpaired.errors import ConfigError, DataError
-from unpaired.evaluation import classifier
-from unpaired.evaluation.classifier import (
-    Classifier,
-    Fitted,
-    Score,
-    Training,
-    load_classifier,
-    parts,
-    save_classifier,
-    train_classifier,
-)
+from unpaired.evaluation.classifier import Fitted, Score, Training, save_classifier, score, train_classifier
 from unpaired.files import check_run_apart
 from unpaired.methods import run_from
 from unpaired.methods.base import Method, Stage, Update
@@ -87,8 +77,6 @@ class AdaptResult:
     """What was reached. Scores are on ``test``; None without one. ``classifier`` loads with ``load_classifier``."""
 
     out: Path
-    classifier: Path
-    best_classifier: Path
     recipe: Recipe
     method: str
     seed: int
@@ -105,31 +93,31 @@ class AdaptResult:
     seconds: float
     config: Mapping[str, Any]
 
+    @property
+    def classifier(self) -> Path:
+        """File of the last classifier."""
+        return self.out / "classifier.safetensors"
+
+    @property
+    def best_classifier(self) -> Path:
+        """File of the best one."""
+        return self.out / "classifier-best.safetensors"
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; ``results.json`` holds it."""
-        scores = {k: s.to_dict() if s else None for k, s in self._scores().items()}
-        return {
-            "version": __version__, "recipe": self.recipe, "method": self.method, "seed": self.seed,
-            "classes": list(self.classes), "counts": dict(self.counts), "selection": self.selection, **scores,
-            "best_step": self.best_step, "history": [dict(h) for h in self.history],
-            "seconds": round(self.seconds, 1), "classifier": self.classifier.name,
-            "best_classifier": self.best_classifier.name, "config": dict(self.config),
-        }  # fmt: skip
-
-    def _scores(self) -> dict[str, Score | None]:
-        return {"source_only": self.source_only, "last": self.last, "best": self.best}
+        found = asdict(self) | {"version": __version__, "seconds": round(self.seconds, 1)}
+        found |= {"classifier": self.classifier.name, "best_classifier": self.best_classifier.name}
+        del found["out"]
+        return found
 
     def text(self) -> str:
         """Return a few lines for a terminal, with n and the confusion table of the last classifier."""
-        lines = [
-            f"{self.recipe} with {self.method}, seed {self.seed}: "
-            + ", ".join(f"{n:,} {k.replace('_', ' ')}" for k, n in self.counts.items())
-        ]
-        names = {"source_only": "source only", "last": "adapted, last", "best": f"adapted, best ({self.selection})"}
-        for key, found in self._scores().items():
-            lines.append(
-                f"  {names[key]:<14} " + (f"{found.accuracy:.4f} of {found.n:,}" if found else "no --test given")
-            )
+        counts = ", ".join(f"{n:,} {k.replace('_', ' ')}" for k, n in self.counts.items())
+        lines = [f"{self.recipe} with {self.method}, seed {self.seed}: {counts}"]
+        best = f"adapted, best ({self.selection})"
+        scores = {"source only": self.source_only, "adapted, last": self.last, best: self.best}
+        for name, found in scores.items():
+            lines.append(f"  {name:<14} " + (f"{found.accuracy:.4f} of {found.n:,}" if found else "no --test given"))
         if self.last is not None and len(self.classes) <= 20:
             width = max(len(c) for c in self.classes) + 1
             width = max(width, len(str(max(map(max, self.last.confusion)))) + 1)
@@ -167,24 +155,20 @@ def adapt(
         raise ConfigError("--select-on-test needs --test LABELLED_TARGET")
     data = _read(Path(source), Path(target), asked.test, config, settings)
     # settings under which the translator cannot train refuse before any work
-    training_run.build(config, asked.names, data.classes)
+    method = training_run.build(config, asked.names, data.classes)
     job = _Job(config, settings, data, Path(out), asked)
     typed = training_log.typed("adapt", asked, source=source, target=target, out=out)
-    places, held_out = {asked.names[0]: source, asked.names[1]: target}, {asked.names[1]: asked.test}
-    job.origin = training_log.about(places, typed, {k: v for k, v in held_out.items() if v is not None})
+    places = {asked.names[0]: source, asked.names[1]: target}
+    job.origin = training_log.about(places, typed, {asked.names[1]: asked.test} if asked.test is not None else {})
     job.say("source-only classifier")
     plain = job.plain_classifier(data.labelled(), lambda net: job.accuracy(net, data.held, data.held_labels))
-    source_only = job.network_score(plain.last)
+    source_only = job.score(plain.last)
     if source_only:
         job.say(f"source only: {source_only.accuracy:.4f} of {source_only.n:,}")
-    found = (_joint if recipe == "joint" else _translate)(job, plain)
+    found = _joint(job) if recipe == "joint" else _translate(job, method, plain)
     result = AdaptResult(
-        out=job.out, classifier=job.out / "classifier.safetensors",
-        best_classifier=job.out / "classifier-best.safetensors",
-        recipe=recipe, method=config.method, seed=config.seed, classes=data.classes, counts=data.counts(),
-        selection=found.selection, source_only=source_only, last=found.last, best=found.best, best_step=found.best_step,
-        history=found.history, seconds=time.monotonic() - started,
-        config={**config.to_dict(), "adapt": settings.model_dump(mode="json")},
+        job.out, recipe, config.method, config.seed, data.classes, data.counts(), source_only=source_only, **found,
+        seconds=time.monotonic() - started, config={**config.to_dict(), "adapt": settings.model_dump(mode="json")},
     )  # fmt: skip
     checkpoint.write_atomic(job.out / "results.json", json.dumps(result.to_dict(), indent=1).encode())
     return result
@@ -286,15 +270,6 @@ def _read(source: Path, target: Path, test: Path | None, config: RunConfig, opti
 
 
 # --------------------------------------------------------------------------------------------------------- recipes
-@dataclass(frozen=True)
-class _Found:
-    selection: str
-    last: Score | None
-    best: Score | None
-    best_step: int
-    history: tuple[Mapping[str, float], ...]
-
-
 class _Job:
     """What both recipes need: settings, data, folders, a voice."""
 
@@ -310,16 +285,16 @@ class _Job:
     def logits(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         """[n, K] on the CPU, in parts."""
         with torch.inference_mode():
-            return torch.cat([network(part.to(self.device)).float().cpu() for part in parts(images, 512)])
+            return torch.cat([network(part.to(self.device)).float().cpu() for part in torch.split(images, 512)])
 
     def accuracy(self, network: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> float:
         return float((self.logits(network, images).argmax(1) == labels).float().mean())
 
-    def network_score(self, network: Callable[[Tensor], Tensor]) -> Score | None:
+    def score(self, network: Callable[[Tensor], Tensor]) -> Score | None:
         """Score on the test images, if there are any."""
         if self.data.test is None or self.data.test_labels is None:
             return None
-        return classifier.score(self.logits(network, self.data.test), self.data.test_labels)
+        return score(self.logits(network, self.data.test), self.data.test_labels)
 
     def plain_classifier(
         self,
@@ -345,29 +320,19 @@ class _Job:
                 y = np.concatenate([more[half], y[len(half) :]])
             return to_tensor(x), torch.from_numpy(y)
 
-        return train_classifier(
-            draw,
-            len(images),
-            criterion,
-            Training(len(self.data.classes), size, o.width, o.steps, o.batch_size, o.jitter, o.recolour),
-            seed=self.config.seed,
-            device=self.device,
-            say=self.say,
-        )
+        how = Training(len(self.data.classes), size, o.width, o.steps, o.batch_size, o.jitter, o.recolour)
+        seed, device = self.config.seed, self.device
+        return train_classifier(draw, len(images), criterion, how, seed=seed, device=device, say=self.say)
 
+    @torch.inference_mode()
     def translate_all(self, method: Method, images: Tensor) -> Tensor:
         """[n, 3, S, S] source -> target, in parts, on the CPU."""
         generator = torch.Generator(self.device).manual_seed(0)
-        with torch.inference_mode():
-            return torch.cat(
-                [
-                    method.translate(part.to(self.device), *self.names, generator=generator).float().cpu().clamp(-1, 1)
-                    for part in parts(images, 256)
-                ]
-            )
+        made = (method.translate(x.to(self.device), *self.names, generator=generator) for x in torch.split(images, 256))
+        return torch.cat([part.float().cpu().clamp(-1, 1) for part in made])
 
 
-def _joint(job: _Job, _plain: Fitted) -> _Found:
+def _joint(job: _Job) -> dict[str, Any]:
     """Run the paper's recipe: one training; the class head is the classifier."""
     options, data = job.options, job.data
     every = max(1, -(-job.config.model.steps // options.checkpoints))
@@ -385,22 +350,27 @@ def _joint(job: _Job, _plain: Fitted) -> _Found:
         network = _class_head(trained)
         there = job.translate_all(trained, data.held)
         entry = {"step": header["step"], "held_out_translated": job.accuracy(network, there, data.held_labels)}
-        found = job.network_score(network)
-        if found is not None:
+        if (found := job.score(network)) is not None:
             entry["test"] = found.accuracy
         history.append(entry)
         job.say("checkpoint " + ", ".join(f"{k} {v:.4f}" if k != "step" else f"{v:,.0f}" for k, v in entry.items()))
     key = "test" if job.select_on_test else "held_out_translated"
     best_step = int(max(history, key=lambda e: (e[key], e["step"]))["step"])
-    scores = {}
+    scores = []
     for name, step in (("classifier", int(history[-1]["step"])), ("classifier-best", best_step)):
-        path = job.out / "run" / "checkpoints" / f"step-{step:09d}" / checkpoint.MODEL
+        path = checkpoint.folder_of(job.out / "run" / "checkpoints", step) / checkpoint.MODEL
         checkpoint.write_atomic(job.out / f"{name}.safetensors", path.read_bytes())
-        scores[name] = job.network_score(_class_head(checkpoint.load_method(path, job.device)[0]))
+        scores.append(job.score(_class_head(checkpoint.load_method(path, job.device)[0])))
     words = "on the labels of the test set, the official protocol" if job.select_on_test else (
         f"of {len(history)} checkpoints, on {len(data.held):,} held-out source images translated"
     )  # fmt: skip
-    return _Found(words, scores["classifier"], scores["classifier-best"], best_step, tuple(history))
+    return _found(words, scores, best_step, history)
+
+
+def _found(selection: str, scores: Sequence[Score | None], best_step: int, history: Sequence[Any]) -> dict[str, Any]:
+    """What a recipe adds to the result; ``scores``: last and best."""
+    last, best = scores
+    return {"selection": selection, "last": last, "best": best, "best_step": best_step, "history": tuple(history)}
 
 
 def _class_head(method: Method) -> Callable[[Tensor], Tensor]:
@@ -408,10 +378,9 @@ def _class_head(method: Method) -> Callable[[Tensor], Tensor]:
     return lambda images: classify(images, method.domains[1])
 
 
-def _translate(job: _Job, plain: Fitted) -> _Found:
+def _translate(job: _Job, method: Method, plain: Fitted) -> dict[str, Any]:
     """Train a translator, translate the labelled images, train a classifier on them."""
     options, data, config = job.options, job.data, job.config
-    method = training_run.build(config, job.names, data.classes)
     if options.anchor:
         add_anchor(method, plain.last.requires_grad_(False), options.anchor)
     job.say(f"translator: {Plan(method.stages()).total:,} steps")
@@ -431,17 +400,14 @@ def _translate(job: _Job, plain: Fitted) -> _Found:
 
     job.say("classifier on translated images")
     fitted = job.plain_classifier(there, criterion, extra=pool if options.keep_source else None)
+    extra = {"recipe": "translate", "translator": config.method, "seed": config.seed}
     for name, network in (("classifier", fitted.last), ("classifier-best", fitted.best)):
-        save_classifier(
-            job.out / f"{name}.safetensors", network, classes=data.classes, side=config.data.size,
-            width=options.width, data=config.data,
-            extra={"recipe": "translate", "translator": config.method, "seed": config.seed},
-        )  # fmt: skip
+        save_classifier(job.out / f"{name}.safetensors", network, data.classes, config.data, extra)
     words = "on the labels of the test set" if job.select_on_test else (
         f"of {len(fitted.history)} looks, on {len(data.held):,} held-out source images translated"
     )  # fmt: skip
-    history = tuple({"step": float(s), "criterion": v} for s, v in fitted.history)
-    return _Found(words, job.network_score(fitted.last), job.network_score(fitted.best), fitted.best_step, history)
+    history = [{"step": float(s), "criterion": v} for s, v in fitted.history]
+    return _found(words, [job.score(fitted.last), job.score(fitted.best)], fitted.best_step, history)
 
 
 def add_anchor(method: Method, classify: Callable[[Tensor], Tensor], weight: float) -> None:
@@ -484,6 +450,3 @@ def _translating(method: Method) -> frozenset[str]:
         if any(names[id(p)] not in method.training_only for m in u.modules for p in m.parameters())
         and "discriminator" not in u.name
     )
-
-
-__all__ = ["AdaptConfig", "AdaptResult", "Classifier", "Score", "adapt", "add_anchor", "load_classifier"]

@@ -109,7 +109,8 @@ def pack(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> bytes:
     return data
 
 
-def _read_bytes(path: Path, limit: int) -> bytes:
+def read_bytes(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
+    """Read a file of at most ``limit`` bytes. Raises CheckpointError."""
     try:
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file")
@@ -233,7 +234,7 @@ def read_model(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any], Pat
     """Tensors, header, file and SHA-256 of the model meant by a file, a checkpoint folder or a run folder. Raises
     CheckpointError."""
     file = model_file(path)
-    data = _read_bytes(file, MAX_FILE_BYTES)
+    data = read_bytes(file)
     if file.name == MODEL and (file.parent / MANIFEST).is_file():
         sha256 = _compare(file, verify(file.parent, only=()), data)
     else:
@@ -390,7 +391,7 @@ def verify(folder: Path, only: Sequence[str] | None = None) -> dict[str, Any]:
     """The manifest of ``folder`` after every file's size and SHA-256 have been compared. Raises CheckpointError."""
     path = folder / MANIFEST
     try:
-        data = _read_bytes(path, MAX_MANIFEST_BYTES)
+        data = read_bytes(path, MAX_MANIFEST_BYTES)
         manifest: dict[str, Any] = json.loads(data, object_pairs_hook=_unique_keys)
         digest = manifest.pop("digest")
         if _manifest_bytes(manifest) != data:  # the digest, and every byte of white space too
@@ -405,7 +406,7 @@ def verify(folder: Path, only: Sequence[str] | None = None) -> dict[str, Any]:
         raise CheckpointError(f"{path}: damaged: it does not describe the folder it lies in")
     for name in expected:
         if only is None or name in only:
-            _compare(folder / name, manifest, _read_bytes(folder / name, MAX_FILE_BYTES))
+            _compare(folder / name, manifest, read_bytes(folder / name))
     return manifest
 
 
@@ -434,7 +435,7 @@ def latest(root: Path, only: Sequence[str] | None = None) -> tuple[Saved | None,
 def read_header(saved: Saved) -> dict[str, Any]:
     """The header of a checkpoint's model file."""
     path = saved.folder / MODEL
-    return unpack(path, _read_bytes(path, MAX_FILE_BYTES))[1]
+    return unpack(path, read_bytes(path))[1]
 
 
 def read_state(saved: Saved) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -444,7 +445,7 @@ def read_state(saved: Saved) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(
             f"{path}: missing, so this run cannot go on; its model still translates. Train into another --out"
         )
-    return unpack(path, _read_bytes(path, MAX_FILE_BYTES))
+    return unpack(path, read_bytes(path))
 
 
 def remove_leftovers(root: Path) -> list[str]:

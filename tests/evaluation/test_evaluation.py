@@ -15,8 +15,8 @@ from conftest import SHARED
 from toys import Negative, Noise, OneWay, translator
 from unpaired.data.sampling import ArrayPool
 from unpaired.errors import ConfigError, DataError, WeightsError
-from unpaired.evaluation.results import seen_in_training
-from unpaired.evaluation.run import evaluate, format_table
+from unpaired.evaluation.results import format_table
+from unpaired.evaluation.run import evaluate, seen_in_training
 
 WEIGHTS = SHARED / "weights"
 

@@ -11,9 +11,11 @@ from torch import Tensor
 
 import tiny
 from toys import Negative, OneWay, translator
+from unpaired.config import EvaluateConfig
 from unpaired.data.sampling import ArrayPool
 from unpaired.errors import ConfigError
-from unpaired.evaluation.run import evaluate, format_table
+from unpaired.evaluation.results import format_table
+from unpaired.evaluation.run import evaluate
 from unpaired.evaluation.truth import mask_figures, mask_iou, pixel_accuracy, pixel_figures
 
 
@@ -65,10 +67,10 @@ def test_a_perfect_translator(tmp_path: Path, joined: bool) -> None:
     halves named the wrong way round the colours are still right for this translator, and a wrong name is refused."""
     model, root = translator(Negative()), pairs(tmp_path / "pairs", joined=joined)
     for source, target in model.directions:
-        for figure in pixel_figures(model, root, source, target, thresholds=[12]).values():
+        for figure in pixel_figures(model, source, target, EvaluateConfig(pairs=root, threshold=(12,))).values():
             assert figure["value"] == 1 and figure["n"] == 3 and figure["before"]["value"] < 0.2
     with pytest.raises(ConfigError, match="Did you mean 'night'"):
-        pixel_figures(model, root, "day", "night", thresholds=[12], left="nigt")
+        pixel_figures(model, "day", "night", EvaluateConfig(pairs=root, left="nigt"))
 
 
 def test_the_left_half_is_the_one_named(tmp_path: Path) -> None:
@@ -78,8 +80,8 @@ def test_the_left_half_is_the_one_named(tmp_path: Path) -> None:
     Image.fromarray(np.repeat(np.uint8([[0] * 16 + [200] * 16] * 16)[..., None], 3, axis=2)).save(root / "a.png")
     model = translator(Negative())
     key = "pixel_accuracy_sum_170"
-    forth = pixel_figures(model, root, "day", "night", thresholds=[170])
-    back = pixel_figures(model, root, "day", "night", thresholds=[164], left="night")
+    forth = pixel_figures(model, "day", "night", EvaluateConfig(pairs=root, threshold=(170,)))
+    back = pixel_figures(model, "day", "night", EvaluateConfig(pairs=root, threshold=(164,), left="night"))
     assert forth[key]["value"] == 1  # 255 against 200
     assert back["pixel_accuracy_sum_164"]["value"] == 0  # 55 against 0
 
@@ -108,4 +110,4 @@ def test_everything_through_evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyP
     table = format_table(results)
     assert "pixel_accuracy_sum_12" in table and "mask_iou_0.5" in table
     with pytest.raises(ConfigError, match="no attention"):
-        mask_figures(translator(OneWay()), masks, "day", threshold=0.5)
+        mask_figures(translator(OneWay()), "day", EvaluateConfig(masks=masks))

@@ -21,14 +21,15 @@ from test_evaluation import Colours
 
 import tiny
 from toys import Negative, Noise, OneWay, like, translator
-from unpaired.config import ClassifierConfig, classifier_settings
+from unpaired.config import ClassifierConfig, DataConfig, classifier_settings
 from unpaired.data.images import to_tensor
 from unpaired.data.sampling import ArrayPool
 from unpaired.errors import ConfigError, DataError
 from unpaired.evaluation.classifier import Training, save_classifier, train_classifier
 from unpaired.evaluation.features import LPIPS, backbone_from_state
 from unpaired.evaluation.inputs import MIXED, Images, plan
-from unpaired.evaluation.run import evaluate, format_table
+from unpaired.evaluation.results import compare, format_table
+from unpaired.evaluation.run import evaluate
 
 FAST: dict[str, Any] = {"networks": [Colours()], "bootstrap": 20}
 
@@ -132,9 +133,7 @@ def test_accuracy_of_a_classifier_with_its_confusion_table(tmp_path: Path) -> No
         Training(2, 8, 4, 60, 12, 0, False),
         seed=0,
     )
-    file = save_classifier(
-        tmp_path / "c.safetensors", fitted.last, classes=("dark", "bright"), side=8, width=4, extra={}
-    )
+    file = save_classifier(tmp_path / "c.safetensors", fitted.last, ("dark", "bright"), DataConfig(size=8))
     for i, (picture, label) in enumerate(zip(pixels, labels, strict=True)):
         place = tmp_path / "labelled" / ("dark", "bright")[label if i not in (0, 11) else 1 - label]
         place.mkdir(parents=True, exist_ok=True)
@@ -181,6 +180,18 @@ def test_lpips_to_the_input_and_diversity(alex: LPIPS) -> None:
     assert "one input has one result" in still["lpips_diversity_alex"]["not_comparable"]
     assert noisy["lpips_diversity_alex"]["value"] > 0 and noisy["lpips_diversity_alex"]["samples"] == 5
     assert len(noisy["per_image"]["lpips_to_input_alex"]) == 4
+
+
+def test_lpips_over_a_network_that_training_looked_through_is_marked(alex: LPIPS) -> None:
+    """A model whose loss saw AlexNet: a warning, the provenance, and `compare` say so, and rank nobody by it."""
+    pool = ArrayPool({"day": tiny.pictures(4, 16), "night": tiny.pictures(4, 16, 1)})
+    model = translator(Noise())
+    model.header["pretrained"] = [{"name": "alexnet"}]
+    found = evaluate(model, pool, metrics=["lpips"], networks=[alex])
+    assert found["provenance"]["lpips"]["alex"]["independent"] is False
+    assert any("lpips_alex are not independent" in w for w in found["warnings"])
+    (row,) = [r for r in compare([found, found]).rows if r.key == "lpips_diversity_alex" and r.direction[0] == "d"]
+    assert all("not independent" in c.reason and not c.best for c in row.cells)
 
 
 def test_content_and_identity_of_a_translator_that_changes_nothing() -> None:

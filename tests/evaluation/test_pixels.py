@@ -13,8 +13,9 @@ from PIL import Image
 
 from conftest import SHARED
 from toys import Negative, translator
+from unpaired.config import EvaluateConfig
 from unpaired.errors import ConfigError
-from unpaired.evaluation.truth import FACADES, Palette, class_ious, mask_f1, mask_iou, open_palette, pixel_figures
+from unpaired.evaluation.truth import Palette, class_ious, mask_f1, mask_iou, open_palette, pixel_figures
 
 ROADS = Palette("roads", ("road", "sky", "car"), ((0, 0, 0), (255, 255, 255), (255, 0, 0)))
 
@@ -48,7 +49,8 @@ def test_palette_files(tmp_path: Path) -> None:
     assert (
         palette.name == "city" and palette.classes == ("road", "traffic sign") and palette.colours[1] == (220, 220, 0)
     )
-    assert open_palette("facades") is FACADES and len(FACADES.classes) == len(set(FACADES.colours)) == 12
+    facades = open_palette("facades")
+    assert facades.name == "facades" and len(facades.classes) == len(set(facades.colours)) == 12
     for text, said in (
         ("road 1 2\nsky 3 4 5", "line 1"),
         ("a 1 2 300\n", "0 to 255"),
@@ -71,7 +73,7 @@ def test_both_thresholds_both_readings_and_classes_through_pairs(tmp_path: Path)
         for name, picture in (("day", 255 - labels), ("night", labels)):
             (tmp_path / name).mkdir(exist_ok=True)
             Image.fromarray(picture).save(tmp_path / name / f"{i}.png")
-    found = pixel_figures(translator(Negative()), tmp_path, "day", "night", palette=ROADS)
+    found = pixel_figures(translator(Negative()), "day", "night", EvaluateConfig(pairs=tmp_path), ROADS)
     assert set(found) == {*(f"pixel_accuracy_{r}_{t}" for r in ("sum", "channel") for t in (12, 16)), "mean_iou_roads"}
     for figure in found.values():
         assert (
@@ -94,6 +96,6 @@ def test_the_facade_palette_is_that_of_the_pictures() -> None:
                 np.abs(np.diff(label, axis=1))[:-1].sum(-1) == 0
             )
             pixels = label[:-1, :-1][flat]
-            distance = np.abs(pixels[:, None] - np.array(FACADES.colours)).max(axis=2).min(axis=1)
+            distance = np.abs(pixels[:, None] - np.array(open_palette("facades").colours)).max(axis=2).min(axis=1)
             near, total = near + int((distance <= 12).sum()), total + len(pixels)
     assert total > 10_000 and near / total > 0.97, near / total

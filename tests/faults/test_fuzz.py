@@ -21,6 +21,7 @@ import torch
 from figures import Figure, pick
 
 from unpaired import checkpoint
+from unpaired.config import DataConfig
 from unpaired.errors import CheckpointError
 from unpaired.evaluation.classifier import ConvNet, load_classifier, save_classifier
 from unpaired.interop.tensors import read_torch_file
@@ -82,7 +83,7 @@ def seeds(root: Path) -> dict[str, Path]:
     torch.save({"a": {"w": torch.ones(3, 2)}, "b": torch.zeros(2)}, root / "zip.pt")
     torch.save({"a": torch.ones(3, 2)}, root / "old.pt", _use_new_zipfile_serialization=False)
     (root / "plain.pkl").write_bytes(pickle.dumps({"a": [1, 2]}))
-    save_classifier(root / "c.safetensors", ConvNet(2, 16, 2), classes=("x", "y"), side=16, width=2, extra={})
+    save_classifier(root / "c.safetensors", ConvNet(2, 16, 2), ("x", "y"), DataConfig(size=16))
     return {
         "model": folder / checkpoint.MODEL, "state": folder / checkpoint.STATE,
             "manifest": folder / checkpoint.MANIFEST,
@@ -96,7 +97,7 @@ def read(kind: str, path: Path) -> None:
     if kind == "model":
         checkpoint.load_method(path)
     elif kind == "state":
-        checkpoint.unpack(path, checkpoint._read_bytes(path, checkpoint.MAX_FILE_BYTES))
+        checkpoint.unpack(path, checkpoint.read_bytes(path))
     elif kind == "manifest":
         checkpoint.latest(path.parents[1])
         checkpoint.verify(path.parent)

@@ -24,7 +24,8 @@ from unpaired.data.folders import find
 from unpaired.data.sampling import hold_out, open_pool
 from unpaired.errors import ConfigError, DataError, Interrupted, StoppedError, WeightsError
 from unpaired.evaluation.features import translate
-from unpaired.evaluation.run import evaluate, format_table
+from unpaired.evaluation.results import format_table
+from unpaired.evaluation.run import evaluate
 from unpaired.training import loop, validation
 from unpaired.training import run as training_run
 from unpaired.training.folder import compare_settings

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from unpaired import checkpoint
 from unpaired._version import __version__
 from unpaired.config import ClassifierConfig, DataConfig
-from unpaired.data.images import Pixels, to_tensor
+from unpaired.data.images import to_tensor
 from unpaired.data.labelled import open_files, open_to_test
 from unpaired.data.sampling import centre_crops
 from unpaired.errors import CheckpointError, ConfigError, NonFiniteError
@@ -39,6 +39,7 @@ class ConvNet(nn.Module):
 
     def __init__(self, classes: int, side: int, width: int):
         super().__init__()
+        self.side, self.width = side, width
         layers: list[nn.Module] = []
         channels, now = 3, side
         for stage in range(5):
@@ -64,10 +65,6 @@ class Score:
     n: int
     confusion: tuple[tuple[int, ...], ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {"accuracy": self.accuracy, "n": self.n, "confusion": [list(row) for row in self.confusion]}
-
 
 @dataclass(frozen=True)
 class Classifier:
@@ -87,20 +84,11 @@ class Classifier:
     @torch.inference_mode()
     def logits(self, images: Tensor, *, batch: int = 512) -> Tensor:
         """[N, 3, S, S] in [-1, 1] -> [N, K]."""
-        return torch.cat([self.network(part).float() for part in parts(images, batch)])
+        return torch.cat([self.network(part).float() for part in torch.split(images, batch)])
 
     def predict(self, images: Tensor) -> Tensor:
         """[N, 3, S, S] in [-1, 1] -> indices into ``classes``, int64 [N]."""
         return self.logits(images).argmax(1)
-
-    def score(self, images: Tensor, labels: Tensor) -> Score:
-        """Accuracy, n and confusion table on labelled images."""
-        return score(self.logits(images), labels)
-
-
-def parts(images: Tensor, size: int) -> list[Tensor]:
-    """``images`` in slices of at most ``size``, which bounds the memory of a pass."""
-    return [images[i : i + size] for i in range(0, len(images), size)]
 
 
 def confusion_counts(truth: Tensor, guess: Tensor, classes: int) -> list[list[int]]:
@@ -199,14 +187,7 @@ def train_classifier(
 
 # -------------------------------------------------------------------------------------------------------- files
 def save_classifier(
-    path: Path,
-    network: ConvNet,
-    *,
-    classes: tuple[str, ...],
-    side: int,
-    width: int,
-    extra: Mapping[str, Any],
-    data: DataConfig | None = None,
+    path: Path, network: ConvNet, classes: Sequence[str], data: DataConfig, extra: Mapping[str, Any] | None = None
 ) -> Path:
     """Write ``network``, trained on images read as ``data`` says, as one self-describing safetensors file,
     atomically."""
@@ -215,24 +196,15 @@ def save_classifier(
         "version": __version__,
         "kind": "classifier",
         "classes": list(classes),
-        "image_size": side,
-        "width": width,
+        "image_size": network.side,
+        "width": network.width,
         "value_range": [-1, 1],
-        "extra": dict(extra),
-        "data": data.model_dump(mode="json") if data is not None else {},
+        "extra": dict(extra or {}),
+        "data": data.model_dump(mode="json"),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write_atomic(path, checkpoint.pack(network.state_dict(), header))
     return path
-
-
-def _read(file: Path) -> bytes:
-    try:
-        if file.stat().st_size > checkpoint.MAX_FILE_BYTES:
-            raise CheckpointError(f"{file}: larger than the {checkpoint.MAX_FILE_BYTES:,} bytes that are read")
-        return file.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
 
 
 def load_classifier(path: Path | str, device: torch.device | str = "cpu") -> Classifier:
@@ -242,7 +214,7 @@ def load_classifier(path: Path | str, device: torch.device | str = "cpu") -> Cla
         CheckpointError: missing, damaged, foreign, or a model that cannot classify.
     """
     file = checkpoint.model_file(path)
-    tensors, header = checkpoint.unpack(file, _read(file))
+    tensors, header = checkpoint.unpack(file, checkpoint.read_bytes(file))
     if header.get("kind") != "classifier":
         method, header = checkpoint.load_method(file, device)
         classify = getattr(method, "classify", None)
@@ -277,6 +249,20 @@ Made = tuple[Tensor, Tensor]
 """Translations uint8 [n, S, S, 3], and which of them are finite, bool [n]."""
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """Pictures of several classes."""
+
+    pictures: Tensor
+    """[N, 3, s, s] in [-1, 1]."""
+    labels: Tensor
+    """[N] place of the class."""
+    lacking: tuple[str, ...]
+    """Classes without a picture."""
+    bad: int = 0
+    """Pictures among them that are not finite."""
+
+
 def class_figures(
     held_out: Pass,
     train: Images,
@@ -296,83 +282,54 @@ def class_figures(
 
     Raises ConfigError: fewer than two target domains.
     """
-    domains = held_out.translator.domains
-    targets = [d for d in domains if d in generated]
+    targets = [d for d in held_out.translator.domains if d in generated]
     if len(targets) < 2:
         raise ConfigError("RC and FC need at least two target domains; this model translates into one")
-    test_real = _real(held_out.images, targets, config)
-    train_real = _real(train, targets, config)
+    on_train = Pass(held_out.translator, train, {}, {}, (), held_out.seed, held_out.ranks, keep_pixels=True)
+    test_real, train_real = (_real(images, targets, config) for images in (held_out.images, train))
     test_made = _made(generated, targets, config)
-    train_made = _made(_translations(held_out, train, directions, by), targets, config)
-    jobs = {"rc": (train_real, test_made), "ceiling": (train_real, test_real), "fc": (train_made, test_real)}
-    parts = {"test": (test_real, test_made), "train": (train_real, train_made)}
-    why = {name: _lacking(name, parts, targets) for name in jobs}
-    device = held_out.translator.device
-    right: dict[str, list[Tensor]] = {name: [] for name in jobs if not why[name]}
-    confusion: dict[str, list[list[int]]] = {}
-    for number in range(config.runs):
-        trained: dict[int, nn.Module] = {}
-        for name in right:
-            pictures, test = jobs[name]
-            if id(pictures) not in trained:  # RC and its ceiling share one
-                trained[id(pictures)] = _train(pictures, config, len(targets), held_out.seed + number, device)
-            guess = _predict(trained[id(pictures)], test.pictures, device)
-            right[name].append((guess == test.labels).double())
-            if not number:
-                confusion[name] = confusion_counts(test.labels, guess, len(targets))
+    train_made = _made(_translations(on_train, directions, by), targets, config)
+    missing = _missing("test images", test_real) or _missing("train images", train_real)
+    jobs = {  # name -> what is learnt from, what is judged, why there is no number
+        "rc": (train_real, test_made, missing or _missing("translations of test images", test_made)),
+        "ceiling": (train_real, test_real, missing),
+        "fc": (train_made, test_real, missing or _missing("translations of train images", train_made)),
+    }
     sizes = {
         "rc": (len(test_made.labels), len(train_real.labels)),
         "fc": (len(train_made.labels), len(test_real.labels)),
+        "ceiling": (0, len(test_real.labels)),
     }
-    sizes["ceiling"] = (0, len(test_real.labels))
-    found: dict[str, Any] = {
-        name: _figure(right[name], *sizes[name]) | {"confusion": confusion[name]}
-        if name in right
-        else nothing(why[name], *sizes[name], pair=True)
-        for name in jobs
-    }
-    return found | {
-        "classes": targets,
-        "chance": 1 / len(targets),
-        "config": config.model_dump(),
-        "seed": held_out.seed,
-    }
+    found: dict[str, Any] = {}
+    device = held_out.translator.device
+    learnt: dict[tuple[int, int], nn.Module] = {}  # RC and its ceiling share one
+    for name, (pictures, test, reason) in jobs.items():
+        if reason:
+            found[name] = nothing(reason, *sizes[name], pair=True)
+            continue
+        guesses = []
+        for number in range(config.runs):
+            key = id(pictures), number
+            if key not in learnt:
+                learnt[key] = _train(pictures, config, len(targets), held_out.seed + number, device)
+            guesses.append(_predict(learnt[key], test.pictures, device))
+        found[name] = _figure([(guess == test.labels).double() for guess in guesses], *sizes[name])
+        found[name]["confusion"] = confusion_counts(test.labels, guesses[0], len(targets))
+    about = {"classes": targets, "chance": 1 / len(targets), "config": config.model_dump(), "seed": held_out.seed}
+    return found | about
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """Pictures of several classes."""
-
-    pictures: Tensor
-    """[N, 3, s, s] in [-1, 1]."""
-    labels: Tensor
-    """[N] place of the class."""
-    bad: int = 0
-    """Pictures among them that are not finite."""
+def _missing(what: str, there: Labelled) -> str:
+    """Why these pictures cannot be used; empty where they can."""
+    if there.lacking:
+        return f"no {what} {'into' if 'translations' in what else 'of'} {', '.join(there.lacking[:5])}"
+    return f"{there.bad} outputs are not finite" if there.bad else ""
 
 
-def _lacking(name: str, parts: Mapping[str, tuple[Labelled, Labelled]], targets: Sequence[str]) -> str:
-    """Why a figure has no number; empty where it has one. ``parts``: split -> (real, translated)."""
-    for split, (real, made) in parts.items():
-        empty = [d for k, d in enumerate(targets) if not bool((real.labels == k).any())]
-        if empty:
-            return f"no {split} images of {', '.join(empty[:5])}"
-        used = {"rc": "test", "fc": "train"}.get(name) == split
-        empty = [d for k, d in enumerate(targets) if not bool((made.labels == k).any())]
-        if used and empty:
-            return f"no translations of {split} images into {', '.join(empty[:5])}"
-        if used and made.bad:
-            return f"{made.bad} outputs are not finite"
-    return ""
-
-
-def _translations(
-    held_out: Pass, train: Images, directions: Sequence[tuple[str, str]], by: By
-) -> dict[str, list[Made]]:
-    """Target -> translations of training images."""
-    run = Pass(held_out.translator, train, {}, {}, (), held_out.seed, held_out.ranks, keep_pixels=True)
+def _translations(run: Pass, directions: Sequence[tuple[str, str]], by: By) -> dict[str, list[Made]]:
+    """Target -> translations of the images of ``run``."""
     made: dict[str, list[Made]] = {}
-    for task in plan(train, directions, by)[0]:
+    for task in plan(run.images, directions, by)[0]:
         rows = run.direction(task)
         if "pixels" in rows:
             made.setdefault(task.target, []).append((rows["pixels"], rows["sound"]))
@@ -388,31 +345,28 @@ def _figure(right: Sequence[Tensor], generated: int, real: int) -> Figure:
 
 
 def _real(images: Images, targets: Sequence[str], config: ClassifierConfig) -> Labelled:
-    sets = [[pixels for _, _, pixels in images.batches(images.items(d), Ranks())] for d in targets]
-    return _labelled([np.concatenate(parts) if parts else None for parts in sets], config)
+    sets = [[torch.from_numpy(p) for _, _, p in images.batches(images.items(d), Ranks())] for d in targets]
+    return _labelled(sets, targets, config)
 
 
 def _made(made: Mapping[str, Sequence[Made]], targets: Sequence[str], config: ClassifierConfig) -> Labelled:
     parts = [made.get(d, ()) for d in targets]
     bad = sum(int((~sound).sum()) for part in parts for _, sound in part)
-    return _labelled([torch.cat([pixels for pixels, _ in p]).numpy() if p else None for p in parts], config, bad)
+    return _labelled([[pixels for pixels, _ in part] for part in parts], targets, config, bad)
 
 
-def _labelled(sets: Sequence[Pixels | None], config: ClassifierConfig, bad: int = 0) -> Labelled:
-    """Pictures of each class, none of which need be there."""
-    pictures, labels = [torch.empty(0, 3, config.side, config.side)], []
-    for label, pixels in enumerate(sets):
-        if pixels is None or not len(pixels):
-            continue
-        for first in range(0, len(pixels), 256):
-            x = to_tensor(pixels[first : first + 256])
-            if x.shape[-1] > config.side:
-                x = F.interpolate(x, (config.side, config.side), mode="area")
-            pictures.append(x)
-        labels.append(torch.full((len(pixels),), label))
-    return Labelled(
-        torch.cat(pictures[1:] or pictures), torch.cat(labels) if labels else torch.empty(0, dtype=torch.int64), bad
-    )
+def _labelled(
+    sets: Sequence[Sequence[Tensor]], targets: Sequence[str], config: ClassifierConfig, bad: int = 0
+) -> Labelled:
+    """Pictures [n, S, S, 3] of each class, none of which need be there, no larger than the classifier sees."""
+    pictures, labels = [torch.empty(0, 3, config.side, config.side)], [torch.empty(0, dtype=torch.int64)]
+    for label, parts in enumerate(sets):
+        for part in (piece for pixels in parts for piece in torch.split(pixels, 256) if len(piece)):
+            x = to_tensor(part.numpy())
+            pictures.append(F.interpolate(x, (config.side,) * 2, mode="area") if x.shape[-1] > config.side else x)
+            labels.append(torch.full((len(x),), label))
+    lacking = tuple(d for d, parts in zip(targets, sets, strict=True) if not sum(map(len, parts)))
+    return Labelled(torch.cat(pictures[1:] or pictures), torch.cat(labels), lacking, bad)
 
 
 def _train(data: Labelled, config: ClassifierConfig, classes: int, seed: int, device: torch.device) -> nn.Module:
@@ -428,22 +382,14 @@ def _train(data: Labelled, config: ClassifierConfig, classes: int, seed: int, de
             x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x)
         return x, labels[chosen]
 
-    fitted = train_classifier(
-        draw,
-        len(labels) * classes,
-        lambda _: 0.0,
-        Training(
-            classes, pictures.shape[-1], config.width, config.steps, config.batch_size, config.jitter, False, looks=1
-        ),
-        seed=seed,
-        device=device,
-    )
-    return fitted.last
+    side = pictures.shape[-1]
+    how = Training(classes, side, config.width, config.steps, config.batch_size, config.jitter, looks=1)
+    return train_classifier(draw, len(labels) * classes, lambda _: 0.0, how, seed=seed, device=device).last
 
 
 @torch.inference_mode()
 def _predict(network: nn.Module, pictures: Tensor, device: torch.device) -> Tensor:
-    return torch.cat([network(part.to(device)).argmax(1).cpu() for part in parts(pictures, 256)])
+    return torch.cat([network(part.to(device)).argmax(1).cpu() for part in torch.split(pictures, 256)])
 
 
 def adaptation_figures(classifier: Path | str, labelled: Path | str, *, device: torch.device) -> dict[str, Any]:
@@ -453,23 +399,16 @@ def adaptation_figures(classifier: Path | str, labelled: Path | str, *, device: 
     """
     model = load_classifier(classifier, device)
     pool = open_to_test(labelled, model.data, "target")
-    names = list(pool.classes)
-    unknown = [n for n in names if n not in model.classes]
+    unknown = [n for n in pool.classes if n not in model.classes]
     if unknown:
-        raise ConfigError(
-            f"{labelled}: the classes {', '.join(unknown[:5])} are none of the classifier's: "
-            f"{', '.join(model.classes[:12])}"
-        )
-    to_model = torch.tensor([model.classes.index(n) for n in names])
+        known = ", ".join(model.classes[:12])
+        raise ConfigError(f"{labelled}: the classes {', '.join(unknown[:5])} are none of the classifier's: {known}")
+    to_model = torch.tensor([model.classes.index(n) for n in pool.classes])
     truth = to_model[torch.from_numpy(np.asarray(pool.labels["target"]))]
-    pixels = centre_crops(pool, "target", range(pool.count("target")), model.data)
-    guess = torch.cat(
-        [model.predict(to_tensor(pixels[i : i + 256]).to(device)).cpu() for i in range(0, len(pixels), 256)]
-    )
-    right = (guess == truth).double().numpy()
-    path = Path(classifier)
+    images = to_tensor(centre_crops(pool, "target", range(pool.count("target")), model.data))
+    guess, path = model.predict(images.to(device)).cpu(), Path(classifier)
     return {
-        "accuracy": mean_figure(right, share=True) | {"n_generated": 0},
+        "accuracy": mean_figure((guess == truth).double().numpy(), share=True) | {"n_generated": 0},
         "confusion": confusion_counts(truth, guess, len(model.classes)),
         "classes": list(model.classes),
         "classifier": str(classifier),

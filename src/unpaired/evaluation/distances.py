@@ -1,8 +1,7 @@
 """Fréchet and kernel distances between two sets of features, in float64.
 
 Heusel et al., GANs Trained by a Two Time-Scale Update Rule (arXiv 1706.08500), Eq. 6; Bińkowski et al., Demystifying
-MMD GANs (arXiv 1801.01401), Sec. 3. Both say "Inception" in their papers; here the backbone is named beside every
-figure.
+MMD GANs (arXiv 1801.01401), Sec. 3.
 
 Legend: N images, D features; x, y [N, D]; μ mean [D], Σ covariance [D, D].
 """
@@ -39,15 +38,11 @@ def gaussian_distance(x: Tensor, y: Tensor) -> float:
 
     |μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁ Σ₂)^½)                                          (1706.08500, Eq. 6)
 
-    The trace of the product's root is the sum of the singular values of Σ₁^½ Σ₂^½. This needs no root of a
-    non-symmetric matrix, is never complex, and stays exact where Σ is singular. Where there are fewer images than
-    features they are taken as
-    those of A Bᵀ: for centred features A and B over √(N-1) and √(M-1) they are the same, since A is an isometry times
-    Σ₁^½.
+    The trace of the product's root is the sum of the singular values of Σ₁^½ Σ₂^½, which is never complex and exact
+    where Σ is singular. With fewer images than features it is that of A Bᵀ, for centred features A and B over √(N-1)
+    and √(M-1): A is an isometry times Σ₁^½.
 
-    Raises:
-        NotComparableError: fewer than two images in a set, NaN or infinity, different D, or a set whose features are
-            all equal.
+    Raises NotComparableError: fewer than two images in a set, NaN or infinity, different D, or equal features.
     """
     x, y = _pair(x, y)
     for side in (x, y):
@@ -95,33 +90,25 @@ def kernel_distance(
 ) -> KernelDistance:
     """Unbiased squared maximum mean discrepancy with the kernel k(a, b) = (a·b / D + 1)³   (1801.01401, Sec. 3)
 
-    Args:
-        x, y: features [N, D] and [M, D].
-        subset_size: images drawn from each set, without replacement; at most min(N, M). When that takes both sets
-            whole, there is one subset; when it takes more than half of one, there is no spread.
-
-    Raises:
-        NotComparableError: fewer than two images in a set, NaN or infinity, or different D.
+    ``subset_size`` images are drawn from each of x [N, D] and y [M, D], without replacement; where that takes both
+    sets whole, there is one subset. Raises NotComparableError: fewer than two images in a set, NaN or infinity, or
+    different D.
     """
     x, y = _pair(x, y)
     size = min(subset_size, len(x), len(y))
     if size == len(x) == len(y):
-        return KernelDistance(_mmd2(x, y), None, 1, size)
+        return KernelDistance(_mmd2(*_kernels(x, y)), None, 1, size)
     generator = torch.Generator().manual_seed(seed)
     values = torch.empty(subsets, dtype=torch.float64)
     whole = _kernels(x, y) if max(len(x), len(y)) <= KERNEL_WHOLE else None
     for n in range(subsets):
         i, j = (torch.randperm(len(s), generator=generator)[:size] for s in (x, y))
         if whole is None:
-            values[n] = _mmd2(x[i], y[j])
+            values[n] = _mmd2(*_kernels(x[i], y[j]))
         else:
-            values[n] = _unbiased(whole[0][i][:, i], whole[1][j][:, j], whole[2][i][:, j])
+            values[n] = _mmd2(whole[0][i][:, i], whole[1][j][:, j], whole[2][i][:, j])
     std = float(values.std(correction=0)) if 2 * size <= min(len(x), len(y)) else None
     return KernelDistance(float(values.mean()), std, subsets, size)
-
-
-def _mmd2(x: Tensor, y: Tensor) -> float:
-    return _unbiased(*_kernels(x, y))
 
 
 def _kernels(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,7 +116,7 @@ def _kernels(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return (x @ x.T / d + 1) ** 3, (y @ y.T / d + 1) ** 3, (x @ y.T / d + 1) ** 3
 
 
-def _unbiased(k_xx: Tensor, k_yy: Tensor, k_xy: Tensor) -> float:
+def _mmd2(k_xx: Tensor, k_yy: Tensor, k_xy: Tensor) -> float:
     """Diagonals left out of the first two sums, which makes the estimate unbiased; it may be negative."""
     n, m = k_xy.shape
     within = (k_xx.sum() - k_xx.trace()) / (n * (n - 1)) + (k_yy.sum() - k_yy.trace()) / (m * (m - 1))
@@ -164,47 +151,37 @@ class Neighbourhoods:
     """[n] 1 where the nearest generated image lies within r of a real image."""
 
 
-def neighbourhoods(
-    generated: Tensor, real: Tensor, *, k_precision: int = K_PRECISION, k_coverage: int = K_COVERAGE
-) -> Neighbourhoods:
+def neighbourhoods(generated: Tensor, real: Tensor) -> Neighbourhoods:
     """The four measures of features [m, D] against [n, D], image by image, in float64.
 
-    Raises NotComparableError: NaN, different D, equal features, or no more than k images in a set.
+    Raises NotComparableError: NaN, different D, equal features, or no more than K_COVERAGE images in a set.
     """
     generated, real = _pair(generated, real)
-    k = max(k_precision, k_coverage)
-    if min(len(generated), len(real)) <= k:
-        raise NotComparableError(
-            f"not comparable: needs more than {k} images in each set, there are {len(generated)} and {len(real)}"
-        )
+    if min(len(generated), len(real)) <= K_COVERAGE:
+        there = f"there are {len(generated)} and {len(real)}"
+        raise NotComparableError(f"not comparable: needs more than {K_COVERAGE} images in each set, {there}")
     for side in (generated, real):
         _refuse_constant(side)
-    radius_g = _radii(generated, (k_precision,))
-    radius_r = _radii(real, (k_precision, k_coverage))
-    inside_g = torch.zeros(len(generated), dtype=torch.bool)
+    radii_g, radii_r = _radii(generated), _radii(real)
+    inside = torch.zeros(len(generated), dtype=torch.bool)
     within = torch.zeros(len(generated), dtype=torch.float64)
     recalled, covered = [], []
-    for first in range(0, len(real), _ROWS):
-        distance = torch.cdist(real[first : first + _ROWS], generated)
-        near, far = radius_r[0][first : first + _ROWS, None], radius_r[1][first : first + _ROWS, None]
-        inside_g |= (distance <= near).any(dim=0)
+    for part, radii in zip(torch.split(real, _ROWS), torch.split(radii_r, _ROWS), strict=True):
+        distance = torch.cdist(part, generated)
+        near, far = radii[:, K_PRECISION, None], radii[:, K_COVERAGE, None]
+        inside |= (distance <= near).any(dim=0)
         within += (distance <= far).double().sum(dim=0)
-        recalled.append((distance <= radius_g[0]).any(dim=1))
+        recalled.append((distance <= radii_g[:, K_PRECISION]).any(dim=1))
         covered.append(distance.amin(dim=1) <= far[:, 0])
     return Neighbourhoods(
-        inside_g.double(), torch.cat(recalled).double(), within / k_coverage, torch.cat(covered).double()
+        inside.double(), torch.cat(recalled).double(), within / K_COVERAGE, torch.cat(covered).double()
     )
 
 
-def _radii(x: Tensor, ks: tuple[int, ...]) -> list[Tensor]:
-    """For each k the distance of every image to its k-th neighbour, itself not counted: [N] each."""
-    found: list[list[Tensor]] = [[] for _ in ks]
-    for first in range(0, len(x), _ROWS):
-        distance = torch.cdist(x[first : first + _ROWS], x)
-        nearest = distance.topk(max(ks) + 1, dim=1, largest=False).values  # the first is the image itself
-        for place, k in zip(found, ks, strict=True):
-            place.append(nearest[:, k])
-    return [torch.cat(parts) for parts in found]
+def _radii(x: Tensor) -> Tensor:
+    """[N, K_COVERAGE + 1]: in column k the distance of every image to its k-th neighbour, itself not counted."""
+    parts = [torch.cdist(part, x).topk(K_COVERAGE + 1, dim=1, largest=False).values for part in torch.split(x, _ROWS)]
+    return torch.cat(parts)
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -234,11 +211,9 @@ Interval = tuple[float, float]
 
 
 def centred(values: NDArray[np.float64], value: float, scale: float = 1.0) -> Interval:
-    """Lay the spread of the resamples around ``value``: a biased distance of resamples, which have fewer different
-    images, lies above it.
-
-    From ``ENOUGH_RESAMPLES`` on the spread is their 2.5 % and 97.5 % quantiles; below, Student's t times their standard
-    deviation.
+    """Lay the spread of the resamples, times ``scale``, around ``value``: they have fewer different images, so that a
+    biased distance of theirs lies above it. The spread is their 2.5 % and 97.5 % quantiles; below ``ENOUGH_RESAMPLES``
+    Student's t times their standard deviation.
     """
     if len(values) < ENOUGH_RESAMPLES:
         half = scale * student_quantile(len(values) - 1) * float(values.std(ddof=1))
@@ -269,8 +244,8 @@ def mean_interval(values: Sequence[float] | NDArray[np.float64], *, resamples: i
 
 
 def share_interval(share: float, n: int) -> Interval:
-    """Of a share of ``n`` (Wilson 1927, the score interval). Unlike a bootstrap it has a width where all of them are
-    right: 10 of 10 are no less than 0.72. For means of values in [0, 1] it is on the wide side."""
+    """Wilson's score interval (1927) of a share of ``n``. Unlike a bootstrap it has a width where all are right: 10 of
+    10 are no less than 0.72. For means of values in [0, 1] it is on the wide side."""
     z = NORMAL_QUANTILE
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
@@ -319,23 +294,19 @@ def _drawn(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def resamples_for(asked: int, n: int) -> int:
-    """How many Fréchet resamples are made: as many as asked for up to 400 images, fewer beyond, never below 20. Their
-    cost grows with the cube of the images."""
+    """How many Fréchet resamples are made: those asked for up to 400 images, fewer beyond (their cost grows with the
+    cube of the images), never below 20."""
     return min(asked, max(20, int(asked * (400 / max(n, 1)) ** 2)))
 
 
 def distance_resamples(
     distance: Callable[[Tensor, Tensor], float], n: int, m: int, *, resamples: int, seed: int = 0
 ) -> tuple[NDArray[np.float64], float]:
-    """``distance(indices of x, indices of y)`` of resamples of both sets, and what their spread is to be multiplied
-    by."""
+    """``distance(indices of x, indices of y)`` of resamples of both sets, and what to multiply their spread by."""
     whole, n, m = min(n, m), min(n, MAX_GRAM), min(m, MAX_GRAM)
     generator = torch.Generator().manual_seed(seed)
-    found = [
-        distance(torch.randint(n, (n,), generator=generator), torch.randint(m, (m,), generator=generator))
-        for _ in range(resamples)
-    ]
-    values = np.array(found)
+    drawn = ([torch.randint(k, (k,), generator=generator) for k in (n, m)] for _ in range(resamples))
+    values = np.array([distance(i, j) for i, j in drawn])
     # of very few images a resample can be one picture alone, of which there is no spread
     return values[np.isfinite(values)], (min(n, m) / whole) ** 0.5
 
@@ -357,12 +328,8 @@ def frechet_limit(products: Products, value: float, n: int, m: int, *, seed: int
     """FD∞: the Fréchet distance extrapolated to infinitely many images on both sides.
 
     The bias is about c/N (Chong and Forsyth, Effectively Unbiased FID and Inception Score, arXiv 1911.07023, Sec. 3.2).
-    Shares f of both sets have FD(f) = FD∞ + c/f, so a line over 1/f meets FD∞ at 1/f = 0.
-
-    Args:
-        value: the distance between the whole sets of n and m images.
-
-    Raises NotComparableError for fewer than 20 images in a set.
+    Shares f of both sets have FD(f) = FD∞ + c/f, so a line over 1/f meets FD∞ at 1/f = 0. ``value`` is the distance
+    between the whole sets of n and m images. Raises NotComparableError for fewer than 20 images in a set.
     """
     if min(n, m) < 20:
         raise NotComparableError(f"not comparable: a limit needs at least 20 images in each set, there are {n} and {m}")
@@ -371,9 +338,9 @@ def frechet_limit(products: Products, value: float, n: int, m: int, *, seed: int
     most = min(held[0] / n, held[1] / m)  # below 1 where only a part of the images is held
     places, values = [1.0], [value]
     for share in (most * f for f in FRACTIONS if most * f < 1):
-        a, b = round(n * share), round(m * share)
+        counts = round(n * share), round(m * share)
         found = [
-            products.frechet(*(torch.randperm(h, generator=generator)[:k] for h, k in zip(held, (a, b), strict=True)))
+            products.frechet(*(torch.randperm(h, generator=generator)[:k] for h, k in zip(held, counts, strict=True)))
             for _ in range(DRAWS)
         ]
         places.append(1 / share)

@@ -41,27 +41,21 @@ log = logging.getLogger("unpaired")
 
 @runtime_checkable
 class Backbone(Protocol):
-    """What turns images into features."""
+    """What turns images into features. Its name stands in the name of every figure, ``dim`` is D, ``resize`` says in
+    words how images are brought to the network's size, ``sha256`` is the hash of its file of weights, or of the
+    tensors where there is no file."""
 
     @property
-    def name(self) -> str:
-        """Stands in the name of every figure."""
-        ...
+    def name(self) -> str: ...
 
     @property
-    def dim(self) -> int:
-        """D."""
-        ...
+    def dim(self) -> int: ...
 
     @property
-    def resize(self) -> str:
-        """How images are brought to the network's size, in words."""
-        ...
+    def resize(self) -> str: ...
 
     @property
-    def sha256(self) -> str:
-        """Hash of the weights: of their file, or of the tensors where there is no file."""
-        ...
+    def sha256(self) -> str: ...
 
     def __call__(self, images: Tensor) -> Tensor:
         """float [N, 3, H, W] in [-1, 1] -> float32 [N, D] on the CPU."""
@@ -109,78 +103,38 @@ class NetworkBackbone:
         images = images.to(self.device, torch.float32)
         if images.shape[-2:] != (self.side, self.side):
             images = self.resized(images, self.side)
-        # products as for every figure, whatever the model that is judged runs in: the same picture has the same
-        # features
+        # products as for every figure, whatever the judged model runs in: the same picture has the same features
         with products("fp32"), autocast(self.precision, self.device):
             return self.features(images).float().cpu()
 
 
-class _Pooled(nn.Module):
-    """The last convolutional layer of a classifier, averaged over space."""
-
-    def __init__(self, network: str, layer: str, state: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.network = Features(network, (layer,))
-        self.network.fill(network, state)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network(images)[0].mean(dim=(2, 3))  # type: ignore[no-any-return]
-
-
-class _TensorFlow(nn.Module):
-    """The FID network takes (p - 128) / 128 of pixels p in 0 to 255."""
-
-    def __init__(self, state: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.network = inception.from_state(state)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network(((images + 1) * 127.5 - 128) / 128)  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True)
-class _Kind:
-    dim: int
-    build: Callable[[Mapping[str, Tensor]], nn.Module]
-    weights: str
-    """Their name in the catalogue."""
-    side: int = 224
-    resized: Callable[[Tensor, int], Tensor] = _bilinear
-    resize: str = "bilinear, antialiased, to {0}×{0} (torch.nn.functional.interpolate)"
-
-
-def _pooled(network: str, layer: str, dim: int) -> _Kind:
-    return _Kind(dim, lambda state: _Pooled(network, layer, state), network)
-
-
-_FID = _Kind(
-    inception.FEATURES,
-    _TensorFlow,
-    "fid-inception",
-    inception.INPUT_SIDE,
-    inception.resize_tensorflow1,
-    "bilinear of TensorFlow 1 (no antialiasing, no half-pixel centres) to {0}×{0}, as the original FID",
-)
-BACKBONES: dict[str, _Kind] = {
-    "mobilenet_v1": _pooled("mobilenet_v1", "stride32", 1024),
-    "efficientnet_lite0": _pooled("efficientnet_lite0", "stride32", 320),
-    "fid": _FID,
-    "fid-antialias": replace(
-        _FID,
-        resized=_bilinear,
-        resize="bilinear, antialiased, to {0}×{0}: torchmetrics' default, not the original FID's",
-    ),
-    "vgg19": _pooled("vgg19", "pool5", 512),
-    "alexnet": _pooled("alexnet", "pool5", 256),
-    "squeezenet1_1": _pooled("squeezenet1_1", "fire9", 512),
+CLASSIFIERS = {
+    "mobilenet_v1": ("stride32", 1024),
+    "efficientnet_lite0": ("stride32", 320),
+    "vgg19": ("pool5", 512),
+    "alexnet": ("pool5", 256),
+    "squeezenet1_1": ("fire9", 512),
 }
-"""Name -> how it is built."""
+"""Network -> its last convolutional layer, whose average over space are the features, and their number."""
+FID = {
+    "fid": (
+        inception.resize_tensorflow1,
+        "bilinear of TensorFlow 1 (no antialiasing, no half-pixel centres) to 299×299, as the original FID",
+    ),
+    "fid-antialias": (
+        _bilinear,
+        "bilinear, antialiased, to 299×299: torchmetrics' default, not the original FID's",
+    ),
+}
+"""Backbones over the Inception of 2015 -> how images are resized."""
+BACKBONES = (*CLASSIFIERS, *FID)
 
 
-def _kind(name: str) -> _Kind:
+def _weights_of(name: str) -> str:
+    """Name of the weights in the catalogue. Raises ConfigError for an unknown backbone."""
     if name not in BACKBONES:
         raise ConfigError(f"unknown backbone '{name}'.{nearest(name, BACKBONES)} There are: {', '.join(BACKBONES)}.")
-    return BACKBONES[name]
+    return "fid-inception" if name in FID else name
 
 
 def state_hash(state: Mapping[str, Tensor]) -> str:
@@ -195,25 +149,31 @@ def backbone_from_state(
     name: str, state: Mapping[str, Tensor], device: torch.device | str = "cpu", precision: str = "fp32"
 ) -> NetworkBackbone:
     """Build a backbone from tensors that are already in memory. Raises ConfigError, WeightsError."""
-    kind = _kind(name)
-    network = kind.build(state).eval().to(device).requires_grad_(False)
+    sha256, place = state_hash(state), torch.device(device)
+    if name in FID:
+        inception_v3 = inception.from_state(state).eval().to(place).requires_grad_(False)
+        resized, words = FID[name]
+
+        def features(images: Tensor) -> Tensor:
+            """Give the network (p - 128) / 128 of pixels p in 0 to 255."""
+            return inception_v3(((images + 1) * 127.5 - 128) / 128)  # type: ignore[no-any-return]
+
+        dim, side = inception.FEATURES, inception.INPUT_SIDE
+        return NetworkBackbone(name, dim, side, sha256, features, place, precision, resized, words)
+    layer, dim = CLASSIFIERS[_weights_of(name)]
+    network = Features(name, (layer,))
+    network.fill(name, state)
+    network.eval().to(place).requires_grad_(False)
+    words = "bilinear, antialiased, to 224×224 (torch.nn.functional.interpolate)"
     return NetworkBackbone(
-        name,
-        kind.dim,
-        kind.side,
-        state_hash(state),
-        network,
-        torch.device(device),
-        precision,
-        kind.resized,
-        kind.resize.format(kind.side),
+        name, dim, 224, sha256, lambda x: network(x)[0].mean(dim=(2, 3)), place, precision, resize=words
     )
 
 
 def on_this_machine(name: str, where: Path | str | None = None) -> bool:
     """Whether :func:`open_backbone` would find the weights without a download."""
     try:
-        weights.find(_kind(name).weights, where, offline=True)
+        weights.find(_weights_of(name), where, offline=True)
     except WeightsError:
         return False
     return True
@@ -225,22 +185,18 @@ def open_backbone(
     device: torch.device | str = "cpu",
     precision: str = "fp32",
 ) -> NetworkBackbone:
-    """Open a pretrained backbone; its weights are found or fetched by :func:`unpaired.weights.find`.
-
-    Args:
-        name: a key of ``BACKBONES``.
-        precision: ``fp32``, or ``bf16`` for a faster pass whose figures differ a little (docs/evaluation.md).
+    """Open one of ``BACKBONES``; its weights are found or fetched by :func:`unpaired.weights.find`.
 
     Raises:
         ConfigError: unknown name. WeightsError: the weights are missing; the text says which file and where to put it.
     """
-    path = weights.find(_kind(name).weights, where)
+    path = weights.find(_weights_of(name), where)
     return replace(backbone_from_state(name, weights.read(path), device, precision), sha256=sha256_of(path))
 
 
 # ----------------------------------------------------------------------------------------------------
 # LPIPS with its official weights. torchmetrics' own builds its trunk with torchvision, whose wheels on PyPI do not
-# import beside a CPU build of PyTorch; so the trunk is ours, and equal to theirs (tests/evaluation/test_perceptual.py).
+# import beside a CPU build of PyTorch; so the trunk is ours, and equal to theirs (tests/evaluation/test_backbones.py).
 
 _TAPS = {
     "alex": ("alexnet", {"relu1": 64, "relu2": 192, "relu3": 384, "relu4": 256, "relu5": 256}),
@@ -261,9 +217,9 @@ class LPIPS(nn.Module):
         """Take torchvision's tensors of the ``network`` and the authors' ``linear`` layers. Raises WeightsError."""
         super().__init__()
         self.net = net
-        classifier, taps = _TAPS[net]
-        self.trunk = Features(classifier, tuple(taps))  # its ImageNet statistics are those of LPIPS
-        self.trunk.fill(classifier, network)
+        self.network, taps = _TAPS[net]
+        self.trunk = Features(self.network, tuple(taps))  # its ImageNet statistics are those of LPIPS
+        self.trunk.fill(self.network, network)
         for i, channels in enumerate(taps.values()):
             weight = linear.get(f"lin{i}.model.1.weight")
             if weight is None or weight.numel() != channels:
@@ -314,11 +270,10 @@ def open_lpips(net: str = "alex", where: Path | str | None = None, device: torch
 
 
 # ----------------------------------------------------------------------------------------------------
-# Features on disk, by the content of each picture: a set is passed through a backbone once, whatever is asked of it
-# later.
+# Features on disk, by the content of each picture: it passes through a backbone once, whatever is asked later.
 #
-# Below ``<cache>/features/`` every backbone has a folder whose name is a digest of all that its features depend on. In
-# it lie safetensors files of ``keys`` uint8 [N, 32] (SHA-256 of a picture's pixels and shape) and ``features`` float32
+# Below ``<cache>/features/`` every backbone has a folder whose name is a digest of all that its features depend on,
+# with safetensors files of ``keys`` uint8 [N, 32] (SHA-256 of a picture's pixels and shape) and ``features`` float32
 # [N, D], named by their own hash and written atomically, so that several processes may add at a time. The folder may be
 # deleted at any time.
 
@@ -444,10 +399,9 @@ class Pass:
     def direction(self, task: Task) -> dict[str, Tensor]:
         """Translate and measure one task; rows in the order of its items, ``place``.
 
-        One number an image each: ``change``, ``ssim_to_input``, ``cycle_error``, ``lpips_to_input_<net>``,
+        One number an image: ``change``, ``ssim_to_input``, ``cycle_error``, ``lpips_to_input_<net>``,
         ``feature_cosine-<b>``. Features ``generated/<b>`` and ``source/<b>`` [n, D]. ``pixels`` [n, S, S, 3] and
-        ``sound`` [n] (whether they are finite) where they are kept. A translation that is not finite gives NaN
-        everywhere.
+        ``sound`` [n] (whether they are finite) where they are kept. What is not finite gives NaN everywhere.
         """
         parts: list[dict[str, Tensor]] = []
         keys: dict[str, list[bytes]] = {
@@ -483,8 +437,8 @@ class Pass:
             rows["ssim_to_input"] = ssim(x, rounded)
         if self._comes_back(source, target):
             rows["cycle_error"] = _error(x, translate(self.translator, y, target, source, self.seed, places))
-        for net, model in self.lpips.items():
-            rows[f"lpips_to_input_{net}"] = model(x, rounded).double()
+        if not self.translator.method.from_noise:
+            rows |= {f"lpips_to_input_{net}": model(x, rounded).double() for net, model in self.lpips.items()}
         if self.keep_pixels:
             rows["pixels"] = torch.from_numpy(result)
         return rows, result
@@ -500,7 +454,7 @@ class Pass:
 
     def _nothing(self, task: Task) -> dict[str, Tensor]:
         """Rows of no picture."""
-        names = [f"lpips_to_input_{net}" for net in self.lpips]
+        names = [f"lpips_to_input_{net}" for net in self.lpips if not self.translator.method.from_noise]
         names += ["change", "ssim_to_input"] if "content" in self.groups else []
         names += ["cycle_error"] if self._comes_back(task.source, task.target) else []
         empty = {name: torch.empty(0, dtype=torch.float64) for name in names}

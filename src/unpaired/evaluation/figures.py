@@ -6,9 +6,7 @@ Legend: m generated images, n real ones, D features.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -87,20 +85,15 @@ def _counts(generated: int, real: int) -> Figure:
 
 
 def nothing(reason: str, generated: int = 0, real: int = 0, *, pair: bool = False) -> Figure:
-    """A figure without a number."""
-    counts = _counts(generated, real)
-    if not pair:
-        counts["n"] = generated
+    """A figure without a number; ``pair``: one of two sets, whose ``n`` has both numbers."""
+    counts = _counts(generated, real) if pair else _counts(generated, real) | {"n": generated}
     return {"value": None, "not_comparable": reason.removeprefix("not comparable: "), **counts}
 
 
-def mean_figure(
-    values: Tensor | NDArray[np.float64] | Sequence[float],
-    *,
-    real: int | None = None,
-    seed: int = 0,
-    share: bool = False,
-) -> Figure:
+Numbers = Tensor | NDArray[np.float64] | Sequence[float]
+
+
+def mean_figure(values: Numbers, *, real: int | None = None, seed: int = 0, share: bool = False) -> Figure:
     """The mean of one number an image, with its interval where there are at least two: of a ``share`` of right ones
     Wilson's, else by bootstrap."""
     x = np.asarray(values, dtype=np.float64)
@@ -117,18 +110,6 @@ def mean_figure(
     return figure
 
 
-@dataclass(frozen=True)
-class Sets:
-    """Features [N, D] that figures compare."""
-
-    generated: Tensor
-    source: Tensor
-    """Of the inputs, untranslated."""
-    target: Tensor
-    halves: tuple[Tensor, Tensor]
-    """Two random halves of ``target``."""
-
-
 def split_in_halves(features: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """Two random halves [N/2, D]."""
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
@@ -136,23 +117,23 @@ def split_in_halves(features: Tensor, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def feature_figures(
-    sets: Sets, backbone: str, groups: Sequence[str], *, resamples: int, seed: int
+    sides: Mapping[str, tuple[Tensor, Tensor]], backbone: str, groups: Sequence[str], *, resamples: int, seed: int
 ) -> dict[str, Figure]:
-    """All figures of one backbone and direction, each with ``before`` and ``floor``; groups ``distances``,
-    ``coverage``."""
-    sides = {"": (sets.generated, sets.target), "before": (sets.source, sets.target), "floor": sets.halves}
+    """All figures of one backbone and direction, of the groups ``distances`` and ``coverage``.
+
+    ``sides``: name -> two sets of features [N, D]. The figures are those of "translated"; each holds those of the
+    other sides under their names, ``before`` and ``floor``.
+    """
     found: dict[str, Figure] = {}
     for side, (x, y) in sides.items():
         here: dict[str, Figure] = {}
+        main = side == "translated"
         if "distances" in groups:
-            here |= _distances(x, y, backbone, resamples=resamples, seed=seed, limit=not side)
+            here |= _distances(x, y, backbone, resamples=resamples, seed=seed, limit=main)
         if "coverage" in groups:
             here |= _coverage(x, y, backbone, seed=seed)
         for key, figure in here.items():
-            if side:
-                found[key][side] = figure
-            else:
-                found[key] = figure
+            found |= {key: figure} if main else {key: found[key] | {side: figure}}
     return found
 
 
@@ -164,13 +145,8 @@ def _distances(x: Tensor, y: Tensor, backbone: str, *, resamples: int, seed: int
     except NotComparableError as error:
         return {name: nothing(str(error), len(x), len(y), pair=True) for name in names}
     frechet: Figure = {"value": value, **counts}
-    other: Figure = {
-        "value": kernel.mean,
-        "std": kernel.std,
-        "subsets": kernel.subsets,
-        "subset_size": kernel.subset_size,
-        **counts,
-    }
+    spread = {"std": kernel.std, "subsets": kernel.subsets, "subset_size": kernel.subset_size}
+    other: Figure = {"value": kernel.mean, **spread, **counts}
     if kernel.std is not None:
         other["std_of"] = "subsets"
     if resamples or limit:
@@ -215,16 +191,9 @@ def _coverage(x: Tensor, y: Tensor, backbone: str, *, seed: int) -> dict[str, Fi
     figures = {}
     for name in names:
         values = getattr(found, name).numpy()
-        figures[f"{name}-{backbone}"] = {
-            "value": float(values.mean()),
-            **_counts(len(x), len(y)),
-            "interval": list(
-                mean_interval(values, seed=seed)
-                if name == "density"
-                else share_interval(float(values.mean()), len(values))
-            ),
-            "k": K_PRECISION if name in ("precision", "recall") else K_COVERAGE,
-        }
+        figure = mean_figure(values, seed=seed, share=name != "density")  # a density may exceed 1
+        k = K_PRECISION if name in ("precision", "recall") else K_COVERAGE
+        figures[f"{name}-{backbone}"] = figure | _counts(len(x), len(y)) | {"k": k}
     return figures
 
 
@@ -237,9 +206,8 @@ def means_over_targets(entries: Sequence[Mapping[str, Any]], names: Sequence[str
         for entry in entries:
             if name in entry:
                 by_target.setdefault(entry["target"], []).append(entry[name])
-        if len(by_target) < 2:
-            continue
-        found[f"m{name}"] = _mean_of(by_target)
+        if len(by_target) > 1:
+            found[f"m{name}"] = _mean_of(by_target)
     return found
 
 
@@ -254,17 +222,10 @@ def _mean_of(by_target: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         return {"value": None, "not_comparable": what, **common}
     result: Figure = {"value": _mean(list(per.values())), **common}
     if all("interval" in f for f in figures):
-        shares = [1 / len(group) / len(per) for group in by_target.values() for _ in group]
-        half = [
-            math.sqrt(
-                sum(
-                    (share * abs(f["interval"][side] - f["value"])) ** 2
-                    for share, f in zip(shares, figures, strict=True)
-                )
-            )
-            for side in (0, 1)
-        ]
-        result["interval"] = [result["value"] - half[0], result["value"] + half[1]]
+        shares = np.array([1 / len(group) / len(per) for group in by_target.values() for _ in group])
+        widths = np.array([np.subtract(f["interval"], f["value"]) for f in figures])  # [figures, 2]
+        below, above = np.sqrt(((shares[:, None] * widths) ** 2).sum(axis=0)).tolist()
+        result["interval"] = [result["value"] - below, result["value"] + above]
     for side in ("before", "floor"):
         values = [[f[side]["value"] if side in f else None for f in group] for group in by_target.values()]
         value = _mean([_mean(v) for v in values])

@@ -16,7 +16,7 @@ from PIL import Image
 from unpaired.config import DataConfig
 from unpaired.data.images import Pixels, resize
 from unpaired.data.sampling import Pool
-from unpaired.errors import ConfigError, ImageError
+from unpaired.errors import ImageError
 from unpaired.machine import Ranks
 
 MAX_DIRECTIONS = 12
@@ -108,13 +108,8 @@ def plan(images: Images, directions: Sequence[tuple[str, str]], by: By) -> tuple
     """The rows of the results, and which way was taken: ``direction`` or ``target``.
 
     With ``target``, as many pictures are translated into a class as there are real ones of it, drawn from its sources
-    in
-    turn: the whole then costs as many translations as there are images, however many classes there are.
-
-    Raises ConfigError.
+    in turn: the whole costs as many translations as there are images, however many classes there are.
     """
-    if by not in ("auto", "direction", "target"):
-        raise ConfigError(f"by = '{by}': there are auto, direction and target")
     if by == "direction" or (by == "auto" and len(directions) <= MAX_DIRECTIONS):
         return [Task(a, b, images.items(a)) for a, b in directions], "direction"
     tasks = []
@@ -141,19 +136,10 @@ def gather(rows: Mapping[str, torch.Tensor], ranks: Ranks) -> dict[str, torch.Te
     parts: list[Mapping[str, torch.Tensor]] = [rows]
     if ranks.world > 1:
         parts = ranks.from_all({k: v.cpu() for k, v in rows.items()})
-    joined = {k: torch.cat([p[k] for p in parts if len(p.get("place", ()))] or [rows[k]]) for k in _names(parts)}
+    fullest = max(parts, key=lambda part: len(part["place"]))  # a process without pictures has no rows to name
+    joined = {k: torch.cat([p[k] for p in parts if len(p["place"])] or [rows[k]]) for k in fullest}
     order = joined["place"].argsort()
     return {k: v[order] for k, v in joined.items()}
-
-
-def _names(parts: Sequence[Mapping[str, torch.Tensor]]) -> list[str]:
-    """Of the fullest part: a process without pictures has no rows to name."""
-    fullest: Mapping[str, torch.Tensor] = max(parts, key=_rows)
-    return list(fullest)
-
-
-def _rows(part: Mapping[str, torch.Tensor]) -> int:
-    return len(part["place"])
 
 
 def share_lost(lost: dict[str, str], ranks: Ranks) -> None:

@@ -1,110 +1,27 @@
-"""What results say about themselves, their files, and tables of them: one result, or several side by side."""
+"""Results in files and as tables: one result, or several side by side."""
 
 from __future__ import annotations
 
-import datetime
 import io
 import json
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from string import ascii_lowercase
+from typing import Annotated, Any, Literal, Self, TypeGuard
 
-import torch
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
-from unpaired._version import __version__
-from unpaired.config import EvaluateConfig
 from unpaired.data.images import show
 from unpaired.errors import ConfigError, DataError
-from unpaired.evaluation.features import Pass
-from unpaired.evaluation.figures import ENOUGH_IMAGES, describe
-from unpaired.evaluation.inputs import MIXED, Images
-from unpaired.networks.classifiers import NETWORKS
-from unpaired.translate.translator import Translator
+from unpaired.evaluation.figures import describe
+from unpaired.evaluation.inputs import MIXED
 
-
-def measures_of(results: Mapping[str, Any], backbones: Sequence[str]) -> dict[str, Any]:
-    groups = [
-        *results["directions"],
-        results["means"],
-        results.get("classification", {}),
-        results.get("adaptation", {}),
-    ]
-    keys = {k for group in groups for k, v in group.items() if isinstance(v, dict) and "value" in v}
-    keys |= {"reconstruction"} if results["reconstruction"] else set()
-    return {key: describe(key, backbones) for key in sorted(keys)}
-
-
-def provenance_of(run: Pass, name: str | None, by: str, options: EvaluateConfig, seconds: float) -> dict[str, Any]:
-    """What the figures were computed from."""
-    translator, images = run.translator, run.images
-    networks = {b: store.backbone for b, store in run.stores.items()}
-    return {
-        "version": __version__,
-        "model": str(translator.path) if translator.path else None,
-        "model_sha256": translator.sha256 or None,
-        "method": translator.header.get("method"),
-        "step": translator.header.get("step"),
-        "checkpoint": name,
-        "chosen_on": (translator.header.get("extra") or {}).get("validation"),
-        "data": images.pool.fingerprint,
-        "split": options.split,
-        "n": {domain: images.count(domain) for domain in translator.domains},
-        "by": by,
-        "limit": options.limit,
-        "seed": options.seed,
-        "size": images.size,
-        "backbones": {
-            b: {
-                "sha256": n.sha256,
-                "resize": n.resize,
-                "dim": n.dim,
-                "precision": getattr(n, "precision", "fp32"),
-                "passed": run.stores[b].computed,
-                "independent": b not in seen_in_training(translator),
-            }
-            for b, n in networks.items()
-        },
-        "lpips": {net: model.sha256 for net, model in run.lpips.items()},
-        "options": options.model_dump(mode="json", exclude={"out"}),
-        "device": str(translator.device),
-        "precision": translator.precision,
-        "processes": run.ranks.world,
-        "torch": torch.__version__,
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seconds": round(seconds, 1),
-    }
-
-
+Figure = Mapping[str, Any]
 NOT_INDEPENDENT = "not independent"
 """In the warnings and reasons about figures by a network that the model's training has seen."""
-
-
-def seen_in_training(translator: Translator) -> frozenset[str]:
-    """Names of the pretrained networks that discriminators and losses looked through, whichever file of weights it was:
-    another training's, or fine-tuned, whose shallow layers are those of the original."""
-    lent = {
-        str(about.get("name")).partition(", fine-tuned on ")[0] for about in translator.header.get("pretrained") or ()
-    }
-    return frozenset(lent | {network for network, kind in NETWORKS.items() if lent & {*kind.weights}})
-
-
-def warnings_of(entries: Sequence[Mapping[str, Any]], images: Images) -> list[str]:
-    """Files that were left out, and the bias of distances from few images."""
-    warnings = [f"left out: {path}: {reason}" for path, reason in sorted(images.lost.items())]
-    least = min((min(d["n_source"], d["n_target"]) for d in entries), default=0)
-    if least < ENOUGH_IMAGES and any(key.startswith(("FD-", "FID")) for d in entries for key in d):
-        before = any("before" in v for d in entries for v in d.values() if isinstance(v, dict))
-        sides = ["of the untranslated input ('before')"] * before + ["of real images against real ones ('floor')"]
-        warnings.append(
-            f"only {least} images: below {ENOUGH_IMAGES:,} a Fréchet distance is mostly bias. Compare "
-            f"it only with those {' and '.join(sides)} "
-            "in the same table, and trust the kernel distance more"
-        )
-    return warnings
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -128,14 +45,22 @@ class _Number(_Lenient):
     infinity: _Number | None = None
 
 
+_Confusion = list[list[Annotated[int, Field(ge=0)]]] | None
+
+
 class _Figure(_Number):
     n: int | Annotated[list[int], Field(min_length=2, max_length=2)]
     """Number of images, or [generated, real]."""
-    confusion: list[list[Annotated[int, Field(ge=0)]]] | None = None
+    confusion: _Confusion = None
+
+
+def is_figure(value: Any) -> TypeGuard[Figure]:
+    """Tell figures, with a number or without, from all else in results."""
+    return isinstance(value, dict) and "value" in value
 
 
 def _tag(value: Any) -> str:
-    return "figure" if isinstance(value, dict) and "value" in value else "other"
+    return "figure" if is_figure(value) else "other"
 
 
 _Any = Annotated[Annotated[_Figure, Tag("figure")] | Annotated[Any, Tag("other")], Discriminator(_tag)]
@@ -153,7 +78,7 @@ class _Classes(_Lenient):
 
     __pydantic_extra__: dict[str, _Any]
     classes: list[Any] | None = None
-    confusion: list[list[Annotated[int, Field(ge=0)]]] | None = None
+    confusion: _Confusion = None
 
     @model_validator(mode="after")
     def _square(self) -> Self:
@@ -170,7 +95,7 @@ class _Measure(_Lenient):
 
 class _Provenance(_Lenient):
     backbones: dict[str, dict[str, Any]] | None = None
-    lpips: dict[str, dict[str, str]] | None = None
+    lpips: dict[str, dict[str, Any]] | None = None
 
 
 class _Results(_Lenient):
@@ -219,22 +144,8 @@ def check_results(found: Any, where: str) -> None:
 # ----------------------------------------------------------------------------------------------------
 # Results as a table for a terminal.
 
-Figure = Mapping[str, Any]
 NOISE = "made of noise alone"
 """Start of the line that results of a model without inputs have among their warnings."""
-
-
-def cell(figure: Figure) -> str:
-    """Value, interval and deviation of a figure, or that there is none."""
-    if figure["value"] is None:
-        return "not comparable"
-    text = f"{figure['value']:.4g}"
-    if figure.get("interval") is not None:
-        low, high = figure["interval"]
-        text += f" [{low:.3g}, {high:.3g}]"
-    elif figure.get("std") is not None:
-        text += f" ± {figure['std']:.2g}"
-    return text
 
 
 def makes_noise(results: Mapping[str, Any]) -> bool:
@@ -256,18 +167,13 @@ def places(results: Mapping[str, Any]) -> list[str]:
 
 def figures_of(results: Mapping[str, Any]) -> Iterator[tuple[str, str, Figure]]:
     """(direction or domain, key, figure) of everything in the results, in order."""
-    for entry, name in zip(results["directions"], places(results), strict=True):
-        for key, figure in entry.items():
-            if isinstance(figure, dict) and "value" in figure:
-                yield name, key, figure
-    for key, figure in (results.get("means") or {}).items():
-        yield "mean", key, figure
-    for domain, figure in (results.get("reconstruction") or {}).items():
-        yield domain, "reconstruction error", figure
-    for block, name in (("classification", "classifier"), ("adaptation", "adaptation")):
-        for key, figure in (results.get(block) or {}).items():
-            if isinstance(figure, dict) and "value" in figure:
-                yield name, key, figure
+    blocks = list(zip(places(results), results["directions"], strict=True))
+    blocks.append(("mean", results.get("means") or {}))
+    blocks += [(d, {"reconstruction error": f}) for d, f in (results.get("reconstruction") or {}).items()]
+    blocks.append(("classifier", results.get("classification") or {}))
+    blocks.append(("adaptation", results.get("adaptation") or {}))
+    for name, block in blocks:
+        yield from ((name, key, figure) for key, figure in block.items() if is_figure(figure))
 
 
 def count(figure: Figure) -> str:
@@ -275,17 +181,27 @@ def count(figure: Figure) -> str:
     return " / ".join(map(str, figure["n"])) if isinstance(figure["n"], list) else str(figure["n"])
 
 
+def _terminal(figure: Figure | None) -> str:
+    """Value with interval or deviation, or that there is none."""
+    if figure is None or figure["value"] is None:
+        return "" if figure is None else "not comparable"
+    text = f"{figure['value']:.4g}"
+    if figure.get("interval") is not None:
+        low, high = figure["interval"]
+        return f"{text} [{low:.3g}, {high:.3g}]"
+    return f"{text} ± {figure['std']:.2g}" if figure.get("std") is not None else text
+
+
 def format_table(results: Mapping[str, Any], *, width: int = 130) -> str:
-    """Write the results for a terminal: plain text without colours. The best checkpoint of a run has a table of its
-    own."""
+    """Write the results as plain text; the best checkpoint of a run has a table of its own."""
     about = results["provenance"]
     which = f", {about['checkpoint']} checkpoint (step {about['step']})" if about.get("checkpoint") else ""
     lines = [["direction", "measure", "value [95 %]", "before", "floor", "N"]]
     before = ""
     for name, key, figure in figures_of(results):
-        context = [cell(figure[k]) if k in figure else "" for k in ("before", "floor")]
         label = key.replace("_", " ") if key in ("cycle_error", "identity_error") else key
-        lines.append([name if name != before else "", label, cell(figure), *context, count(figure)])
+        cells = [_terminal(f) for f in (figure, figure.get("before"), figure.get("floor"))]
+        lines.append([name if name != before else "", label, *cells, count(figure)])
         limit = figure.get("infinity")
         if limit is not None and limit["value"] is not None:
             lines.append(["", f"{label}∞", f"{limit['value']:.4g}{' (rough)' if 'note' in limit else ''}", "", "", ""])
@@ -317,14 +233,13 @@ def _table(lines: Sequence[Sequence[str]], width: int, title: str | None = None)
 # Results side by side: intervals, which figures can be compared and which cannot and why; as text, Markdown or LaTeX.
 
 Format = Literal["text", "markdown", "latex"]
-_MARKS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True)
 class Cell:
     """One figure of one file."""
 
-    figure: Mapping[str, Any] | None
+    figure: Figure | None
     reason: str = ""
     """Why it cannot be compared with the row's first figure, or has no number; empty where it can."""
     best: bool = False
@@ -339,8 +254,8 @@ class Row:
     key: str
     better: str | None
     cells: tuple[Cell, ...]
-    before: Mapping[str, Any] | None
-    floor: Mapping[str, Any] | None
+    before: Figure | None
+    floor: Figure | None
 
 
 @dataclass(frozen=True)
@@ -354,15 +269,26 @@ class Comparison:
 
     def text(self, format: Format = "text") -> str:
         """The table in one of the three formats. Raises ConfigError for another."""
-        writers = {"text": self._plain, "markdown": self._markdown, "latex": self._latex}
-        if format not in writers:
-            raise ConfigError(f"format '{format}': there are {', '.join(writers)}")
-        return writers[format]()
+        if format == "text":
+            table = _table(self._lines(str, "{} *"), width=40 + 26 * (len(self.columns) + 3))
+            return "\n".join([table, *self._legend("*: best,")])
+        if format == "markdown":
+            header, *lines = self._lines(lambda text: text.replace("|", "\\|"), "**{}**")
+            rows = [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *lines)]
+            return "\n".join([*rows, "", *(f"{line}  " for line in self._legend("Best:"))]).rstrip()
+        if format != "latex":
+            raise ConfigError(f"format '{format}': there are text, markdown, latex")
+        head, *rows = (f"  {' & '.join(line)} \\\\" for line in self._lines(_escaped, r"\textbf{{{}}}"))
+        notes = r" \newline ".join(map(_escaped, self._legend("Bold:")))
+        below = rf"  \multicolumn{{{len(self.columns) + 5}}}{{p{{0.95\linewidth}}}}{{\footnotesize {notes}}}"
+        begin = rf"\begin{{tabular}}{{ll{'r' * (len(self.columns) + 2)}r}}"
+        body = [begin, r"  \toprule", head, r"  \midrule", *rows, r"  \bottomrule", below, r"\end{tabular}"]
+        return "\n".join(["% needs \\usepackage{booktabs}", *body])
 
     def _number(self, value: float) -> str:
         return f"{value:#.{self.digits}g}".rstrip(".") if abs(value) < 10**self.digits else f"{value:.0f}"
 
-    def _cell(self, figure: Mapping[str, Any] | None, mark: str = "") -> str:
+    def _cell(self, figure: Figure | None, mark: str = "") -> str:
         if figure is None:
             return "–"
         if figure.get("value") is None:
@@ -374,84 +300,47 @@ class Comparison:
             text += f" ± {self._number(figure['std'])}"
         return text + mark
 
-    def _notes(self) -> dict[str, str]:
-        """Reason -> its letter."""
+    def _marks(self) -> dict[str, str]:
+        """Reason -> its letters: a, b, … z, aa, ab, …"""
         reasons = dict.fromkeys(c.reason for r in self.rows for c in r.cells if c.reason)
-        return {reason: _letter(i) for i, reason in enumerate(reasons)}
+        letters = [*ascii_lowercase, *(a + b for a in ascii_lowercase for b in ascii_lowercase)]
+        return dict(zip(reasons, letters, strict=False))
 
     def _lines(self, escaped: Callable[[str], str], best: str) -> list[list[str]]:
-        """The texts of direction, measure, files, input, floor and N: the header, then a line a row; ``best`` marks the
-        best."""
-        notes = self._notes()
+        """Direction, measure, files, input, floor and N: the header, then a line a row; ``best`` marks the best."""
+        marks = self._marks()
         header = ["direction", "measure", *self.columns, "input", "real against real", "N generated / real"]
         lines = [[escaped(text) for text in header]]
         before = ""
         for row in self.rows:
             arrow = {"lower": " ↓", "higher": " ↑"}.get(row.better or "", "")
-            texts = [escaped(self._cell(c.figure, f" ({notes[c.reason]})" if c.reason else "")) for c in row.cells]
+            texts = [escaped(self._cell(c.figure, f" ({marks[c.reason]})" if c.reason else "")) for c in row.cells]
             cells = [best.format(t) if c.best else t for t, c in zip(texts, row.cells, strict=True)]
-            there = (c.figure for c in row.cells if c.figure is not None and c.figure["value"] is not None)
-            n = next((count(figure) for figure in there), "–")
-            first = row.direction if row.direction != before else ""
-            before = row.direction
+            n = next((count(c.figure) for c in row.cells if c.figure and c.figure["value"] is not None), "–")
             context = [self._cell(row.before), self._cell(row.floor), n]
+            first = row.direction if row.direction != before else ""
             lines.append([escaped(first), escaped(row.key + arrow), *cells, *map(escaped, context)])
+            before = row.direction
         return lines
 
     def _legend(self, best: str) -> list[str]:
         without = {c.reason for r in self.rows for c in r.cells if c.figure is not None and c.figure["value"] is None}
-        lines = [
-            f"({mark}) n. c., no number to compare: {reason}"
-            if reason in without
-            else f"({mark}) not comparable with the first number of its row: {reason}"
-            for reason, mark in self._notes().items()
-        ]
+        none, other = "n. c., no number to compare", "not comparable with the first number of its row"
+        lines = [f"({mark}) {none if why in without else other}: {why}" for why, mark in self._marks().items()]
         lines.append(f"[low, high]: 95 % interval. {best} its interval overlaps with no other of its row.")
         return [*lines, *self.warnings]
 
-    def _plain(self) -> str:
-        table = _table(self._lines(str, "{} *"), width=40 + 26 * (len(self.columns) + 3))
-        return "\n".join([table, *self._legend("*: best,")])
 
-    def _markdown(self) -> str:
-        header, *lines = self._lines(lambda text: text.replace("|", "\\|"), "**{}**")
-        table = [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *lines)]
-        return "\n".join([*table, "", *(f"{line}  " for line in self._legend("Best:"))]).rstrip()
-
-    def _latex(self) -> str:
-        header, *lines = (f"  {' & '.join(line)} \\\\" for line in self._lines(_escaped, r"\textbf{{{}}}"))
-        notes = r" \newline ".join(map(_escaped, self._legend("Bold:")))
-        below = rf"  \multicolumn{{{len(self.columns) + 5}}}{{p{{0.95\linewidth}}}}{{\footnotesize {notes}}}"
-        begin = rf"\begin{{tabular}}{{ll{'r' * (len(self.columns) + 2)}r}}"
-        body = [begin, r"  \toprule", header, r"  \midrule", *lines, r"  \bottomrule", below, r"\end{tabular}"]
-        return "\n".join(["% needs \\usepackage{booktabs}", *body])
-
-
-def _letter(index: int) -> str:
-    return _MARKS[index] if index < len(_MARKS) else f"{_MARKS[index // 26 - 1]}{_MARKS[index % 26]}"
+_LATEX = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--"}
+    | {"→": r"$\to$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "±": r"$\pm$", "∞": r"$\infty$"}
+)
 
 
 def _escaped(text: str) -> str:
     """Text for LaTeX."""
-    table = {
-        "\\": r"\textbackslash{}",
-        "&": r"\&",
-        "%": r"\%",
-        "$": r"\$",
-        "#": r"\#",
-        "_": r"\_",
-        "{": r"\{",
-        "}": r"\}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "→": r"$\to$",
-        "↓": r"$\downarrow$",
-        "↑": r"$\uparrow$",
-        "±": r"$\pm$",
-        "–": "--",
-        "∞": r"$\infty$",
-    }
-    escaped = "".join(table.get(c, c) for c in text)
+    escaped = text.translate(_LATEX)
     escaped = re.sub(r"(\d)e([+-])0*(\d+)", r"\1$\\cdot10^{\2\3}$", escaped).replace("10^{+", "10^{")
     return re.sub(r"(?<![\w{])-(?=\d)", "$-$", escaped)  # a minus, not a hyphen
 
@@ -474,33 +363,30 @@ def compare(
         raise ConfigError("compare needs at least two results, as in: unpaired compare a.json b.json")
     if digits < 1:
         raise ConfigError(f"digits = {digits}: must be at least 1")
-    loaded = [read_json(r) if isinstance(r, (str, Path)) else r for r in results]
-    for number, (given_as, found) in enumerate(zip(results, loaded, strict=True), start=1):
-        check_results(found, show(given_as) if isinstance(given_as, (str, Path)) else f"result {number}")
     given = list(names) if names is not None else _names(results)
-    if len(given) != len(loaded):
-        raise ConfigError(f"{len(given)} names for {len(loaded)} results")
+    if len(given) != len(results):
+        raise ConfigError(f"{len(given)} names for {len(results)} results")
     columns: list[tuple[str, Mapping[str, Any]]] = []
-    for name, found in zip(given, loaded, strict=True):
+    for number, (name, result) in enumerate(zip(given, results, strict=True), start=1):
+        found = read_json(result) if isinstance(result, (str, Path)) else result
+        check_results(found, show(result) if isinstance(result, (str, Path)) else f"result {number}")
         both = found.get("best") is not None
         columns.append((f"{name} (last)" if both else name, found))
-        if both:
-            columns.append((f"{name} (best)", found["best"]))
-    rows = _rows([found for _, found in columns])
+        columns += [(f"{name} (best)", found["best"])] if both else []
     said: dict[str, list[str]] = {}
     for name, found in columns:
         for text in found.get("warnings") or ():
             if "below" in text:
                 said.setdefault(text, []).append(name)
     warnings = [f"{', '.join(which)}: {text}" for text, which in said.items()]
+    rows = _rows([found for _, found in columns])
     return Comparison(tuple(name for name, _ in columns), tuple(rows), tuple(warnings), digits)
 
 
 def _names(results: Sequence[Path | str | Mapping[str, Any]]) -> list[str]:
     """Stems, or folders where the stems are equal, or the last parts of the paths until they differ."""
     paths = [Path(r) if isinstance(r, (str, Path)) else Path(f"result {i + 1}") for i, r in enumerate(results)]
-    most = max(len(p.parts) for p in paths)
-    for depth in range(1, most + 1):
+    for depth in range(1, max(len(p.parts) for p in paths) + 1):
         names = ["/".join([*p.parts[-depth:-1], p.stem]) for p in paths]
         if len(set(names)) == len(names):
             return names
@@ -509,31 +395,38 @@ def _names(results: Sequence[Path | str | Mapping[str, Any]]) -> list[str]:
 
 def _rows(columns: Sequence[Mapping[str, Any]]) -> list[Row]:
     figures = [{(where, key): figure for where, key, figure in figures_of(found)} for found in columns]
-    backbones = {b for found in columns for b in ((found.get("provenance") or {}).get("backbones") or {})}
+    backbones = sorted({b for found in columns for b in ((found.get("provenance") or {}).get("backbones") or {})})
     rows = []
     for where, key in dict.fromkeys(place for found in figures for place in found):
-        about = describe(key.removesuffix(" error") if key.startswith("reconstruction") else key, sorted(backbones))
-        row = [found.get((where, key)) for found in figures]
-        contexts = [
-            _context(found, key, figure, about["backbone"]) if figure is not None else None
-            for found, figure in zip(columns, row, strict=True)
-        ]
-        there = [i for i, figure in enumerate(row) if figure is not None]
-        first = next((i for i in there if (row[i] or {})["value"] is not None), there[0])
-        cells = []
-        for figure, context in zip(row, contexts, strict=True):
-            reason = "" if figure is None else figure.get("not_comparable", "") if figure["value"] is None else ""
-            if figure is not None and context is not None and not reason:
-                reason = context.pop("seen") or _differences(contexts[first] or {}, context)
+        about = describe(key.removesuffix(" error") if key.startswith("reconstruction") else key, backbones)
+        cells: list[Cell] = []
+        first: dict[str, Any] | None = None  # what the first number of the row was made of
+        for found, figure in zip(columns, (found.get((where, key)) for found in figures), strict=True):
+            reason = ""
+            if figure is not None and figure["value"] is None:
+                reason = figure.get("not_comparable", "")
+            elif figure is not None:
+                context = _context(found, key, figure, about["backbone"])
+                first = context if first is None else first
+                reason = _seen(found, key, about["backbone"]) or _differences(first, context)
             cells.append(Cell(figure, reason))
-        chosen = _best(cells, about["better"])
-        cells = [Cell(c.figure, c.reason, i == chosen) for i, c in enumerate(cells)]
-        reference = row[first] or {}
+        best = _best(cells, about["better"])
+        cells = [replace(c, best=i == best) for i, c in enumerate(cells)]
+        there = [c.figure for c in cells if c.figure is not None]
+        reference = next((f for f in there if f["value"] is not None), there[0])
         rows.append(Row(where, key, about["better"], tuple(cells), reference.get("before"), reference.get("floor")))
     return rows
 
 
-def _context(found: Mapping[str, Any], key: str, figure: Mapping[str, Any], backbone: str | None) -> dict[str, Any]:
+def _seen(found: Mapping[str, Any], key: str, backbone: str | None) -> str:
+    """Say that the network of a figure was looked through in training; empty where it was not."""
+    about = found.get("provenance") or {}
+    network = backbone or key.rpartition("_")[2]
+    known = (about.get("lpips" if key.startswith("lpips_") else "backbones") or {}).get(network) or {}
+    return f"{NOT_INDEPENDENT}: training looked through {network}" if known.get("independent") is False else ""
+
+
+def _context(found: Mapping[str, Any], key: str, figure: Figure, backbone: str | None) -> dict[str, Any]:
     """What two figures must share, in words -> value."""
     about = found.get("provenance") or {}
     context = {
@@ -553,12 +446,9 @@ def _context(found: Mapping[str, Any], key: str, figure: Mapping[str, Any], back
         context["labelled images"] = str((found.get("adaptation") or {}).get("labelled"))[:12]
     if key.startswith("lpips_"):
         hashes = (about.get("lpips") or {}).get(key.rpartition("_")[2]) or {}
-        context["weights of LPIPS"] = ", ".join(str(v)[:12] for v in hashes.values())
-    context["seen"] = ""
+        context["weights of LPIPS"] = ", ".join(str(v)[:12] for k, v in hashes.items() if k != "independent")
     if backbone is not None:
         known = (about.get("backbones") or {}).get(backbone) or {}
-        if known.get("independent") is False:
-            context["seen"] = f"{NOT_INDEPENDENT}: training looked through {backbone}"
         context |= {
             "weights of the backbone": str(known.get("sha256"))[:12],
             "resize": known.get("resize"),
@@ -575,14 +465,11 @@ def _differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 
 def _best(cells: Sequence[Cell], better: str | None) -> int | None:
     """The best comparable cell, where its interval overlaps with no other's."""
-    able = [
-        (i, c.figure) for i, c in enumerate(cells) if c.figure is not None and not c.reason and c.figure.get("interval")
-    ]
+    able = [(i, c.figure) for i, c in enumerate(cells) if c.figure and not c.reason and c.figure.get("interval")]
     if better is None or len(able) < 2:
         return None
     sign = 1 if better == "lower" else -1
-    order = sorted(able, key=lambda entry: sign * entry[1]["value"])
-    (place, winner), others = order[0], order[1:]
+    (place, winner), *others = sorted(able, key=lambda entry: sign * entry[1]["value"])
     low, high = winner["interval"]
     clear = all(f["interval"][0] > high if sign == 1 else f["interval"][1] < low for _, f in others)
     return place if clear else None

@@ -8,6 +8,7 @@ Legend: N images, H height, W width, D features; images [N, 3, H, W] in [-1, 1].
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import time
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unpaired._version import __version__
 from unpaired.config import DataConfig, EvaluateConfig
 from unpaired.data.folders import DataTree, find
 from unpaired.data.sampling import Pool, open_pool
@@ -37,8 +39,9 @@ from unpaired.evaluation.features import (
     open_lpips,
 )
 from unpaired.evaluation.figures import (
+    ENOUGH_IMAGES,
     Figure,
-    Sets,
+    describe,
     feature_figures,
     mean_figure,
     means_over_targets,
@@ -46,16 +49,9 @@ from unpaired.evaluation.figures import (
     split_in_halves,
 )
 from unpaired.evaluation.inputs import MIXED, Images, Task, plan, share_lost
-from unpaired.evaluation.results import (
-    NOISE,
-    NOT_INDEPENDENT,
-    format_table,
-    measures_of,
-    provenance_of,
-    seen_in_training,
-    warnings_of,
-)
+from unpaired.evaluation.results import NOISE, NOT_INDEPENDENT, format_table, is_figure
 from unpaired.evaluation.truth import (
+    Palette,
     find_masks,
     find_pairs,
     mask_figures,
@@ -66,38 +62,8 @@ from unpaired.evaluation.truth import (
 )
 from unpaired.files import check_output, write_output
 from unpaired.machine import Ranks, joined
+from unpaired.networks.classifiers import NETWORKS
 from unpaired.translate.translator import Translator, load
-
-
-def check_files(options: EvaluateConfig) -> None:
-    """Check what options name on disk, before the model is loaded. Raises ConfigError."""
-    if options.palette is not None:
-        open_palette(options.palette)
-    if options.out is not None:
-        check_output(options.out, "results.json")
-
-
-def check_model(translator: Translator, options: EvaluateConfig) -> None:
-    """Options that the model must be able to answer. Raises ConfigError."""
-    translator.check_translates()
-    if "classifier" in options.groups and len({target for _, target in translator.directions}) < 2:
-        raise ConfigError("RC and FC need at least two target domains; this model translates into one")
-
-
-def check_truth(translator: Translator, tasks: Sequence[Task], options: EvaluateConfig) -> None:
-    """Whether the folders of pairs and masks hold what each task needs; no picture is opened. Raises DataError,
-    ConfigError."""
-    for task in tasks:
-        if task.source == MIXED:
-            continue
-        if options.pairs is not None:
-            find_pairs(translator, options.pairs, task.source, task.target, options.left)
-        if options.masks is not None:
-            find_masks(options.masks, task.source)
-    if options.masks is not None:
-        nothing = torch.zeros(0, 3, translator.method.image_size, translator.method.image_size)
-        translator.attention(nothing, threshold=options.mask_threshold)
-
 
 DEFAULT_BACKBONES = ("mobilenet_v1", "efficientnet_lite0")
 Networks = tuple[dict[str, FeatureStore], dict[str, LPIPS]]
@@ -135,18 +101,22 @@ def evaluate(
 
     Raises:
         DataError: a domain of the model is not in the data. ConfigError: unknown backbone or bad option.
-        All of these before anything is translated. UnpairedError: ``out`` could not be written; its text has the table.
-        WeightsError: the weights of a backbone that was asked for by name, or of LPIPS, are missing or wrong; so are
-            those in
-            ``weights``, where it was given.
+        WeightsError: the weights of LPIPS or of a backbone that was asked for by name, or those in ``weights``, are
+            missing or wrong. All of these before anything is translated.
+        UnpairedError: ``out`` could not be written; its text has the table.
     """
     options = EvaluateConfig.of(options, changes)
-    check_files(options)
+    if options.palette is not None:
+        open_palette(options.palette)
+    if options.out is not None:
+        check_output(options.out, "results.json")
     chosen = _checkpoints(model, options)
     translator = chosen[0][1]
     warnings: list[str] = []
     with joined(translator.device) as ranks:
-        check_model(translator, options)
+        translator.check_translates()
+        if "classifier" in options.groups and len({target for _, target in translator.directions}) < 2:
+            raise ConfigError("RC and FC need at least two target domains; this model translates into one")
         adaptation = (  # first, so that a wrong file costs no translations; the same for each checkpoint
             adaptation_figures(options.classifier, options.labelled, device=translator.device)
             if options.classifier is not None and options.labelled is not None
@@ -156,13 +126,25 @@ def evaluate(
         pools = _pools(data, train, translator, options)
         results: dict[str, Any] = {}
         for name, one in reversed(chosen):
-            found = _evaluate(one, name, pools, opened, options, ranks, list(warnings), adaptation)
+            found = _evaluate(one, name, pools, opened, options, ranks, adaptation)
+            found["warnings"] = warnings + found["warnings"]
             results = found | ({"best": results} if results else {})
         for store in opened[0].values():
             store.save()
         if options.out is not None and ranks.main:
-            _write(options.out, results)
+            try:
+                write_output(options.out, (json.dumps(results, indent=1) + "\n").encode())
+            except UnpairedError as error:  # a full disk must not take the figures along
+                raise UnpairedError(f"{error}. The figures are these:\n{format_table(results)}") from error
     return results
+
+
+def is_main_process() -> bool:
+    """Whether this process should print: the first one under torchrun, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+# ---- what is measured with, and on what ----
 
 
 def _networks(
@@ -196,15 +178,12 @@ def _checkpoints(model: Translator | Path | str, options: EvaluateConfig) -> lis
     """(``last``, ``best`` or None, translator): the main one first."""
     if isinstance(model, Translator):
         return [(None, model)]
-    best = Path(model) / BEST
-    there = (best / "model.safetensors").is_file()
-    if not there and options.checkpoint == BEST:
-        raise ConfigError(
-            f"{model}: no best checkpoint; training keeps one with: unpaired train … --during-training every=500"
-        )
-    places: dict[str | None, Path] = {"last": Path(model), BEST: best}
+    places: dict[str | None, Path] = {"last": Path(model), BEST: Path(model) / BEST}
     wanted: tuple[str | None, ...] = ("last", BEST) if options.checkpoint == "auto" else (options.checkpoint,)
-    if not there:
+    if not (places[BEST] / "model.safetensors").is_file():
+        if options.checkpoint == BEST:
+            advice = "training keeps one with: unpaired train … --during-training every=500"
+            raise ConfigError(f"{model}: no best checkpoint; {advice}")
         name = "last" if (Path(model) / "checkpoints").is_dir() else None
         places, wanted = {name: Path(model)}, (name,)
     return [(name, load(places[name], device=options.device, precision=options.precision)) for name in wanted]
@@ -226,6 +205,22 @@ def _pools(
     return pool, open_pool(tree, config, split="train") if needs else None
 
 
+def _check_truth(translator: Translator, tasks: Sequence[Task], options: EvaluateConfig) -> None:
+    """Whether the folders of pairs and masks hold what each task needs; no picture is opened. Raises DataError,
+    ConfigError."""
+    for task in tasks:
+        if options.pairs is not None and task.source != MIXED:
+            find_pairs(translator, options.pairs, task.source, task.target, options.left)
+        if options.masks is not None and task.source != MIXED:
+            find_masks(options.masks, task.source)
+    if options.masks is not None:
+        nothing = torch.zeros(0, 3, translator.method.image_size, translator.method.image_size)
+        translator.attention(nothing, threshold=options.mask_threshold)
+
+
+# ---- the figures of one model ----
+
+
 def _evaluate(
     translator: Translator,
     name: str | None,
@@ -233,15 +228,13 @@ def _evaluate(
     networks: Networks,
     options: EvaluateConfig,
     ranks: Ranks,
-    warnings: list[str],
     adaptation: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """All results of one model."""
+    """All results of one model; ``name`` is that of its checkpoint."""
     started = time.monotonic()
-    asked = options.groups
+    groups = options.groups
     if translator.method.from_noise:  # there is no input to come back to, to keep, or to compare with
-        kept = tuple(g for g in asked if g not in ("errors", "content"))
-        options = options.model_copy(update={"metrics": kept})
+        groups = tuple(g for g in groups if g not in ("errors", "content"))
     size = translator.method.image_size
     images = Images(pools[0], size, options.batch_size, options.limit, options.seed)
     missing = [d for d in translator.domains if d not in images.pool.domains]
@@ -252,10 +245,9 @@ def _evaluate(
             "Name its folders as the model does"
         )
     stores = networks[0]
-    keep = "classifier" in options.groups
-    run = Pass(translator, images, *networks, options.groups, options.seed, ranks, keep_pixels=keep)
+    run = Pass(translator, images, *networks, groups, options.seed, ranks, keep_pixels="classifier" in groups)
     tasks, by = plan(images, translator.directions, options.by)
-    check_truth(translator, tasks, options)
+    _check_truth(translator, tasks, options)
     real = {d: run.features(images.items(d)) for d in translator.domains} if stores else {}
     generated: dict[str, list[Made]] = {}
     entries = []
@@ -267,7 +259,7 @@ def _evaluate(
     share_lost(images.lost, ranks)
     results: dict[str, Any] = {"format": 2, "directions": entries}
     results["means"] = means_over_targets(entries, [figure_name(k, b) for b in stores for k in ("FD", "KD")])
-    results["reconstruction"] = {d: _reconstruction(run, d) for d in translator.domains if "errors" in asked}
+    results["reconstruction"] = {d: _reconstruction(run, d) for d in translator.domains if "errors" in options.groups}
     if pools[1] is not None and generated:
         train = Images(pools[1], size, options.batch_size, options.limit, options.seed)
         results["classification"] = class_figures(
@@ -275,19 +267,12 @@ def _evaluate(
         )
     if adaptation:
         results["adaptation"] = dict(adaptation)
-    results["measures"] = measures_of(results, list(stores))
-    if translator.untrained:
-        warnings.append(translator.untrained)
-    if translator.method.from_noise:
-        warnings.append(f"{NOISE}: figures that compare with an input are left out")
-    for backbone in sorted(seen_in_training(translator) & stores.keys()):
-        warnings.append(
-            f"figures of {backbone} are {NOT_INDEPENDENT}: training looked through that network; judge by another"
-        )
-    results["warnings"] = warnings + warnings_of(entries, images)
-    results["provenance"] = provenance_of(
-        run, name, by, options.model_copy(update={"metrics": asked}), time.monotonic() - started
-    )
+    groups_of_figures = (*entries, results["means"], results.get("classification", {}), adaptation)
+    keys = {key for group in groups_of_figures for key, _ in _figures_in(group)}
+    keys |= {"reconstruction"} if results["reconstruction"] else set()
+    results["measures"] = {key: describe(key, list(stores)) for key in sorted(keys)}
+    results["warnings"] = _warnings(run, entries)
+    results["provenance"] = _provenance(run, name, by, options) | {"seconds": round(time.monotonic() - started, 1)}
     return results
 
 
@@ -298,7 +283,7 @@ def _entry(
     entry: dict[str, Any] = {"source": task.source, "target": task.target, "n_source": len(rows["place"])}
     entry["n_target"] = run.images.count(task.target)
     seed = options.seed
-    if "errors" in options.groups:
+    if "errors" in run.groups:
         back = rows.get("cycle_error")
         entry["cycle_error"] = nothing("the way back does not exist") if back is None else mean_figure(back, seed=seed)
         entry["identity_error"] = (
@@ -307,19 +292,17 @@ def _entry(
             else mean_figure(run.identity(task.source, task.target), seed=seed)
         )
     for backbone in run.stores:
-        halves = split_in_halves(target[backbone], seed)
-        sets = Sets(rows[f"generated/{backbone}"], rows[f"source/{backbone}"], target[backbone], halves)
-        found = feature_figures(sets, backbone, options.groups, resamples=options.bootstrap, seed=seed)
-        if run.translator.method.from_noise:
-            found = {key: {k: v for k, v in figure.items() if k != "before"} for key, figure in found.items()}
-        entry |= found
-    if run.translator.method.from_noise:
-        rows = {key: values for key, values in rows.items() if not key.startswith("lpips_to_input")}
+        real = target[backbone]
+        sides = {"translated": (rows[f"generated/{backbone}"], real)}
+        if not run.translator.method.from_noise:
+            sides["before"] = (rows[f"source/{backbone}"], real)
+        sides["floor"] = split_in_halves(real, seed)
+        entry |= feature_figures(sides, backbone, run.groups, resamples=options.bootstrap, seed=seed)
     for key, values in rows.items():
         if values.ndim == 1 and key not in (*NOT_FIGURES, "cycle_error"):
             entry[key] = mean_figure(values, seed=seed)
     if run.lpips:
-        entry |= _diversity(run, task, seed)
+        entry |= _diversity(run, task)
     if task.source != MIXED:
         entry |= _truth(run.translator, task, options)
     entry["per_image"] = run.per_image(task, rows)
@@ -331,35 +314,24 @@ def _truth(translator: Translator, task: Task, options: EvaluateConfig) -> dict[
     others whole."""
     found: dict[str, Any] = {}
     if options.pairs is not None:
-        palette = open_palette(options.palette) if options.palette is not None else None
+        palette: Palette | None = open_palette(options.palette) if options.palette is not None else None
         try:
-            found |= pixel_figures(
-                translator,
-                options.pairs,
-                task.source,
-                task.target,
-                thresholds=options.threshold,
-                left=options.left,
-                palette=palette,
-                seed=options.seed,
-            )
+            found |= pixel_figures(translator, task.source, task.target, options, palette)
         except DataError as error:
-            keys = pixel_keys(options.threshold) + ([f"mean_iou_{palette.name}"] if palette is not None else [])
-            found |= {key: nothing(str(error)) for key in keys}
+            found |= {key: nothing(str(error)) for key in pixel_keys(options, palette)}
     if options.masks is not None:
-        threshold = options.mask_threshold
         try:
-            found |= mask_figures(translator, options.masks, task.source, threshold=threshold, seed=options.seed)
+            found |= mask_figures(translator, task.source, options)
         except DataError as error:
-            found |= {key: nothing(str(error)) for key in mask_keys(threshold)}
+            found |= {key: nothing(str(error)) for key in mask_keys(options)}
     return found
 
 
-def _diversity(run: Pass, task: Task, seed: int) -> dict[str, Figure]:
+def _diversity(run: Pass, task: Task) -> dict[str, Figure]:
     if not run.translator.method.stochastic:
         return {f"lpips_diversity_{net}": nothing("one input has one result with this method") for net in run.lpips}
     return {
-        f"lpips_diversity_{net}": mean_figure(values, real=0, seed=seed) | {"samples": DIVERSITY_SAMPLES}
+        f"lpips_diversity_{net}": mean_figure(values, real=0, seed=run.seed) | {"samples": DIVERSITY_SAMPLES}
         for net, values in run.diversity(task).items()
     }
 
@@ -371,13 +343,82 @@ def _reconstruction(run: Pass, domain: str) -> Figure:
     return mean_figure(errors, seed=run.seed)
 
 
-def _write(out: Path, results: dict[str, Any]) -> None:
-    try:
-        write_output(out, (json.dumps(results, indent=1) + "\n").encode())
-    except UnpairedError as error:  # a full disk must not take the figures along
-        raise UnpairedError(f"{error}. The figures are these:\n{format_table(results)}") from error
+# ---- what the results say of themselves ----
 
 
-def is_main_process() -> bool:
-    """Whether this process should print: the first one under torchrun, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
+def _figures_in(group: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The figures right below ``group``, by key."""
+    return [(key, value) for key, value in group.items() if is_figure(value)]
+
+
+def seen_in_training(translator: Translator) -> frozenset[str]:
+    """Names of the pretrained networks that discriminators and losses looked through, whichever file of weights it was:
+    another training's, or fine-tuned, whose shallow layers are those of the original."""
+    lent = {
+        str(about.get("name")).partition(", fine-tuned on ")[0] for about in translator.header.get("pretrained") or ()
+    }
+    return frozenset(lent | {network for network, kind in NETWORKS.items() if lent & {*kind.weights}})
+
+
+def _warnings(run: Pass, entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the model is not, networks that judge themselves, files left out, and the bias of few images."""
+    translator, images = run.translator, run.images
+    warnings = [translator.untrained] if translator.untrained else []
+    if translator.method.from_noise:
+        warnings.append(f"{NOISE}: figures that compare with an input are left out")
+    seen = seen_in_training(translator)
+    judges = {b: b for b in sorted(run.stores)} | {f"lpips_{net}": model.network for net, model in run.lpips.items()}
+    for name in (name for name, network in judges.items() if network in seen):
+        warnings.append(
+            f"figures of {name} are {NOT_INDEPENDENT}: training looked through that network; judge by another"
+        )
+    warnings += [f"left out: {path}: {reason}" for path, reason in sorted(images.lost.items())]
+    least = min((min(d["n_source"], d["n_target"]) for d in entries), default=0)
+    if least < ENOUGH_IMAGES and any(key.startswith(("FD-", "FID")) for d in entries for key in d):
+        before = any("before" in v for d in entries for _, v in _figures_in(d))
+        sides = ["of the untranslated input ('before')"] * before + ["of real images against real ones ('floor')"]
+        warnings.append(
+            f"only {least} images: below {ENOUGH_IMAGES:,} a Fréchet distance is mostly bias. Compare it only with "
+            f"those {' and '.join(sides)} in the same table, and trust the kernel distance more"
+        )
+    return warnings
+
+
+def _provenance(run: Pass, name: str | None, by: str, options: EvaluateConfig) -> dict[str, Any]:
+    """What the figures were computed from."""
+    translator, images = run.translator, run.images
+    seen = seen_in_training(translator)
+    return {
+        "version": __version__,
+        "model": str(translator.path) if translator.path else None,
+        "model_sha256": translator.sha256 or None,
+        "method": translator.header.get("method"),
+        "step": translator.header.get("step"),
+        "checkpoint": name,
+        "chosen_on": (translator.header.get("extra") or {}).get("validation"),
+        "data": images.pool.fingerprint,
+        "split": options.split,
+        "n": {domain: images.count(domain) for domain in translator.domains},
+        "by": by,
+        "limit": options.limit,
+        "seed": options.seed,
+        "size": images.size,
+        "backbones": {
+            b: {
+                "sha256": store.backbone.sha256,
+                "resize": store.backbone.resize,
+                "dim": store.backbone.dim,
+                "precision": getattr(store.backbone, "precision", "fp32"),
+                "passed": store.computed,
+                "independent": b not in seen,
+            }
+            for b, store in run.stores.items()
+        },
+        "lpips": {net: {**model.sha256, "independent": model.network not in seen} for net, model in run.lpips.items()},
+        "options": options.model_dump(mode="json", exclude={"out"}),
+        "device": str(translator.device),
+        "precision": translator.precision,
+        "processes": run.ranks.world,
+        "torch": torch.__version__,
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }

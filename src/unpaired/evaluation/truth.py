@@ -30,98 +30,83 @@ MASKS = ("mask", "masks")
 
 
 def pixel_figures(
-    translator: Translator,
-    folder: Path | str,
-    source: str,
-    target: str,
-    *,
-    thresholds: Sequence[float] = EvaluateConfig().threshold,
-    left: str | None = None,
-    palette: Palette | None = None,
-    seed: int = 0,
+    translator: Translator, source: str, target: str, options: EvaluateConfig, palette: Palette | None = None
 ) -> dict[str, Any]:
-    """``pixel_accuracy`` by both readings of each threshold over all pairs of ``folder``, with what the untranslated
+    """``pixel_accuracy`` by both readings of each threshold over all ``options.pairs``, with what the untranslated
     pictures have as ``before``; with a ``palette``, ``mean_iou`` of its classes, where the target is label maps.
 
-    Pairs are pictures of two halves side by side (``left`` names the domain of the left one; None: the source of the
-    model's first direction), or files of equal names in two folders named like the domains. Both pictures of a pair are
-    resized to the side on which the model was trained, shorter side first, by one filter (bicubic, antialiased), and
-    centre-cropped; the translation is rounded to 8 bits. Accuracies are means over pictures; the mean IoU counts the
-    pixels of all pictures together and is the mean over the classes that the truth has.
+    Both pictures of a pair are resized to the side on which the model was trained, shorter side first, by one filter
+    (bicubic, antialiased), and centre-cropped; the translation is rounded to 8 bits. Accuracies are means over
+    pictures; the mean IoU counts the pixels of all pictures together and is the mean over the classes of the truth.
 
     Raises DataError, ConfigError.
     """
-    pairs = find_pairs(translator, folder, source, target, left)
-    rows: dict[str, tuple[list[float], list[float]]] = {}
-    tables: list[list[Any]] = [[], []]
-    bad = 0
+    assert options.pairs is not None
+    pairs, seed = find_pairs(translator, options.pairs, source, target, options.left), options.seed
+    ours, theirs, tables, tables_before = [], [], [], []  # accuracies [pairs, keys], confusion tables [pairs, K, K]
     for one, other in map(_open_pair, pairs):
         x, truth = (square(p, translator.method.image_size) for p in (one, other))
         y = translator.translate(to_tensor(x[None]), source, target, seed=seed)[0].cpu()
         sound = bool(torch.isfinite(y).all())  # NaN has no colour
-        bad += not sound
-        for side, picture in enumerate((to_uint8(y) if sound else None, x)):
-            for value in thresholds:
-                for reading in READINGS:
-                    pair = rows.setdefault(f"pixel_accuracy_{reading}_{value:g}", ([], []))
-                    right = math.nan if picture is None else pixel_accuracy(picture, truth, value, reading)
-                    pair[side].append(right)
-            if palette is not None and picture is not None:
-                tables[side].append(palette.confusion(picture, truth))
-    found = {name: mean_figure(y, seed=seed) | {"before": mean_figure(x, seed=seed)} for name, (y, x) in rows.items()}
+        picture = to_uint8(torch.nan_to_num(y))
+        accuracies = _accuracies(picture, truth, options)
+        ours.append(accuracies if sound else [math.nan] * len(accuracies))
+        theirs.append(_accuracies(x, truth, options))
+        if palette is not None:
+            tables_before.append(palette.confusion(x, truth))
+            tables += [palette.confusion(picture, truth)] * sound
+    found: dict[str, Any] = {}
+    for key, after, before in zip(pixel_keys(options), np.transpose(ours), np.transpose(theirs), strict=True):
+        found[key] = mean_figure(after, seed=seed) | {"before": mean_figure(before, seed=seed)}
     if palette is not None:
-        n = len(pairs)
-        after = nothing(f"{bad} outputs are not finite", n, n) if bad else _iou(tables[0], palette, seed)
-        found[f"mean_iou_{palette.name}"] = after | {"before": _iou(tables[1], palette, seed)}
+        n, bad = len(pairs), len(pairs) - len(tables)
+        figure = nothing(f"{bad} outputs are not finite", n, n) if bad else _iou(tables, palette, seed)
+        found[f"mean_iou_{palette.name}"] = figure | {"before": _iou(tables_before, palette, seed)}
     return found
 
 
-def pixel_keys(thresholds: Sequence[float]) -> list[str]:
-    """Name the figures of :func:`pixel_figures` but those of a palette."""
-    return [f"pixel_accuracy_{reading}_{value:g}" for value in thresholds for reading in READINGS]
+def _accuracies(picture: Pixels, truth: Pixels, options: EvaluateConfig) -> list[float]:
+    """In the order of :func:`pixel_keys`."""
+    return [pixel_accuracy(picture, truth, value, reading) for value in options.threshold for reading in READINGS]
 
 
-def mask_keys(threshold: float) -> list[str]:
+def pixel_keys(options: EvaluateConfig, palette: Palette | None = None) -> list[str]:
+    """Name the figures of :func:`pixel_figures`."""
+    keys = [f"pixel_accuracy_{reading}_{value:g}" for value in options.threshold for reading in READINGS]
+    return keys + ([f"mean_iou_{palette.name}"] if palette is not None else [])
+
+
+def mask_keys(options: EvaluateConfig) -> list[str]:
     """Name the figures of :func:`mask_figures`."""
-    return [f"{name}_{threshold:g}" for name in ("mask_iou", "mask_f1")]
+    return [f"{name}_{options.mask_threshold:g}" for name in ("mask_iou", "mask_f1")]
 
 
 def _iou(tables: Sequence[Any], palette: Palette, seed: int) -> Figure:
     """Mean IoU over the classes of the truth; its interval resamples pictures."""
-    stack = np.stack(tables)
+    stack, n = np.stack(tables), len(tables)
 
     def mean_over_classes(confusion: Any) -> float:
         return float(np.mean([v for v in class_ious(confusion) if v is not None]))
 
-    per = class_ious(stack.sum(axis=0))
-    figure: Figure = {
-        "value": mean_over_classes(stack.sum(axis=0)),
-        "n": len(stack),
-        "n_generated": len(stack),
-        "n_real": len(stack),
-        "per_class": dict(zip(palette.classes, per, strict=True)),
-    }
-    if len(stack) > 1:
+    whole = stack.sum(axis=0)
+    figure: Figure = {"value": mean_over_classes(whole), "n": n, "n_generated": n, "n_real": n}
+    figure["per_class"] = dict(zip(palette.classes, class_ious(whole), strict=True))
+    if n > 1:
         rng = np.random.default_rng(seed)
-        values = [mean_over_classes(stack[rng.integers(len(stack), size=len(stack))].sum(axis=0)) for _ in range(200)]
+        values = [mean_over_classes(stack[rng.integers(n, size=n)].sum(axis=0)) for _ in range(200)]
         figure["interval"] = list(centred(np.array(values), figure["value"]))
     return figure
 
 
-def mask_figures(
-    translator: Translator, folder: Path | str, source: str, *, threshold: float, seed: int = 0
-) -> dict[str, Any]:
-    """``mask_iou`` and ``mask_f1``: overlap of the attention mask, cut at ``threshold``, with true masks, the mean over
-    pictures.
-
-    ``folder`` holds a folder of pictures named like the source and a folder ``mask`` (or ``masks``) with a file of the
-    same name
-    for each, white where the object is. ``before`` is what a mask of the whole picture has: the share of the object.
+def mask_figures(translator: Translator, source: str, options: EvaluateConfig) -> dict[str, Any]:
+    """``mask_iou`` and ``mask_f1``: overlap of the attention mask, cut at the threshold, with the true masks of
+    ``options.masks``, the mean over pictures. ``before`` is what a mask of the whole picture has.
 
     Raises DataError, ConfigError (a model without attention among them).
     """
-    scores: dict[str, tuple[list[float], list[float]]] = {"mask_iou": ([], []), "mask_f1": ([], [])}
-    for picture, mask in find_masks(folder, source):
+    assert options.masks is not None
+    rows = []
+    for picture, mask in find_masks(options.masks, source):
         x = np.asarray(open_image(picture, min_side=1))
         truth = np.asarray(open_image(mask, min_side=1)).mean(axis=-1) >= 128
         if truth.shape != x.shape[:2]:
@@ -129,14 +114,11 @@ def mask_figures(
             raise DataError(f"{show(mask)}: {sizes[0]} pixels, but the picture {show(picture)} has {sizes[1]}")
         soft = translator.attention(to_tensor(x[None]))[0, 0].cpu()
         sound = bool(torch.isfinite(soft).all())  # NaN is on neither side of a threshold
-        ours = (soft >= threshold).numpy()
-        for name, score in (("mask_iou", mask_iou), ("mask_f1", mask_f1)):
-            scores[name][0].append(score(ours, truth) if sound else math.nan)
-            scores[name][1].append(score(np.ones_like(truth), truth))
-    return {
-        f"{name}_{threshold:g}": mean_figure(ours, seed=seed) | {"before": mean_figure(whole, seed=seed)}
-        for name, (ours, whole) in scores.items()
-    }
+        ours, all_of_it = (soft >= options.mask_threshold).numpy(), np.ones_like(truth)
+        here = [mask_iou(ours, truth), mask_f1(ours, truth)] if sound else [math.nan, math.nan]
+        rows.append([*here, mask_iou(all_of_it, truth), mask_f1(all_of_it, truth)])
+    iou, f1, iou_before, f1_before = (mean_figure(column, seed=options.seed) for column in np.transpose(rows))
+    return dict(zip(mask_keys(options), (iou | {"before": iou_before}, f1 | {"before": f1_before}), strict=True))
 
 
 def _images(folder: Path) -> list[Path]:
@@ -166,30 +148,28 @@ class Pair:
     source_is_left: bool = True
 
 
-def find_pairs(
-    translator: Translator, folder: Path | str, source: str, target: str, left: str | None = None
-) -> list[Pair]:
-    """The pairs of a direction, none opened yet. Raises DataError, and ConfigError for an unknown domain ``left``."""
+def find_pairs(translator: Translator, root: Path, source: str, target: str, left: str | None = None) -> list[Pair]:
+    """The pairs of a direction, none opened yet: pictures of two halves side by side (``left`` names the domain of the
+    left one; None: the source of the model's first direction), or files of equal names in two folders named like the
+    domains. Raises DataError, and ConfigError for an unknown domain ``left``.
+    """
     left = left or translator.directions[0][0]
     if left not in translator.domains:
-        raise ConfigError(
-            f"no domain '{left}'.{nearest(left, translator.domains)} This model knows: {', '.join(translator.domains)}."
-        )
-    root = Path(folder)
+        known = f"{nearest(left, translator.domains)} This model knows: {', '.join(translator.domains)}."
+        raise ConfigError(f"no domain '{left}'.{known}")
     if (root / source).is_dir() and (root / target).is_dir():
         return [Pair(one, other) for one, other in _same_names(root / source, root / target)]
     files = _images(root)
     if not files:
-        raise DataError(
-            f"{show(root)}: no pairs: neither folders '{source}' and '{target}', nor pictures of two "
-            "halves side by side"
-        )
+        lacking = f"neither folders '{source}' and '{target}', nor pictures of two halves side by side"
+        raise DataError(f"{show(root)}: no pairs: {lacking}")
     return [Pair(file, None, source == left) for file in files]
 
 
-def find_masks(folder: Path | str, source: str) -> list[tuple[Path, Path]]:
-    """(picture, true mask) of a source, none opened yet. Raises DataError."""
-    root = Path(folder)
+def find_masks(root: Path, source: str) -> list[tuple[Path, Path]]:
+    """(picture, true mask) of a source, none opened yet: a folder named like the source, and a folder ``mask`` (or
+    ``masks``) with a file of the same name for each, white where the object is. Raises DataError.
+    """
     place = next((root / name for name in MASKS if (root / name).is_dir()), None)
     if place is None:
         raise DataError(f"{show(root)}: no folder 'mask' with the true masks beside '{source}'")
@@ -198,9 +178,9 @@ def find_masks(folder: Path | str, source: str) -> list[tuple[Path, Path]]:
 
 def _open_pair(pair: Pair) -> tuple[Pixels, Pixels]:
     """(picture of the source, true picture of the target), uint8 [H, W, 3]."""
-    if pair.target is not None:
-        return np.asarray(open_image(pair.source)), np.asarray(open_image(pair.target))
     both = np.asarray(open_image(pair.source))
+    if pair.target is not None:
+        return both, np.asarray(open_image(pair.target))
     if both.shape[1] % 2:
         raise DataError(f"{show(pair.source)}: {both.shape[1]} pixels wide, which is no two halves side by side")
     half = both.shape[1] // 2
@@ -276,55 +256,36 @@ def class_ious(confusion: NDArray[np.int64]) -> list[float | None]:
     ]
 
 
-FACADES = Palette(
-    "facades",
-    (
-        "background",
-        "facade",
-        "window",
-        "door",
-        "cornice",
-        "sill",
-        "balcony",
-        "blind",
-        "deco",
-        "molding",
-        "pillar",
-        "shop",
-    ),
-    (
-        (0, 0, 223),
-        (0, 48, 255),
-        (0, 128, 255),
-        (0, 207, 255),
-        (32, 255, 223),
-        (112, 255, 143),
-        (191, 255, 64),
-        (255, 239, 0),
-        (255, 159, 0),
-        (255, 80, 0),
-        (255, 0, 0),
-        (175, 0, 0),
-    ),
-)
-"""The CMP facade database in the colours of pix2pix's pictures: every fifth of the 64 of the colour map "jet"."""
+_FACADES = """
+background 0 0 223 # every fifth of the 64 colours of "jet", as in pix2pix's pictures
+facade 0 48 255
+window 0 128 255
+door 0 207 255
+cornice 32 255 223
+sill 112 255 143
+balcony 191 255 64
+blind 255 239 0
+deco 255 159 0
+molding 255 80 0
+pillar 255 0 0
+shop 175 0 0
+"""
+"""The CMP facade database."""
 
 
 def open_palette(name: Path | str) -> Palette:
     """``facades``, or a text file with a class a line: its name and red, green and blue from 0 to 255. Raises
     ConfigError."""
-    if str(name) == FACADES.name:
-        return FACADES
     path = Path(name)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = _FACADES if str(name) == "facades" else path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"palette {path}: cannot be read ({error}); there is '{FACADES.name}', or give a text "
-            "file with lines such as: road 128 64 128"
+            f"palette {path}: cannot be read ({error}); there is 'facades', or give a text file with lines such as: "
+            "road 128 64 128"
         ) from error
     classes, colours = [], []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         parts = line.split("#")[0].split()
         if not parts:
             continue
@@ -333,10 +294,8 @@ def open_palette(name: Path | str) -> Palette:
             if len(parts) < 4 or not all(0 <= c <= 255 for c in (red, green, blue)):
                 raise ValueError
         except ValueError as error:
-            raise ConfigError(
-                f"{path}, line {number}: {line!r}; wanted a name and three numbers from 0 to 255, as "
-                "in: road 128 64 128"
-            ) from error
+            wanted = "wanted a name and three numbers from 0 to 255, as in: road 128 64 128"
+            raise ConfigError(f"{path}, line {number}: {line!r}; {wanted}") from error
         classes.append(" ".join(parts[:-3]))
         colours.append((red, green, blue))
     if len(classes) < 2 or len(set(colours)) < len(colours):
