@@ -33,7 +33,7 @@ class Batch:
     these."""
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{k: function(v) for k, v in values.items() if isinstance(v, Tensor)})
 
     def to(self, device: torch.device, **options: Any) -> Batch:

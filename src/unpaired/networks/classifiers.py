@@ -204,7 +204,7 @@ class Kind:
     """One network."""
 
     layers: Callable[[], Layers]
-    shallow: tuple[str, str, str]
+    shallow: tuple[str, ...]
     """Three layers of low level: what "the first three layers of VGG" are for this network."""
     stride4: str | None = None
     """Layer at a quarter of the image's size that an attention branch can grow from; None has no fitting one."""
