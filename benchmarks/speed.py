@@ -88,7 +88,7 @@ def configured(preset: str, precision: str, device: str, settings: Sequence[str]
     values = parse_assignments(list(settings)) | {"training.precision": precision, "training.device": device}
     config = training_run.resolve(preset=preset, settings=values)
     source = getattr(config.model, "source", "") or "a"
-    return config, (source, source + "2")[: 1 if method_class(config.method).max_domains == 1 else 2]
+    return config, (source, source + "2")[: 1 if method_class(config.method).domain_count[1] == 1 else 2]
 
 
 def steps_of(

@@ -134,9 +134,7 @@ class Tiny(Method):
             loss = loss * float("nan")
         return {"cycle": loss, "target": (self.forth(back) - batch.target).abs().mean()}
 
-    def translate(
-        self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def render(self, images: Tensor, source: str | None, target: str, *inputs: Tensor) -> Tensor:
         """One of the two generators."""
         net = self.forth if (source, target) == self.domains else self.back
         return net(images).tanh()

@@ -26,9 +26,7 @@ class Negative(Method):
         self.pause_s = pause_s
         self.calls: list[tuple[int, ...]] = []
 
-    def translate(
-        self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def render(self, images: Tensor, source: str | None, target: str, *inputs: Tensor) -> Tensor:
         """-x."""
         assert images.shape[2] % self.stride == 0 and images.shape[3] % self.stride == 0
         assert not self.training and not torch.is_grad_enabled()
@@ -56,11 +54,9 @@ def like(kind: type[Negative], way: Callable[..., Tensor], **attributes: Any) ->
 class Blur(Negative):
     """A 5×5 mean: local with a receptive field of two pixels each way."""
 
-    def translate(
-        self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def render(self, images: Tensor, source: str | None, target: str, *inputs: Tensor) -> Tensor:
         """Mean of the neighbourhood."""
-        return nn.functional.avg_pool2d(super().translate(images, source, target), 5, 1, 2, count_include_pad=False)
+        return nn.functional.avg_pool2d(super().render(images, source, target), 5, 1, 2, count_include_pad=False)
 
 
 class Square(Negative):
@@ -71,25 +67,24 @@ class Square(Negative):
         """16."""
         return 16
 
-    def translate(
-        self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def render(self, images: Tensor, source: str | None, target: str, *inputs: Tensor) -> Tensor:
         """-x, for one size."""
         assert images.shape[2:] == (16, 16)
-        return super().translate(images, source, target)
+        return super().render(images, source, target)
 
 
 class Noise(Negative):
     """Adds noise: its outputs follow from the generator."""
 
-    stochastic = True
+    def inputs(
+        self, images: Tensor, target: str, generator: torch.Generator | None = None, latents: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """The noise."""
+        return (torch.randn(images.shape, generator=generator, device=images.device),)
 
-    def translate(
-        self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def render(self, images: Tensor, source: str | None, target: str, *inputs: Tensor) -> Tensor:
         """-x and noise."""
-        noise = torch.randn(images.shape, generator=generator, device=images.device)
-        return (super().translate(images, source, target) + 0.2 * noise).clamp(-1, 1)
+        return (super().render(images, source, target) + 0.2 * inputs[0]).clamp(-1, 1)
 
 
 class OneWay(Negative):
@@ -100,12 +95,10 @@ class OneWay(Negative):
         """One."""
         return ((self.domains[0], self.domains[1]),)
 
-    def translate(
-        self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def render(self, images: Tensor, source: str | None, target: str, *inputs: Tensor) -> Tensor:
         """-x; NaN where the picture is white."""
         white = images.amin(dim=(1, 2, 3), keepdim=True) > 0.999
-        return super().translate(images, source, target).masked_fill(white, float("nan"))
+        return super().render(images, source, target).masked_fill(white, float("nan"))
 
     def reconstruct(self, images: Tensor, domain: str) -> Tensor | None:
         """It has none."""

@@ -34,7 +34,7 @@ class Batch:
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: function(v) for k, v in values.items() if isinstance(v, Tensor)})
+        return replace(self, **(values | {k: function(v) for k, v in values.items() if isinstance(v, Tensor)}))
 
     def to(self, device: torch.device, **options: Any) -> Batch:
         """The same batch on ``device``."""

@@ -18,7 +18,7 @@ def test_a_preset_builds_its_networks_and_says_what_it_is_for(name: str) -> None
     """Without memory; two domains, or one where the method takes no more."""
     run = resolve(preset=name)
     source = getattr(run.model, "source", "") or "a"
-    domains = (source, source + "2")[: method_class(run.method).max_domains or 2]
+    domains = (source, source + "2")[: method_class(run.method).domain_count[1] or 2]
     with torch.device("meta"):
         method = build(run, domains, tuple("0123456789"))
     assert sum(stage.steps for stage in method.stages()) > 0

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from report_toys import many  # noqa: F401 - a fixture
 from test_evaluation import Colours
@@ -26,9 +25,7 @@ from unpaired.evaluation.run import evaluate
 class Untouched(Dark):
     """A model that nothing may be translated with."""
 
-    def translate(
-        self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def render(self, images: Tensor, source: str | None, target: str, *inputs: Tensor) -> Tensor:
         """Never asked."""
         pytest.fail("something was translated")
 

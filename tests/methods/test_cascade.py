@@ -251,15 +251,14 @@ def test_translation_goes_as_far_as_training_has_come() -> None:
     for index, level in enumerate((5, 4, 3)):
         method._start_inversion(index)
         assert torch.equal(method.translate(x, *DOMAINS), method.picture(level, maps[level], 1))
-        (own,) = method.views(x, *DOMAINS)
+        (own,) = method.views(x, *DOMAINS).values()
         assert torch.equal(own, method.picture(level, maps[level], 0))
     assert method.levels(x, *DOMAINS) == []  # what untrained translators make is nothing to look at
     for index, level in enumerate((5, 4, 3)):
         method.start_level(index)
         made = method.cascade(maps, 1, index + 1)
         assert torch.equal(method.translate(x, *DOMAINS), method.picture(level, made[-1], 1))
-    assert method.view_names == ("inversion of the input", "level 5", "level 4")
-    assert len(method.views(x, *DOMAINS)) == 3
+    assert list(method.views(x, *DOMAINS)) == ["inversion of the input", "level 5", "level 4"]
     names = [name for name, _, _ in method.levels(x, *DOMAINS)]
     assert names == ["level 5", "level 4", "level 3"]
     assert torch.equal(method.levels(x, *DOMAINS)[-1][2], method.translate(x, *DOMAINS))

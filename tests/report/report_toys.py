@@ -34,9 +34,8 @@ class Many(Method):
     """Moves the colour towards the target's own level, adds noise, shows the grey image and half of the result."""
 
     Config = ManyConfig
-    stochastic = True
     any_source = True
-    max_domains = None
+    domain_count = (2, None)
 
     def __init__(self, config: ManyConfig, domains: tuple[str, ...], **kwargs: Any) -> None:
         super().__init__(config, domains, **kwargs)
@@ -46,26 +45,24 @@ class Many(Method):
         """One without players: it learns nothing."""
         return (Stage("none", 5, (), 1),)
 
-    def translate(
-        self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def inputs(
+        self, images: Tensor, target: str, generator: torch.Generator | None = None, latents: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """The noise."""
+        return (torch.randn(images.shape, generator=generator, device=images.device),)
+
+    def render(self, images: Tensor, source: str | None, target: str, *inputs: Tensor) -> Tensor:
         """Half image, half level."""
-        noise = torch.randn(images.shape, generator=generator, device=images.device)
         heard = torch.zeros_like(images) if self.config.deaf else images
-        result = heard / 2 + self.level[self.domains.index(target)] / 2 + 0.05 * noise
+        result = heard / 2 + self.level[self.domains.index(target)] / 2 + 0.05 * inputs[0]
         if self.config.spoilt:
             bright = images.mean(dim=(1, 2, 3), keepdim=True) > -0.5
             result = result.masked_fill(bright, float("nan"))
         return result.clamp(-1, 1)
 
-    @property
-    def view_names(self) -> tuple[str, ...]:
-        """Of the first alone."""
-        return ("grey",)
-
-    def views(self, images: Tensor, source: str, target: str) -> list[Tensor]:
-        """Two pictures, one of them without a name and of another size."""
-        return [images.mean(1, keepdim=True).expand(-1, 3, -1, -1), images[:, :, ::2, ::2]]
+    def views(self, images: Tensor, source: str, target: str) -> dict[str, Tensor]:
+        """Two pictures, one of them of another size."""
+        return {"grey": images.mean(1, keepdim=True).expand(-1, 3, -1, -1), "half": images[:, :, ::2, ::2]}
 
 
 def save(path: Path, domains: tuple[str, ...], **settings: Any) -> Path:

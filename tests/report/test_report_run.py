@@ -224,7 +224,7 @@ def test_many_classes_random_outputs_and_views(tmp_path: Path) -> None:
     data = tiny.folder(tmp_path / "data", domains=names)
     out = write_report(model, out=tmp_path / "r.html", data=[str(data)], images=2, limit=3)
     text, page = words_of(out), Page(out.read_text(encoding="utf-8"))
-    for words in ("as bean, sample 1", "as bean, sample 4", "grey", "view 2", "from corn", "any of its 5 domains"):
+    for words in ("as bean, sample 1", "as bean, sample 4", "grey", "half", "from corn", "any of its 5 domains"):
         assert words in text, words
     grid = [i["alt"] for i in page.all("img") if (i["alt"] or "").startswith("One image as every class")]
     assert grid == [f"One image as every class, {b}: from {a}" for a in names for b in names]
@@ -250,7 +250,7 @@ def test_samples_differ_and_the_page_repeats(tmp_path: Path) -> None:
     translator = unpaired.load(model)
     rows = looks.sheet(translator, tiny.pictures(2, 16), "red", "blue")
     assert len({v.tobytes() for k, v in rows.items() if "sample" in k}) == looks.SAMPLES
-    assert list(rows)[:3] == ["input: red", "grey", "view 2"]
+    assert list(rows)[:3] == ["input: red", "grey", "half"]
     a = write_report(model, out=tmp_path / "r.html", data=[str(data)], images=2, limit=3).read_bytes()
     assert a == write_report(model, out=tmp_path / "r.html", data=[str(data)], images=2, limit=3).read_bytes()
 

@@ -293,9 +293,7 @@ class Attend(Method):
 
     # -- translation
 
-    def translate(
-        self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def render(self, images: Tensor, source: str | None, target: str, *inputs: Tensor) -> Tensor:
         """G(x) = m ⊙ G0(x) + (1 - m) ⊙ x; where m is below MASK_FLOOR, x itself."""
         if (source, target) != self.direction:
             raise ConfigError(f"this model translates {' to '.join(self.direction)} alone, not {source} to {target}")
@@ -318,17 +316,15 @@ class Attend(Method):
         mask: Tensor = self.branch(images)
         return torch.where(mask < MASK_FLOOR, 0.0, mask)
 
-    def views(self, images: Tensor, source: str, target: str) -> list[Tensor]:
-        """G0(x) and the mask in grey, for the sample sheets."""
+    def views(self, images: Tensor, source: str, target: str) -> dict[str, Tensor]:
+        """G0(x) and the mask in grey, once it is in use."""
         mask = self.attention(images)
         if mask is None or not bool(self.attending):
-            return []
-        return [self.generator(images).float(), (2 * mask - 1).expand(-1, 3, -1, -1)]
-
-    @property
-    def view_names(self) -> tuple[str, ...]:
-        """For reports."""
-        return "translated everywhere, G0(x)", "mask: white is translated"
+            return {}
+        return {
+            "translated everywhere, G0(x)": self.generator(images).float(),
+            "mask: white is translated": (2 * mask - 1).expand(-1, 3, -1, -1),
+        }
 
     @staticmethod
     def compose(images: Tensor, translated: Tensor, mask: Tensor | None) -> Tensor:

@@ -2,7 +2,7 @@
 gives.
 
 A method is one file in this folder with a subclass of :class:`Method`, one line in ``unpaired.methods.METHODS``, and
-presets. It writes two things, ``stages()`` and ``translate()``; the one loop (``unpaired.training.loop``) does
+presets. It writes two things, ``stages()`` and ``render()``; the one loop (``unpaired.training.loop``) does
 everything else: freezing, train and eval modes, precision, accumulation, EMA, all-reduce, logging, checkpoints, resume.
 
 Legend: N batch, H height, W width; images are float tensors [N, 3, H, W] in [-1, 1].
@@ -153,17 +153,14 @@ class Method(nn.Module):
     domains, and images of no pixel."""
     stride: int = 1
     """``translate`` accepts heights and widths divisible by this; callers pad to it and crop back."""
-    stochastic: ClassVar[bool] = False
-    """``translate`` draws noise. Files are then translated one by one, each seeded from its own bytes."""
     more_noise: ClassVar[bool] = False
     """Outputs depend on noise beside the latents, which ``generator`` draws where latents are given, too."""
     from_noise: ClassVar[bool] = False
     """``translate`` makes images of noise alone: of its input only the number counts. Needs ``latent_size``."""
     any_source: ClassVar[bool] = False
     """``translate`` takes None for ``source``: images of no trained domain."""
-    min_domains: ClassVar[int] = 2
-    max_domains: ClassVar[int | None] = 2
-    """How many domains the method can be trained on (None: any number)."""
+    domain_count: ClassVar[tuple[int, int | None]] = (2, 2)
+    """Fewest and most domains that the method can be trained on (None: any number)."""
 
     def __init__(
         self, config: MethodConfig, domains: tuple[str, ...], *, image_size: int, classes: tuple[str, ...] = ()
@@ -211,6 +208,11 @@ class Method(nn.Module):
         """Numbers in a latent, for a method whose ``translate`` has the keyword ``latents``; None for the others."""
         return None
 
+    @property
+    def stochastic(self) -> bool:
+        """Whether outputs depend on noise. Files are then translated one by one, each seeded from its own bytes."""
+        return type(self).inputs is not Method.inputs
+
     def stages(self) -> tuple[Stage, ...]:
         """The training plan; a pure function of the config."""
         raise NotImplementedError(f"{type(self).__name__} must define stages()")
@@ -239,27 +241,32 @@ class Method(nn.Module):
         return ""
 
     def translate(
-        self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
+        self,
+        images: Tensor,
+        source: str | None,
+        target: str,
+        *,
+        generator: torch.Generator | None = None,
+        latents: Tensor | None = None,
     ) -> Tensor:
         """[N, 3, H, W] in [-1, 1] of domain ``source`` -> the same shape and range, in domain ``target``.
 
-        Called in eval mode. Deterministic for deterministic methods; ``generator`` seeds the others. Where
-        ``any_source`` is set, ``source`` may be None; where ``latent_size`` is not None there is a keyword ``latents``,
-        [N, latent_size].
+        Called in eval mode. ``source`` may be None where ``any_source`` is set; noise is drawn with ``generator``, or
+        given as ``latents`` [N, latent_size].
         """
-        raise NotImplementedError(f"{type(self).__name__} must define translate()")
+        return self.render(images, source, target, *self.inputs(images, target, generator, latents))
 
     def inputs(
         self, images: Tensor, target: str, generator: torch.Generator | None = None, latents: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """The tensors beside ``images`` that :meth:`translate` would make a translation of: all that it draws with
+        """The tensors beside ``images`` that :meth:`render` makes a translation of: all that is drawn with
         ``generator`` (or ``latents``), the number of a class. None for methods that draw nothing."""
         return ()
 
     def render(self, images: Tensor, source: str | None, target: str, *inputs: Tensor) -> Tensor:
-        """What :meth:`translate` makes of ``images`` with :meth:`inputs`: nothing is drawn here, so that other engines
-        can run it."""
-        return self.translate(images, source, target)  # type: ignore[arg-type]  # None only where any_source is set
+        """The translation of ``images`` with :meth:`inputs`: nothing is drawn here, so that other engines can run
+        it."""
+        raise NotImplementedError(f"{type(self).__name__} must define render()")
 
     def reconstruct(self, images: Tensor, domain: str) -> Tensor | None:
         """The method's own reconstruction within a domain (for the identity error), or None if it has none."""
@@ -270,16 +277,10 @@ class Method(nn.Module):
         image, 0 where the image stays as it is; None if the method has no such mask."""
         return None
 
-    def views(self, images: Tensor, source: str, target: str) -> list[Tensor]:
-        """Pictures [N, 3, H, W] in [-1, 1] of what happens between an image and its translation, such as a mask; they
-        become rows between the two in the sample sheets."""
-        return []
-
-    @property
-    def view_names(self) -> tuple[str, ...]:
-        """Names of the pictures that :meth:`views` returns now, in their order, for reports; those without one are
-        numbered."""
-        return ()
+    def views(self, images: Tensor, source: str, target: str) -> dict[str, Tensor]:
+        """Pictures [N, 3, H, W] in [-1, 1] of what happens between an image and its translation, such as a mask, by
+        name; they become rows between the two in sample sheets and reports."""
+        return {}
 
     def levels(self, images: Tensor, source: str, target: str) -> list[tuple[str, Tensor, Tensor]]:
         """For a method that translates level by level: (name of the level, what the images look like there, what their

@@ -120,14 +120,12 @@ class Cascade(LevelMethod):
             made.append(self.make(index, maps[self.config.levels[index]], made[-1] if made else None, target))
         return made
 
-    def _way(self, source: str, target: str) -> tuple[int, int]:
+    def _way(self, source: str | None, target: str) -> tuple[int, int]:
         if (source, target) not in self.directions:
             raise ConfigError(f"this model translates between {' and '.join(self.domains)}, not {source} to {target}")
         return self.domains.index(source), self.domains.index(target)
 
-    def translate(
-        self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def render(self, images: Tensor, source: str | None, target: str, *inputs: Tensor) -> Tensor:
         """image -> features -> 5 -> 4 -> 3 -> inversion -> image (Fig. 3)."""
         s, t = self._way(source, target)
         begun, shown = int(self.reached), self.shown  # read first: later a GPU's work would be waited for
@@ -146,7 +144,7 @@ class Cascade(LevelMethod):
             "goes on with the levels"
         )
 
-    def reconstruct(self, images: Tensor, domain: str) -> Tensor | None:
+    def reconstruct(self, images: Tensor, domain: str) -> Tensor:
         """The inversion of the last level's map of ``images``: what the way through features costs, without
         translation. While the inversion networks are in training, of the level that it has come to."""
         number, last = self.domains.index(domain), self.last_pictured
@@ -166,18 +164,11 @@ class Cascade(LevelMethod):
             if level in self.config.inverted
         ]
 
-    @property
-    def view_names(self) -> tuple[str, ...]:
-        """The input's inversion first; then as for every method on levels, once a level has been begun."""
-        return ("inversion of the input", *(super().view_names if int(self.reached) else ()))
-
-    def views(self, images: Tensor, source: str, target: str) -> list[Tensor]:
-        """For the sample sheets: the inversion of the input, then the translation at each level but the last."""
-        if not int(self.reached):
-            same = self.reconstruct(images, source)
-            return [] if same is None else [same]
+    def views(self, images: Tensor, source: str, target: str) -> dict[str, Tensor]:
+        """The inversion of the input, then the translation at each level but the last, once a level has been begun."""
         found = self.levels(images, source, target)
-        return [found[-1][1]] + [translated for _, _, translated in found[:-1]] if found else []
+        same = found[-1][1] if found else self.reconstruct(images, source)
+        return {"inversion of the input": same} | {name: translated for name, _, translated in found[:-1]}
 
     # -- losses
 

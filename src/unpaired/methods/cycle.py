@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, NamedTuple
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -142,9 +141,7 @@ class Cycle(Method):
 
     # -- translation
 
-    def translate(
-        self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def render(self, images: Tensor, source: str | None, target: str, *inputs: Tensor) -> Tensor:
         """G(x) or F(x)."""
         if (source, target) not in self.directions:
             raise ConfigError(f"this model translates between {' and '.join(self.domains)}, not {source} to {target}")

@@ -466,8 +466,7 @@ class DeepI2IStyleGAN(OnStyleGAN, Hierarchical):
     gan: ClassVar[str] = "stylegan"
     second_order: ClassVar[bool] = True
     any_source: ClassVar[bool] = False
-    min_domains: ClassVar[int] = 2
-    max_domains: ClassVar[int | None] = 2
+    domain_count: ClassVar[tuple[int, int | None]] = (2, 2)
     config: DeepI2IStyleGANConfig
     encoder: stylegan.Features
     generator: stylegan.Generator

@@ -56,11 +56,9 @@ class DeepVAE(LevelMethod):
     training_only: ClassVar[tuple[str, ...]] = ("critics", "judges")
     made_from_deeper: ClassVar[bool] = False
     reads: ClassVar[tuple[Side, ...]] = ("source",)
-    stochastic: ClassVar[bool] = True
     from_noise: ClassVar[bool] = True
     any_source: ClassVar[bool] = True
-    min_domains: ClassVar[int] = 1
-    max_domains: ClassVar[int | None] = 1
+    domain_count: ClassVar[tuple[int, int | None]] = (1, 1)
 
     def __init__(self, config: DeepVAEConfig, domains: tuple[str, ...], **rest: Any) -> None:
         super().__init__(config, domains, **rest)
@@ -123,18 +121,6 @@ class DeepVAE(LevelMethod):
             self.picture(level, x, 0) for level, x in zip(levels, made, strict=False) if level in self.config.inverted
         ]
 
-    def translate(
-        self,
-        images: Tensor,
-        source: str | None,
-        target: str,
-        *,
-        generator: torch.Generator | None = None,
-        latents: Tensor | None = None,
-    ) -> Tensor:
-        """Images from noise; of ``images`` only the number counts."""
-        return self.render(images, source, target, *self.inputs(images, target, generator, latents))
-
     def inputs(
         self, images: Tensor, target: str, generator: torch.Generator | None = None, latents: Tensor | None = None
     ) -> tuple[Tensor, ...]:
@@ -146,10 +132,12 @@ class DeepVAE(LevelMethod):
         (z,) = inputs
         return self.pictures(self.synthesise(z, self.shown))[-1].to(images.dtype)
 
-    def views(self, images: Tensor, source: str, target: str) -> list[Tensor]:
-        """For the sample sheets: the same samples at the deeper levels."""
+    def views(self, images: Tensor, source: str, target: str) -> dict[str, Tensor]:
+        """The same samples as on the sheets at the deeper levels."""
         noise = torch.Generator(images.device).manual_seed(0)  # as the sheets draw them
-        return self.pictures(self.synthesise(draw_latents(self.latent_size, images, noise, None), self.shown))[:-1]
+        made = self.synthesise(draw_latents(self.latent_size, images, noise, None), self.shown)
+        names = [f"level {level}" for level in self.config.levels if level in self.config.inverted]
+        return dict(zip(names, self.pictures(made)[:-1], strict=False))
 
     def encode(self, images: Tensor) -> Tensor:
         """[N, 3, S, S] -> the mean of their latents [N, Z] at the deepest level."""

@@ -70,7 +70,7 @@ class Finetune(Method):
     Config: ClassVar[type[FinetuneConfig]] = FinetuneConfig
     training_only: ClassVar[tuple[str, ...]] = ("head",)
     reads: ClassVar[tuple[Side, ...]] = ("source",)
-    max_domains: ClassVar[int | None] = None
+    domain_count: ClassVar[tuple[int, int | None]] = (2, None)
 
     def __init__(
         self, config: FinetuneConfig, domains: tuple[str, ...], *, image_size: int, classes: tuple[str, ...] = ()

@@ -124,10 +124,8 @@ class StyleGANSettings(MethodConfig):
 class OnGAN(Method):
     """Base of all methods on these networks: one square size, latents, and a single domain will do."""
 
-    stochastic: ClassVar[bool] = True
     any_source: ClassVar[bool] = True
-    min_domains: ClassVar[int] = 1
-    max_domains: ClassVar[int | None] = None
+    domain_count: ClassVar[tuple[int, int | None]] = (1, None)
     sizes: ClassVar[tuple[int, ...]] = biggan.SIZES
     """Sides that there are networks for."""
     family: ClassVar[str] = "BigGAN"
@@ -160,28 +158,12 @@ class OnGAN(Method):
         """The networks of the configured ``pretrained``, with this method's classes. Raises CheckpointError,
         ConfigError."""
 
-    def translate(
-        self,
-        images: Tensor,
-        source: str | None,
-        target: str,
-        *,
-        generator: torch.Generator | None = None,
-        latents: Tensor | None = None,
-    ) -> Tensor:
-        """With the latents ``latents`` [N, Z] or drawn with ``generator``. Raises DataError, ConfigError."""
-        return self.render(images, source, target, *self.inputs(images, target, generator, latents))
-
     def inputs(
         self, images: Tensor, target: str, generator: torch.Generator | None = None, latents: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         """The latents [N, Z] and the number of class ``target`` [N]."""
         y = self.class_of(target, images)
         return draw_latents(self.shape.latent, images, generator, latents), y
-
-    @abstractmethod
-    def render(self, images: Tensor, source: str | None, target: str, *inputs: Tensor) -> Tensor:
-        """Images for :meth:`inputs`, which alone say of which class."""
 
     def class_of(self, target: str, images: Tensor) -> Tensor:
         """[N] int64: the number of class ``target`` for each image. Raises ConfigError for an unknown one."""

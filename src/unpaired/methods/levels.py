@@ -285,12 +285,6 @@ class LevelMethod(Method):
         levels = self.config.levels
         return count if count and levels[count - 1] in self.config.inverted else len(levels)
 
-    @property
-    def view_names(self) -> tuple[str, ...]:
-        """The levels in use but the last, which makes the result."""
-        used = [level for level in self.config.levels[: self.shown] if level in self.config.inverted]
-        return tuple(f"level {level}" for level in used[:-1])
-
     def untrained(self) -> str:
         """The levels, and the inversion network, that an output goes through and that no stage has begun to train."""
         used = self.config.levels[: self.shown]

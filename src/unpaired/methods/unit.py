@@ -300,10 +300,8 @@ class UNIT(Method):
         images: Tensor = self.generators[self._index(domain)](self.generator_shared(code))
         return images
 
-    def translate(
-        self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        return self.decode(self.encode(images, source), target)  # F_1→2(x) = G_2(E_1(x))
+    def render(self, images: Tensor, source: str | None, target: str, *inputs: Tensor) -> Tensor:
+        return self.decode(self.encode(images, str(source)), target)  # F_1→2(x) = G_2(E_1(x))
 
     def reconstruct(self, images: Tensor, domain: str) -> Tensor:
         """G(E(x)) within one domain."""

@@ -177,7 +177,7 @@ class UNITDigits(Method):
     """The paper's domain adaptation: the first domain is labelled, the second is not.
 
     Raises:
-        ConfigError: not exactly two domains, or a side that is no multiple of 16.
+        ConfigError: a side that is no multiple of 16.
     """
 
     Config: ClassVar[type[MethodConfig]] = UNITDigitsConfig
@@ -186,10 +186,6 @@ class UNITDigits(Method):
 
     def __init__(self, config: UNITDigitsConfig, domains: tuple[str, ...], **rest: Any) -> None:
         super().__init__(config, domains, **rest)
-        if len(self.domains) != 2:
-            raise ConfigError(
-                f"unit-digits needs exactly 2 domains, labelled then unlabelled; got {', '.join(self.domains)}."
-            )
         if self.image_size % 16:
             near = max(16, round(self.image_size / 16) * 16)
             raise ConfigError(
@@ -294,12 +290,9 @@ class UNITDigits(Method):
         return terms
 
     # ------------------------------------------------------------------------------------------------ use
-    def translate(
-        self, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """[N, 3, S, S] in [-1, 1] -> the same in domain ``target``; the mean of the code, so ``generator`` is not
-        used."""
-        i, j = self.domains.index(source), self.domains.index(target)
+    def render(self, images: Tensor, source: str | None, target: str, *inputs: Tensor) -> Tensor:
+        """[N, 3, S, S] in [-1, 1] -> the same in domain ``target``, from the mean of the code."""
+        i, j = self.domains.index(str(source)), self.domains.index(target)
         mu, _ = self.encoder([(i, self._enter(images, i))])
         both: tuple[Tensor, Tensor] = self.decoder(mu)
         return both[j].expand(-1, 3, -1, -1)

@@ -165,17 +165,17 @@ def _shown(images: Tensor) -> tuple[Pixels, NDArray[np.bool_]]:
 
 def views(translator: Translator, pixels: Pixels, source: str, target: str) -> dict[str, Pixels]:
     """Return the method's own pictures between input and translation, by name: a mask, the levels of a cascade."""
-    method, parts = translator.method, []
+    parts: dict[str, list[Tensor]] = {}
     with torch.inference_mode():
         for first in range(0, len(pixels), BATCH):
             x = to_tensor(pixels[first : first + BATCH]).to(translator.device)
-            parts.append([v.float().cpu() for v in method.views(x, source, target)])
+            for name, pictures in translator.method.views(x, source, target).items():
+                parts.setdefault(name, []).append(pictures.float().cpu())
     found = {}
-    for index, pieces in enumerate(zip(*parts, strict=True)):
+    for name, pieces in parts.items():
         whole = torch.cat(pieces)
         if whole.shape[-2:] != pixels.shape[1:3]:
             whole = F.interpolate(whole, pixels.shape[1:3], mode="nearest")
-        name = method.view_names[index] if index < len(method.view_names) else f"view {index + 1}"
         found[name] = _shown(whole)[0]
     return found
 

@@ -554,7 +554,7 @@ class Trainer:
                     outputs = self.method.translate(
                         images, source, target, generator=torch.Generator(self.device).manual_seed(0)
                     ).float()
-                    between = self.method.views(images, source, target)
+                    between = self.method.views(images, source, target).values()
                 if not all(bool(torch.isfinite(pictures).all()) for pictures in (outputs, *between)):
                     self.stop_non_finite("samples", {}, f"the translation {source} → {target} is not finite")
                 rows += [_row(pictures, self.settings.samples) for pictures in (images, *between, outputs)]

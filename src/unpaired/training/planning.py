@@ -122,7 +122,7 @@ def plan(config: RunConfig | str, data: Path | str, options: PlanConfig | None =
     run = run.model_copy(update={"training": run.training.model_copy(update={"precision": precision})})
     machine.set_for_training(precision, device)
     found = RunPlan(str(device), precision, there)
-    tree = find(data, least=min(2, method_class(run.method).min_domains))
+    tree = find(data, least=min(2, method_class(run.method).domain_count[0]))
     pool, extras = training_run.open_data(tree, run)
     with tempfile.TemporaryDirectory(prefix="unpaired-plan-") as scratch, _bounded(device, round(free * MARGIN)):
         try:

@@ -84,9 +84,9 @@ def build(config: RunConfig, domains: tuple[str, ...], classes: tuple[str, ...] 
 
     Raises ConfigError for a wrong number of domains, or a size at which the method cannot train."""
     kind = method_class(config.method)
-    most = kind.max_domains
-    if len(domains) < kind.min_domains or (most is not None and len(domains) > most):
-        wanted = f"{kind.min_domains}" if most == kind.min_domains else f"{kind.min_domains} to {most or 'any number'}"
+    least, most = kind.domain_count
+    if len(domains) < least or (most is not None and len(domains) > most):
+        wanted = f"{least}" if most == least else f"{least} to {most or 'any number'}"
         raise ConfigError(
             f"method '{config.method}' wants {wanted} domains; the data has {len(domains)}: {', '.join(domains)}. "
             "Move the others out, or choose another --method"
@@ -144,7 +144,7 @@ def _train(data: Path | str, out: Path, asked: TrainConfig, typed: str) -> Trans
         start_from=asked.start_from, run_dir=out,
     )  # fmt: skip
     machine.choose(run.training)
-    tree = find(data, least=min(2, method_class(run.method).min_domains))
+    tree = find(data, least=min(2, method_class(run.method).domain_count[0]))
     if tree.layout != "lists":  # there nothing is read but what the lists name
         check_run_apart(out, data)
     saved, _ = checkpoint.latest(out / "checkpoints")

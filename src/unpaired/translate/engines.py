@@ -51,12 +51,6 @@ class Engine:
     """Base: ``render`` of a method, for each direction and shape asked for, by something else than plain PyTorch."""
 
     def __init__(self, method: Method) -> None:
-        self.says_all = type(method).inputs is not Method.inputs
-        if method.stochastic and not self.says_all:
-            raise ConfigError(
-                f"method '{type(method).__name__}' draws noise and does not say which: it must define inputs() and "
-                "render(), or use engine torch"
-            )
         self.method = method
         self.ready: OrderedDict[Any, Callable[[Sequence[Tensor]], Tensor]] = OrderedDict()
 
@@ -64,7 +58,7 @@ class Engine:
         """float32 [N, 3, H, W] and what ``method.inputs`` has for them -> the same shape. Raises ConfigError where the
         engine cannot run the method."""
         # where the source does not matter and the target's number is among the inputs, one network serves all classes
-        names = None if self.method.any_source and self.says_all else (source, target)
+        names = None if self.method.any_source and self.method.stochastic else (source, target)
         key = (names, tuple(images.shape))
         if key not in self.ready:
             direction = _Direction(self.method, source, target).eval()

@@ -235,7 +235,7 @@ class Translator:
                 own["latents"] = latents[used - len(part) : used].to(self.device)
             if self._engine is not None:
                 return self._engine(part, source, target, self.method.inputs(part, target, generator, **own))
-            return self.method.translate(part, source, target, generator=generator, **own)  # type: ignore[arg-type]
+            return self.method.translate(part, source, target, generator=generator, **own)
 
         return self._run(network, images, max_pixels)
 
@@ -293,8 +293,7 @@ class Translator:
 
         def network(part: Tensor) -> Tensor:
             mask = self._mask(part, threshold)
-            # the source is None only where any_source is set
-            result = self.method.translate(part, source, target, generator=generator).float()  # type: ignore[arg-type]
+            result = self.method.translate(part, source, target, generator=generator).float()
             if threshold is not None:
                 result = torch.where(mask > 0, result, part)
             return torch.cat([result, mask], dim=1)
