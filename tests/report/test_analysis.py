@@ -59,8 +59,7 @@ def layers(images: Tensor) -> list[Tensor]:
 
 def test_distances_equal_their_definition() -> None:
     """Mean over layers and places of the squared difference of unit vectors, computed here pair by pair; 0 for equal
-    images.
-    """
+    images."""
     x, y = (to_tensor(tiny.pictures(n, 16, seed)) for n, seed in ((5, 0), (7, 1)))
     found = perceptual_distances(x, y, layers, batch=3)
     assert found.shape == (5, 7)

@@ -68,8 +68,7 @@ HOSTILE = "</style><script>alert(1)</script>\"' onload=x {{ 7 * 7 }} {% raw %} $
 
 def test_what_others_wrote_stays_text() -> None:
     """A name that is HTML, an attribute's end, a template or a formula: in every place it is text, and no element
-    comes of it.
-    """
+    comes of it."""
     n, picture, h = np.array([[1, 0], [0, 1]]), tiny.pictures(1, 16), HOSTILE
     page = (
         Report(h, lead=h, kicker=h)
@@ -142,8 +141,7 @@ def test_confusion_cells_are_shaded_by_the_share_of_their_row() -> None:
 
 def test_a_confusion_table_has_headings_and_recalls() -> None:
     """Classes stand as headings of rows and columns; a row ends with its recall: 9 of 10, a dash without images, and
-    1,999 of 2,000 is not called all.
-    """
+    1,999 of 2,000 is not called all."""
     counts = np.array([[9, 1, 0], [0, 0, 0], [0, 1, 1999]])
     html = Report("t").confusion(counts, ["a", "b", "c"], caption="c").html()
     body = html[html.index("<tbody>") : html.index("</tbody>")]
@@ -156,8 +154,7 @@ def test_a_confusion_table_has_headings_and_recalls() -> None:
 
 def test_of_many_classes_the_weakest_are_named() -> None:
     """Of 30 classes the eight weakest stand in a table, weakest first, a class without images in none; all recalls
-    are in the page.
-    """
+    are in the page."""
     counts = np.diag(np.full(30, 16))
     counts[7, 7], counts[7, 9] = 4, 12
     counts[3, 3], counts[3, 0] = 12, 4
@@ -180,8 +177,7 @@ def strokes(svg: str, colour: str) -> list[list[tuple[float, float]]]:
 
 def test_a_chart_is_svg_that_follows_the_page_and_repeats_bit_for_bit() -> None:
     """Well-formed SVG without a colour of its own or a formula; its texts are texts; the same data give the same
-    bytes; names that its parts refer to are its own on the page; NaN leaves a gap.
-    """
+    bytes; names that its parts refer to are its own on the page; NaN leaves a gap."""
     one, two = full().html(), full().html()
     assert one == two
     svg = one[one.index('<svg viewBox="0 0 360') :]
@@ -226,8 +222,7 @@ def test_long_noisy_lines_get_a_moving_average_and_few_points() -> None:
 )
 def test_odd_values_still_make_a_chart(values: list[float]) -> None:
     """Nothing, one point, equal, tiny, huge, infinite or zero heights: well-formed SVG without NaN, linear and
-    logarithmic.
-    """
+    logarithmic."""
     for log in (False, True):
         svg = line_panel("t", {"a": values}, log=log, y="高 height", marks={"start": 1.0}).svg
         ET.fromstring(svg)
@@ -236,8 +231,7 @@ def test_odd_values_still_make_a_chart(values: list[float]) -> None:
 
 def test_dots_points_and_intervals() -> None:
     """A scatter has a mark for each point, of another shape for each group; an interval spans its ends, around the
-    value; both are told in words.
-    """
+    value; both are told in words."""
     groups = {"x": np.random.default_rng(0).normal(size=(3, 2)), "y": np.array([[1.0, 2.0], [3.0, 4.0]])}
     panel = scatter_panel("t", groups, alt="map")
     marks = [a.get("href") for t, a in Page(panel.svg).elements if t == "use"]
@@ -253,8 +247,7 @@ def test_dots_points_and_intervals() -> None:
 
 def test_sliders_bring_the_only_script_and_the_page_allows_no_other() -> None:
     """The page's policy has the hash of its own script, and no script at all without sliders; each slider has a name,
-    two pictures with texts, and is hidden until the script runs.
-    """
+    two pictures with texts, and is hidden until the script runs."""
     a, b = tiny.pictures(2, 16)
     page = Page(Report("t").compare([Pair(a, b, ("day", "as night"), "image 1 of day")], caption="c").html())
     policy = next(m["content"] or "" for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")

@@ -94,8 +94,7 @@ def at(browser: Browser, number: int) -> float:
     """Where a slider's line stands, in percent, as the pictures show it."""
     clip = browser.js(f"getComputedStyle(document.querySelectorAll('.compare .after')[{number}]).clipPath")
     line = browser.js(
-        "((c, b) => 100 * (b.x + b.width / 2 - c.x) / c.width)("
-        f"document.querySelectorAll('.compare')[{number}].{BOX}, "
+        f"((c, b) => 100 * (b.x + b.width / 2 - c.x) / c.width)(document.querySelectorAll('.compare')[{number}].{BOX}, "
         f"document.querySelectorAll('.compare .bar')[{number}].{BOX})"
     )
     shown = float(clip.rsplit(" ", 1)[1].rstrip("%)"))
@@ -111,8 +110,7 @@ def test_a_page_loads_without_a_word_and_asks_for_nothing(desktop: Browser) -> N
 
 def test_all_pictures_are_there_with_their_texts(desktop: Browser) -> None:
     """Every image is decoded at the size that its element names, is seen at some size, and has a text; no image is
-    stretched.
-    """
+    stretched."""
     images = desktop.js(
         "[...document.images].map(i => "
         "({ok: i.complete && i.naturalWidth > 0, named: i.width > 0 && (!i.hasAttribute('width') || "
@@ -125,8 +123,7 @@ def test_all_pictures_are_there_with_their_texts(desktop: Browser) -> None:
 
 def test_a_browser_gives_charts_and_sliders_their_names(desktop: Browser) -> None:
     """In the accessibility tree: charts are images with words, sliders have a name and a value in words, sheets can
-    be reached.
-    """
+    be reached."""
     nodes = desktop.do("Accessibility.getFullAXTree")["nodes"]
     roles = [(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes if not n["ignored"]]
     charts = [name for role, name in roles if role in ("image", "img") and name.startswith(("loss", "FD", "map"))]
@@ -162,8 +159,7 @@ def test_the_slider_follows_the_keys(desktop: Browser) -> None:
 
 def test_the_truth_takes_the_place_of_the_translation(desktop: Browser) -> None:
     """A box on the slider, by click or space bar, shows the truth instead, behind the same line, and says so; the
-    slider is as wide as the page. On paper all three stand side by side.
-    """
+    slider is as wide as the page. On paper all three stand side by side."""
     wide = "document.querySelectorAll('.compare')[2]"
     r = box(desktop, 2)
     assert r["w"] > 700
@@ -229,8 +225,7 @@ TEXTS = "p:not(.note), h1, h2, a, dt, dd, td, th, figcaption, .row, .label, summ
 
 def test_texts_can_be_read_in_light_and_dark_and_on_every_shade(desktop: Browser) -> None:
     """Contrast of all texts, those on shaded cells from 0 to 100 % of a row too, is at least 4.5 (WCAG 2, AA) in
-    light, in dark and on paper; dark really is dark.
-    """
+    light, in dark and on paper; dark really is dark."""
     for kind, dark in (("screen", False), ("screen", True), ("print", True)):
         desktop.media(kind, dark=dark)
         assert min(desktop.js(f"{CONTRASTS}({TEXTS!r})")) >= 4.5
@@ -243,8 +238,7 @@ def test_texts_can_be_read_in_light_and_dark_and_on_every_shade(desktop: Browser
 
 def test_a_confusion_table_keeps_names_and_recalls_in_sight_on_a_phone(page: Path) -> None:
     """Sixteen classes are wider than a phone: the table rolls in its box, and however far, each row's name and recall
-    stay; on paper all columns are on the page.
-    """
+    stay; on paper all columns are on the page."""
     with Browser(390, 844, phone=True) as browser:
         browser.open(page)
         ends = (
@@ -264,8 +258,7 @@ def test_a_confusion_table_keeps_names_and_recalls_in_sight_on_a_phone(page: Pat
 
 def test_on_paper_before_and_after_stand_side_by_side(desktop: Browser) -> None:
     """For print the pictures of a slider are next to each other and whole, no sheet is cut off, and contents are left
-    out.
-    """
+    out."""
     desktop.media("print", dark=True)
     sides = desktop.js(
         "[...document.querySelectorAll('.compare')[0].querySelectorAll('img')].map(i => "

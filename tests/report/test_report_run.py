@@ -90,8 +90,7 @@ def test_a_report_of_a_run_has_all_of_it(
     trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Lead, both directions' sheets and sliders, curves, settings, data doctor, failures and commands, without any
-    option: the run knows its data. Every picture has a text; the page nests; nothing is fetched.
-    """
+    option: the run knows its data. Every picture has a text; the page nests; nothing is fetched."""
     run, data = trained
     out = tmp_path / "deep" / "r.html"
     given = [str(run), str(write_json(tmp_path / "results.json", results()))]
@@ -165,8 +164,7 @@ def test_data_that_moved_away_is_said_plainly(trained: tuple[Path, Path], tmp_pa
 
 def test_images_can_be_named_by_domain(trained: tuple[Path, Path], tmp_path: Path) -> None:
     """DOMAIN=PATH for folders and npz files; without test images the page says that training images are shown; a
-    strange name is refused with the nearest.
-    """
+    strange name is refused with the nearest."""
     red = tmp_path / "red.npz"
     np.savez(red, x_train=tiny.pictures(9, 16), x_test=tiny.pictures(4, 16, 5))
     blue = trained[1] / "train" / "blue"
@@ -178,8 +176,7 @@ def test_images_can_be_named_by_domain(trained: tuple[Path, Path], tmp_path: Pat
 
 def test_damage_is_said_not_raised(trained: tuple[Path, Path], tmp_path: Path) -> None:
     """A run whose checkpoints are damaged still has its curves and sheets; a cut log, a crash note, and foreign files
-    in the folder are no traceback.
-    """
+    in the folder are no traceback."""
     run = shutil.copytree(trained[0], tmp_path / "run")
     for model in run.glob("checkpoints/*/model.safetensors"):
         model.write_bytes(b"\0" * 100)
@@ -217,8 +214,7 @@ def test_a_run_is_finished_when_its_last_stage_is(tmp_path: Path) -> None:
 
 def test_many_classes_random_outputs_and_views(tmp_path: Path) -> None:
     """A stochastic method of five domains: several samples for each input, the method's own pictures by name, every
-    class from every class in one square, three directions in full.
-    """
+    class from every class in one square, three directions in full."""
     names = ("apple", "bean", "corn", "date", "elder")
     model = report_toys.save(tmp_path / "many.safetensors", names)
     data = tiny.folder(tmp_path / "data", domains=names)
@@ -257,8 +253,7 @@ def test_samples_differ_and_the_page_repeats(tmp_path: Path) -> None:
 
 def test_results_that_do_not_heed_their_input_are_told(tmp_path: Path) -> None:
     """Rows of samples have one noise for all inputs: where two inputs then look alike and two noises do not, the
-    summary warns; a model that heeds its input has no such line.
-    """
+    summary warns; a model that heeds its input has no such line."""
     data = tiny.folder(tmp_path / "data")
     heeding, deaf = (
         report_toys.save(tmp_path / f"{deaf}.safetensors", ("red", "blue"), deaf=deaf) for deaf in (False, True)
@@ -277,8 +272,7 @@ def test_results_that_do_not_heed_their_input_are_told(tmp_path: Path) -> None:
 
 def test_the_command_of_the_figures_names_all_that_was_asked() -> None:
     """Every option that the results record and that is not at its default, quoted for a shell; nothing where they
-    record none.
-    """
+    record none."""
     asked = EvaluateConfig(
         out=Path("there.json"), metrics=("distances", "lpips"), seed=3, threshold=(8.0, 12.5), left="night side"
     )
@@ -302,8 +296,7 @@ def test_outputs_that_are_not_finite_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [m for m in cases.TRANSLATORS if m != "tiny"])
 def test_every_method_has_a_report(name: str, tmp_path: Path) -> None:
     """A model of each method, untrained, in its contract test's tiny form: all that its pictures need is there,
-    nothing is raised.
-    """
+    nothing is raised."""
     run = cases.config(name)
     method = cases.method(name, run)
     model = checkpoint.write_model(tmp_path / "m.safetensors", method, checkpoint.make_header(method, run))
@@ -324,8 +317,7 @@ def test_every_method_has_a_report(name: str, tmp_path: Path) -> None:
 
 def test_the_best_checkpoint_of_a_run_is_named(trained: tuple[Path, Path], tmp_path: Path) -> None:
     """Step and value of the best and of the last, and how to see the best; a curve of the looks, with a damaged note
-    left out.
-    """
+    left out."""
     run = shutil.copytree(trained[0], tmp_path / "run")
     lines = (run / "log.jsonl").read_text().splitlines()
     looked = [
@@ -351,8 +343,7 @@ def test_the_best_checkpoint_of_a_run_is_named(trained: tuple[Path, Path], tmp_p
 
 def test_results_alone_are_compared(tmp_path: Path) -> None:
     """Two results side by side: intervals, N, unknown measures under their own names, what is not comparable, the
-    best checkpoint.
-    """
+    best checkpoint."""
     best = {k: v for k, v in results(0.5).items() if k != "best"}
     one, two = (
         write_json(tmp_path / "one.json", results(1.0)),
@@ -384,8 +375,7 @@ def test_what_cannot_be_compared_is_in_no_common_chart(tmp_path: Path) -> None:
 
 def test_an_adaptation_has_its_accuracies_and_confusions(trained: tuple[Path, Path], tmp_path: Path) -> None:
     """Accuracies with Wilson intervals and N, both confusion tables, and a verdict in words, with the run below
-    OUT/run.
-    """
+    OUT/run."""
     out = tmp_path / "adapted"
     shutil.copytree(trained[0], out / "run")
     plain = {"accuracy": 0.5, "n": 100, "confusion": [[25, 25], [25, 25]]}
@@ -413,8 +403,7 @@ def classified(**more: Any) -> dict[str, Any]:
 
 def test_rc_and_fc_have_their_confusion_tables(tmp_path: Path) -> None:
     """Counts and recalls of RC, FC and the ceiling with what each is of and of which training; one without a number
-    has none.
-    """
+    has none."""
     out = write_report(write_json(tmp_path / "r.json", classified()), out=tmp_path / "r.html")
     html, text = out.read_text(encoding="utf-8"), words_of(out)
     assert html.count('<table class="confusion">') == 3
@@ -433,8 +422,7 @@ def test_rc_and_fc_have_their_confusion_tables(tmp_path: Path) -> None:
 
 def test_results_of_a_generator_translate_nothing(tmp_path: Path) -> None:
     """What `evaluate` says of a model of two domains that makes images of noise: an entry for each domain, as many
-    images as there are real ones; the page and the table name no direction and no input.
-    """
+    images as there are real ones; the page and the table name no direction and no input."""
     run = cases.config("biggan")
     method = cases.method("biggan", run)
     model = checkpoint.write_model(tmp_path / "m.safetensors", method, checkpoint.make_header(method, run))
@@ -453,8 +441,7 @@ def test_results_of_a_generator_translate_nothing(tmp_path: Path) -> None:
 
 def test_a_report_of_nothing_is_refused(tmp_path: Path, trained: tuple[Path, Path]) -> None:
     """No path, a path that is not there, an empty folder, a JSON file of another kind, and a second run: exit 2, each
-    in words.
-    """
+    in words."""
     with pytest.raises(DataError, match="nothing to report on"):
         gather([])
     with pytest.raises(CheckpointError, match="no such file"):
@@ -475,8 +462,7 @@ def test_a_report_of_nothing_is_refused(tmp_path: Path, trained: tuple[Path, Pat
 
 def test_there_are_map_and_neighbours(trained: tuple[Path, Path], tmp_path: Path) -> None:
     """One map of three groups for each direction, and training images with their distances; an image that training
-    had is its own nearest neighbour at distance 0.
-    """
+    had is its own nearest neighbour at distance 0."""
     pytest.importorskip("sklearn", reason="t-SNE comes with scikit-learn, extra 'demo'")
     text = words_of(write_report(trained[0], out=tmp_path / "r.html", limit=4, images=2))
     assert f"t-SNE of {looks.NETWORK} features" in text and "real red (3)" in text and "nearest 4" in text
@@ -489,8 +475,7 @@ def test_there_are_map_and_neighbours(trained: tuple[Path, Path], tmp_path: Path
 
 def test_the_log_is_grouped_by_what_it_says() -> None:
     """λ and distances apart from losses, validation apart from both, one panel for each player; a resumed clock adds
-    up.
-    """
+    up."""
     log = [
         {"step": s, "stage": "a" if s < 3 else "b", "g/gan": 1.0, "g/cycle": 30.0, "d/real": 1.0, "lambda": 0.1 * s,
          "distance": 5.0, "d/sign_accuracy": 0.99, "validation/FD-x/a->b": 9.0, "seconds": 10.0 * (1 + s % 3)}
@@ -513,8 +498,7 @@ def test_the_log_is_grouped_by_what_it_says() -> None:
 def test_held_out_images_are_no_training_images(trained: tuple[Path, Path]) -> None:
     """Of 12 images with 2 held out for the looks, the page counts 10, with the data doctor and without, says that 2
     were held out, and still tells the model's images from others; those 2 are never among the training images that
-    neighbours are searched in.
-    """
+    neighbours are searched in."""
     run, data = trained
     config = tiny.config(training__validate_every=4)
     tree = find(data)

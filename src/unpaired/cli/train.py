@@ -157,11 +157,10 @@ def demo(
     weights
         earth: file or folder with the weights of the network that measures distances.
     """
-    from unpaired.demo import run_demo
-    from unpaired.earth import run_earth
+    from unpaired.demo import run_digits, run_earth
 
     if what == "earth":
         path = run_earth(out, seed=seed, reduced=reduced, weights=weights)
     else:
-        path = run_demo(out, seed=seed, reduced=reduced)
+        path = run_digits(out, seed=seed, reduced=reduced)
     print(f"open {path}")

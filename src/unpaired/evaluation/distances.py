@@ -213,8 +213,7 @@ Interval = tuple[float, float]
 def centred(values: NDArray[np.float64], value: float, scale: float = 1.0) -> Interval:
     """Lay the spread of the resamples, times ``scale``, around ``value``: they have fewer different images, so that a
     biased distance of theirs lies above it. The spread is their 2.5 % and 97.5 % quantiles; below ``ENOUGH_RESAMPLES``
-    Student's t times their standard deviation.
-    """
+    Student's t times their standard deviation."""
     if len(values) < ENOUGH_RESAMPLES:
         half = scale * student_quantile(len(values) - 1) * float(values.std(ddof=1))
         return value - half, value + half

@@ -151,8 +151,7 @@ class Pair:
 def find_pairs(translator: Translator, root: Path, source: str, target: str, left: str | None = None) -> list[Pair]:
     """The pairs of a direction, none opened yet: pictures of two halves side by side (``left`` names the domain of the
     left one; None: the source of the model's first direction), or files of equal names in two folders named like the
-    domains. Raises DataError, and ConfigError for an unknown domain ``left``.
-    """
+    domains. Raises DataError, and ConfigError for an unknown domain ``left``."""
     left = left or translator.directions[0][0]
     if left not in translator.domains:
         known = f"{nearest(left, translator.domains)} This model knows: {', '.join(translator.domains)}."
@@ -168,8 +167,7 @@ def find_pairs(translator: Translator, root: Path, source: str, target: str, lef
 
 def find_masks(root: Path, source: str) -> list[tuple[Path, Path]]:
     """(picture, true mask) of a source, none opened yet: a folder named like the source, and a folder ``mask`` (or
-    ``masks``) with a file of the same name for each, white where the object is. Raises DataError.
-    """
+    ``masks``) with a file of the same name for each, white where the object is. Raises DataError."""
     place = next((root / name for name in MASKS if (root / name).is_dir()), None)
     if place is None:
         raise DataError(f"{show(root)}: no folder 'mask' with the true masks beside '{source}'")

@@ -35,8 +35,7 @@ MOST_POINTS = 240
 """A line has at most this many points: neighbours are averaged."""
 LOG_FROM = 20
 """A logarithmic axis is used where the largest height is this many times the smallest; else it only makes reading
-harder.
-"""
+harder."""
 SMOOTH_FROM = 40
 """Lines of so many points get a moving average over a twentieth of them; the raw one stays behind it, pale."""
 
@@ -151,8 +150,7 @@ def line_panel(
 @mpl.rc_context(_STYLE)
 def scatter_panel(title: str, groups: Mapping[str, Values], *, alt: str) -> Panel:
     """Draw points [N, 2] of each group; colour and shape tell them apart. A map of features has no axes that mean
-    something.
-    """
+    something."""
     figure, axes = _axes(290)
     axes.set_axis_off()
     axes.set_aspect("equal", adjustable="datalim")

@@ -84,8 +84,7 @@ def _series(log: Sequence[Entry], key: str) -> tuple[list[float], list[float]]:
 
 def _starts(log: Sequence[Entry]) -> dict[str, float]:
     """Say where each stage begins, from its name at each logged step: at the last one of the stage before it, since a
-    step is logged when it is over; empty for a single stage.
-    """
+    step is logged when it is over; empty for a single stage."""
     stages = [(str(e.get("stage", "")), float(e["step"])) for e in log]
     found = dict(stages[:1])
     for (before, last), (now, _) in pairwise(stages):
@@ -141,8 +140,7 @@ def won(log: Sequence[Entry]) -> list[str]:
             player = key.removesuffix("sign_accuracy").rstrip("/") or "discriminator"
             said.append(
                 f"In the last quarter of the log, {player} told real from translated images nearly always "
-                f"({fmean(values):.2f}): the "
-                "generator learns little then."
+                f"({fmean(values):.2f}): the generator learns little then."
             )
     return said
 
@@ -257,8 +255,7 @@ def distance_panels(results: Mapping[str, Any]) -> list[Panel]:
 
 def compare_panels(named: Sequence[tuple[str, Mapping[str, Any]]], most: int = 12) -> tuple[list[Panel], list[str]]:
     """Draw one chart for each figure that at least two results have, and say what is left out of them because it
-    cannot be compared with the first result that has it, and why.
-    """
+    cannot be compared with the first result that has it, and why."""
     table = compare([results for _, results in named], names=[name for name, _ in named])
     left_out: dict[str, dict[str, None]] = {}
     panels: dict[bool, list[Panel]] = {True: [], False: []}
@@ -299,8 +296,7 @@ def _verdict(entry: Mapping[str, Any], key: str, where: str) -> str:
     word = "nearer to" if a[1] < b[0] else "further from" if b[1] < a[0] else "about as near to"
     return (
         f"{where}: translations are {word} real images of {target} {'as' if word[0] == 'a' else 'than'} the "
-        "untranslated inputs are. "
-        f"Distance {titled(key)}: {value}, for the inputs {before}{halves}; {n}."
+        f"untranslated inputs are. Distance {titled(key)}: {value}, for the inputs {before}{halves}; {n}."
     )
 
 

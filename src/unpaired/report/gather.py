@@ -89,8 +89,7 @@ def gather(paths: Sequence[Path], *, device: str = "cpu") -> Subject:
         if subject.path is not None:
             raise DataError(
                 f"{path}: a report is about one run; {subject.path} is there already. To compare runs, evaluate each "
-                "and give the "
-                "results: unpaired evaluate RUN DATA --out results.json"
+                "and give the results: unpaired evaluate RUN DATA --out results.json"
             )
         subject.path = path
         _add_run(subject, path, device)

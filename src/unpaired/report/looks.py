@@ -47,8 +47,7 @@ EXTREMES = 4
 
 Layers = Callable[[Tensor], Sequence[Tensor]]
 """[N, 3, H, W] in [-1, 1] -> outputs [N, C, H', W'] of some layers, such as
-:class:`unpaired.networks.classifiers.Features`.
-"""
+:class:`unpaired.networks.classifiers.Features`."""
 Values = NDArray[np.float64]
 
 
@@ -121,8 +120,7 @@ def _codes(images: Tensor, layers: Layers) -> list[Tensor]:
 
 def nearest_neighbours(distances: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Find the ``k`` nearest of each row of [N, M]: their distances [N, k] and indices [N, k], nearest first, the
-    earlier one first where two are equally near; k is at most M.
-    """
+    earlier one first where two are equally near; k is at most M."""
     found = torch.sort(distances, dim=1, stable=True)
     k = min(k, distances.shape[1])
     return found.values[:, :k], found.indices[:, :k]
@@ -183,8 +181,7 @@ def views(translator: Translator, pixels: Pixels, source: str, target: str) -> d
 def sheet(translator: Translator, pixels: Pixels, source: str, target: str, *, seed: int = 0) -> dict[str, Pixels]:
     """Return rows of a direction's sheet by label: input, the method's views, the translation (several where they are
     random, each row of one noise for all inputs), and back. Of a method that makes images of noise alone: images, and
-    what they look like on the way.
-    """
+    what they look like on the way."""
     if translator.method.from_noise:
         return _from_noise(translator, pixels[:BATCH], target, seed)
     rows = {f"input: {source}": pixels, **views(translator, pixels, source, target)}
@@ -198,8 +195,7 @@ def sheet(translator: Translator, pixels: Pixels, source: str, target: str, *, s
 
 def _from_noise(translator: Translator, pixels: Pixels, target: str, seed: int) -> dict[str, Pixels]:
     """Return images of noise: first those of the views, which have the noise of seed 0 (as training's sheets), then
-    others.
-    """
+    others."""
     rows = views(translator, pixels, target, target)
     finished = translator.translate(to_tensor(pixels), target, target, seed=0).cpu()
     rows["the same, finished" if rows else "from noise"] = _shown(finished)[0]
@@ -212,8 +208,7 @@ def _from_noise(translator: Translator, pixels: Pixels, target: str, seed: int) 
 def follows_noise(rows: Mapping[str, Pixels], target: str) -> tuple[float, float]:
     """Measure how far the results of two inputs with the same noise differ, and those of one input with two noises:
     means over all pairs, in levels of 255. From a :func:`sheet` of random outputs with at least two inputs; else (1,
-    0).
-    """
+    0)."""
     samples = [v.astype(np.float64) for k, v in rows.items() if k.startswith(f"as {target}, sample")]
     if len(samples) < 2 or len(samples[0]) < 2:
         return 1.0, 0.0
@@ -347,8 +342,7 @@ def extremes(values: Values, count: int, *, largest: bool) -> list[int]:
 
 def _cells(path: Path, side: int) -> NDArray[np.uint8] | None:
     """Cut a sheet [rows · S, columns · S, 3] into its pictures [rows, columns, S, S, 3]; None where it is no such
-    sheet.
-    """
+    sheet."""
     try:
         sheet = np.asarray(open_image(path, min_side=1))
     except ImageError:

@@ -174,8 +174,7 @@ class Report:
 
     def compare(self, pairs: Sequence[Pair], *, caption: str, wide: bool = False) -> Self:
         """Add before/after sliders, for mouse, touch and keyboard; side by side on paper and where scripts are off. A
-        ``wide`` one is as wide as the page and keeps three times the pixels.
-        """
+        ``wide`` one is as wide as the page and keeps three times the pixels."""
         side = 3 * MAX_SIDE if wide else MAX_SIDE
         shown = []
         for p in pairs:
@@ -229,8 +228,7 @@ class Report:
 
     def confusion(self, counts: Counts, labels: Sequence[str], *, caption: str) -> Self:
         """Add who is taken for whom: ``counts[true, predicted]`` with each class's recall, shaded by the share within
-        its row. Of many classes the weakest stand in a table, and all of them folded away.
-        """
+        its row. Of many classes the weakest stand in a table, and all of them folded away."""
         counts = np.asarray(counts)
         if counts.shape != (len(labels), len(labels)):
             raise ValueError(f"confusion table of shape {counts.shape} with {len(labels)} labels")

@@ -313,9 +313,8 @@ def _verdicts(job: Job) -> list[str]:
     if isinstance(best.get("value"), float) and isinstance(last, Mapping) and isinstance(last.get("value"), float):
         said.append(
             f"By the {best.get('criterion')}, the best checkpoint is that of step {best.get('step'):,} "
-            f"({best['value']:.4g}; the last, of step "
-            f"{last.get('step'):,}, has {last['value']:.4g}). What this page shows is the last; for the best, report "
-            f"on {subject.folder}/best/model.safetensors."
+            f"({best['value']:.4g}; the last, of step {last.get('step'):,}, has {last['value']:.4g}). What this page "
+            f"shows is the last; for the best, report on {subject.folder}/best/model.safetensors."
         )
     plain, last = ((subject.adaptation or {}).get(k) for k in ("source_only", "last"))
     if isinstance(plain, Mapping) and isinstance(last, Mapping):
@@ -325,8 +324,7 @@ def _verdicts(job: Job) -> list[str]:
         )
         said.append(
             f"The adapted classifier is {word} than one that was trained on the source alone: {last['accuracy']:.1%} "
-            "against "
-            f"{plain['accuracy']:.1%} of {last['n']:,} labelled target images, one seed."
+            f"against {plain['accuracy']:.1%} of {last['n']:,} labelled target images, one seed."
         )
     for m in job.measured:
         if m.finite.any() and not m.from_noise:
@@ -352,8 +350,7 @@ def _warnings(job: Job) -> list[str]:
     if pictures is not None and pictures.same is False:
         said.append(
             f"The images at {pictures.where} are not those that the model was trained on: their fingerprints differ. "
-            "What is shown is of "
-            "the images there now."
+            "What is shown is of the images there now."
         )
     if pictures is not None and pictures.seen:
         said.append(
@@ -495,9 +492,8 @@ def metrics(job: Job) -> None:
     if not named:
         if job.translator is not None and job.translator.directions:
             page.section("Metrics").note(
-                "No results were given. Distances with intervals and N come from: "
-                f"unpaired evaluate {' '.join(job.named())} --out results.json; give that file to `unpaired report` "
-                "beside the run."
+                "No results were given. Distances with intervals and N come from: unpaired evaluate "
+                f"{' '.join(job.named())} --out results.json; give that file to `unpaired report` beside the run."
             )
         return
     page.section("Metrics")
@@ -521,9 +517,8 @@ def _one_result(page: Report, results: dict[str, Any], about: str) -> None:
     page.panels(figures.distance_panels(results)[:8], caption=caption + about)
     header, rows, notes, groups = figures.table(results)
     caption = (
-        "Each measure with its N (generated / real); below the value its [95 % interval], or ± its standard deviation. "
-        "↓ less is better, ↑ more "
-        f"is.{about}"
+        "Each measure with its N (generated / real); below the value its [95 % interval], or ± its standard "
+        f"deviation. ↓ less is better, ↑ more is.{about}"
     )
     page.table(header, rows, notes=notes, groups=groups, caption=caption)
     page.items(results.get("warnings") or ())
@@ -606,8 +601,7 @@ def neighbours(job: Job) -> None:
         return
     page.text(
         f"Of {job.made}, those that equal a training image were learnt by heart. The number below each neighbour is "
-        "its distance, 0 for equal "
-        f"ones: the {looks.PERCEPTUAL}."
+        f"its distance, 0 for equal ones: the {looks.PERCEPTUAL}."
     )
     for m in job.measured:
         cards = []
@@ -781,10 +775,8 @@ def to_repeat(job: Job) -> None:
         page.details("Every setting of the run (config.toml)", config.to_toml().rstrip())
     page.footer(
         f"Made by unpaired {__version__} with torch {torch.__version__}. Everything in this page is in this one file; "
-        "it fetches nothing. "
-        f"Perceptual distances and the map use {looks.NETWORK}, not the network that the name FID stands for. Pictures "
-        "of 96 pixels and more "
-        "are stored as WebP at quality 90, smaller ones exactly."
+        f"it fetches nothing. Perceptual distances and the map use {looks.NETWORK}, not the network that the name FID "
+        "stands for. Pictures of 96 pixels and more are stored as WebP at quality 90, smaller ones exactly."
     )
 
 
