@@ -35,7 +35,7 @@ from flops import flop_counter
 from torch import Tensor
 
 from unpaired import losses, machine
-from unpaired._memory import keep_memory
+from unpaired.cli import keep_memory
 from unpaired.config import parse_assignments
 from unpaired.data.sampling import ArrayPool, Sampler
 from unpaired.methods import method_class

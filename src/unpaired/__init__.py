@@ -13,21 +13,23 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from unpaired._version import __version__
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from unpaired.adaptation import adapt
-    from unpaired.data.check import check
-    from unpaired.errors import UnpairedError
-    from unpaired.evaluation.results import compare
-    from unpaired.evaluation.run import evaluate
-    from unpaired.methods import METHODS
-    from unpaired.report import write_report
-    from unpaired.training.planning import plan
-    from unpaired.training.run import pretrain, train
-    from unpaired.translate.files import translate_files
-    from unpaired.translate.synthesis import synthesize
-    from unpaired.translate.translator import Translator, load
+    from unpaired.adaptation import adapt as adapt
+    from unpaired.data.check import check as check
+    from unpaired.errors import UnpairedError as UnpairedError
+    from unpaired.evaluation.results import compare as compare
+    from unpaired.evaluation.run import evaluate as evaluate
+    from unpaired.methods import METHODS as METHODS
+    from unpaired.report import write_report as write_report
+    from unpaired.training.planning import plan as plan
+    from unpaired.training.run import pretrain as pretrain
+    from unpaired.training.run import train as train
+    from unpaired.translate.files import translate_files as translate_files
+    from unpaired.translate.synthesis import synthesize as synthesize
+    from unpaired.translate.translator import Translator as Translator
+    from unpaired.translate.translator import load as load
 
 _WHERE = {
     "METHODS": "unpaired.methods",
@@ -46,23 +48,7 @@ _WHERE = {
     "write_report": "unpaired.report",
 }
 
-__all__ = [
-    "METHODS",
-    "Translator",
-    "UnpairedError",
-    "__version__",
-    "adapt",
-    "check",
-    "compare",
-    "evaluate",
-    "load",
-    "plan",
-    "pretrain",
-    "synthesize",
-    "train",
-    "translate_files",
-    "write_report",
-]
+__all__ = [*_WHERE, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,8 +22,7 @@ import torch.nn.functional as F
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from unpaired import checkpoint, machine
-from unpaired._version import __version__
+from unpaired import __version__, checkpoint, machine
 from unpaired.batch import Batch
 from unpaired.config import AdaptConfig, RunConfig, Settings, explain, merge, nested
 from unpaired.config import preset as read_preset

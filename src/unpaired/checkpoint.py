@@ -30,8 +30,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from unpaired import __version__
 from unpaired import files as _files
-from unpaired._version import __version__
 from unpaired.config import RunConfig, without_retired
 from unpaired.errors import CheckpointError, ConfigError, StoppedError
 from unpaired.machine import shapes_only

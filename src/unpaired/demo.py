@@ -27,8 +27,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from unpaired import checkpoint
-from unpaired._version import __version__
+from unpaired import __version__, checkpoint
 from unpaired.adaptation import adapt
 from unpaired.data.images import Pixels, encode_image, open_image, to_tensor, to_uint8
 from unpaired.errors import DataError, UnpairedError, WeightsError

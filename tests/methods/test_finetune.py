@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from unpaired import checkpoint
-from unpaired.cli.train import next_command
+from unpaired.cli.commands import next_command
 from unpaired.errors import ConfigError, WeightsError
 from unpaired.methods.cascade import Cascade
 from unpaired.methods.finetune import Finetune

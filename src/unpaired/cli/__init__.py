@@ -3,6 +3,7 @@ torch."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import traceback
@@ -10,11 +11,8 @@ import traceback
 from cyclopts import App, CycloptsError, MissingArgumentError, UnusedCliTokensError
 from pydantic import ValidationError
 
-from unpaired import signals
-from unpaired._memory import keep_memory
-from unpaired._version import __version__
-from unpaired.cli import imports, train
-from unpaired.cli import use as cli_use
+from unpaired import __version__, signals
+from unpaired.cli import commands, imports
 from unpaired.config import explain
 from unpaired.errors import Interrupted, UnpairedError
 
@@ -27,14 +25,13 @@ app = App(
     version=__version__,
     version_flags=["--version"],
     help_epilogue="Exit codes: 0 ok, 1 failed, 2 refused before work, 3 finished with failed items, 4 "
-    "stopped by itself (state saved), "
-    "130 and 143 stopped by a signal (state saved).",
+    "stopped by itself (state saved), 130 and 143 stopped by a signal (state saved).",
 )
 app.command(imports.app)
 for command in (  # in the order in which a shell's completion offers them
-    *(train.train, train.pretrain, train.plan),
-    *(cli_use.translate, cli_use.synthesize, cli_use.evaluate, cli_use.compare, cli_use.report),
-    *(cli_use.check, train.adapt, cli_use.info, cli_use.presets, train.demo),
+    *(commands.train, commands.pretrain, commands.plan, commands.translate, commands.synthesize, commands.evaluate),
+    *(commands.compare, commands.report, commands.check, commands.adapt, commands.info, commands.presets),
+    commands.demo,
 ):
     app.command(command)
 app.register_install_completion_command()
@@ -53,6 +50,23 @@ def _typed_wrongly(error: CycloptsError) -> str:
     if isinstance(error.__cause__, ValidationError):
         return f"{explain(error.__cause__, option=True)}. {more}"
     return str(error)
+
+
+def keep_memory() -> bool:
+    """Let this process keep what it has freed: every step needs the same blocks again. Whether that could be arranged.
+
+    glibc gives large blocks back to the system at once, which clears each page on its next use: for tensors of tens of
+    MiB on a CPU a sixth of the time. Not where the environment has settings for it: those are somebody's choice; nor in
+    a program that imports the package, which has its own to decide.
+    """
+    own = any(name == "GLIBC_TUNABLES" or name.startswith("MALLOC_") for name in os.environ)
+    if own or not sys.platform.startswith("linux"):
+        return False
+    library = ctypes.CDLL(None)
+    trim_threshold, mmap_max = -1, -4  # malloc.h
+    if not (hasattr(library, "gnu_get_libc_version") and hasattr(library, "mallopt")):
+        return False
+    return bool(library.mallopt(mmap_max, 0) and library.mallopt(trim_threshold, 2**31 - 1))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -83,10 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
-        print(
-            f"error: {type(error).__name__}: {error}; this is a bug in unpaired: run again with "
-            "--debug and report the traceback",
-            file=sys.stderr,
-        )
+        advice = "this is a bug in unpaired: run again with --debug and report the traceback"
+        print(f"error: {type(error).__name__}: {error}; {advice}", file=sys.stderr)
         sys.exit(1)
     sys.exit(0)

@@ -17,8 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unpaired import checkpoint
-from unpaired._version import __version__
+from unpaired import __version__, checkpoint
 from unpaired.config import ClassifierConfig, DataConfig
 from unpaired.data.images import to_tensor
 from unpaired.data.labelled import open_files, open_to_test

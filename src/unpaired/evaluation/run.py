@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unpaired._version import __version__
+from unpaired import __version__
 from unpaired.config import DataConfig, EvaluateConfig
 from unpaired.data.folders import DataTree, find
 from unpaired.data.sampling import Pool, open_pool

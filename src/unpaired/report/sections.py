@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel
 
-from unpaired._version import __version__
+from unpaired import __version__
 from unpaired.config import DataConfig, EvaluateConfig, ReportConfig, TrainingConfig, differences
 from unpaired.data.check import CheckReport, check
 from unpaired.data.images import Pixels, open_image, to_tensor

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unpaired._version import __version__
+from unpaired import __version__
 from unpaired.config import TranslateConfig
 from unpaired.data.folders import Walk
 from unpaired.data.images import (
