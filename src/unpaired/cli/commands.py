@@ -167,7 +167,7 @@ def adapt(
     options = AdaptConfig.of(options, {"settings": parse_assignments(set_)})
     print(run(source, target, out, options).text())
     if not options.quiet:
-        print(f"next: unpaired report {shlex.quote(str(out))}; from Python: unpaired.evaluation.classifier.load_classifier")
+        print(f"next: unpaired report {shlex.quote(str(out))}; or load_classifier of unpaired.evaluation.classifier")
 
 
 def demo(
