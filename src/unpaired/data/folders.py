@@ -1,4 +1,4 @@
-"""Which files belong to which domain and split: four layouts, recognised by names alone; the rest is an error.
+"""Which files belong to which domain and split: three layouts, recognised by names alone; the rest is an error.
 
 ==========  ========================================================  =================================================
 layout      looks like                                                splits
@@ -8,12 +8,11 @@ split       DATA/train/<domain>/…, DATA/test/<domain>/…, or           as the
 cyclegan    DATA/trainA, trainB, testA, testB (valA, train_cat…), or  as the folders say
             DATA/cat_train, dog_train, cat_test, dog_test
 domain      DATA/<domain>/…                                           90 % train, 10 % test, by hash of the name
-lists       DATA/list_trainA.txt, trainA.txt, train_cat.txt…          as the list's name says
 ==========  ========================================================  =================================================
 
 A split's name may be in any case, and end as in training, testing, val, validation or train2017. Folders below a domain
-are read to any depth. Order is by name, in bytes, never by the file system. Nothing is opened here but list files;
-whether a file really is an image is for ``unpaired check`` and the opener to say.
+are read to any depth. Order is by name, in bytes, never by the file system. Nothing is opened here: whether a file
+really is an image is for ``unpaired check`` and the opener to say.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ import re
 import struct
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -35,23 +34,20 @@ from unpaired.data.images import IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES, digest_fi
 from unpaired.errors import DataError
 from unpaired.files import parallel
 
-Layout = Literal["split", "cyclegan", "domain", "lists"]
+Layout = Literal["split", "cyclegan", "domain"]
 TEST_SHARE = 0.1
 """Share of the files that the hash gives to the test split where the folders name no split."""
 MAX_BAD_SHARE = 0.05
 """Share of unusable files above which training refuses to start."""
-MAX_LIST_BYTES = 64 * 2**20
-"""Largest list file: about a million paths."""
 _SPLIT = re.compile(r"(train|test|val)(?:ing|id|idation)?(?:[_-]?\d{4})?", re.IGNORECASE)
-_PREFIXED = re.compile(r"(?:list_)?((?i:train|test|val))(?:([A-Zab0-9]|[A-Z0-9]{2})|[_-](.+))", re.DOTALL)
+_PREFIXED = re.compile(r"((?i:train|test|val))(?:([A-Zab0-9]|[A-Z0-9]{2})|[_-](.+))", re.DOTALL)
 _SUFFIXED = re.compile(r"(.+)[_-]((?i:train|test|val))", re.DOTALL)
 _SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "lost+found", "System Volume Information"})
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
 _EXPECTED = """Arrange it as one of:
   DATA/train/<domain>/…  and  DATA/test/<domain>/…
   DATA/<domain>/…        (10 % of each domain are held out as test images)
-  DATA/trainA DATA/trainB DATA/testA DATA/testB
-  DATA/list_trainA.txt DATA/list_trainB.txt  (text files with one image path a line)"""
+  DATA/trainA DATA/trainB DATA/testA DATA/testB"""
 
 
 @dataclass(frozen=True)
@@ -129,18 +125,6 @@ def in_another_format(path: Path) -> bool:
     return path.suffix.lower() in OTHER_IMAGE_SUFFIXES
 
 
-def _not_an_image(path: Path) -> str:
-    ending = show(path.suffix) or "(none)"
-    if in_another_format(path):
-        return f"{ending} is a format that is not read; save it as JPEG or PNG"
-    return f"the ending {ending} is not an image's"
-
-
-def _leads_back(link: Path) -> bool:
-    """Whether a link to a folder points at one that the link itself lies in."""
-    return Path(os.path.realpath(link.parent)).is_relative_to(os.path.realpath(link))
-
-
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
@@ -164,7 +148,8 @@ class Walk:
         file_links: list[Path] = []
         while folder_links:  # real folders before links to them, so that a file is known by its real place
             start = folder_links.pop(0)
-            if start is not top and _leads_back(start):  # or the other domains would be read as well
+            above = Path(os.path.realpath(start.parent))
+            if start is not top and above.is_relative_to(os.path.realpath(start)):  # other domains would be read, too
                 self.ignored.append((start, "a link back to a folder above it"))
                 continue
             pending = [start]
@@ -185,8 +170,7 @@ class Walk:
                         (file_links if entry.is_symlink() else found).append(path)
         if file_links:
             self._add_links(found, file_links)
-        found.sort(key=_by_bytes)
-        return found
+        return sorted(found, key=_by_bytes)
 
     def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
         """What lies in a folder, sorted; nothing, the reason listed, where it is not to be read. Raises OSError."""
@@ -223,8 +207,11 @@ def _not_wanted(entry: os.DirEntry[str]) -> str:
     if name.startswith(".") or name.lower() in _SYSTEM_FILES:
         return "a hidden or system file"
     if not is_image_name(name):
-        lost = entry.is_symlink() and not os.path.exists(entry.path)  # noqa: PTH110 (it raises where one may not look)
-        return "a link that leads nowhere one may look" if lost else _not_an_image(Path(entry.path))
+        if entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110 (it raises where one may not look)
+            return "a link that leads nowhere one may look"
+        ending = show(Path(name).suffix) or "(none)"
+        other = in_another_format(Path(name))
+        return f"{ending} is a format that is not read; save it as JPEG or PNG" if other else f"{ending} is no image's"
     return "" if entry.is_symlink() or entry.is_file() else "a FIFO, socket or device"
 
 
@@ -235,12 +222,10 @@ class _Top:
     root: Path
     folders: tuple[str, ...]
     images: tuple[str, ...]
-    texts: tuple[str, ...]
 
     def refuse(self, why: str, hint: str = _EXPECTED) -> DataError:
         seen = [f"folders: {_listing(self.folders)}"]
         seen += [f"images: {_listing(self.images)}"] if self.images else []
-        seen += [f"text files: {_listing(self.texts)}"] if self.texts else []
         return DataError(f"{show(self.root)}: {why}\nSeen there: {'; '.join(seen)}.\n{hint}")
 
 
@@ -258,10 +243,7 @@ def _look(root: Path) -> _Top:
     except FileNotFoundError as error:
         raise DataError(f"{show(root)}: there is no such folder") from error
     except NotADirectoryError as error:
-        hint = (
-            "; unpack it and name the folder" if root.suffix.lower() in {".zip", ".tar", ".gz", ".tgz", ".7z"} else ""
-        )
-        raise DataError(f"{show(root)}: a file, not a folder{hint}") from error
+        raise DataError(f"{show(root)}: a file, not a folder; an archive must be unpacked first") from error
     except OSError as error:
         raise DataError(f"{show(root)}: cannot be read: {error.strerror}") from error
     open_ = [e for e in listed if not e.name.startswith(".") and e.name not in _SYSTEM_FOLDERS]
@@ -269,7 +251,6 @@ def _look(root: Path) -> _Top:
         root,
         tuple(e.name for e in open_ if _is_folder(e)),
         tuple(e.name for e in open_ if is_image_name(e.name) and not _is_folder(e)),
-        tuple(e.name for e in open_ if e.name.lower().endswith(".txt") and not _is_folder(e)),
     )
 
 
@@ -280,7 +261,7 @@ def _split_of(name: str) -> str:
 
 
 def _is_val(path: Path) -> bool:
-    return path.name.lower().removeprefix("list_").startswith("val")
+    return path.name.lower().startswith("val")
 
 
 def _prefixed(name: str) -> tuple[str, str] | None:
@@ -290,7 +271,7 @@ def _prefixed(name: str) -> tuple[str, str] | None:
 
 
 Plan = dict[tuple[str, str], Path]
-"""(split or "" for by-hash, domain) -> the folder or list file to read."""
+"""(split or "" for by-hash, domain) -> the folder to read."""
 
 
 def _planned(top: _Top, found: Iterable[tuple[str, str, Path]]) -> tuple[Plan, tuple[str, ...]]:
@@ -313,34 +294,20 @@ def find(root: str | os.PathLike[str], least: int = 2) -> DataTree:
 
     Raises:
         DataError: no such folder; a layout that cannot be told for certain (the text shows what was seen and what would
-            do); fewer than ``least`` domains; a list file that names no existing file. A domain without images is no
-            error here: ``unpaired check`` and ``open_pool`` report it.
+            do); fewer than ``least`` domains. A domain without images is no error here: ``unpaired check`` and
+            ``open_pool`` report it.
     """
     top = _look(Path(root))
     if least == 1 and top.images and not top.folders:
         name = top.root.resolve().name or "images"
         return _read(top, "domain", {("", name): top.root}, (), least)
-    lists, notes = _planned(top, _list_files(top))
-    if len({domain for _, domain in lists}) > 1 or (lists and not top.folders):
-        return _from_lists(top, lists, notes)
-    tree = _from_folders(top, least)
-    unused = tuple(f"{show(p.name)} is not used: list files count when they name two domains" for p in lists.values())
-    return replace(tree, notes=tree.notes + unused)
-
-
-def _from_folders(top: _Top, least: int) -> DataTree:
     if top.images:
-        what = (
-            "beside the folders; it is not clear which domain is theirs." if top.folders else "in it, and no folders."
-        )
-        raise top.refuse(f"{len(top.images)} images lie {what}")
+        where = "beside the folders; it is not clear which domain is theirs" if top.folders else "in it, and no folders"
+        raise top.refuse(f"{len(top.images)} images lie {where}.")
     splits = [n for n in top.folders if _split_of(n)]
     prefixed = {n: key for n in top.folders if (key := _prefixed(n))}
     suffixed = {n: (_split_of(m[2]), m[1]) for n in top.folders if (m := _SUFFIXED.fullmatch(n))}
-    if {split for split, _ in suffixed.values()} == {
-        "train",
-        "test",
-    }:  # with one of them alone, steam_train is a domain
+    if {split for split, _ in suffixed.values()} == {"train", "test"}:  # with one alone, steam_train is a domain
         prefixed |= suffixed
     if splits and prefixed:
         raise top.refuse(f"both {_listing(splits)} and {_listing([*prefixed])} name splits.")
@@ -355,9 +322,8 @@ def _from_folders(top: _Top, least: int) -> DataTree:
     if any(_split_of(n) for below in inner.values() for n in below.folders):
         found = {name: _splits(below) for name, below in inner.items()}
         if bare := [name for name, below in found.items() if not below]:
-            raise top.refuse(
-                f"{_listing([n for n in found if n not in bare])} has folders of splits, {_listing(bare)} has none."
-            )
+            others = _listing([n for n in found if n not in bare])
+            raise top.refuse(f"{others} has folders of splits, {_listing(bare)} has none.")
         return _read(top, "split", *_planned(top, ((s, d, p) for d, f in found.items() for s, p in f.items())), least)
     if len(inner) == 1 and len(only := next(iter(inner.values())).folders) > 1:
         inside = show(top.root / top.folders[0])
@@ -393,9 +359,8 @@ def _split_plan(top: _Top) -> tuple[Plan, tuple[str, ...]]:
     for split, folder in sorted(chosen.items(), reverse=True):  # train before test
         inner = _look(folder)
         if inner.images:
-            raise inner.refuse(
-                f"{len(inner.images)} images lie in it without a domain; expected {folder.name}/<domain>/…."
-            )
+            what = f"{len(inner.images)} images lie in it without a domain"
+            raise inner.refuse(f"{what}; expected {folder.name}/<domain>/….")
         here, _ = _planned(inner, ((split, domain, folder / domain) for domain in inner.folders))
         for _, domain in here:
             if split == "test" and ("train", domain) not in plan:
@@ -432,84 +397,23 @@ def _hash_split(domain: str, paths: Sequence[Path], base: Path) -> dict[tuple[st
     return {(split, domain): tuple(found) for split, found in parts.items()}
 
 
-def _checked_domains(top: _Top, names: Iterable[str], least: int = 2) -> tuple[str, ...]:
+def _checked_domains(top: _Top, names: Iterable[str], least: int) -> tuple[str, ...]:
     """Sorted names; refuses too few, odd ones, and those that differ only in case."""
     domains = tuple(sorted(names, key=os.fsencode))
+    if not domains:
+        raise top.refuse("no domain folders.")
     if len(domains) < least:
-        found = f"only one domain, {show(domains[0])}" if domains else "no domain folders"
-        alone = " (deepvae, biggan and stylegan train on a single one)" if domains else ""
-        raise top.refuse(f"{found}; translation needs at least two{alone}." if least > 1 else f"{found}.")
+        alone = "(deepvae, biggan and stylegan train on a single one)"
+        raise top.refuse(f"only one domain, {show(domains[0])}; translation needs at least two {alone}.")
     odd = [d for d in domains if not d.isprintable() or not d.strip()]  # also true of names that are not UTF-8
     if odd:
         raise top.refuse(f"the folder name {_listing(odd)} cannot be a domain's name; rename it to plain text.")
     folded: dict[str, str] = {}
     for domain in domains:
-        other = folded.setdefault(unicodedata.normalize("NFC", domain).casefold(), domain)
+        other = folded.setdefault(_nfc(domain).casefold(), domain)
         if other != domain:
-            raise top.refuse(
-                f"the domains {show(other)} and {show(domain)} differ only in case or accents; rename one."
-            )
+            raise top.refuse(f"the domains {show(other)} and {show(domain)} differ only in case; rename one.")
     return domains
-
-
-# ---- UNIT's list files -----------------------------------------------------------------------------------------------
-
-
-def _list_files(top: _Top) -> list[tuple[str, str, Path]]:
-    """(split, domain, list file); other text files, a README say, are none."""
-    return [(*key, top.root / n) for n in top.texts if (key := _prefixed(Path(n).stem))]
-
-
-def _from_lists(top: _Top, lists: Plan, notes: tuple[str, ...]) -> DataTree:
-    domains = _checked_domains(top, {domain for _, domain in lists})
-    files: dict[tuple[str, str], tuple[Path, ...]] = {(s, d): () for d in domains for s in ("train", "test")}
-    for key, list_file in lists.items():
-        names = _read_list(list_file)
-        base = _base_of(top, list_file, names)
-        files[key] = tuple(sorted((base / n for n in dict.fromkeys(names)), key=_by_bytes))
-        if len(files[key]) < len(names):
-            twice = len(names) - len(files[key])
-            notes += (f"{show(list_file.name)} names {twice} files twice; each is counted once",)
-    if not any(files["train", d] for d in domains):
-        raise top.refuse("no list names an image to train on, as list_trainA.txt would.")
-    return DataTree(top.root, "lists", domains, files, notes=notes)
-
-
-def _read_list(path: Path) -> list[str]:
-    """One path a line, relative, as UNIT's lists have it; blank lines are skipped. Raises DataError."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_LIST_BYTES + 1)
-    except OSError as error:
-        raise DataError(f"{show(path)}: cannot be read: {error.strerror}") from error
-    if len(content) > MAX_LIST_BYTES:
-        raise DataError(f"{show(path)}: a list of more than {MAX_LIST_BYTES >> 20} MiB")
-    names = []
-    for number, raw in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
-        line = os.fsdecode(raw.strip())
-        if not line:
-            continue
-        pure = PurePosixPath(line.replace("\\", "/") if os.name == "nt" else line)
-        if pure.is_absolute() or ".." in pure.parts or "\0" in line:
-            raise DataError(
-                f"{show(path)}, line {number}: {show(line)} leaves the data folder; write paths relative to it, "
-                "without .."
-            )
-        names.append(pure.as_posix())
-    return names
-
-
-def _base_of(top: _Top, list_file: Path, names: Sequence[str]) -> Path:
-    """The folder that a list's paths are relative to: that of its name, or the root, where a listed file exists."""
-    places = [top.root / list_file.stem.removeprefix("list_"), top.root]
-    for place in places:
-        if not names or any((place / n).is_file() for n in names[:100]):
-            return place
-    tried = _listing([str(p) for p in places])
-    raise top.refuse(f"{show(list_file.name)}: its first path {show(names[0])} exists in none of {tried}.")
-
-
-# ---- labelled data ---------------------------------------------------------------------------------------------------
 
 
 def split_folder(root: Path, split: str | None) -> Path:

@@ -101,8 +101,9 @@ class TranslationReport:
     def text(self) -> str:
         """A few lines for a person."""
         done = ", ".join(f"{n} {what}" for n, what in zip(self.counts.values(), _STATUS, strict=True))
-        usual = ("a hidden", "the ending")  # a folder may hold thousands of thumbnails and notes: they are only counted
-        odd = {name: reason for name, reason in self.left_out.items() if not reason.startswith(usual)}
+        # a folder may hold thousands of thumbnails and notes: they are only counted
+        usual = ("a hidden or system f", "no image's")
+        odd = {name: why for name, why in self.left_out.items() if not any(u in why for u in usual)}
         kinds = {
             "renamed": [f"{source} -> {target}" for source, target in self.renamed.items()],
             "failed": [f"{i.input}: {i.reason}" for i in self.items if i.status == "failed"],
