@@ -78,7 +78,8 @@ class Dot:
 
     label: str
     value: float
-    interval: tuple[float, float] | None = None
+    interval: Sequence[float] | None = None
+    """Its two ends."""
     colour: int = 0
 
 

@@ -6,6 +6,7 @@ Keys of results that it does not know appear under their own names, missing ones
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import fmean
@@ -33,8 +34,6 @@ TITLES = {
     "ceiling": "real on real",
 }
 """Start of a figure's key -> its name for people; what follows in the key takes the place of the braces."""
-LOWER = ("FD-", "KD-", "FID", "KID", "cycle_error", "identity_error", "reconstruction", "mFD", "mKD", "mFID", "mKID")
-"""Starts of the keys for which less is better, where results do not say."""
 KERNEL = ("KD-", "KID")
 """Starts of the kernel distances. They have no bias for small N, so they are the ones to believe with few images."""
 DISTANCES = ("FID", "FD-", *KERNEL)
@@ -123,13 +122,6 @@ def seconds(log: Sequence[Entry]) -> float:
     return sum(before for before, now in pairwise(times) if now < before)
 
 
-def duration(value: float) -> str:
-    """Write seconds in words."""
-    if value < 90:
-        return f"{value:.0f} s"
-    return f"{value / 60:.0f} min" if round(value / 60) < 90 else f"{value / 3600:.1f} h"
-
-
 def won(log: Sequence[Entry]) -> list[str]:
     """Name discriminators that were right nearly always over the last quarter of the log."""
     last = log[-max(1, len(log) // 4) :]
@@ -162,20 +154,15 @@ def known(figure: Any) -> TypeGuard[Mapping[str, Any]]:
     return is_number(value) and math.isfinite(value)
 
 
-def interval(figure: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Return the figure's 95 % interval."""
-    return tuple(figure["interval"]) if figure.get("interval") else None
-
-
 def cell(figure: Mapping[str, Any] | None) -> str:
     """Write value with interval or deviation on a second line, or why there is none."""
     if figure is None:
         return "–"
     if not known(figure):
         return f"not comparable\n{figure.get('not_comparable', '')}".rstrip()
-    text, ends = number(float(figure["value"]), digits=3), interval(figure)
-    if ends is not None:
-        return f"{text}\n[{ends[0]:.3g}, {ends[1]:.3g}]"
+    text = number(float(figure["value"]), digits=3)
+    if figure.get("interval"):
+        return "{}\n[{:.3g}, {:.3g}]".format(text, *figure["interval"])
     return f"{text}\n± {figure['std']:.2g}" if figure.get("std") is not None else text
 
 
@@ -192,7 +179,7 @@ def table(results: Mapping[str, Any]) -> tuple[list[str], list[list[Cell]], list
     rows: list[list[Cell]] = []
     notes, groups = [], []
     for where, key, figure in figures_of(results):
-        about = measures.get(key.removesuffix(" error")) or {"better": "lower" if key.startswith(LOWER) else None}
+        about = measures.get(key.removesuffix(" error")) or {}
         arrow = {"lower": " ↓", "higher": " ↑"}.get(about.get("better") or "", "")
         context = [cell(figure.get("before")), cell(figure.get("floor"))]
         rows.append([titled(key) + arrow, cell(figure), *context, count(figure)])
@@ -247,7 +234,9 @@ def distance_panels(results: Mapping[str, Any]) -> list[Panel]:
     for where, key, figure in figures_of(results):
         first = "translated" if "before" in figure else "generated"
         shown = {first: figure, "input itself": figure.get("before"), "real against real": figure.get("floor")}
-        rows = [Dot(name, float(f["value"]), interval(f), i) for i, (name, f) in enumerate(shown.items()) if known(f)]
+        rows = [
+            Dot(name, float(f["value"]), f.get("interval"), i) for i, (name, f) in enumerate(shown.items()) if known(f)
+        ]
         if rows and key.startswith(DISTANCES):
             panels.append(interval_panel(f"{titled(key)}, {where}", rows))
     return panels
@@ -265,7 +254,7 @@ def compare_panels(named: Sequence[tuple[str, Mapping[str, Any]]], most: int = 1
             if known(cell.figure) and cell.reason:
                 left_out.setdefault(f"{name}: {cell.reason}", {})[titled(row.key)] = None
             elif known(cell.figure):
-                dots.append(Dot(name, float(cell.figure["value"]), interval(cell.figure), colour))
+                dots.append(Dot(name, float(cell.figure["value"]), cell.figure.get("interval"), colour))
         if len(dots) > 1:
             panel = interval_panel(f"{titled(row.key)}, {row.direction}", dots)
             panels[row.key.startswith(DISTANCES)].append(panel)
@@ -284,10 +273,8 @@ def verdicts(results: Mapping[str, Any]) -> list[str]:
 
 def _verdict(entry: Mapping[str, Any], key: str, where: str) -> str:
     figure, target = entry[key], entry["target"]
-    value, before, floor = (
-        number(float(f["value"]), digits=3) if known(f) else ""
-        for f in (figure, figure.get("before"), figure.get("floor"))
-    )
+    context = (figure, figure.get("before"), figure.get("floor"))
+    value, before, floor = (number(float(f["value"]), digits=3) if known(f) else "" for f in context)
     halves = f", for two halves of the real images {floor}" if floor else ""
     n = f"N = {count(figure)}" + (" (generated / real)" if isinstance(figure.get("n"), list) else "")
     if not before:
@@ -300,23 +287,24 @@ def _verdict(entry: Mapping[str, Any], key: str, where: str) -> str:
     )
 
 
-def _ends(figure: Mapping[str, Any]) -> tuple[float, float]:
+def _ends(figure: Mapping[str, Any]) -> Sequence[float]:
     """Return the interval; two deviations where there is none; else the value alone."""
     value, width = figure["value"], 2 * (figure.get("std") or 0)
-    return interval(figure) or (value - width, value + width)
+    return figure.get("interval") or (value - width, value + width)
 
 
 def provenance(results: Mapping[str, Any]) -> str:
     """Say where the figures come from, a line each."""
     known = {k: v for k, v in (results.get("provenance") or {}).items() if v is not None and v not in ([], {})}
-    return "\n".join(f"{key.replace('_', ' ')}: {_plain(value)}" for key, value in known.items())
+    return "\n".join(f"{key.replace('_', ' ')}: {plain(value)}" for key, value in known.items())
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """Write a value of JSON for a person; hashes are shortened."""
     if isinstance(value, Mapping):
-        return ", ".join(
-            f"{k} ({_plain(v)})" if isinstance(v, Mapping) else f"{k} {_plain(v)}" for k, v in value.items()
-        )
-    if isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef"):
+        return ", ".join(f"{k} ({plain(v)})" if isinstance(v, Mapping) else f"{k} {plain(v)}" for k, v in value.items())
+    if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value):
         return value[:16] + "…"
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

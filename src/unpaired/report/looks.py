@@ -118,14 +118,6 @@ def _codes(images: Tensor, layers: Layers) -> list[Tensor]:
     return codes
 
 
-def nearest_neighbours(distances: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Find the ``k`` nearest of each row of [N, M]: their distances [N, k] and indices [N, k], nearest first, the
-    earlier one first where two are equally near; k is at most M."""
-    found = torch.sort(distances, dim=1, stable=True)
-    k = min(k, distances.shape[1])
-    return found.values[:, :k], found.indices[:, :k]
-
-
 def open_network() -> tuple[Features | None, str]:
     """Open the feature network with its pretrained weights; without them None and why."""
     layers = Features(NETWORK, TAPS)
@@ -246,8 +238,8 @@ class Measured:
     map: dict[str, Values] = field(default_factory=dict)
     """Points of source, target and translated images in one map."""
     map_missing: str = ""
-    neighbours: list[tuple[Pixels, Pixels, list[Pixels], list[float]]] = field(default_factory=list)
-    """(input, translation, its nearest training images of the target, their distances)."""
+    neighbours: list[tuple[int, list[Pixels], list[float]]] = field(default_factory=list)
+    """(place of a translation, its nearest training images of the target, their distances)."""
     references: int = 0
     """Training images of the target among which the nearest were searched."""
     from_noise: bool = False
@@ -257,6 +249,12 @@ class Measured:
     def name(self) -> str:
         """What was made of what."""
         return f"{self.target} from noise" if self.from_noise else f"{self.source} → {self.target}"
+
+    def shown(self, i: int) -> dict[str, Pixels]:
+        """Label what was made of one image, and that image, for a gallery."""
+        return {"from noise": self.outputs[i]} if self.from_noise else {
+            "input": self.inputs[i], f"as {self.target}": self.outputs[i]
+        }  # fmt: skip
 
     def judge(self, classifier: Classifier) -> None:
         """Add how sure a classifier is of each translation, and of which class."""
@@ -321,13 +319,12 @@ def _add_neighbours(found: Measured, references: Pixels, layers: Features, shown
     picked = good[np.linspace(0, len(good) - 1, min(shown, EXTREMES, len(good))).round().astype(int)]
     if not len(references):
         return
-    values, indices = nearest_neighbours(
-        perceptual_distances(_seen(found.outputs[picked]), _seen(references), layers), NEAREST
-    )
+    distances = perceptual_distances(_seen(found.outputs[picked]), _seen(references), layers)
+    nearest = torch.sort(distances, dim=1, stable=True)
     found.references = len(references)
     for row, which in enumerate(picked.tolist()):
-        near = [references[i] for i in indices[row].tolist()]
-        found.neighbours.append((found.inputs[which], found.outputs[which], near, values[row].tolist()))
+        near = [references[i] for i in nearest.indices[row, :NEAREST].tolist()]
+        found.neighbours.append((which, near, nearest.values[row, :NEAREST].tolist()))
 
 
 def extremes(values: Values, count: int, *, largest: bool) -> list[int]:

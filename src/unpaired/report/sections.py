@@ -1,5 +1,4 @@
-"""The report of a run, of a model, or of results: gathers, translates, measures, and writes one section after the
-other.
+"""The report of a run, of a model, or of results: gathers, translates, measures, and writes section after section.
 
 A section is a function of the :class:`Job` in SECTIONS. One that cannot be shown says why in the page; it never stops
 the report.
@@ -33,7 +32,7 @@ from unpaired.report.charts import Dot, Panel, interval_panel, line_panel, scatt
 from unpaired.report.gather import Pictures, Subject, gather, open_pictures
 from unpaired.report.looks import Measured
 from unpaired.report.page import Card, Cell, Pair, Report
-from unpaired.training.log import Reporter, Watch
+from unpaired.training.log import Reporter, Watch, duration
 from unpaired.training.loop import MAX_SHEET_DIRECTIONS
 from unpaired.translate.translator import Translator
 
@@ -98,9 +97,15 @@ class Job:
     def step(self) -> int | None:
         """Where training stands, by the model or by the log."""
         step = self.translator.header.get("step") if self.translator else None
-        if not isinstance(step, int) and self.subject.log:
+        if step is None and self.subject.log:
             step = int(self.subject.log[-1]["step"])
-        return step if isinstance(step, int) else None
+        return step
+
+    @property
+    def unfinished(self) -> int | None:
+        """Steps of the whole plan, where training has not come to its end."""
+        total = self.subject.steps_in_all
+        return total if total and self.step is not None and self.step < total else None
 
     @property
     def train_counts(self) -> dict[str, int]:
@@ -242,13 +247,12 @@ def lead(job: Job) -> str:
     config = job.subject.config
     if job.translator is None or config is None:
         return f"Figures of {some([name for name, _ in job.subject.results])}." if job.subject.results else ""
-    step, total = job.step, job.subject.steps_in_all
-    of = f" of {total:,}" if step is not None and total and step < total else ""
-    steps = f"{step:,}{of} steps" if step is not None else "an unknown number of steps"
+    of = f" of {job.unfinished:,}" if job.unfinished else ""
+    steps = f"{job.step:,}{of} steps" if job.step is not None else "an unknown number of steps"
     on = some([f"{n:,} images of {d}" for d, n in job.train_counts.items()])
     time = figures.seconds(job.subject.log)
     return (
-        f"Trained for {steps}{f' in {figures.duration(time)}' if time else ''} on "
+        f"Trained for {steps}{f' in {duration(time)}' if time else ''} on "
         f"{on if job.train_counts else 'images that are not here any more'}, at {config.data.size}×{config.data.size} "
         f"pixels, seed {config.seed}."
     )
@@ -270,11 +274,10 @@ def summary(job: Job) -> None:
 
 def _facts(job: Job) -> dict[str, str]:
     subject, found = job.subject, {}
-    step, total, time = job.step, subject.steps_in_all, figures.seconds(subject.log)
-    if step is not None:
-        found["steps" if not total or step >= total else f"steps of {total:,}"] = f"{step:,}"
-    if time:
-        found["training time"] = figures.duration(time)
+    if job.step is not None:
+        found[f"steps of {job.unfinished:,}" if job.unfinished else "steps"] = f"{job.step:,}"
+    if time := figures.seconds(subject.log):
+        found["training time"] = duration(time)
     if job.translator is not None:
         count = sum(p.numel() for p in job.translator.method.parameters())
         found["parameters"] = f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count:,}"
@@ -319,9 +322,8 @@ def _verdicts(job: Job) -> list[str]:
     plain, last = ((subject.adaptation or {}).get(k) for k in ("source_only", "last"))
     if isinstance(plain, Mapping) and isinstance(last, Mapping):
         a, b = (share_interval(score["accuracy"], score["n"]) for score in (plain, last))
-        word = (
-            "more often right" if b[0] > a[1] else "less often right" if b[1] < a[0] else "not clearly better or worse"
-        )
+        clear = "more often right" if b[0] > a[1] else "less often right" if b[1] < a[0] else ""
+        word = clear or "not clearly better or worse"
         said.append(
             f"The adapted classifier is {word} than one that was trained on the source alone: {last['accuracy']:.1%} "
             f"against {plain['accuracy']:.1%} of {last['n']:,} labelled target images, one seed."
@@ -339,9 +341,10 @@ def _warnings(job: Job) -> list[str]:
     """Say what a reader must know before believing the rest."""
     subject, translator, pictures = job.subject, job.translator, job.pictures
     said = []
-    step, total = job.step, subject.steps_in_all
-    if translator is not None and step is not None and total and step < total and subject.folder is not None:
-        said.append(f"The run is not finished: {step:,} of {total:,} steps. The same command goes on with it.")
+    if job.unfinished and subject.folder is not None:
+        said.append(
+            f"The run is not finished: {job.step:,} of {job.unfinished:,} steps. The same command goes on with it."
+        )
     if translator is not None and translator.untrained:
         said.append(f"{translator.untrained[:1].upper()}{translator.untrained[1:]}.")
     for crash in subject.crashes:
@@ -409,12 +412,10 @@ def _every_class(job: Job, translator: Translator, pictures: Pictures) -> None:
     if len(domains) > CLASSES_A_LINE:
         for source, image in list(images.items())[:1]:
             found = looks.every_class(translator, image, source, seed=seed)
-            one = {"": np.stack([image, *found.values()])}
-            job.page.sheet(
-                one, heads=[f"input: {source}", *found], columns=CLASSES_A_LINE,
-                alt=f"One {source} image as every class",
-                caption=f"One {job.split_of(source)} image of {source} as every class.",
-            )  # fmt: skip
+            one, heads = {"": np.stack([image, *found.values()])}, [f"input: {source}", *found]
+            alt = f"One {source} image as every class"
+            caption = f"One {job.split_of(source)} image of {source} as every class."
+            job.page.sheet(one, heads=heads, columns=CLASSES_A_LINE, alt=alt, caption=caption)
         return
     rows = {}
     for source, image in images.items():
@@ -478,9 +479,8 @@ def _progress(job: Job) -> None:
         step, path = subject.samples[-1]
         with contextlib.suppress(ImageError):
             card = Card({f"step {step:,}": np.asarray(open_image(path, min_side=1))}, "", "Sample sheet of the run")
-            page.gallery(
-                [card], wide=True, caption="The last sheet that training left: inputs above their translations."
-            )
+            caption = "The last sheet that training left: inputs above their translations."
+            page.gallery([card], wide=True, caption=caption)
 
 
 # ---- figures ----
@@ -554,9 +554,8 @@ def adaptation(job: Job) -> None:
     keys = dict.fromkeys(k for h in history for k in h if k != "step")
     lines = {k.replace("_", " "): (steps, [float(h.get(k, "nan")) for h in history]) for k in keys}
     if len(history) > 1 and lines:
-        panels.append(
-            line_panel(f"{next(iter(lines))}, while training" if len(lines) == 1 else "while training", lines)
-        )
+        only = f"{next(iter(lines))}, " if len(lines) == 1 else ""
+        panels.append(line_panel(f"{only}while training", lines))
     caption = "Accuracy on labelled target images that nothing was trained on; 95 % intervals after Wilson."
     page.panels(panels, caption=caption)
     page.table(["classifier", "accuracy", "N"], rows, caption="One seed; [95 % interval].")
@@ -582,12 +581,11 @@ def feature_map(job: Job) -> None:
             panels.append(scatter_panel(m.name, m.map, alt=alt))
         else:
             job.page.note(f"{m.name}: no map: {m.map_missing or job.no_layers}")
-    job.page.panels(
-        panels,
-        caption=f"t-SNE of {looks.NETWORK} features. Near points are images that the network finds alike; good "
-        f"{job.made} lie among the real "
-        f"images of their domain. Sizes of clusters and distances between them mean nothing.",
+    caption = (
+        f"t-SNE of {looks.NETWORK} features. Near points are images that the network finds alike; good {job.made} lie "
+        "among the real images of their domain. Sizes of clusters and distances between them mean nothing."
     )
+    job.page.panels(panels, caption=caption)
 
 
 def neighbours(job: Job) -> None:
@@ -605,9 +603,8 @@ def neighbours(job: Job) -> None:
     )
     for m in job.measured:
         cards = []
-        for number, (x, y, near, distances) in enumerate(m.neighbours, start=1):
-            shown = {"from noise": y} if m.from_noise else {"input": x, f"as {m.target}": y}
-            shown |= {f"nearest {i}": p for i, p in enumerate(near, start=1)}
+        for number, (which, near, distances) in enumerate(m.neighbours, start=1):
+            shown = m.shown(which) | {f"nearest {i}": p for i, p in enumerate(near, start=1)}
             notes = {f"nearest {i}": f"{d:.2f}" for i, d in enumerate(distances, start=1)}
             alt = f"{m.target} from noise {number}" if m.from_noise else f"{m.source} image {number}"
             cards.append(Card(shown, "", alt, notes))
@@ -632,21 +629,16 @@ def failures(job: Job) -> None:
     for m in job.measured:
         page.heading(m.name)
         among = f"{len(m.inputs)} {'images' if m.from_noise else f'{job.split_of(m.source)} images'}"
-        kinds = [("changed the most", "change", m.change, True), ("changed the least", "change", m.change, False)]
-        kinds += (
-            [("least sure for the classifier", "confidence", m.confidence, False)] if m.confidence is not None else []
-        )
+        kinds = [("Changed the most", "change", m.change, True), ("Changed the least", "change", m.change, False)]
+        if m.confidence is not None:
+            kinds.append(("Least sure for the classifier", "confidence", m.confidence, False))
         for kind, what, values, largest in kinds:
             cards = []
             for i in looks.extremes(values, looks.EXTREMES, largest=largest):
                 text = f"{what} {values[i]:.3f}" + (f", taken for {m.classes[i]}" if what == "confidence" else "")
-                shown = (
-                    {"from noise": m.outputs[i]}
-                    if m.from_noise
-                    else {"input": m.inputs[i], f"as {m.target}": m.outputs[i]}
-                )
-                cards.append(Card(shown, text, f"{kind}, {m.name}, image {i + 1}"))
-            page.gallery(cards, caption=f"{kind[:1].upper()}{kind[1:]}, of {among}.")
+                alt = f"{kind[0].lower()}{kind[1:]}, {m.name}, image {i + 1}"
+                cards.append(Card(m.shown(i), text, alt))
+            page.gallery(cards, caption=f"{kind}, of {among}.")
     if job.classifier is None:
         page.note(
             "The translations that a classifier is least sure of are not shown, because none was given; give one with "
@@ -688,18 +680,10 @@ def settings(job: Job) -> None:
     for key, (default, value) in sorted(differences(usual, now).items()):
         table, _, name = key.partition(".")
         known = tables[table].model_fields.get(name.split(".")[0]) if table in tables else None
-        rows.append([key, _setting(value), _setting(default)])
+        rows.append([key, figures.plain(value), figures.plain(default)])
         notes.append(" ".join(((known and known.description) or "").replace("``", "").split()))
     caption = "Settings that differ from the defaults; all of them stand at the end."
     job.page.table(["setting", "value", "default"], rows, notes=notes, caption=caption)
-
-
-def _setting(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return "none" if value is None else str(value)
 
 
 def about(job: Job) -> list[tuple[str, Cell]]:
@@ -731,10 +715,8 @@ def about(job: Job) -> list[tuple[str, Cell]]:
         t, side = config.training, config.data.size
         rows.append(("precision", t.precision + (f", averaged weights (decay {t.ema})" if t.ema else "")))
         rows.append(("image size", f"{side}×{side}, cut from a shorter side of {config.data.resize or side}"))
-    for what, counts in (
-        ("training images", job.train_counts),
-        ("held out to look at", pictures.looked_at if pictures else {}),
-    ):
+    images = {"training images": job.train_counts, "held out to look at": pictures.looked_at if pictures else {}}
+    for what, counts in images.items():
         if counts:
             rows.append((what, some([f"{d}: {n:,}" for d, n in counts.items()], 12)))
     if pictures is not None:
@@ -796,13 +778,9 @@ def _commands(job: Job) -> list[str]:
     if not subject.results and subject.translator is not None and subject.translator.directions:
         blocks.append(("# figures", f"unpaired evaluate {model} {data} --out results.json"))
     given = [str(p) for p in job.paths] + [part for value in job.options.data for part in ("--data", value)]
-    blocks.append(
-        ("# this report", f"unpaired report {shlex.join(given)} {job.options.typed('data', 'quiet')}".rstrip())
-    )
-    lines: list[str] = []
-    for title, command in blocks:
-        lines += [""] * bool(lines) + [title] * bool(title) + [command]
-    return lines
+    typed = job.options.typed("data", "quiet")
+    blocks.append(("# this report", f"unpaired report {shlex.join(given)} {typed}".rstrip()))
+    return [line for title, command in blocks for line in ("", title, command)][2:]
 
 
 def evaluate_command(results: Mapping[str, Any], model: str, data: str) -> str:
