@@ -12,7 +12,7 @@ from torch import Tensor
 import tiny
 from unpaired.data.images import to_tensor
 from unpaired.errors import NotComparableError, UnpairedError
-from unpaired.report.looks import FEWEST, embed_2d, nearest_neighbours, perceptual_distances
+from unpaired.report.looks import FEWEST, embed_2d, perceptual_distances
 
 
 def clusters(n: int = 15) -> tuple[Tensor, Tensor, Tensor]:
@@ -33,18 +33,13 @@ def test_far_clusters_stay_apart_and_the_map_repeats() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(maps, embed_2d(*clusters(), seed=1), strict=True))
 
 
-def test_a_map_of_nothing_is_refused() -> None:
-    """Too few points, equal features and NaN are not comparable, each with its reason."""
-    with pytest.raises(NotComparableError, match=f"at least {FEWEST} images, there are 6"):
-        embed_2d(torch.randn(3, 4), torch.randn(3, 4))
-    with pytest.raises(NotComparableError, match="all features are equal"):
-        embed_2d(torch.ones(9, 4), torch.ones(9, 4))
-    with pytest.raises(NotComparableError, match="NaN"):
-        embed_2d(torch.full((9, 4), float("nan")))
-
-
-def test_without_scikit_learn_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error says what to install."""
+def test_a_map_of_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too few points, equal features and NaN are not comparable, each with its reason; without scikit-learn the error
+    says what to install."""
+    few, equal, nan = (torch.randn(3, 4), torch.randn(3, 4)), (torch.ones(9, 4),), (torch.full((9, 4), float("nan")),)
+    for groups, reason in ((few, f"at least {FEWEST} images, there are 6"), (equal, "are equal"), (nan, "NaN")):
+        with pytest.raises(NotComparableError, match=reason):
+            embed_2d(*groups)
     monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
     with pytest.raises(UnpairedError, match=r"pip install 'unpaired\[demo\]'"):
         embed_2d(*clusters())
@@ -71,18 +66,5 @@ def test_distances_equal_their_definition() -> None:
                 values.append(float((a - b).square().sum(1).mean()))
             assert float(found[i, j]) == pytest.approx(np.mean(values), rel=1e-4)
     assert perceptual_distances(x, x, layers).diagonal().abs().max() < 1e-5
-
-
-def test_an_image_is_its_own_nearest_neighbour() -> None:
-    """Among others in any order; equal distances keep their order; k above M gives M."""
-    x = to_tensor(tiny.pictures(6, 16))
-    values, indices = nearest_neighbours(perceptual_distances(x, x.flip(0), layers), k=2)
-    assert indices[:, 0].tolist() == [5, 4, 3, 2, 1, 0] and values.shape == (6, 2)
-    values, indices = nearest_neighbours(torch.zeros(2, 3), k=9)
-    assert indices.tolist() == [[0, 1, 2]] * 2
-
-
-def test_images_of_other_sizes_are_not_compared() -> None:
-    """The error has both sizes."""
     with pytest.raises(NotComparableError, match=r"\[3, 16, 16\] and \[3, 20, 20\]"):
-        perceptual_distances(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 20, 20), layers)
+        perceptual_distances(x, torch.zeros(1, 3, 20, 20), layers)
