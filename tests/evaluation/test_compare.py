@@ -102,14 +102,10 @@ def test_three_formats(results: Two, tmp_path: Path) -> None:
     assert body[0].startswith(r"\begin{tabular}{ll") and body[-1] == r"\end{tabular}"
     assert "\n".join(body).count("{") == "\n".join(body).count("}") and r"ours\_50\%" in latex and r"\textbf{" in latex
     assert len({line.count("&") for line in body if line.endswith(r"\\")}) == 1
+    assert _escaped("FD-x -0.5 [-1, 2]") == "FD-x $-$0.5 [$-$1, 2]"  # a hyphen stays, a sign becomes a minus
+    assert _escaped("2.1e-05 3e+08") == r"2.1$\cdot10^{-5}$ 3$\cdot10^{8}$"
     with pytest.raises(ConfigError, match="text, markdown, latex"):
         found.text("html")  # type: ignore[arg-type]
-
-
-def test_latex_has_minus_signs_and_powers() -> None:
-    """A hyphen in a name stays, a sign becomes a minus, exponents become powers of ten."""
-    assert _escaped("FD-x") == "FD-x" and _escaped("-0.5 [-1, 2]") == "$-$0.5 [$-$1, 2]"
-    assert _escaped("2.1e-05") == r"2.1$\cdot10^{-5}$" and _escaped("3e+08") == r"3$\cdot10^{8}$"
 
 
 def test_columns_are_named_by_what_tells_the_files_apart(results: Two, tmp_path: Path) -> None:

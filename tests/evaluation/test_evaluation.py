@@ -19,7 +19,7 @@ import tiny
 from conftest import SHARED
 from toys import Negative, Noise, OneWay, like, translator
 from unpaired.data.sampling import ArrayPool
-from unpaired.errors import ConfigError, DataError, UnpairedError, WeightsError
+from unpaired.errors import RefusedError, UnpairedError, WeightsError
 from unpaired.evaluation.results import format_table
 from unpaired.evaluation.run import evaluate, seen_in_training
 
@@ -188,12 +188,13 @@ def test_without_weights_only_errors_are_given_and_a_line_says_which_file(
 
 def test_refusals() -> None:
     """A domain that the data lacks, an unknown backbone, a limit of zero."""
-    with pytest.raises(DataError, match="the data has no domain dusk, which the model knows; it has: day, night"):
-        evaluate(translator(Negative(("day", "dusk"))), pool(), networks=[Colours()])
-    with pytest.raises(ConfigError, match="unknown backbone 'resnet'"):
-        evaluate(translator(Negative()), pool(), backbone="resnet")
-    with pytest.raises(ConfigError, match="limit = 0"):
-        measured(Negative, pool(), limit=0)
+    for model, options, said in (
+        (Negative(("day", "dusk")), {}, "the data has no domain dusk, which the model knows; it has: day, night"),
+        (Negative(), {"backbone": "resnet"}, "unknown backbone 'resnet'"),
+        (Negative(), {"limit": 0}, "limit = 0"),
+    ):
+        with pytest.raises(RefusedError, match=said):
+            evaluate(translator(model), pool(), **options)
 
 
 def test_a_folder_is_cut_to_centred_squares_of_the_training_size(tmp_path: Path) -> None:

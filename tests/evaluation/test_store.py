@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor
 
 import tiny
 from unpaired.data.images import to_tensor
-from unpaired.evaluation import features as evaluate_features
+from unpaired.evaluation import features
 from unpaired.evaluation.features import BATCH, FeatureStore, NetworkBackbone, content_key
 from unpaired.machine import set_products
 
@@ -23,11 +24,11 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def backbone(seen: list[int]) -> NetworkBackbone:
-    def features(images: Tensor) -> Tensor:
+    def colours(images: Tensor) -> Tensor:
         seen.append(len(images))
         return torch.cat([images.mean(dim=(2, 3)), images.std(dim=(2, 3))], dim=1)
 
-    return NetworkBackbone("colours", 6, 16, "0" * 64, features, torch.device("cpu"))
+    return NetworkBackbone("colours", 6, 16, "0" * 64, colours, torch.device("cpu"))
 
 
 def test_a_picture_goes_through_once_whatever_set_it_is_in() -> None:
@@ -46,38 +47,33 @@ def test_a_picture_goes_through_once_whatever_set_it_is_in() -> None:
     assert content_key(pixels[0]) != content_key(pixels[0].reshape(8, 32, 3))
 
 
-def test_other_weights_resize_or_precision_have_a_cache_of_their_own() -> None:
+def test_other_weights_resize_precision_or_code_have_a_cache_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of one is ever taken for the other."""
     plain = backbone([])
-    folders = {
-        FeatureStore(replace(plain, **change)).folder
-        for change in ({}, {"sha256": "1" * 64}, {"resize": "box"}, {"precision": "bf16"})
-    }
-    assert len(folders) == 4
+    changes: tuple[dict[str, Any], ...] = ({}, {"sha256": "1" * 64}, {"resize": "box"}, {"precision": "bf16"})
+    folders = {FeatureStore(replace(plain, **change)).folder for change in changes}
+    monkeypatch.setattr(features, "CODE", features.CODE + 1)
+    assert len(folders | {FeatureStore(plain).folder}) == 5
 
 
-def test_features_do_not_depend_on_the_precision_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_do_not_depend_on_the_precision_of_the_model() -> None:
     """A backbone's products are IEEE's whether a model in TF32 ran before it or PyTorch's own setting holds; the
-    model's setting is there again after it. Features that older code computed are not taken."""
+    model's setting is there again after it."""
     found: list[str] = []
 
-    def features(images: Tensor) -> Tensor:
+    def seen(images: Tensor) -> Tensor:
         found.append(torch.backends.cudnn.conv.fp32_precision)  # type: ignore[attr-defined]
         return images.mean(dim=(2, 3))
 
-    network = NetworkBackbone("means", 3, 16, "0" * 64, features, torch.device("cpu"))
+    network = NetworkBackbone("means", 3, 16, "0" * 64, seen, torch.device("cpu"))
     try:
-        for precision in ("tf32", "fp32"):
+        for precision, after in (("tf32", "tf32"), ("fp32", "ieee")):
             set_products(precision)
             network(torch.zeros(1, 3, 16, 16))
-            after = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
-            assert after == {"tf32": "tf32", "fp32": "ieee"}[precision]
+            assert torch.backends.cudnn.conv.fp32_precision == after  # type: ignore[attr-defined]
     finally:
         set_products("fp32")
     assert found == ["ieee", "ieee"]
-    before = FeatureStore(network).folder
-    monkeypatch.setattr(evaluate_features, "CODE", evaluate_features.CODE + 1)
-    assert FeatureStore(network).folder != before
 
 
 def test_damage_is_noticed_and_two_writers_do_not_disturb_each_other() -> None:
@@ -104,8 +100,7 @@ def test_without_a_place_to_write_the_features_are_still_given(tmp_path: Path, m
     """The cache's folder is a file: the pass works, nothing is kept."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("UNPAIRED_CACHE", str(tmp_path / "file"))
-    pixels = tiny.pictures(3, 16)
     store = FeatureStore(backbone([]))
-    assert store.rows(store.add(pixels)).shape == (3, 6)
+    assert store.rows(store.add(tiny.pictures(3, 16))).shape == (3, 6)
     store.save()
     assert (tmp_path / "file").read_text() == ""
