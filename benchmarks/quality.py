@@ -36,9 +36,10 @@ from unpaired.data.images import to_tensor, to_uint8
 from unpaired.data.sampling import centre_crops, open_pool
 from unpaired.evaluation.distances import kernel_distance
 from unpaired.evaluation.features import Backbone, open_backbone
+from unpaired.files import sha256_of
 from unpaired.networks.classifiers import Features
 from unpaired.translate.translator import Translator, load
-from unpaired.weights import fill
+from unpaired.weights import first, read
 
 LOOKS = 8
 """Checkpoints along a run that are measured."""
@@ -65,7 +66,9 @@ class Fire9:
 
     def __init__(self, weights: Path | None) -> None:
         self.network = Features("squeezenet1_1", ("fire9",))
-        self.sha256 = fill(self.network, weights)["sha256"]
+        name, path = first(self.network.sources, weights)
+        self.network.fill(name, read(path))
+        self.sha256 = sha256_of(path)
         self.network.eval()
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:

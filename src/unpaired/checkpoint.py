@@ -68,11 +68,8 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 def save_error(path: Path, error: OSError, needed: int) -> StoppedError:
     """The message for a failed write: path, cause, needed and free bytes."""
-    hint = (
-        "free some space or use another --out"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        else "check the disk"
-    )
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    hint = "free some space or use another --out" if full else "check the disk"
     return StoppedError(f"{path}: could not be written: {_files.why_unwritten(path, error, needed)}; {hint}")
 
 
@@ -83,7 +80,7 @@ def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
 
 
-def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
+def digest_of(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
     """SHA-256 over the header and every tensor's name, type, shape and bytes."""
     sha = hashlib.sha256(_canonical(header).encode())
     for name in sorted(tensors):
@@ -98,7 +95,7 @@ def pack(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> bytes:
     plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     header = {k: v for k, v in header.items() if k != "digest"}
     header = json.loads(_canonical(header))
-    metadata = {"unpaired": _canonical({**header, "digest": _digest(plain, header)})}
+    metadata = {"unpaired": _canonical({**header, "digest": digest_of(plain, header)})}
     data = safetensors.torch.save(plain, metadata)
     length = int.from_bytes(data[:8], "little")
     if len(plain) > MAX_TENSORS or length > MAX_HEADER_BYTES:  # never write what will not be read
@@ -140,10 +137,8 @@ def unpack(path: Path, data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise ValueError(f"{len(index):,} tensors")
         text = index.get("__metadata__", {}).get("unpaired")
         if text is None:
-            raise CheckpointError(
-                f"{path}: a safetensors file, but not one of unpaired's. Weights of other projects come in through: "
-                "unpaired import --help"
-            )
+            what = "a safetensors file, but not one of unpaired's"
+            raise CheckpointError(f"{path}: {what}. Weights of other projects come in through: unpaired import --help")
         header = json.loads(text, object_pairs_hook=_unique_keys)
         if header["format"] > FORMAT:
             raise CheckpointError(
@@ -152,7 +147,7 @@ def unpack(path: Path, data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
             )
         tensors = safetensors.torch.load(data)
         digest = header.pop("digest")
-        damaged = digest != _digest(tensors, header)
+        damaged = digest != digest_of(tensors, header)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise CheckpointError(
             f"{path}: not a readable checkpoint ({error}); the file is damaged or of another kind"
@@ -223,9 +218,9 @@ def model_file(path: Path | str) -> Path:
         inside = sorted(p.parent for p in path.glob("*/checkpoints") if p.is_dir())
         above = [path.parent] if (path.parent / "checkpoints").is_dir() else []
         near = ", ".join(map(str, [*above, *inside][:5]))
+        hint = f". Did you mean {near}?" if near else ""
         raise CheckpointError(
-            f"{path}: a folder without {MODEL} or checkpoints; give a model file or a run folder"
-            + (f". Did you mean {near}?" if near else "")
+            f"{path}: a folder without {MODEL} or checkpoints; give a model file or a run folder{hint}"
         )
     raise CheckpointError(f"{path}: no such file or folder")
 
@@ -241,9 +236,8 @@ def read_model(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any], Pat
         sha256 = hashlib.sha256(data).hexdigest()
     tensors, header = unpack(file, data)
     if "method" not in header:
-        raise CheckpointError(
-            f"{file}: the state for resuming, not a model; give {file.parent / MODEL} or the run's folder"
-        )
+        what = "the state for resuming, not a model"
+        raise CheckpointError(f"{file}: {what}; give {file.parent / MODEL} or the run's folder")
     return tensors, header, file, sha256
 
 
@@ -276,16 +270,12 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
         header["config"] = without_retired(header["config"])
         config = run_from(header["config"])
         with shapes_only():  # no memory yet: a lying header must not cost any
-            method = method_class(header["method"])(
-                config.model,
-                tuple(header["domains"]),
-                image_size=header["image_size"],
-                classes=tuple(header["classes"]),
-            )
+            made = method_class(header["method"])
+            domains, classes = tuple(header["domains"]), tuple(header["classes"])
+            method = made(config.model, domains, image_size=header["image_size"], classes=classes)
     except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
-        raise CheckpointError(
-            f"{file}: its header does not describe a model that this version can build: {error}"
-        ) from error
+        what = "its header does not describe a model that this version can build"
+        raise CheckpointError(f"{file}: {what}: {error}") from error
     for name in method.training_only:
         delattr(method, name)
     tensors = {k: v for k, v in tensors.items() if k.split(".")[0] not in method.training_only}
@@ -442,9 +432,8 @@ def read_state(saved: Saved) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and JSON values of ``state.safetensors``."""
     path = saved.folder / STATE
     if not path.is_file():
-        raise CheckpointError(
-            f"{path}: missing, so this run cannot go on; its model still translates. Train into another --out"
-        )
+        what = "missing, so this run cannot go on; its model still translates"
+        raise CheckpointError(f"{path}: {what}. Train into another --out")
     return unpack(path, read_bytes(path))
 
 

@@ -152,9 +152,8 @@ class DataConfig(Settings):
     @model_validator(mode="after")
     def _crop_fits(self) -> Self:
         if self.resize is not None and self.resize < self.size:
-            raise ValueError(
-                f"resize = {self.resize} is smaller than the crop, size = {self.size}; make it at least that"
-            )
+            what = f"resize = {self.resize} is smaller than the crop, size = {self.size}"
+            raise ValueError(f"{what}; make it at least that")
         return self
 
 
@@ -188,8 +187,7 @@ class TrainingConfig(Settings):
     tensorboard: bool = True
     """Write a TensorBoard log where the package ``tensorboard`` is installed."""
     validate_every: Annotated[int, Field(ge=1)] | None = None
-    """Steps between two looks at images held out from the training split (``--during-training every=N``); None has
-    none."""
+    """Steps between two looks at images held out from the training split (``--during-training N``); None has none."""
     validate_share: Annotated[float, Field(gt=0, le=0.5)] = 0.1
     """Share of each domain's training images that is held out for those looks."""
     validate_images: Annotated[int, Field(ge=2)] = 256
@@ -271,19 +269,17 @@ def from_dict(values: Mapping[str, Any], model: type[MethodConfig]) -> RunConfig
     table = values.pop("model", None) or {}
     if not isinstance(table, Mapping):
         raise ConfigError(f"model = {table!r}: a table of settings is wanted, as in --set model.batch_size=4")
+    made: list[Any] = []
     problems = []
-    run, settings = None, None
-    try:
-        run = RunConfig(**values)
-    except ValidationError as error:
-        problems.append(explain(error, "", known))
-    try:
-        settings = model(**table)
-    except ValidationError as error:
-        problems.append(explain(error, "model.", known))
-    if problems or run is None:
+    for kind, given, prefix in ((RunConfig, values, ""), (model, table, "model.")):
+        try:
+            made.append(kind(**given))
+        except ValidationError as error:
+            problems.append(explain(error, prefix, known))
+    if problems:
         raise ConfigError("\n".join(problems))
-    return run.model_copy(update={"model": settings})
+    run: RunConfig = made[0]
+    return run.model_copy(update={"model": made[1]})
 
 
 RETIRED: dict[str, tuple[Any, ...]] = {
@@ -336,10 +332,8 @@ def without_retired(values: Mapping[str, Any], *, resume: bool = False) -> dict[
             continue
         value = kept[table][key]
         if good and value not in good and (resume or entry in BUILT):
-            raise ConfigError(
-                f"{name} = {value!r} is no longer built; saved with it, this needs an earlier version "
-                "of unpaired (commit 813e7b5)"
-            )
+            what = f"{name} = {value!r} is no longer built"
+            raise ConfigError(f"{what}; saved with it, this needs an earlier version of unpaired (commit 813e7b5)")
         if len(good) < 2 or value not in good:
             del kept[table][key]
     return kept
@@ -450,22 +444,16 @@ class EvaluateConfig(Options):
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        if not self.metrics or not set(self.metrics) <= {*GROUPS, "all"}:
-            unknown = [m for m in self.metrics if m not in GROUPS]
-            what = (
-                f"unknown metrics '{unknown[0]}'.{nearest(unknown[0], GROUPS)}"
-                if unknown
-                else "metrics: none is named."
-            )
+        unknown = [m for m in self.metrics if m not in (*GROUPS, "all")]
+        if unknown or not self.metrics:
+            what = f"unknown metrics '{unknown[0]}'.{nearest(unknown[0], GROUPS)}" if unknown else "no metrics named."
             raise ConfigError(f"{what} There are: {', '.join(GROUPS)}, all.")
         if "lpips" in self.groups and not self.lpips:
             raise ConfigError("lpips: no network is named; there are alex and vgg")
         if 0 < self.bootstrap < 20:
             raise ConfigError(f"bootstrap = {self.bootstrap}: 0 for no intervals, or at least 20 resamples")
         if (self.classifier is None) != (self.labelled is None):
-            raise ConfigError(
-                "--classifier and --labelled go together: a classifier, and labelled target images to test it on"
-            )
+            raise ConfigError("--classifier and --labelled go together: who is tested, and on which labelled images")
         if not self.threshold:
             raise ConfigError("threshold: none is named; colour differences from 0 to 255 are wanted, as in 12,16")
         for value in self.threshold:
@@ -554,10 +542,8 @@ class SynthesizeConfig(Options):
     @model_validator(mode="after")
     def _so_many(self) -> Self:
         if self.interpolate == 1 or self.n * max(1, self.interpolate) > MOST_SYNTHESIZED:
-            raise ConfigError(
-                f"n = {self.n}, interpolate = {self.interpolate}: wanted 1 to {MOST_SYNTHESIZED:,} "
-                "images in all, and at least 2 on a way"
-            )
+            what = f"n = {self.n}, interpolate = {self.interpolate}"
+            raise ConfigError(f"{what}: wanted 1 to {MOST_SYNTHESIZED:,} images in all, and at least 2 on a way")
         return self
 
 
@@ -612,12 +598,8 @@ class RunOptions(Options):
 
     def all_settings(self) -> dict[str, Any]:
         """Return ``settings`` and the options that are short for one."""
-        short = {
-            "seed": self.seed,
-            "training.precision": self.precision,
-            "training.device": self.device,
-            "data.workers": self.workers,
-        }
+        short: dict[str, Any] = {"seed": self.seed, "training.precision": self.precision}
+        short |= {"training.device": self.device, "data.workers": self.workers}
         return self.settings | {key: value for key, value in short.items() if value is not None}
 
 
@@ -633,15 +615,18 @@ class TrainConfig(RunOptions):
     """Compile the losses with torch.compile."""
     start_from: Path | None = None
     """Model whose weights a fresh run begins with: an imported one, or one trained on other images."""
-    during_training: str | None = None
-    """every=N: distances on held-out training images each N steps; the best checkpoint is kept beside the last
-    (RUN/best). More: every=N,backbone=fid,share=0.1,images=256,weights=FOLDER."""
+    during_training: Annotated[int, Field(ge=1)] | None = None
+    """Steps between two looks at held-out training images: distances on them; the best checkpoint is kept beside the
+    last (RUN/best). More by --set training.validate_share, _images, _backbone and _weights."""
 
     def all_settings(self) -> dict[str, Any]:
-        """Return ``settings`` and the options that are short for some. Raises ConfigError."""
-        short = {"model.weights": self.weights, "training.compile": self.compile}
-        looks = parse_looks(self.during_training) if self.during_training is not None else {}
-        return super().all_settings() | {key: value for key, value in short.items() if value is not None} | looks
+        """Return ``settings`` and the options that are short for one."""
+        short = {
+            "model.weights": self.weights,
+            "training.compile": self.compile,
+            "training.validate_every": self.during_training,
+        }
+        return super().all_settings() | {key: value for key, value in short.items() if value is not None}
 
 
 class PretrainConfig(RunOptions):
@@ -728,30 +713,6 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     return parsed
 
 
-_LOOKS = {
-    "backbone": "validate_backbone",
-    "share": "validate_share",
-    "images": "validate_images",
-    "weights": "validate_weights",
-}
-
-
-def parse_looks(text: str) -> dict[str, Any]:
-    """``"every=500,share=0.1"`` (the option --during-training) -> dotted settings. Raises ConfigError."""
-    names = {"every": "validate_every", **_LOOKS}
-    values = {}
-    for part in text.split(","):
-        key, equals, value = part.partition("=")
-        if not equals or key.strip() not in names:
-            raise ConfigError(
-                f"--during-training {text!r}: expected every=N, and if need be {', '.join(f'{n}=…' for n in _LOOKS)}"
-            )
-        values[f"training.{names[key.strip()]}"] = parse_value(value.strip())
-    if "training.validate_every" not in values:
-        raise ConfigError(f"--during-training {text!r}: every=N is missing, as in --during-training every=500")
-    return values
-
-
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as plain values; ConfigError names the file and the line that is wrong."""
     try:
@@ -764,12 +725,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def presets() -> dict[str, str]:
     """Names of the shipped presets with the first line of each, sorted."""
-    folder = resources.files("unpaired") / "presets"
-    found = {}
-    for entry in sorted(folder.iterdir(), key=lambda e: e.name):
-        if entry.name.endswith(".toml"):
-            found[entry.name.removesuffix(".toml")] = entry.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")
-    return found
+    files = sorted((resources.files("unpaired") / "presets").iterdir(), key=lambda e: e.name)
+    texts = {e.name.removesuffix(".toml"): e.read_text("utf-8") for e in files if e.name.endswith(".toml")}
+    return {name: text.split("\n", 1)[0].lstrip("# ") for name, text in texts.items()}
 
 
 def preset(name: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 
 from unpaired.errors import Interrupted, WeightsError, nearest
@@ -97,17 +97,15 @@ def find(
             raise WeightsError(f"{where}: {what}. {_advice(weights)}")
         return _checked(weights, found)
     own = os.environ.get("UNPAIRED_WEIGHTS")
-    folders = [Path(own).expanduser()] if own else []
-    folders.append(hub_cache())
+    folders = [*([Path(own).expanduser()] if own else []), hub_cache()]
     for found in (*(_in_folder(weights, folder) for folder in folders), _in_package(weights)):
         if found is not None:
             return _checked(weights, found)
     if offline is None:
         offline = os.environ.get("UNPAIRED_OFFLINE", "0") not in ("", "0")
-    if weights.url is None:
-        raise WeightsError(f"the weights '{name}' are not on this machine. {_advice(weights)}")
-    if offline:
-        raise WeightsError(f"the weights '{name}' are not on this machine, and downloads are off. {_advice(weights)}")
+    if offline or weights.url is None:
+        off = ", and downloads are off" if weights.url else ""
+        raise WeightsError(f"the weights '{name}' are not on this machine{off}. {_advice(weights)}")
     return download(weights, folders[0])
 
 
@@ -120,11 +118,6 @@ def first(names: Sequence[str], where: Path | str | None = None) -> tuple[str, P
         except WeightsError:
             continue
     return names[0], find(names[0], where)
-
-
-def load(name: str, where: Path | str | None = None) -> dict[str, Tensor]:
-    """The tensors of the weights ``name``, found as by :func:`find` and read as by :func:`read`."""
-    return read(find(name, where))
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -142,25 +135,6 @@ def read(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise WeightsError(f"{path}: not a plain dictionary of tensors")
     return state
-
-
-class Fillable(Protocol):
-    """A network that takes weights of the catalogue."""
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """Names of files that fit, in order of preference."""
-
-    def fill(self, name: str, state: Mapping[str, Tensor]) -> None:
-        """Take the tensors of the file ``name``. Raises WeightsError when they do not fit."""
-
-
-def fill(network: Fillable, where: Path | str | None = None) -> dict[str, str]:
-    """Give ``network`` its pretrained weights, found as by :func:`find`; returns where they came from. Raises
-    WeightsError."""
-    name, path = first(network.sources, where)
-    network.fill(name, read(path))
-    return provenance(name, path)
 
 
 def provenance(name: str, path: Path) -> dict[str, str]:
@@ -217,10 +191,8 @@ def _checked(weights: Weights, path: Path) -> Path:
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror}") from error
     if not digest.startswith(weights.sha256):
-        raise WeightsError(
-            f"{path}: SHA-256 is {digest}, expected {weights.sha256}{'…' if len(weights.sha256) < 64 else ''}; "
-            f"this is not the file '{weights.file}', or it is damaged. Remove it. {_advice(weights)}"
-        )
+        what = f"this is not the file '{weights.file}', or it is damaged. Remove it"
+        raise WeightsError(f"{path}: SHA-256 is {digest}, expected {weights.sha256}…; {what}. {_advice(weights)}")
     return path
 
 

@@ -70,7 +70,7 @@ def test_help_says_what_the_docstrings_say(capsys: pytest.CaptureFixture[str]) -
     for command in ("train", "evaluate"):
         assert run(command, "--help") == 0
         pages.append(" ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split()))
-    assert "every=N: distances on held-out training images each N steps; the best checkpoint" in pages[0]
+    assert "Steps between two looks at held-out training images: distances on them; the best" in pages[0]
     assert "auto takes bf16 where the hardware has it. [choices: auto, fp32, tf32, bf16]" in pages[0]
     assert "[default: distances,coverage,errors,content]" in pages[1] and "[default: 200]" in pages[1]
     assert "--no-cache" in pages[1] and "empty" not in pages[1]

@@ -6,8 +6,6 @@ state saved.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -20,9 +18,8 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from image_zoo import bad_files, encoded, picture, snapshot
+from image_zoo import encoded, picture, snapshot
 from test_cli import FAST, run
-from test_folders import REFUSED, touch
 
 import tiny
 from unpaired import checkpoint
@@ -66,7 +63,6 @@ def copy_of_run(home: Path, to: Path) -> Path:
 
 
 # ---- where a run may lie
-# -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", [".", "run", "train/red/run", "link/run"])
@@ -97,54 +93,9 @@ def test_a_wrong_device_or_precision_is_refused_before_any_image_is_read(said: S
 
 
 # ---- data
-# -----------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_ambiguous_folders_exit_2_with_what_is_there_and_what_to_rename(case: str, said: Said, tmp_path: Path) -> None:
-    """Each folder that cannot be told for certain refuses check and train alike, with the same text."""
-    touch(tmp_path / "d", *REFUSED[case][0])
-    (tmp_path / "d").mkdir(exist_ok=True)
-    first, second = said(2, "check", tmp_path / "d"), said(2, "train", tmp_path / "d", "--out", tmp_path / "r", *FAST)
-    assert first == second and "Seen there:" in first and str(tmp_path / "d") in first
-    assert not (tmp_path / "r").exists()
-
-
-@pytest.mark.parametrize(("made", "text"), [(True, "a file, not a folder"), (False, "there is no such folder")])
-def test_a_root_that_is_no_folder_exits_2(made: bool, text: str, said: Said, tmp_path: Path) -> None:
-    """A file and nothing at all."""
-    if made:
-        (tmp_path / "d").touch()
-    assert text in said(2, "check", tmp_path / "d")
-
-
-def test_every_bad_file_is_named_by_check_and_by_translate(
-    said: Said, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """check exits 2 and lists each file with its reason, train exits 2, translate exits 3 with each in the report;
-    nothing in the folder changes."""
-    data = tiny.folder(tmp_path / "data", count=30)
-    zoo = bad_files()
-    for name, (content, _) in zoo.items():
-        (data / "train/red" / name).write_bytes(content)
-    before = snapshot(data)
-    assert run("check", data, "--json") == 2
-    told = json.loads(capsys.readouterr().out)
-    reasons = {Path(b["name"]).name: b["reason"] for b in told["bad"]}
-    assert set(reasons) == set(zoo) and all(part in reasons[name] for name, (_, part) in zoo.items())
-    assert "more than 5%" in said(2, "train", data, "--out", tmp_path / "r", *FAST)
-    err = said(
-        3, "translate", home / "run", data, "--to", "blue", "--out", tmp_path / "o", "--device", "cpu", "--quiet"
-    )
-    report = json.loads((tmp_path / "o" / ".unpaired-report.json").read_text())
-    failed = {Path(i["input"]).name for i in report["items"] if i["status"] == "failed"}
-    # those two are too small to train on, but can be translated
-    assert failed == set(zoo) - {"dot.png", "strip.png"} and "the whole list: " in err
-    assert snapshot(data) == before
 
 
 # ---- settings
-# -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -187,7 +138,6 @@ def test_files_of_settings_that_cannot_be_read_exit_2(said: Said, tmp_path: Path
 
 
 # ---- a run that is there already
-# ------------------------------------------------------------------------------------------
 
 
 def test_a_run_that_cannot_go_on_exits_2(said: Said, home: Path, tmp_path: Path) -> None:
@@ -238,7 +188,6 @@ def test_a_run_folder_in_use_or_unusable_exits_2(said: Said, home: Path, tmp_pat
 
 
 # ---- models
-# ---------------------------------------------------------------------------------------------------------------
 
 
 def flipped(path: Path, source: Path) -> None:
@@ -306,40 +255,7 @@ class Attack:
         return os.system, (f"touch {self.canary}",)
 
 
-@pytest.mark.parametrize("kind", ["unit-v2", "unit-munit", "cyclegan", "biggan"])
-def test_unsafe_and_foreign_files_are_not_imported(kind: str, said: Said, tmp_path: Path) -> None:
-    """Each importer refuses a file that would run code (and does not run it), options beside tensors, a page, an empty
-    file, tensors of another network, and equal names; it says what to do, exits 2 and writes nothing."""
-    path, canary, out = tmp_path / "gen.pkl", tmp_path / "canary", tmp_path / "m.safetensors"
-    names = [] if kind == "biggan" else ["--domains", "a,b"]
-    files = [path, path] if kind == "biggan" else [path]
-
-    def refused() -> str:
-        err = said(2, "import", kind, *files, *names, "--out", out)
-        assert str(path) in err and not out.exists() and not canary.exists()
-        return err
-
-    for legacy in (False, True):
-        torch.save({"w": torch.ones(2), "x": Attack(canary)}, path, _use_new_zipfile_serialization=not legacy)
-        err = refused()
-        assert "system" in err and "so it is refused" in err and "torch.save(model.state_dict()" in err
-    torch.save({"w": torch.ones(2), "opt": argparse.Namespace(lr=1)}, path)
-    assert "argparse Namespace" in refused()
-    torch.save({"w": torch.ones(2)}, path)
-    assert "it has no tensor" in refused() or "not a ResNet generator" in refused() or "tensors" in refused()
-    path.write_text("<html>quota exceeded</html>")
-    assert "was the download complete?" in refused()
-    path.write_bytes(b"")
-    assert "an empty file" in refused()
-    path.unlink()
-    assert "No such file" in refused()
-    if kind != "biggan":
-        assert "two different names" in said(2, "import", kind, path, "--domains", "a,a", "--out", out)
-        assert "two different names" in said(2, "import", kind, path, "--domains", "a,b,c", "--out", out)
-
-
 # ---- translating
-# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -369,7 +285,6 @@ def test_translations_that_cannot_begin_exit_2(arguments: list[str], text: str, 
 
 
 # ---- evaluating, adapting, the demo
-# ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,6 @@ def snapshot(root: Path) -> dict[bytes, tuple[int, int, bytes]]:
 
 
 # ---- the dirty zoo: every member with what must become of it
-# --------------------------------------------------------------
 
 Verdict = Literal["ok", "flat", "bad", "ignored"]
 
@@ -296,9 +295,9 @@ def zoo() -> dict[str, Member]:
         ".DS_Store": Member(b"\0\0\0\1Bud1", "ignored", "hidden or system"),
         "Thumbs.db": Member(b"\xd0\xcf\x11\xe0", "ignored", "hidden or system"),
         ".hidden.png": Member(encoded(picture(8)), "ignored", "hidden or system"),
-        "notes.txt": Member(b"two cats", "ignored", "ending .txt"),
-        "model.pkl": Member(b"\x80\x04.", "ignored", "ending .pkl"),
-        "no ending": Member(encoded(picture(9)), "ignored", "ending (none)"),
+        "notes.txt": Member(b"two cats", "ignored", ".txt is no image's"),
+        "model.pkl": Member(b"\x80\x04.", "ignored", ".pkl is no image's"),
+        "no ending": Member(encoded(picture(9)), "ignored", "(none) is no image's"),
     }
     return found
 

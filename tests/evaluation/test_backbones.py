@@ -160,7 +160,7 @@ def test_lpips_equals_torchmetrics(net: str, name: str) -> None:
     theirs = pytest.importorskip("torchmetrics.functional.image.lpips")
     g = torch.Generator().manual_seed(1)
     state = {k: 0.05 * torch.randn(v.shape, generator=g) for k, v in tiny.file_state(name).items()}
-    ours = LPIPS(net, state, weights.load(f"lpips_{net}"))
+    ours = LPIPS(net, state, weights.read(weights.find(f"lpips_{net}")))
     reference = theirs._LPIPS(pretrained=True, net=net, pnet_rand=True)
     reference.net.load_state_dict(dict(zip(reference.net.state_dict(), state.values(), strict=True)))
     x, y = pair()

@@ -7,6 +7,7 @@ a run folder.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import os
@@ -35,8 +36,8 @@ class Hostile:
     reader: str
     make: Callable[[Path, Path], None]
     """(file or folder to write, canary that its code would leave behind)."""
-    said: str = ""
-    """A part of the refusal."""
+    said: str
+    """A part of the refusal, or nothing."""
 
 
 class Payload:
@@ -117,12 +118,7 @@ def _lying_member(path: Path, canary: Path) -> None:
         name = int.from_bytes(data[at + 28 : at + 30], "little")
         if data[at + 46 : at + 46 + name].endswith(b"/data/0"):
             data[at + 20 : at + 28] = struct.pack("<II", 0xFFFFFFF0, 0xFFFFFFF0)
-        at += (
-            46
-            + name
-            + int.from_bytes(data[at + 30 : at + 32], "little")
-            + int.from_bytes(data[at + 32 : at + 34], "little")
-        )
+        at += 46 + sum(struct.unpack("<HHH", data[at + 28 : at + 34]))
     path.write_bytes(data)
 
 
@@ -155,7 +151,6 @@ def _cut_number(path: Path, _canary: Path) -> None:
 
 
 # ---- safetensors
-# ----------------------------------------------------------------------------------------------------------
 
 
 def _safetensors(header: object, body: bytes = bytes(64)) -> Callable[[Path, Path], None]:
@@ -179,7 +174,6 @@ def _metadata(text: str) -> dict[str, Any]:
 
 
 # ---- our own folders
-# ------------------------------------------------------------------------------------------------------
 
 
 def _run(change: Callable[[Path, dict[str, Any], Path], None]) -> Callable[[Path, Path], None]:
@@ -193,10 +187,8 @@ def _run(change: Callable[[Path, dict[str, Any], Path], None]) -> Callable[[Path
         manifest = {"format": 1, "step": 7, "files": {}}
         for name in (checkpoint.MODEL, checkpoint.STATE):
             content = (folder / name).read_bytes()
-            manifest["files"][name] = {
-                "bytes": len(content),
-                "sha256": __import__("hashlib").sha256(content).hexdigest(),
-            }  # type: ignore[index]
+            digest = hashlib.sha256(content).hexdigest()
+            manifest["files"][name] = {"bytes": len(content), "sha256": digest}  # type: ignore[index]
         change(folder, manifest, canary)
         if not (folder / checkpoint.MANIFEST).exists():
             (folder / checkpoint.MANIFEST).write_bytes(checkpoint._manifest_bytes(manifest))
@@ -221,109 +213,112 @@ def zoo() -> dict[str, Hostile]:
     """All of them, by name."""
     deep = 200_000
     pickles = {
-        "code in a zip": Hostile("torch", _saved(lambda c: {"w": torch.ones(2), "x": Payload(c)}), "system"),
-        "code in an old "
-        "file": Hostile("torch", _saved(lambda c: {"w": torch.ones(2), "x": Payload(c)}, legacy=True), "system"),
-        "code alone": Hostile("torch", _saved(Payload), "system"),
-        "code in the "
-        "optimizer": Hostile("torch", _saved(lambda c: {"model": WEIGHTS, "optimizer": {"s": [Payload(c)]}}), "system"),
-        "a plain pickle": Hostile("torch", _bytes(lambda c: pickle.dumps(Payload(c))), "plain pickle"),
-        "a pickle of protocol "
-        "0": Hostile("torch", _bytes(lambda c: pickle.dumps(Payload(c), 0)), "not a file that torch.save wrote"),
-        "an xz stream with a 4 GB "
-        "dictionary": Hostile("torch", _bytes(lambda c: bytes.fromhex("88ffffffff0000000000000000010000")),
-            "not a file that torch.save wrote"),
-        "a tar": Hostile("torch", _bytes(_tar), "not a file that torch.save wrote"),
-        "a whole module": Hostile("torch", _saved(lambda c: nn.Linear(2, 2)), "whole module"),
-        "argparse options": Hostile("torch", _saved(lambda c: {"o": argparse.Namespace(a=1)}), "argparse"),
-        "a numpy scalar": Hostile("torch", _saved(lambda c: {"n": np.float64(1)}), "numpy"),
-        "eval by name on the "
-        "stack": Hostile("torch", _with(lambda c: b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93\x8c\x011\x85R."),
-            "builtins.eval"),
-        "an extension code": Hostile("torch", _with(lambda c: b"\x80\x02\x82\x01."), "extension"),
-        "nested lists": Hostile("torch", _with(lambda c: b"\x80\x02" + b"]" * deep + b"a" * (deep - 1) + b".")),
-        "nested dictionaries": Hostile("torch", _saved(lambda c: _nested(50)), "nested deeper"),
-        "millions of "
-        "opcodes": Hostile("torch", _with(lambda c: b"\x80\x02" + b"N0" * 3_000_000 + b"N."), "instructions"),
-        "memo bomb": Hostile("torch", _with(lambda c: b"\x80\x02]q\x00" + b"(h\x00h\x00h\x00h\x00tq\x00" * 60 + b".")),
-        "a string of 4 GB": Hostile("torch", _with(lambda c: b"\x80\x04\x8d" + struct.pack("<Q", 2**32) + b"x" * 100)),
-    }  # fmt: skip
+        "code in a zip": (_saved(lambda c: {"w": torch.ones(2), "x": Payload(c)}), "system"),
+        "code in an old file": (_saved(lambda c: {"w": torch.ones(2), "x": Payload(c)}, legacy=True), "system"),
+        "code alone": (_saved(Payload), "system"),
+        "code in the optimizer": (_saved(lambda c: {"model": WEIGHTS, "optimizer": {"s": [Payload(c)]}}), "system"),
+        "a plain pickle": (_bytes(lambda c: pickle.dumps(Payload(c))), "plain pickle"),
+        "a pickle of protocol 0": (_bytes(lambda c: pickle.dumps(Payload(c), 0)), "not a file that torch.save wrote"),
+        "an xz stream with a 4 GB dictionary": (
+            _bytes(lambda c: bytes.fromhex("88ffffffff0000000000000000010000")),
+            "not a file that torch.save wrote",
+        ),
+        "a tar": (_bytes(_tar), "not a file that torch.save wrote"),
+        "a whole module": (_saved(lambda c: nn.Linear(2, 2)), "whole module"),
+        "argparse options": (_saved(lambda c: {"o": argparse.Namespace(a=1)}), "argparse"),
+        "a numpy scalar": (_saved(lambda c: {"n": np.float64(1)}), "numpy"),
+        "eval by name on the stack": (
+            _with(lambda c: b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93\x8c\x011\x85R."),
+            "builtins.eval",
+        ),
+        "an extension code": (_with(lambda c: b"\x80\x02\x82\x01."), "extension"),
+        "nested lists": (_with(lambda c: b"\x80\x02" + b"]" * deep + b"a" * (deep - 1) + b"."), ""),
+        "nested dictionaries": (_saved(lambda c: _nested(50)), "nested deeper"),
+        "millions of opcodes": (_with(lambda c: b"\x80\x02" + b"N0" * 3_000_000 + b"N."), "instructions"),
+        "memo bomb": (_with(lambda c: b"\x80\x02]q\x00" + b"(h\x00h\x00h\x00h\x00tq\x00" * 60 + b"."), ""),
+        "a string of 4 GB": (_with(lambda c: b"\x80\x04\x8d" + struct.pack("<Q", 2**32) + b"x" * 100), ""),
+    }
     archives = {
-        "deflate bomb": Hostile("torch", _bomb, "compressed"),
-        "stride 0": Hostile("torch", _strided, "elements on"),
-        "a member that claims 4 GB": Hostile("torch", _lying_member),
-        "overlapping members": Hostile("torch", _overlapping_members),
-        "old file that claims 10^12 elements": Hostile("torch", _legacy_claims, "elements in"),
-        "old file cut within a number": Hostile("torch", _cut_number, "damaged"),
-        "../ in a member": Hostile("torch", _members(lambda m: {**m, "archive/../../evil": b""}), "outside the "
-                                                                                                  "archive"),
-        "an absolute member": Hostile("torch", _members(lambda m: {**m, "/etc/evil": b""}), "outside the archive"),
-        "two data.pkl": Hostile("torch", _members(lambda m: {**m, "other/data.pkl": next(c for n,
-            c in m.items() if n.endswith("data.pkl"))}), "data.pkl"),
-        "the same member twice": Hostile("torch", _members(lambda m: {**m, next(iter(m)) + "#2": b""}), "same name"),
-        "20,000 members": Hostile("torch", _members(lambda m: {**m, **{f"archive/x{i}": b"" for i in range(20_000)}}),
-            "members are more"),
-        "a TorchScript "
-        "program": Hostile("torch", _members(lambda m: {**m, "archive/constants.pkl": b""}), "TorchScript"),
-        "compressed noise": Hostile("torch", _bytes(lambda c: zlib.compress(bytes(10**6)))),
-        "NaN weights": Hostile("torch", _saved(lambda c: {"w": torch.full((3,), float("nan"))}), "NaN or infinity"),
-    }  # fmt: skip
+        "deflate bomb": (_bomb, "compressed"),
+        "stride 0": (_strided, "elements on"),
+        "a member that claims 4 GB": (_lying_member, ""),
+        "overlapping members": (_overlapping_members, ""),
+        "old file that claims 10^12 elements": (_legacy_claims, "elements in"),
+        "old file cut within a number": (_cut_number, "damaged"),
+        "../ in a member": (_members(lambda m: {**m, "archive/../../evil": b""}), "outside the archive"),
+        "an absolute member": (_members(lambda m: {**m, "/etc/evil": b""}), "outside the archive"),
+        "two data.pkl": (
+            _members(lambda m: {**m, "other/data.pkl": next(c for n, c in m.items() if n.endswith("data.pkl"))}),
+            "data.pkl",
+        ),
+        "the same member twice": (_members(lambda m: {**m, next(iter(m)) + "#2": b""}), "same name"),
+        "20,000 members": (
+            _members(lambda m: {**m, **{f"archive/x{i}": b"" for i in range(20_000)}}),
+            "members are more",
+        ),
+        "a TorchScript program": (_members(lambda m: {**m, "archive/constants.pkl": b""}), "TorchScript"),
+        "compressed noise": (_bytes(lambda c: zlib.compress(bytes(10**6))), ""),
+        "NaN weights": (_saved(lambda c: {"w": torch.full((3,), float("nan"))}), "NaN or infinity"),
+    }
     tensors = {
-        "header of 2^60 "
-        "bytes": Hostile("ours", _bytes(lambda c: (2**60).to_bytes(8, "little") + b"{}"), "does not fit"),
-        "header of spaces": Hostile("ours", _safetensors(b" " * 2**21)),
-        "header of brackets": Hostile("ours", _safetensors(b"[" * (2**21 - 1))),
-        "header of empty lists": Hostile("ours", _safetensors(b'{"a":[' + b"[]," * 690_000 + b"[]]}")),
-        "header of empty dictionaries": Hostile("ours", _safetensors(b'{"a":[' + b"{}," * 690_000 + b"{}]}")),
-        "header of numbers": Hostile("ours", _safetensors(b'{"a":[' + b"999," * 520_000 + b"9]}")),
-        "header of keys": Hostile("ours", _safetensors({str(i): {} for i in range(160_000)})),
-        "metadata of empty lists": Hostile("ours", _safetensors(_metadata('{"a":[' + "[]," * 690_000 + "[]]}"))),
-        "30,000 empty "
-        "tensors": Hostile("ours", _safetensors({**OURS, **{f"t{i}": _tensor(0, 0, [0]) for i in range(30_000)}}, b"")),
-        "100,000 empty "
-        "tensors": Hostile("ours", _safetensors({**OURS, **{f"t{i}": _tensor(0, 0, [0]) for i in range(100_000)}},
-            b"")),
-        "overlapping "
-        "tensors": Hostile("ours", _safetensors({**OURS, "a": _tensor(0, 64, [16]), "b": _tensor(0, 64, [16])})),
-        "a hole between "
-        "tensors": Hostile("ours", _safetensors({**OURS, "a": _tensor(0, 4, [1]), "b": _tensor(60, 64, [1])})),
-        "negative offsets": Hostile("ours", _safetensors({**OURS, "a": _tensor(-4, 0, [1])})),
-        "a shape that overflows": Hostile("ours", _safetensors({**OURS, "a": _tensor(0, 64, [2**62, 2**62])})),
-        "a shape larger than its bytes": Hostile("ours", _safetensors({**OURS, "a": _tensor(0, 64, [10**12])})),
-        "trailing bytes": Hostile("ours", _safetensors({**OURS, "a": _tensor(0, 64, [16])}, bytes(6400))),
-        "a key twice": Hostile("ours",
+        "header of 2^60 bytes": (_bytes(lambda c: (2**60).to_bytes(8, "little") + b"{}"), "does not fit"),
+        "header of spaces": (_safetensors(b" " * 2**21), ""),
+        "header of brackets": (_safetensors(b"[" * (2**21 - 1)), ""),
+        "header of empty lists": (_safetensors(b'{"a":[' + b"[]," * 690_000 + b"[]]}"), ""),
+        "header of empty dictionaries": (_safetensors(b'{"a":[' + b"{}," * 690_000 + b"{}]}"), ""),
+        "header of numbers": (_safetensors(b'{"a":[' + b"999," * 520_000 + b"9]}"), ""),
+        "header of keys": (_safetensors({str(i): {} for i in range(160_000)}), ""),
+        "metadata of empty lists": (_safetensors(_metadata('{"a":[' + "[]," * 690_000 + "[]]}")), ""),
+        "30,000 empty tensors": (
+            _safetensors({**OURS, **{f"t{i}": _tensor(0, 0, [0]) for i in range(30_000)}}, b""),
+            "",
+        ),
+        "100,000 empty tensors": (
+            _safetensors({**OURS, **{f"t{i}": _tensor(0, 0, [0]) for i in range(100_000)}}, b""),
+            "",
+        ),
+        "overlapping tensors": (_safetensors({**OURS, "a": _tensor(0, 64, [16]), "b": _tensor(0, 64, [16])}), ""),
+        "a hole between tensors": (_safetensors({**OURS, "a": _tensor(0, 4, [1]), "b": _tensor(60, 64, [1])}), ""),
+        "negative offsets": (_safetensors({**OURS, "a": _tensor(-4, 0, [1])}), ""),
+        "a shape that overflows": (_safetensors({**OURS, "a": _tensor(0, 64, [2**62, 2**62])}), ""),
+        "a shape larger than its bytes": (_safetensors({**OURS, "a": _tensor(0, 64, [10**12])}), ""),
+        "trailing bytes": (_safetensors({**OURS, "a": _tensor(0, 64, [16])}, bytes(6400)), ""),
+        "a key twice": (
             _safetensors(b'{"__metadata__":{"unpaired":"{}"},"a":' + _TWICE + b',"a":' + _TWICE + b"}"),
-                "appears twice"),
-        "no UTF-8": Hostile("ours", _safetensors(b'{"\xff\xfe": 1}')),
-        "metadata that is no text": Hostile("ours", _safetensors({"__metadata__": {"unpaired": [1]}})),
-        "metadata of nested lists": Hostile("ours", _safetensors(_metadata("[" * 100_000))),
-        "metadata that is a number": Hostile("ours", _safetensors(_metadata("7"))),
-        "a number of a million digits": Hostile("ours", _safetensors(_metadata('{"format":' + "9" * 10**6 + "}"))),
-        "a wrong digest": Hostile("ours", _safetensors({**OURS, "a": _tensor(0, 64, [16])}), "digest"),
-        "an unknown dtype": Hostile("ours", _safetensors({**OURS, "a": _tensor(0, 64, [16], "X9")})),
-        "a pickle named .safetensors": Hostile("ours", _bytes(lambda c: pickle.dumps(Payload(c)))),
-        "a torch file named .safetensors": Hostile("ours", _saved(lambda c: {"x": Payload(c)})),
-        "a model of 10^9 channels": Hostile("ours", lambda p, c: _sized(p, 10**9)),
-        "a model of a billion domains": Hostile("ours", lambda p, c: _domains(p)),
-    }  # fmt: skip
+            "appears twice",
+        ),
+        "no UTF-8": (_safetensors(b'{"\xff\xfe": 1}'), ""),
+        "metadata that is no text": (_safetensors({"__metadata__": {"unpaired": [1]}}), ""),
+        "metadata of nested lists": (_safetensors(_metadata("[" * 100_000)), ""),
+        "metadata that is a number": (_safetensors(_metadata("7")), ""),
+        "a number of a million digits": (_safetensors(_metadata('{"format":' + "9" * 10**6 + "}")), ""),
+        "a wrong digest": (_safetensors({**OURS, "a": _tensor(0, 64, [16])}), "digest"),
+        "an unknown dtype": (_safetensors({**OURS, "a": _tensor(0, 64, [16], "X9")}), ""),
+        "a pickle named .safetensors": (_bytes(lambda c: pickle.dumps(Payload(c))), ""),
+        "a torch file named .safetensors": (_saved(lambda c: {"x": Payload(c)}), ""),
+        "a model of 10^9 channels": (lambda p, c: _sized(p, 10**9), ""),
+        "a model of a billion domains": (lambda p, c: _domains(p), ""),
+    }
     folders = {
-        "manifest names ../../x": Hostile("run", _names("../../x"), "does not describe the folder"),
-        "manifest names /etc/passwd": Hostile("run", _names("/etc/passwd"), "does not describe the folder"),
-        "manifest of another "
-        "step": Hostile("run", _run(lambda f, m, c: m.update(step=8)), "does not describe the folder"),
-        "manifest of 2 MB": Hostile("run", _raw_manifest(b" " * 2**21), "more than the"),
-        "manifest of brackets": Hostile("run", _raw_manifest(b"[" * (2**18 - 1)), "damaged"),
-        "manifest that is a number": Hostile("run", _raw_manifest(b"7"), "damaged"),
-        "manifest with huge "
-        "sizes": Hostile("run", _run(lambda f, m, c: m["files"][checkpoint.MODEL].update(bytes=10**30)), "instead of"),
-        "manifest with infinite "
-        "sizes": Hostile("run",
+        "manifest names ../../x": (_names("../../x"), "does not describe the folder"),
+        "manifest names /etc/passwd": (_names("/etc/passwd"), "does not describe the folder"),
+        "manifest of another step": (_run(lambda f, m, c: m.update(step=8)), "does not describe the folder"),
+        "manifest of 2 MB": (_raw_manifest(b" " * 2**21), "more than the"),
+        "manifest of brackets": (_raw_manifest(b"[" * (2**18 - 1)), "damaged"),
+        "manifest that is a number": (_raw_manifest(b"7"), "damaged"),
+        "manifest with huge sizes": (
+            _run(lambda f, m, c: m["files"][checkpoint.MODEL].update(bytes=10**30)),
+            "instead of",
+        ),
+        "manifest with infinite sizes": (
             _raw_manifest(b'{"files": {"model.safetensors": {"bytes": 1e999, "sha256": ""}}, "digest": ""}'),
-                "damaged"),
-        "state is a link to /dev/zero": Hostile("run", _run(_linked), "no such file"),
-        "manifest is a folder": Hostile("run", _run(lambda f, m, c: (f / checkpoint.MANIFEST).mkdir()), "no such file"),
-    }  # fmt: skip
-    return {**pickles, **archives, **tensors, **folders}
+            "damaged",
+        ),
+        "state is a link to /dev/zero": (_run(_linked), "no such file"),
+        "manifest is a folder": (_run(lambda f, m, c: (f / checkpoint.MANIFEST).mkdir()), "no such file"),
+    }
+    readers = (("torch", pickles), ("torch", archives), ("ours", tensors), ("run", folders))
+    return {name: Hostile(reader, *how) for reader, some in readers for name, how in some.items()}
 
 
 def _nested(depth: int) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import itertools
 import json
 import os
 import resource
@@ -31,8 +30,6 @@ HANG_SECONDS = 300.0
 """A child that takes longer hangs, even on a busy machine. No test asserts a time below it: times are printed."""
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 MS_REMOUNT, MS_REC, MS_PRIVATE = 0x20, 0x4000, 0x40000
-DIED = 137
-"""Exit code of a child that ended itself in the middle of a call, as a SIGKILL would."""
 
 
 @dataclass(frozen=True)
@@ -172,22 +169,6 @@ def noting(owner: Any, name: str, path: Path | None, what: Callable[..., object]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(owner, name, noted)
         yield
-
-
-def die_at(call: str, k: int, *, after: bool) -> None:
-    """Make the ``k``-th call of ``os.<call>`` the last thing that this process does; half of a write is done before."""
-    real, count = getattr(os, call), itertools.count(1)
-
-    def dying(*args: Any, **kwargs: Any) -> Any:
-        if next(count) != k:
-            return real(*args, **kwargs)
-        if call == "write":
-            real(args[0], args[1][: len(args[1]) // 2])
-        elif after:
-            real(*args, **kwargs)
-        os._exit(DIED)
-
-    setattr(os, call, dying)
 
 
 def small_disk(place: Path, size: int) -> None:

@@ -1,4 +1,4 @@
-"""Runs of the tiny method for the fault tests, what they acknowledge, and savers without the protection (the twins)."""
+"""Runs of the tiny method for the fault tests, and what they acknowledge."""
 
 from __future__ import annotations
 
@@ -51,7 +51,3 @@ def everything(run: Path) -> dict[str, bytes]:
     assert saved is not None
     files = {name: (saved.folder / name).read_bytes() for name in (checkpoint.MODEL, checkpoint.STATE)}
     return files | {p.name: p.read_bytes() for p in sorted((run / "samples").glob("*.png"))}
-
-
-# ---- twins: the same run with the protection removed
-# ----------------------------------------------------------------------

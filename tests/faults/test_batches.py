@@ -8,8 +8,6 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import kit
@@ -22,18 +20,10 @@ from tiny import pictures
 from toys import Negative, Noise, translator
 from unpaired.errors import UnpairedError
 from unpaired.files import TEMPORARY_PREFIX
-from unpaired.translate import files as translate_files
 from unpaired.translate.files import RECORD
 
 BATCH = 4
 FLAT_BYTES = 20 * 2**20
-
-
-@contextmanager
-def counting(path: Path) -> Iterator[None]:
-    """Append the number of pictures of each call of the model to ``path``, in this process and its children."""
-    with kit.noting(translate_files._Job, "_translate", path, lambda job, stack, batch: len(batch)):
-        yield
 
 
 def recorded(out: Path) -> set[str]:
@@ -86,40 +76,6 @@ def test_kills_leave_the_bytes_of_a_clean_run(tmp_path: Path, figure: Figure) ->
     assert report.counts["skipped"] >= len(done) and digests(out) == clean
     assert not list(out.rglob(f"{TEMPORARY_PREFIX}*"))
     figure("F7", f"{landed} kills: 0 partial files ever visible, the finished tree byte-equal")
-
-
-def test_a_crash_at_every_single_write_leaves_the_bytes_of_a_clean_run(tmp_path: Path, figure: Figure) -> None:
-    """The process dies in the middle of the n-th write, before the n-th fsync, before and after the n-th rename, for
-    every n: what is visible is whole, the next run finishes with the bytes of a clean one, and does at most one batch
-    again."""
-    source = tree(tmp_path / "in", 8)
-    note = tmp_path / "calls"
-    with counting(note):
-        run(source, tmp_path / "clean", batch_size=2)
-        clean, died, again = digests(tmp_path / "clean"), 0, 0
-        whole = sum(map(int, note.read_text().split()))
-        for call, after in (("write", False), ("fsync", False), ("replace", False), ("replace", True)):
-            for n in range(1, 100, pick(2, 1)):
-                out = tmp_path / f"{call}-{after}-{n}"
-                note.write_text("")
-
-                def work(call: str = call, n: int = n, after: bool = after, out: Path = out) -> None:
-                    kit.die_at(call, n, after=after)
-                    run(source, out, batch_size=2)
-
-                code = kit.outcome(work).code
-                assert all(clean[name] == digest for name, digest in digests(out).items())
-                if code == 0:
-                    break  # fewer than n calls in all
-                assert code == kit.DIED
-                died += 1
-                run(source, out, batch_size=2)
-                assert digests(out) == clean and not list(out.rglob(f"{TEMPORARY_PREFIX}*"))
-                again = max(again, sum(map(int, note.read_text().split())) - whole)
-    figure(
-        "F7", f"crashed at each of {died} calls and run again: at most {again} pictures translated twice (a batch is 2)"
-    )
-    assert died > pick(20, 40) and again <= 2
 
 
 def test_disks_of_several_sizes_stop_with_needed_and_free_bytes(tmp_path: Path, figure: Figure) -> None:

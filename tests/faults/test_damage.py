@@ -1,4 +1,5 @@
-"""Flipped bits, truncations, swapped files: none loads unnoticed, and the previous checkpoint is used aloud (F2)."""
+"""Flipped bits, truncations, swapped files: none loads unnoticed, and the previous checkpoint is used aloud; no
+state is taken back by half (F2)."""
 
 from __future__ import annotations
 
@@ -6,13 +7,16 @@ import random
 import shutil
 from pathlib import Path
 
+import cases
 import pytest
 import runs
 import torch
-from figures import Figure
+from figures import Figure, pick
+from test_methods import NAMES
 
 from unpaired import checkpoint
 from unpaired.errors import CheckpointError
+from unpaired.training import loop
 
 FILES = (checkpoint.MODEL, checkpoint.STATE, checkpoint.MANIFEST)
 FLIPS, CUTS = 300, 60
@@ -89,3 +93,33 @@ def test_a_lone_file_notices_every_flipped_bit(run: Path, tmp_path: Path, figure
             changed += not all(torch.equal(before[k], after[k]) for k in before)
     figure("F2", f"200 flips of a shared model file alone: {changed} load with other numbers")
     assert noticed > 190 and changed == 0
+
+
+def go(trainer: loop.Trainer, until: int) -> None:
+    """The loop's steps, without its files."""
+    for batch in trainer.batches():
+        stage, first = trainer.state.plan.at(trainer.state.step + 1)
+        trainer.state.step += 1
+        if trainer.state.step == first + 1 and stage.start is not None:
+            loop.seed_everything(trainer.config.seed, trainer.state.step - 1)
+            stage.start()
+        trainer.modes(stage)
+        trainer.run_step(stage, first, batch)
+        if trainer.state.step == until:
+            return
+
+
+@pytest.mark.parametrize("name", pick(["tiny"], NAMES))
+def test_any_item_missing_from_a_saved_state_is_refused(name: str) -> None:
+    """Each single tensor and each value that a state needs: without it the state is not taken back by half."""
+    trainer = cases.trainer(name)
+    trainer.prepare()
+    go(trainer, 3)
+    tensors, values = trainer.state.dump()
+    fresh = cases.trainer(name)
+    for key in tensors:
+        with pytest.raises(CheckpointError, match=r"missing|does not fit"):
+            fresh.state.restore({k: v for k, v in tensors.items() if k != key}, values)
+    for key in ("step", "watch"):
+        with pytest.raises(CheckpointError, match=f"missing: {key}"):
+            fresh.state.restore(tensors, {k: v for k, v in values.items() if k != key})

@@ -98,31 +98,3 @@ def test_near_constant_images_do_not_break_a_run(tmp_path: Path) -> None:
     config = tiny.config()
     pool = open_pool(tmp_path / "data", config.data)
     assert loop.fit(build(config, pool.domains), pool, config, tmp_path / "run", quiet=True).exists()
-
-
-@pytest.mark.full
-def test_no_command_changes_its_inputs(tmp_path: Path) -> None:
-    """check, train, evaluate and translate leave content, times and modes of the data folder and of the model alone."""
-    data = tiny.folder(tmp_path / "data")
-    quick = [
-        "--set",
-        "model.width=4",
-        "--set",
-        "model.discriminator_layers=3",
-        "--set",
-        "data.size=16",
-        "--device",
-        "cpu",
-    ]
-    assert command("train", data, "--out", tmp_path / "first", *quick, "--steps", 2, "--quiet").code == 0
-    before = snapshot(data), snapshot(tmp_path / "first")
-    for arguments in (
-        ["check", data],
-        ["train", data, "--out", tmp_path / "run", *quick, "--steps", 2, "--quiet"],
-        ["evaluate", tmp_path / "first", data, "--device", "cpu"],
-        ["translate", tmp_path / "first", data / "test", "--to", "blue", "--out", tmp_path / "o", "--device", "cpu"],
-        ["info", tmp_path / "first"],
-    ):
-        assert command(*arguments).code == 0, arguments
-    assert (snapshot(data), snapshot(tmp_path / "first")) == before
-    assert len(list((tmp_path / "o").rglob("*.png"))) == 6

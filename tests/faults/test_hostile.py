@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ import kit
 import pytest
 import torch
 from figures import Figure, pick
-from hostile_zoo import Payload, zoo
+from hostile_zoo import zoo
 
 from unpaired import checkpoint, cli
 from unpaired.errors import CheckpointError
@@ -108,17 +107,3 @@ def test_no_command_falls_back_to_something_less_safe(
         assert left.value.code == 2, (arguments, capsys.readouterr().err)
         assert not canary.exists() and not Path(out).exists()
     assert "Traceback" not in capsys.readouterr().err
-
-
-def test_pretrained_weights_run_no_code(tmp_path: Path) -> None:
-    """The loader of the weight catalogue refuses by digest before it reads, and reads plain tensors alone."""
-    from unpaired import weights
-    from unpaired.errors import WeightsError
-
-    canary = tmp_path / "canary"
-    name = next(iter(weights.CATALOGUE))
-    path = tmp_path / weights.CATALOGUE[name].file
-    torch.save({"x": Payload(canary)}, path)
-    with pytest.raises(WeightsError, match="SHA-256"):
-        weights.find(name, path)
-    assert not canary.exists() and os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD") is None

@@ -1,6 +1,6 @@
-"""The process dies at any call of a save, or the power fails there: what was acknowledged is there afterwards.
+"""The power fails at any call of a save: what was acknowledged is there afterwards.
 
-Power loss is judged on a model of a disk that keeps its word and no more: a file that was not fsynced may be empty, an
+It is judged on a model of a disk that keeps its word and no more: a file that was not fsynced may be empty, an
 entry of a folder (a new name, a rename, a removal) that was not followed by an fsync of that folder may or may not have
 happened.
 """
@@ -14,49 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import kit
 import runs
-from figures import Figure, pick
+from figures import Figure
 
 from unpaired import checkpoint
-
-
-def test_dying_at_every_call_of_a_save_loses_nothing(tmp_path: Path, figure: Figure) -> None:
-    """The process ends in the middle of the n-th write, and before and after the n-th fsync, rename, unlink and rmdir
-    of a run, for every n: what was acknowledged loads, nothing half-written is taken for a checkpoint, the next start
-    removes the leftovers and ends with the bytes of an undisturbed run."""
-    runs.train(tmp_path / "whole", 2, training__keep=1)
-    expected, died, left = runs.everything(tmp_path / "whole"), 0, 0
-    for call, after in (("write", False), ("fsync", False), ("rename", False), ("rename", True), ("unlink", True)):
-        for n in range(1, 100, pick(2, 1)):
-            run, acknowledged = tmp_path / f"{call}-{after}-{n}", tmp_path / "acknowledged"
-            acknowledged.unlink(missing_ok=True)
-
-            def work(
-                call: str = call, n: int = n, after: bool = after, run: Path = run, to: Path = acknowledged
-            ) -> None:
-                kit.die_at(call, n, after=after)
-                runs.train(run, 2, to, training__keep=1)
-
-            result = kit.outcome(work)
-            if result.code == 0:
-                break
-            assert result.code == kit.DIED, result.said
-            died += 1
-            left += any((run / "checkpoints").glob(".tmp-*"))
-            saved, rejected = checkpoint.latest(run / "checkpoints")
-            assert (saved.step if saved else -1) >= runs.last_acknowledged(acknowledged)
-            assert len(rejected) <= 1  # at most the oldest one, half removed
-            if died % 3 == 1:
-                runs.train(run, 2, training__keep=1)
-                assert runs.everything(run) == expected and not list((run / "checkpoints").glob(".*"))
-            shutil.rmtree(run)
-    assert died > pick(15, 30) and left > 5, "the deaths missed"
-    figure("F1", f"a run ended at {died} calls of its saves ({left} left a half-written folder): 0 states lost")
-
-
-# ---- power loss
-# -----------------------------------------------------------------------------------------------------------
 
 
 class Recorder:

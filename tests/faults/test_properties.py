@@ -11,7 +11,6 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-import tomli_w
 from figures import pick
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,7 +18,7 @@ from image_zoo import bad_files, encoded, picture
 
 import tiny
 from unpaired import checkpoint
-from unpaired.config import RunConfig, parse_assignments, read_toml, setting_names
+from unpaired.config import RunConfig, read_toml, setting_names
 from unpaired.data import images
 from unpaired.data.folders import find
 from unpaired.data.images import MAX_SIDE, MIN_SIDE, open_image
@@ -37,7 +36,6 @@ VALUES = st.one_of(
 
 
 # ---- settings
-# -------------------------------------------------------------------------------------------------------------
 
 
 @EXAMPLES
@@ -59,47 +57,15 @@ def test_settings_are_taken_whole_or_refused(changes: dict[str, Any]) -> None:
         assert run_from(read_toml(path)) == run
 
 
-@EXAMPLES
-@given(st.lists(st.text(max_size=30), max_size=4))
-def test_assignments_are_parsed_or_refused(texts: list[str]) -> None:
-    """Any --set texts: keys and values, or a ConfigError with the text."""
-    try:
-        found = parse_assignments(texts)
-        assert len(found) <= len(texts)
-    except ConfigError as error:
-        assert "--set" in str(error)
-
-
-@EXAMPLES
-@given(
-    st.one_of(
-        st.binary(max_size=200),
-        st.dictionaries(st.text(max_size=8), st.integers(-9, 9)).map(lambda d: tomli_w.dumps(d).encode()),
-    )
-)
-def test_files_of_settings_are_read_or_refused(content: bytes) -> None:
-    """Any bytes as a TOML file: values, or a ConfigError with the file's name."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "c.toml")
-        path.write_bytes(content)
-        try:
-            run_from({"method": "tiny", **read_toml(path)})
-        except ConfigError as error:
-            assert str(error)
-
-
 # ---- folders
-# --------------------------------------------------------------------------------------------------------------
 
 PARTS = st.one_of(
-    st.sampled_from(["train", "test", "val", "trainA", "trainB", "testA", "cat", "Cat", "dog", "lists", "a", ".x",
+    st.sampled_from(["train", "test", "val", "trainA", "trainB", "testA", "cat", "Cat", "dog", "a", ".x",
         "__MACOSX"]),
     st.text(st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1,
         max_size=6).filter(lambda t: t not in (".", "..")),
 )  # fmt: skip
-NAMES = st.one_of(
-    st.sampled_from(["1.png", "2.JPG", "x.txt", "list_trainA.txt", "train_b.txt", "Thumbs.db", "n"]), PARTS
-)
+NAMES = st.one_of(st.sampled_from(["1.png", "2.JPG", "x.txt", "Thumbs.db", "n"]), PARTS)
 
 
 @EXAMPLES
@@ -112,7 +78,7 @@ def test_any_tree_is_understood_or_refused(files: list[tuple[list[str], str]], l
         for parts, name in files:
             try:
                 root.joinpath(*parts).mkdir(parents=True, exist_ok=True)
-                root.joinpath(*parts, name).write_bytes(b"1.png\n../2.png\n" if name.endswith(".txt") else b"")
+                root.joinpath(*parts, name).write_bytes(b"")
             except OSError:
                 continue  # a name that is taken, or too long
         try:
@@ -124,13 +90,12 @@ def test_any_tree_is_understood_or_refused(files: list[tuple[list[str], str]], l
         assert set(tree.files) == {(s, d) for s in ("train", "test") for d in tree.domains}
         for domain in tree.domains:
             listed = [p for s in ("train", "test") for p in tree.files[s, domain]]
-            assert len(set(listed)) == len(listed) or tree.layout == "lists"
+            assert len(set(listed)) == len(listed)
             assert all(p.is_relative_to(root) for p in listed)
         assert find(root, least) == tree
 
 
 # ---- manifests
-# ------------------------------------------------------------------------------------------------------------
 
 JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=10)),
@@ -161,7 +126,6 @@ def test_any_manifest_is_verified_or_refused(value: Any, signed: bool, tail: byt
 
 
 # ---- images
-# ---------------------------------------------------------------------------------------------------------------
 
 SEEDS = [
     *(encoded(picture(1), f) for f in ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")), encoded(picture(2)[..., 0]),

@@ -24,8 +24,7 @@ from figures import Figure
 
 import tiny
 from unpaired import checkpoint, machine, signals
-from unpaired.data.sampling import FolderPool, open_pool
-from unpaired.errors import ImageError
+from unpaired.data.sampling import open_pool
 from unpaired.training import loop
 from unpaired.training.run import build
 
@@ -124,26 +123,6 @@ def test_sigterm_to_one_rank_saves_once(tmp_path: Path) -> None:
     assert [r.code for r in job.finish()] == [143, 143]
     assert job.saved() == job.last_step()
     assert [f.name for f in checkpoint.steps(job.run / "checkpoints")] == [f"step-{job.saved():09d}", "step-000000000"]
-
-
-@pytest.mark.full
-def test_images_lost_on_one_rank_stop_both_at_the_same_step(tmp_path: Path) -> None:
-    """One rank's files vanish: both leave with exit 4 after the same step with one checkpoint; one of them names the
-    file."""
-    data = tiny.folder(tmp_path / "data")
-
-    def broken(self: FolderPool, domain: str, index: int) -> Any:
-        raise ImageError(f"{domain}/{index}.png", "cannot be read: Stale file handle")
-
-    def vanish(rank: int, step: int, method: Any) -> None:
-        if rank == 1 and step == 3:
-            FolderPool.image = broken  # type: ignore[method-assign]  # in this rank's process alone
-
-    job = Job(tmp_path / "run", vanish, steps=FOREVER, data=data, data__cache=False)
-    found = job.finish()
-    assert [r.code for r in found] == [4, 4], found
-    assert "Stale file handle" in found[1].said and "rank 1: " in found[1].said and "another rank" in found[0].said
-    assert job.saved() == job.last_step()
 
 
 ENDS: dict[str, tuple[Callable[[], object], str]] = {

@@ -44,14 +44,7 @@ CASCADE = ("statistics",)
 """Phases that the method on a feature pyramid alone has; the others are those of the tiny method."""
 AFTER = {"evaluation": (evaluate_run, "_entry"), "translation": (translate_files._Job, "_translate")}
 # the n-th call: in the midst of a phase, not at its edge
-CALL = {
-    "check": 5,
-    "image cache": 5,
-    "statistics": 2,
-    "training": 3,
-    "sample writing": 2,
-    "save": 4,
-}
+CALL = {"check": 5, "image cache": 5, "statistics": 2, "training": 3, "sample writing": 2, "save": 4}
 
 
 @pytest.fixture(scope="module")

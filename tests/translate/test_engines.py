@@ -77,22 +77,6 @@ def test_compiled_code_equals_torch(caplog: pytest.LogCaptureFixture) -> None:
     assert "torch.compile failed" not in caplog.text
 
 
-def test_one_network_serves_all_classes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model of many classes is compiled once, not once for each of them."""
-    torch._dynamo.reset()
-    made = []
-
-    def counted(network: Any, **options: Any) -> Any:
-        made.append(network)
-        return UNCOMPILED(network, **options)
-
-    monkeypatch.setattr(torch, "compile", counted)
-    model = translator("deepi2i", "compile")
-    results = [model.translate(IMAGES[:1], None, target, seed=0) for target in model.domains]
-    assert len(made) == 1 and len(model.domains) > 1
-    assert not torch.equal(results[0], results[1])
-
-
 def test_a_compiler_that_fails_is_told_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Without a working compiler one line says so, and the images are PyTorch's."""
 

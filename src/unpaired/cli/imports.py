@@ -7,11 +7,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-app = App(
-    name="import",
-    help="Turn checkpoints of other projects into models of unpaired.",
-    help_format="plaintext",
-)
+app = App(name="import", help="Turn checkpoints of other projects into models of unpaired.", help_format="plaintext")
 
 Generator = Annotated[Path, Parameter(help="Generator file.")]
 Discriminator = Annotated[Path, Parameter(help="Discriminator file.")]

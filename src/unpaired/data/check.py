@@ -127,14 +127,11 @@ class CheckReport:
 
     def _other_formats(self, domain: str) -> str:
         """Where a domain is empty because a camera wrote a format that is not read, that is said."""
-        others = [
-            p for p, _ in self.tree.ignored if in_another_format(p) and domain in p.relative_to(self.tree.root).parts
-        ]
-        return (
-            f" that can be read ({len(others)} are {show(others[0].suffix)}: save them as JPEG or PNG)"
-            if others
-            else ""
-        )
+        root, ignored = self.tree.root, [p for p, _ in self.tree.ignored if in_another_format(p)]
+        others = [p for p in ignored if domain in p.relative_to(root).parts]
+        if not others:
+            return ""
+        return f" that can be read ({len(others)} are {show(others[0].suffix)}: save them as JPEG or PNG)"
 
     @cached_property
     def duplicates(self) -> dict[str, list[tuple[str, ...]]]:
@@ -146,11 +143,8 @@ class CheckReport:
         found: dict[str, list[tuple[str, ...]]] = {"across_domains": [], "across_splits": [], "within": []}
         for group in groups.values():
             if len(group) > 1:
-                kind = "within"
-                if len({f.domain for f in group}) > 1:
-                    kind = "across_domains"
-                elif len({f.split for f in group}) > 1:
-                    kind = "across_splits"
+                domains, splits = {f.domain for f in group}, {f.split for f in group}
+                kind = "across_domains" if len(domains) > 1 else "across_splits" if len(splits) > 1 else "within"
                 found[kind].append(tuple(f.name for f in group))
         return found
 
@@ -274,17 +268,13 @@ def _warnings(report: CheckReport) -> Iterable[str]:
         yield f"few training images in {_some(few)}; expect the model to learn them by heart"
     untested = [d for d, files in train.items() if files and not report.good(d, "test")]
     if untested:
-        yield (
-            f"no test images in {_some(untested)}; samples will show training images, "
-            "and `unpaired evaluate` wants --split train"
-        )
+        wants = "samples will show training images, and `unpaired evaluate` wants --split train"
+        yield f"no test images in {_some(untested)}; {wants}"
     sizes = {d: len(f) for d, f in train.items() if f}
     if sizes and max(sizes.values()) > IMBALANCE * min(sizes.values()):
         least, most = min(sizes, key=lambda d: sizes[d]), max(sizes, key=lambda d: sizes[d])
-        yield (
-            f"{least} has {sizes[least]} training images, {most} has {sizes[most]}; "
-            f"images of {least} repeat far more often"
-        )
+        counts = f"{least} has {sizes[least]} training images, {most} has {sizes[most]}"
+        yield f"{counts}; images of {least} repeat far more often"
     yield from _shared(report, train)
     for kind, what in (("across_splits", "both in train and test"), ("within", "more than once in a domain")):
         groups = report.duplicates[kind]
@@ -330,28 +320,23 @@ def _odd_files(report: CheckReport) -> Iterable[str]:
 
 
 def _odd_sizes(report: CheckReport, train: Mapping[str, Sequence[FileFacts]]) -> Iterable[str]:
-    greys = {
-        d: sum(f.mode in ("1", "L", "LA", "I", "F") or f.mode.startswith("I;") for f in files)
-        for d, files in train.items()
-    }
-    share = {d: greys[d] / len(files) for d, files in train.items() if files}
+    def grey(f: FileFacts) -> bool:
+        return f.mode in ("1", "L", "LA", "I", "F") or f.mode.startswith("I;")
+
+    share = {d: sum(map(grey, files)) / len(files) for d, files in train.items() if files}
     if share and min(share.values()) < 0.1 and max(share.values()) > 0.9:
-        grey, colour = max(share, key=lambda d: share[d]), min(share, key=lambda d: share[d])
-        yield f"the images of {grey} are grey, those of {colour} are not; the model will learn to add or remove colour"
+        pale, colour = max(share, key=lambda d: share[d]), min(share, key=lambda d: share[d])
+        yield f"the images of {pale} are grey, those of {colour} are not; the model will learn to add or remove colour"
     for domain, files in train.items():
         long = [f for f in files if max(f.width, f.height) > EXTREME_ASPECT * f.short]
         if long:
-            yield (
-                f"{len(long)} images of {domain} are more than {EXTREME_ASPECT} times as long as wide; "
-                f"square crops see little of them: {_some(f.name for f in long)}"
-            )
+            what = f"{len(long)} images of {domain} are more than {EXTREME_ASPECT} times as long as wide"
+            yield f"{what}; square crops see little of them: {_some(f.name for f in long)}"
     medians = {d: median(f.short for f in files) for d, files in train.items() if files}
     if medians and max(medians.values()) > 2 * min(medians.values()):
         small, large = min(medians, key=lambda d: medians[d]), max(medians, key=lambda d: medians[d])
-        yield (
-            f"images of {small} are {medians[small]:g} pixels wide (median), those of {large} {medians[large]:g}; "
-            "after the resize one domain is blurred and the other sharp, which the model will learn"
-        )
+        sizes = f"images of {small} are {medians[small]:g} pixels wide (median), those of {large} {medians[large]:g}"
+        yield f"{sizes}; after the resize one domain is blurred and the other sharp, which the model will learn"
 
 
 def _commands(report: CheckReport) -> Iterable[str]:
@@ -386,10 +371,7 @@ def _text(report: CheckReport) -> Iterable[str]:
     yield ""
     yield from _table(report)
     bad = [(f.name, str(f.reason)) for f in report.bad]
-    sections = (
-        ("Cannot be used", bad),
-        ("Ignored", [(show(p.relative_to(tree.root)), r) for p, r in tree.ignored]),
-    )
+    sections = (("Cannot be used", bad), ("Ignored", [(show(p.relative_to(tree.root)), r) for p, r in tree.ignored]))
     for title, items in sections:
         if items:
             yield f"\n{title} ({len(items)}):"

@@ -2,7 +2,7 @@
 
 Whatever comes in (16-bit, CMYK, palette, alpha, rotated by EXIF, animated, truncated, a bomb) leaves as a fully
 decoded 8-bit RGB image or as an :class:`~unpaired.errors.ImageError` that names the path and the reason.
-docs/data.md has the table of conversions; tests/data/test_images.py holds every row of it against arithmetic.
+docs/data.md has the table of conversions; tests/data holds every row of it against arithmetic.
 
 Legend: N batch, H height, W width.
 """
@@ -15,14 +15,14 @@ import os
 import stat
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from unpaired.config import DataConfig
 from unpaired.errors import ImageError, Interrupted
@@ -66,21 +66,11 @@ warnings.filterwarnings("ignore", "Corrupt EXIF data|Truncated File Read|Metadat
 # What Pillow lends to NumPy is read-only; torch has no such tensors and says so, but nothing here writes to them.
 warnings.filterwarnings("ignore", "The given NumPy array is not writable", append=True)
 
-_RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-}
+_T = Image.Transpose
 _UPRIGHT = {  # EXIF orientation -> what turns the stored pixels upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_ORIENTATION_TAG = 0x0112
+    2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _T.TRANSPOSE, 6: _T.ROTATE_270, 7: _T.TRANSVERSE,
+    8: _T.ROTATE_90,
+}  # fmt: skip
 _SAVE: dict[str, dict[str, Any]] = {
     "png": {"format": "PNG", "compress_level": 4},
     "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
@@ -266,24 +256,28 @@ def _decoded(
             raise
         except Exception as error:
             raise ImageError(name, f"truncated or damaged ({_text(error)})") from error
-        try:
-            orientation = int(image.getexif().get(_ORIENTATION_TAG, 1))
-        except Interrupted:
-            raise
-        except Exception:  # damaged metadata; the pixels are sound
-            orientation = 1
+        orientation = int(_soundly(lambda: image.getexif().get(ExifTags.Base.Orientation, 1), 1))
         rgb = to_rgb(name, image, background)
         if rgb is image and image.format != "JPEG":
-            rgb = (
-                image.copy()
-            )  # of several frames the file is read again by whatever looks at the image, when it is closed
+            rgb = image.copy()  # of several frames the file would be read again, when it is closed
         if facts is not None:
             profile = bool(image.info.get("icc_profile"))
             facts |= {"format": image.format, "mode": image.mode, "orientation": orientation, "profile": profile}
-            facts |= {"width": stored[0], "height": stored[1], "frames": _frames(image)}
-    if orientation in _UPRIGHT:
-        rgb = rgb.transpose(_UPRIGHT[orientation])
-    return rgb
+            # walks through the file, so only when asked for; of a damaged later frame the first one was sound
+            frames = _soundly(lambda: getattr(image, "n_frames", 1), 2)
+            facts |= {"width": stored[0], "height": stored[1], "frames": frames}
+    turn = _UPRIGHT.get(orientation)
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _soundly(read: Callable[[], Any], otherwise: int) -> Any:
+    """What ``read`` finds in a file whose pixels are sound; ``otherwise`` where what it reads is damaged."""
+    try:
+        return read()
+    except Interrupted:
+        raise
+    except Exception:
+        return otherwise
 
 
 def _mend_transparency(image: Image.Image, raw: str, file: BinaryIO) -> None:
@@ -301,15 +295,6 @@ def _mend_transparency(image: Image.Image, raw: str, file: BinaryIO) -> None:
         values = np.asarray(image).astype(np.uint16) << 8 | np.asarray(low)
         del image.info["transparency"]
         image.putalpha(Image.fromarray(np.where((values == transparent).all(axis=-1), 0, 255).astype(np.uint8)))
-
-
-def _frames(image: Image.Image) -> int:
-    try:
-        return int(getattr(image, "n_frames", 1))  # walks through the file: only when asked for
-    except Interrupted:
-        raise
-    except Exception:  # a damaged later frame; the first one was sound
-        return 2
 
 
 def to_rgb(name: str, image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
@@ -345,15 +330,13 @@ def _to_grey8(name: str, image: Image.Image) -> Image.Image:
     if image.mode == "F":
         low, high = float(values.min()), float(values.max())
         if not (np.isfinite(values).all() and low >= 0 and high <= 1):
-            raise ImageError(
-                name, f"float values from {low:g} to {high:g}; 0 to 1 can be read; rescale it or save 8-bit"
-            )
+            what = f"float values from {low:g} to {high:g}"
+            raise ImageError(name, f"{what}; 0 to 1 can be read; rescale it or save 8-bit")
         return Image.fromarray(np.round((1 - values if white_is_0 else values) * 255).astype(np.uint8))
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
-        raise ImageError(
-            name, f"integer values from {low} to {high}; 0 to 65535 can be read; save it as 8-bit or 16-bit"
-        )
+        what = f"integer values from {low} to {high}"
+        raise ImageError(name, f"{what}; 0 to 65535 can be read; save it as 8-bit or 16-bit")
     levels = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
     return Image.fromarray(255 - levels if white_is_0 else levels)
 
@@ -367,9 +350,9 @@ def _target(size: tuple[int, int], side: int) -> tuple[int, int]:
 
 def resize(image: Image.Image, size: int, config: DataConfig) -> Image.Image:
     """Give ``image`` a shorter side of ``size`` pixels, aspect kept, filter as ``config`` says, antialiased."""
-    return (
-        image if min(image.size) == size else image.resize(_target(image.size, size), _RESAMPLING[config.interpolation])
-    )
+    if min(image.size) == size:
+        return image
+    return image.resize(_target(image.size, size), Image.Resampling[config.interpolation.upper()])
 
 
 def short_side(config: DataConfig) -> int:

@@ -89,11 +89,9 @@ def _is_npz(path: Path) -> bool:
 def _check_memory(path: Path, count: int, config: DataConfig) -> None:
     needed = count * 3 * short_side(config) ** 2
     if needed > config.cache_gib * 2**30:
-        raise DataError(
-            f"{show(path)}: {count} images of side {short_side(config)} take {needed / 2**30:.1f} GiB of memory, "
-            "more than "
-            f"data.cache_gib={config.cache_gib:g}; raise it or choose a smaller data.size"
-        )
+        what = f"{count} images of side {short_side(config)} take {needed / 2**30:.1f} GiB of memory"
+        limit = f"more than data.cache_gib={config.cache_gib:g}"
+        raise DataError(f"{show(path)}: {what}, {limit}; raise it or choose a smaller data.size")
 
 
 def _square(pixels: Pixels) -> Pixels:
@@ -131,10 +129,9 @@ def _headers(path: Path) -> dict[str, _Header]:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             for name in archive.namelist():
                 with archive.open(name) as array:
-                    version = np.lib.format.read_magic(array)
                     form = np.lib.format
-                    read = form.read_array_header_1_0 if version == (1, 0) else form.read_array_header_2_0
-                    shape, _, dtype = read(array)
+                    first = form.read_magic(array) == (1, 0)
+                    shape, _, dtype = (form.read_array_header_1_0 if first else form.read_array_header_2_0)(array)
                 found[name.removesuffix(".npy")] = (dtype, shape)
     except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
         raise DataError(f"{show(path)}: not a readable npz file ({error})") from error

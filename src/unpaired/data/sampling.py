@@ -82,17 +82,14 @@ class ArrayPool:
         self.domains, self.classes = tuple(self.images), tuple(classes)
         for domain, array in self.images.items():
             if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3:
-                raise DataError(
-                    f"domain {domain}: {array.dtype} {list(array.shape)}; expected uint8 [n, height, width, 3]"
-                )
+                found = f"{array.dtype} {list(array.shape)}"
+                raise DataError(f"domain {domain}: {found}; expected uint8 [n, height, width, 3]")
         for domain, values in self.labels.items():
             if len(values) != self.count(domain):
                 raise DataError(f"domain {domain}: {len(values)} labels for {self.count(domain)} images")
             if len(values) and (values.min() < -1 or values.max() >= len(self.classes)):
-                span = f"{values.min()} to {values.max()}"
-                raise DataError(
-                    f"domain {domain}: labels {span}; expected -1 to {len(self.classes) - 1}, one per class"
-                )
+                span, wanted = f"{values.min()} to {values.max()}", f"-1 to {len(self.classes) - 1}"
+                raise DataError(f"domain {domain}: labels {span}; expected {wanted}, one per class")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -172,19 +169,15 @@ def open_pool(tree_or_path: DataTree | str | os.PathLike[str], config: DataConfi
         raise DataError(f"unknown split '{split}'; there are train and test")
     empty = [d for d in tree.domains if not tree.files[split, d]]
     if empty:
-        raise DataError(
-            f"{show(tree.root)}: no {split} images of {', '.join(empty)}; `unpaired check` shows what is there"
-            + ("; --split train takes the training images" if split == "test" else "")
-        )
+        advice = "; --split train takes the training images" if split == "test" else ""
+        what = f"no {split} images of {', '.join(empty)}"
+        raise DataError(f"{show(tree.root)}: {what}; `unpaired check` shows what is there{advice}")
     pool = FolderPool(tree, config, split, cache.open_store(tree, split, config) if config.cache else None)
     total = sum(len(tree.files[split, d]) for d in tree.domains)
     if len(pool.bad) > MAX_BAD_SHARE * total:
         name, reason = pool.bad[0]
-        raise DataError(
-            f"{show(tree.root)}: {len(pool.bad)} of {total} {split} files are unusable (more than "
-            f"{MAX_BAD_SHARE:.0%}), "
-            f"the first: {name}: {reason}; `unpaired check` lists them all"
-        )
+        what = f"{len(pool.bad)} of {total} {split} files are unusable (more than {MAX_BAD_SHARE:.0%})"
+        raise DataError(f"{show(tree.root)}: {what}, the first: {name}: {reason}; `unpaired check` lists them all")
     for name, reason in pool.bad:
         log.warning("%s: %s; left out", name, reason)
     empty = [d for d in tree.domains if not pool.count(d)]

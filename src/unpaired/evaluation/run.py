@@ -182,7 +182,7 @@ def _checkpoints(model: Translator | Path | str, options: EvaluateConfig) -> lis
     wanted: tuple[str | None, ...] = ("last", BEST) if options.checkpoint == "auto" else (options.checkpoint,)
     if not (places[BEST] / "model.safetensors").is_file():
         if options.checkpoint == BEST:
-            advice = "training keeps one with: unpaired train … --during-training every=500"
+            advice = "training keeps one with: unpaired train … --during-training 500"
             raise ConfigError(f"{model}: no best checkpoint; {advice}")
         name = "last" if (Path(model) / "checkpoints").is_dir() else None
         places, wanted = {name: Path(model)}, (name,)

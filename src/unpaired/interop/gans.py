@@ -42,9 +42,8 @@ def import_biggan(
         digits = max(3, len(str(shape.classes - 1)))
         domains = tuple(f"class-{i:0{digits}d}" for i in range(shape.classes))
     if len(domains) != shape.classes:
-        raise ConfigError(
-            f"{generator.path} has {shape.classes} classes, --domains names {len(domains)}; name them all, or none"
-        )
+        what = f"{generator.path} has {shape.classes} classes, --domains names {len(domains)}"
+        raise ConfigError(f"{what}; name them all, or none")
     model = BigGAN.Config(width=shape.width, shared_dim=shape.shared_dim, z_dim=shape.z_dim, attention=shape.attention)
     with shapes_only():  # every tensor comes from the files
         method = BigGAN(model, domains, image_size=shape.size)
@@ -76,18 +75,12 @@ def import_deepi2i(
 
     Raises CheckpointError, or ConfigError: more names than the files have classes.
     """
-    given = {
-        "generator": Foreign(gen),
-        "discriminator": Foreign(dis),
-        "encoder": Foreign(enc),
-        "adaptors": Foreign(ada),
-    }
+    paths = {"generator": gen, "discriminator": dis, "encoder": enc, "adaptors": ada}
+    given = {name: Foreign(path) for name, path in paths.items()}
     shape = _biggan_shape(given["generator"])
     if not domains or len(domains) > shape.classes:
-        raise ConfigError(
-            f"{given['generator'].path} has {shape.classes} classes, --domains names {len(domains)}; "
-            f"name 1 to {shape.classes}"
-        )
+        what = f"{given['generator'].path} has {shape.classes} classes, --domains names {len(domains)}"
+        raise ConfigError(f"{what}; name 1 to {shape.classes}")
     given["discriminator"].needed("embed.weight", "a DeepI2I discriminator")
     given["encoder"].needed("blocks.0.0.conv1.weight", "a DeepI2I encoder")
     given["adaptors"].needed("blocks.0.0.conv1.weight", "DeepI2I adaptors")
@@ -156,8 +149,7 @@ def import_stylegan(
 
     Args:
         file: a dictionary with the networks ``generator`` and ``discriminator``. Its running average is left out:
-            DeepI2I's
-            released code starts from the generator itself.
+            DeepI2I's released code starts from the generator itself.
         size: the resolution that it was trained at, which the tensors do not tell.
 
     Raises CheckpointError, or ConfigError: a size that there is no network for.

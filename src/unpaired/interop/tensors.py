@@ -17,7 +17,7 @@ from torch import Tensor
 
 from unpaired.checkpoint import make_header
 from unpaired.config import DataConfig, RunConfig
-from unpaired.errors import CheckpointError, ConfigError, Interrupted
+from unpaired.errors import CheckpointError, Interrupted
 from unpaired.methods.base import Method
 
 Names = dict[str, str]
@@ -71,9 +71,8 @@ class Foreign:
         shape = {k: "×".join(map(str, v.shape)) or "scalar" for k, v in given.items()}
         want = {k: "×".join(map(str, wanted[here].shape)) or "scalar" for k, here in ours.items()}
         known = {k for k in given if k in ours or not (unused and k.startswith(unused))}
-        rows = [
-            (k, want.get(k, "-"), shape.get(k, "-")) for k in sorted({*known, *want}) if want.get(k) != shape.get(k)
-        ]
+        names_of_both = sorted({*known, *want})
+        rows = [(k, want.get(k, "-"), shape.get(k, "-")) for k in names_of_both if want.get(k) != shape.get(k)]
         if rows:
             table = [("tensor", "wanted", "found"), *rows[:30]]
             widths = [max(len(row[i]) for row in table) for i in range(3)]
@@ -94,11 +93,7 @@ def settings(method: type[Method], file: Foreign, values: Mapping[str, Any]) -> 
 
 def finished(method: M, name: str, extra: Mapping[str, Any], step: int = 0) -> tuple[M, dict[str, Any]]:
     """``method`` as an importer gives it, in eval mode, with its header."""
-    try:
-        data = DataConfig(size=method.image_size)
-    except ValidationError as error:
-        raise ConfigError(f"image_size = {method.image_size}: {error.errors()[0]['msg']}") from error
-    run = RunConfig(method=name, data=data, model=method.config)
+    run = RunConfig(method=name, data=DataConfig(size=method.image_size), model=method.config)
     method.requires_grad_(False)
     return method.eval(), make_header(method, run, step=step, extra=extra)
 
@@ -110,7 +105,7 @@ def finished(method: M, name: str, extra: Mapping[str, Any], step: int = 0) -> t
 # ``weights_only``, and every tensor is checked afterwards. There is no fallback to anything less safe.
 
 MAX_FILE_BYTES = 4 * 2**30
-"""Default bound on a foreign file; the largest official UNIT file has about 0.2 GB."""
+"""Bound on a foreign file; the largest official UNIT file has about 0.2 GB."""
 MAX_PICKLE_BYTES = 16 * 2**20
 """The pickle of a state dict names its tensors; their numbers lie outside. 16 MiB are more than 100,000 names."""
 MAX_OPCODES = 300_000
@@ -134,7 +129,7 @@ _HARMLESS = re.compile(
 )
 
 
-def read_torch_file(path: Path | str, *, max_bytes: int = MAX_FILE_BYTES) -> dict[str, Tensor]:
+def read_torch_file(path: Path | str) -> dict[str, Tensor]:
     """The tensors of a ``torch.save`` file by dotted name, on the CPU; ``{"a": {"w": t}}`` gives ``{"a.w": t}``.
 
     Zip files and the older format before PyTorch 1.6 are read. Numbers, strings and the integer counters of batch norm
@@ -148,8 +143,8 @@ def read_torch_file(path: Path | str, *, max_bytes: int = MAX_FILE_BYTES) -> dic
         size = path.stat().st_size
         if not path.is_file():
             raise CheckpointError(f"{path}: not a file")
-        if size > max_bytes:
-            raise CheckpointError(f"{path}: {size:,} bytes are more than the allowed {max_bytes:,}")
+        if size > MAX_FILE_BYTES:
+            raise CheckpointError(f"{path}: {size:,} bytes are more than the allowed {MAX_FILE_BYTES:,}")
         with path.open("rb") as file:
             kind = _sniff(path, file)
             found = _check_zip(path, file, size) if kind == "zip" else _check_legacy(path, file, size)
@@ -165,9 +160,7 @@ def read_torch_file(path: Path | str, *, max_bytes: int = MAX_FILE_BYTES) -> dic
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=kind == "zip")
     except Interrupted:
         raise
-    except (
-        Exception
-    ) as error:  # damaged pickles make torch raise nearly anything: struct.error, AssertionError, MemoryError …
+    except Exception as error:  # damaged pickles make torch raise nearly anything
         raise CheckpointError(f"{path}: not a readable PyTorch file, or a damaged one: {_first_line(error)}") from error
     return _checked_tensors(path, content)
 
@@ -291,10 +284,8 @@ def _check_legacy(path: Path, file: IO[bytes], size: int) -> set[str]:
         if name in ("BINPERSID", "PERSID"):
             integer, none, end = plain[max(i - 3, 0) : i] if i >= 3 else (("", 0), ("", 0), ("", 0))
             if none[0] != "NONE" or end[0] != "TUPLE" or not isinstance(integer[1], int) or integer[1] < 0:
-                raise CheckpointError(
-                    f"{path}: an old PyTorch file that stores more than plain tensors (a whole module, or views). "
-                    + _SAVE_AGAIN
-                )
+                what = "an old PyTorch file that stores more than plain tensors (a whole module, or views)"
+                raise CheckpointError(f"{path}: {what}. {_SAVE_AGAIN}")
             claimed += integer[1]
     if claimed > size:  # at least one byte an element
         raise CheckpointError(f"{path}: damaged: it claims {claimed:,} elements in {size:,} bytes")

@@ -14,6 +14,9 @@ from unpaired.machine import shapes_only
 from unpaired.methods.attend import Attend
 from unpaired.methods.unit import UNIT
 
+SIZE = 256
+"""Recorded side of the training crops, which no file tells: that of the published experiments."""
+
 # -- the paper's branch
 
 
@@ -22,14 +25,11 @@ def import_unit_v2(
     dis: Path | str | None = None,
     domains: tuple[str, str] = ("a", "b"),
     norm: Literal["none", "instance"] = "none",
-    *,
-    image_size: int = 256,
 ) -> tuple[UNIT, dict[str, Any]]:
     """A checkpoint of the paper's branch (version_02).
 
-    Two things the tensors do not tell: ``norm``, because COCOResGen2 (``none``: faces, streets) and COCOResGen
-    (``instance``: animals) have the same tensors; and ``image_size``, the side of the training crops, which is only
-    recorded. ``domains`` names A and B of the file. Raises CheckpointError, ConfigError.
+    ``norm`` the tensors do not tell: COCOResGen2 (``none``: faces, streets) and COCOResGen (``instance``: animals) have
+    the same. ``domains`` names A and B of the file. Raises CheckpointError.
     """
     file = Foreign(gen)
     width = len(file.needed("encode_A.0.model.0.weight", "a generator of UNIT's branch version_02"))
@@ -63,7 +63,7 @@ def import_unit_v2(
     if judges is not None:
         more, judge_names = _v2_discriminators(judges)
         found |= more
-    return _unit((file, names), (judges, judge_names), found, domains, image_size)
+    return _unit((file, names), (judges, judge_names), found, domains)
 
 
 def _v2_discriminators(file: Foreign) -> tuple[dict[str, Any], Names]:
@@ -98,16 +98,10 @@ def _v2_discriminators(file: Foreign) -> tuple[dict[str, Any], Names]:
 
 
 def import_unit_munit(
-    gen: Path | str,
-    dis: Path | str | None = None,
-    domains: tuple[str, str] = ("a", "b"),
-    *,
-    image_size: int = 256,
+    gen: Path | str, dis: Path | str | None = None, domains: tuple[str, str] = ("a", "b")
 ) -> tuple[UNIT, dict[str, Any]]:
-    """A UNIT checkpoint of the MUNIT code base (UNIT's master).
-
-    ``image_size`` is only recorded. ``domains`` names ``a`` and ``b``. Raises CheckpointError, ConfigError.
-    """
+    """A UNIT checkpoint of the MUNIT code base (UNIT's master). ``domains`` names ``a`` and ``b``. Raises
+    CheckpointError."""
     file = Foreign(gen)
     file.tensors = {re.sub(r"^([ab]\.)enc_content\.", r"\1enc.", k): v for k, v in file.tensors.items()}
     if any(".mlp." in k or ".enc_style." in k for k in file.tensors):
@@ -143,7 +137,7 @@ def import_unit_munit(
                 there, here = f"{letter}.cnns.{s}", f"discriminators.of_domain.{number}.scales.{s}"
                 judge_names |= {f"{there}.{i}.conv": f"{here}.features.{i}.0" for i in range(layers)}
                 judge_names[f"{there}.{layers}"] = f"{here}.head"
-    return _unit((file, names), (judges, judge_names), found, domains, image_size)
+    return _unit((file, names), (judges, judge_names), found, domains)
 
 
 def _unit(
@@ -151,19 +145,18 @@ def _unit(
     discriminators: tuple[Foreign | None, Names],
     found: Mapping[str, Any],
     domains: tuple[str, str],
-    image_size: int,
 ) -> tuple[UNIT, dict[str, Any]]:
     """Both generations' model from its files, the names of their layers, and what the tensors told."""
     file, names = generators
     judges, judge_names = discriminators
     config = settings(UNIT, file, found)
     with shapes_only():  # no memory for what a file claims before it has been compared
-        wanted = UNIT(config, domains, image_size=image_size).state_dict()
+        wanted = UNIT(config, domains, image_size=SIZE).state_dict()
     judged = {k: v for k, v in wanted.items() if k.startswith("discriminators.")}
     state = file.fitted({k: v for k, v in wanted.items() if k not in judged}, names)
     if judges is not None:
         state |= judges.fitted(judged, judge_names)
-    method = UNIT(config, domains, image_size=image_size)
+    method = UNIT(config, domains, image_size=SIZE)
     method.load_state_dict(state, strict=judges is not None)
     step = re.search(r"_(\d{8})$", file.path.stem)
     base = "version_02" if found["architecture"] == "paper" else "MUNIT code base"
@@ -174,18 +167,13 @@ def _unit(
 
 
 def import_cyclegan(
-    gen: Path | str,
-    dis: Path | str | None = None,
-    domains: tuple[str, str] = ("a", "b"),
-    *,
-    image_size: int = 256,
+    gen: Path | str, dis: Path | str | None = None, domains: tuple[str, str] = ("a", "b")
 ) -> tuple[Attend, dict[str, Any]]:
     """A generator of pytorch-CycleGAN-and-pix2pix (``*_net_G_A.pth``, ``resnet_9blocks`` or with another number,
     instance norm), as a one-way model of method ``attend`` without attention.
 
     ``domains``: what the file translates from and to. ``dis``: the PatchGAN that judges ``domains[1]``
-    (``*_net_D_A.pth`` goes with ``G_A``), to go on training. ``image_size`` is only recorded. Raises CheckpointError,
-    ConfigError.
+    (``*_net_D_A.pth`` goes with ``G_A``), to go on training. Raises CheckpointError.
     """
     file = Foreign(gen)
     first = file.needed("model.1.weight", "a ResNet generator of CycleGAN")
@@ -198,9 +186,7 @@ def import_cyclegan(
     names: Names = {"model.1": "front.0.0", "model.4": "front.1.0", "model.7": "front.2.0"}
     for i in range(blocks):
         there = f"model.{10 + i}.conv_block"
-        second = (
-            6 if f"{there}.6.weight" in file.tensors else 5
-        )  # dropout, which translating never uses, moves it by one
+        second = 6 if f"{there}.6.weight" in file.tensors else 5  # dropout, never used in translating, moves it by one
         names |= {f"{there}.1": f"blocks.{i}.body.0", f"{there}.{second}": f"blocks.{i}.body.3"}
     up = 10 + blocks
     names |= {f"model.{up}": "back.0.0", f"model.{up + 3}": "back.1.0", f"model.{up + 7}": "head"}
@@ -220,10 +206,10 @@ def import_cyclegan(
         judge_names |= {f"model.{2 + 3 * i}": f"layers.{i + 1}.0" for i in range(layers)}
     config = settings(Attend, file, found)
     with shapes_only():
-        outline = Attend(config, domains, image_size=image_size)
+        outline = Attend(config, domains, image_size=SIZE)
     generator = file.fitted(outline.generator.state_dict(), names)
     discriminator = judges and judges.fitted(outline.discriminator.state_dict(), judge_names)
-    method = Attend(config, domains, image_size=image_size)
+    method = Attend(config, domains, image_size=SIZE)
     method.generator.load_state_dict(generator)
     if discriminator:
         method.discriminator.load_state_dict(discriminator)

@@ -145,8 +145,7 @@ def _train(data: Path | str, out: Path, asked: TrainConfig, typed: str) -> Trans
     )  # fmt: skip
     machine.choose(run.training)
     tree = find(data, least=min(2, method_class(run.method).domain_count[0]))
-    if tree.layout != "lists":  # there nothing is read but what the lists name
-        check_run_apart(out, data)
+    check_run_apart(out, data)
     saved, _ = checkpoint.latest(out / "checkpoints")
     model = build(run, _order(tree.domains, saved, asked.start_from))
     if saved is None and asked.start_from is None:

@@ -34,6 +34,8 @@ KEPT = 4
 """Networks of OpenVINO kept ready, a direction and shape each: each takes its weights' memory again."""
 COMPILED = 1000
 """Directions and shapes that are compiled, before PyTorch runs the rest uncompiled: each takes minutes."""
+Run = Callable[[Sequence[Tensor]], Tensor]
+"""A direction for tensors of one shape."""
 
 
 class _Direction(nn.Module):
@@ -48,84 +50,76 @@ class _Direction(nn.Module):
 
 
 class Engine:
-    """Base: ``render`` of a method, for each direction and shape asked for, by something else than plain PyTorch."""
+    """``render`` of a method, for each direction and shape asked for, by something else than plain PyTorch."""
 
-    def __init__(self, method: Method) -> None:
+    def __init__(self, name: str, method: Method) -> None:
+        """Raises ConfigError: the engine is not installed, or the method draws noise and does not say which."""
+        self.says_all = type(method).inputs is not Method.inputs
+        if method.stochastic and not self.says_all:
+            raise ConfigError(
+                f"method '{type(method).__name__}' draws noise and does not say which: it must define inputs() and "
+                "render(), or use engine torch"
+            )
         self.method = method
-        self.ready: OrderedDict[Any, Callable[[Sequence[Tensor]], Tensor]] = OrderedDict()
+        self.make, self.kept = (_compiler(), COMPILED) if name == "compile" else (_openvino(), KEPT)
+        self.ready: OrderedDict[Any, Run] = OrderedDict()
 
     def __call__(self, images: Tensor, source: str | None, target: str, inputs: Sequence[Tensor]) -> Tensor:
         """float32 [N, 3, H, W] and what ``method.inputs`` has for them -> the same shape. Raises ConfigError where the
         engine cannot run the method."""
         # where the source does not matter and the target's number is among the inputs, one network serves all classes
-        names = None if self.method.any_source and self.method.stochastic else (source, target)
+        names = None if self.method.any_source and self.says_all else (source, target)
         key = (names, tuple(images.shape))
         if key not in self.ready:
-            direction = _Direction(self.method, source, target).eval()
-            self.ready[key] = self.made(direction, (images, *inputs))
+            self.ready[key] = self.make(_Direction(self.method, source, target).eval(), (images, *inputs))
             if len(self.ready) > self.kept:
                 self.ready.popitem(last=False)
         self.ready.move_to_end(key)
         return self.ready[key]((images, *inputs))
 
-    kept: int
 
-    def made(self, direction: _Direction, example: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], Tensor]:
-        """What runs ``direction`` for tensors of the shapes of ``example``."""
-        raise NotImplementedError
-
-
-class Compiled(Engine):
+def _compiler() -> Callable[[_Direction, Sequence[Tensor]], Run]:
     """``torch.compile``: each shape by itself, so that a picture's result does not depend on those that came before."""
+    from torch._dynamo import config  # not before: it takes a second and a half
 
-    kept = COMPILED
+    logging.getLogger("torch._dynamo").setLevel(logging.ERROR)  # it tells at length where a graph is cut in two
+    config.recompile_limit = max(config.recompile_limit, COMPILED)
+    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, COMPILED)
+    works = True
 
-    def __init__(self, method: Method) -> None:
-        super().__init__(method)
-        from torch._dynamo import config  # not before: it takes a second and a half
-
-        logging.getLogger("torch._dynamo").setLevel(logging.ERROR)  # it tells at length where a graph is cut in two
-        config.recompile_limit = max(config.recompile_limit, COMPILED)
-        config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, COMPILED)
-        self.failed = False
-
-    def made(self, direction: _Direction, example: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], Tensor]:
+    def make(direction: _Direction, example: Sequence[Tensor]) -> Run:
         mode = "reduce-overhead" if example[0].is_cuda else None  # CUDA graphs
         compiled = torch.compile(direction, dynamic=False, mode=mode)
 
         def run(tensors: Sequence[Tensor]) -> Tensor:
-            if self.failed:
-                return direction(*tensors)  # type: ignore[no-any-return]
-            try:
-                # a copy, since the next call of a CUDA graph writes there
-                return compiled(*tensors).clone()  # type: ignore[no-any-return]
-            except (UnpairedError, torch.OutOfMemoryError):
-                raise
-            except Exception as error:  # of many kinds; if the model is at fault, it raises again below
-                log.warning("torch.compile failed (%s); going on without it", type(error).__name__)
-                self.failed = True
-                return direction(*tensors)  # type: ignore[no-any-return]
+            nonlocal works
+            if works:
+                try:
+                    # a copy, since the next call of a CUDA graph writes there
+                    return compiled(*tensors).clone()  # type: ignore[no-any-return]
+                except (UnpairedError, torch.OutOfMemoryError):
+                    raise
+                except Exception as error:  # of many kinds; if the model is at fault, it raises again below
+                    log.warning("torch.compile failed (%s); going on without it", type(error).__name__)
+                    works = False
+            return direction(*tensors)  # type: ignore[no-any-return]
 
         return run
 
+    return make
 
-class OpenVINO(Engine):
-    """``render`` by OpenVINO. Raises ConfigError: not installed, or a network that OpenVINO has no operations for."""
 
-    kept = KEPT
-
-    def __init__(self, method: Method) -> None:
-        super().__init__(method)
-        try:
-            import openvino
-        except ImportError as error:
-            raise ConfigError("engine 'openvino' is not installed: pip install 'unpaired[openvino]'") from error
-        self.core = openvino.Core()
-
-    def made(self, direction: _Direction, example: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], Tensor]:
+def _openvino() -> Callable[[_Direction, Sequence[Tensor]], Run]:
+    """OpenVINO. What it gives raises ConfigError for a network that OpenVINO has no operations for."""
+    try:
+        import openvino
         from openvino.frontend import FrontEndManager
         from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+    except ImportError as error:
+        raise ConfigError("engine 'openvino' is not installed: pip install 'unpaired[openvino]'") from error
+    core = openvino.Core()
 
+    def make(direction: _Direction, example: Sequence[Tensor]) -> Run:
         given = tuple(torch.zeros_like(t, memory_format=torch.contiguous_format) for t in example)
         try:
             with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
@@ -136,15 +130,10 @@ class OpenVINO(Engine):
                 model = frontend.convert(frontend.load(decoder))
             model.reshape({i: list(t.shape) for i, t in enumerate(given[: len(model.inputs)])})
             threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
-            network = self.core.compile_model(model, "CPU", threads)
+            network = core.compile_model(model, "CPU", threads)
         except Exception as error:  # openvino's own kinds, and whatever tracing meets
             reason = (str(error) or type(error).__name__).strip().splitlines()[0]
             raise ConfigError(f"engine 'openvino' cannot run this model ({reason}): use torch") from error
         return lambda tensors: torch.from_numpy(network([t.contiguous().numpy() for t in tensors])[0].copy())
 
-
-def engine_of(name: str, method: Method) -> Engine | None:
-    """The engine of that name; None for ``torch``. Raises ConfigError: not installed."""
-    if name == "compile":
-        return Compiled(method)
-    return OpenVINO(method) if name == "openvino" else None
+    return make

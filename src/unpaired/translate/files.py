@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unpaired import __version__
+from unpaired.checkpoint import digest_of
 from unpaired.config import TranslateConfig
 from unpaired.data.folders import Walk
 from unpaired.data.images import (
@@ -43,7 +44,15 @@ from unpaired.data.images import (
     to_uint8,
 )
 from unpaired.errors import ConfigError, DataError, ImageError, PartialError, RefusedError, UnpairedError
-from unpaired.files import TEMPORARY_PREFIX, locked, sha256_of, sync_folder, why_unwritten, write_atomically
+from unpaired.files import (
+    TEMPORARY_PREFIX,
+    locked,
+    sha256_of,
+    sync_folder,
+    why_unwritten,
+    write_atomically,
+    write_output,
+)
 from unpaired.translate.tiling import MAX_PIXELS, check_max_pixels
 from unpaired.translate.translator import Translator, load
 
@@ -99,8 +108,8 @@ class TranslationReport:
         return {"version": __version__, **vars(self), "out": show(self.out), "counts": self.counts, "items": items}
 
     def text(self) -> str:
-        """A few lines for a person."""
-        done = ", ".join(f"{n} {what}" for n, what in zip(self.counts.values(), _STATUS, strict=True))
+        """A few lines for a person: what failed or was renamed by name, what was left out too where it may surprise."""
+        count = self.counts
         # a folder may hold thousands of thumbnails and notes: they are only counted
         usual = ("a hidden or system f", "no image's")
         odd = {name: why for name, why in self.left_out.items() if not any(u in why for u in usual)}
@@ -109,6 +118,7 @@ class TranslationReport:
             "failed": [f"{i.input}: {i.reason}" for i in self.items if i.status == "failed"],
             "left out": [f"{name}: {reason}" for name, reason in odd.items()],
         }
+        done = f"{count['ok']} translated, {count['skipped']} already done, {count['failed']} failed"
         lines = [f"{done}: {show(self.out)}"]
         for kind, found in kinds.items():
             lines += [f"  {kind}: {text}" for text in found[:NAMED]]
@@ -118,9 +128,6 @@ class TranslationReport:
                 f"  left out: {rest} that are hidden, or no pictures by their names (--report FILE lists them)"
             )
         return "\n".join(lines)
-
-
-_STATUS = ("translated", "already done", "failed")
 
 
 class IncompleteTranslation(PartialError):
@@ -159,14 +166,15 @@ def translate_files(
     if not isinstance(model, Translator):
         model = load(model, device=wanted.device, precision=wanted.precision, engine=wanted.engine)
     given = [Path(i) for i in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
-    todo = plan(given, wanted.out, f".{wanted.format}", wanted.samples)
+    tasks, left_out = plan(given, wanted.out, f".{wanted.format}", wanted.samples)
     job = _Job.of(model, wanted, given)
     try:
         with record_of(wanted.out, job.made_of(), overwrite=wanted.overwrite) as record:
             if not wanted.overwrite:
-                _refuse_foreign(todo, record)
+                record.refuse_foreign([str(task.output) for task in tasks])
             with nullcontext(progress) if progress is not None or wanted.quiet else _bar() as advance:
-                report = job.run(todo, record, advance)
+                report = job.run(tasks, record, advance)
+        report.left_out = {show(path): reason for path, reason in left_out}
         return _finish(report, wanted.report)
     except OSError as error:
         raise unwritable(wanted.out, error, 0) from error
@@ -176,16 +184,11 @@ def _finish(report: TranslationReport, path: Path | None) -> TranslationReport:
     """Write the report where it is wanted, and beside the results when something failed, which is raised."""
     own = report.out / REPORT
     own.unlink(missing_ok=True)
-    failed = report.counts["failed"]
     text = json.dumps(report.to_dict(), indent=1).encode()
-    for target in [own] * bool(failed) + [path] * (path is not None):
-        assert target is not None, "only where it is one"
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(target, text)
-        except OSError as error:
-            raise unwritable(target, error, len(text)) from error
-    if failed:
+    if path is not None:
+        write_output(path, text)
+    if report.counts["failed"]:
+        write_output(own, text)
         raise IncompleteTranslation(f"{report.text()}\nthe whole list: {show(path or own)}", report)
     return report
 
@@ -225,26 +228,27 @@ class _Picture:
     pixels: Pixels | None
 
 
+Outcome = tuple["Task", str, str]
+"""(task, status, reason)."""
 _Result = tuple[Pixels | None, NDArray[np.uint8] | None, str]
 """The picture [H, W, 3] and its mask [H, W] where one is wanted, or None and the reason."""
 
 
 @dataclass(frozen=True)
 class _Job:
+    """Pictures through the model: ``run`` does what the record has not."""
+
     translator: Translator
     options: TranslateConfig
     source: str | None
     targets: tuple[str, ...]
     max_pixels: int
-    batch_size: int
 
     @classmethod
     def of(cls, model: Translator, options: TranslateConfig, inputs: Sequence[Path]) -> _Job:
         """Raises ConfigError, RefusedError: options that the model or the folders do not allow."""
         if options.samples > 1 and not model.method.stochastic:
-            raise ConfigError(
-                f"samples = {options.samples}: this model gives one result for an input, so only 1 will do"
-            )
+            raise ConfigError(f"samples = {options.samples}: this model gives one result for an input, so 1 will do")
         if options.to == "all" and "all" not in model.domains:
             source, targets = model.targets(options.source)
         else:
@@ -257,8 +261,7 @@ class _Job:
             check_apart(options.mask, "--mask", options.out, inputs)
         limit = MAX_PIXELS if options.max_pixels is None else options.max_pixels
         check_max_pixels(model.method.stride, limit)
-        # noise follows from the one picture in a batch
-        return cls(model, options, source, targets, limit, 1 if model.method.stochastic else options.batch_size)
+        return cls(model, options, source, targets, limit)
 
     @property
     def grid(self) -> bool:
@@ -269,7 +272,7 @@ class _Job:
         """All that the results depend on; results of different options are not mixed."""
         model, chosen = self.translator, self.options
         return {
-            "model": model.sha256 or _weights_hash(model),
+            "model": model.sha256 or digest_of(model.method.state_dict(), model.info()),
             "source": self.source,
             "to": chosen.to,
             "targets": list(self.targets),
@@ -283,31 +286,29 @@ class _Job:
             "mask_threshold": chosen.mask_threshold,
         }
 
-    def run(self, todo: Plan, record: Record, progress: Progress | None) -> TranslationReport:
+    def run(self, tasks: Sequence[Task], record: Record, progress: Progress | None) -> TranslationReport:
         """Do what is not done yet."""
-        report = TranslationReport(self.options.out, record.options)
-        report.left_out = {show(path): reason for path, reason in todo.left_out}
-        report.renamed = {show(t.input): show(t.output) for t in todo.tasks if t.renamed}
         found: dict[PurePosixPath, Item] = {}
-        for batch, failures in self._batches(todo, record):
+        for batch, failures in self._batches(tasks, record):
             for task, status, reason in (*failures, *self._do(batch, record)):
                 found[task.output] = Item(show(task.input), show(task.output), status, reason)
             if progress is not None:
-                progress(len(found), len(todo.tasks))
-        report.items = [found[task.output] for task in todo.tasks]
-        return report
+                progress(len(found), len(tasks))
+        renamed = {show(t.input): show(t.output) for t in tasks if t.renamed}
+        return TranslationReport(self.options.out, record.options, [found[task.output] for task in tasks], renamed)
 
-    def _batches(self, todo: Plan, record: Record) -> Iterator[tuple[list[_Picture], list[tuple[Task, str, str]]]]:
+    def _batches(self, tasks: Sequence[Task], record: Record) -> Iterator[tuple[list[_Picture], list[Outcome]]]:
         """Neighbours of equal size, and the files that could not be read on the way."""
+        most = 1 if self.translator.method.stochastic else self.options.batch_size  # noise follows from one picture
         batch: list[_Picture] = []
-        failures: list[tuple[Task, str, str]] = []
-        for task in todo.tasks:
+        failures: list[Outcome] = []
+        for task in tasks:
             try:
                 picture = self._look(task, record)
             except ImageError as error:
                 failures.append((task, "failed", error.reason))
                 continue
-            room = max(1, min(self.batch_size, self.max_pixels // math.prod(picture.size)))
+            room = max(1, min(most, self.max_pixels // math.prod(picture.size)))
             if batch and (batch[0].size != picture.size or len(batch) >= room):
                 yield batch, failures
                 batch, failures = [], []
@@ -328,7 +329,7 @@ class _Job:
         pixels = np.asarray(open_image(content, min_side=1))
         return _Picture(task, sha256, (pixels.shape[1], pixels.shape[0]), pixels)
 
-    def _do(self, batch: list[_Picture], record: Record) -> Iterator[tuple[Task, str, str]]:
+    def _do(self, batch: list[_Picture], record: Record) -> Iterator[Outcome]:
         """Translate a batch and write what is missing of it: (task, status, reason)."""
         if all(picture.pixels is None for picture in batch):
             yield from ((picture.task, "skipped", "") for picture in batch)
@@ -434,15 +435,6 @@ def mask_to_uint8(mask: Tensor, *, black_and_white: bool = False) -> NDArray[np.
     return torch.where(touched, grey, 0).to(torch.uint8).cpu().numpy()
 
 
-def _weights_hash(model: Translator) -> str:
-    """For a model that was made in memory and has no file."""
-    sha = hashlib.sha256(json.dumps(model.info(), sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.method.state_dict().items()):
-        sha.update(name.encode())
-        sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()
-
-
 # ----------------------------------------------------------------------------------------------------
 # Which files are translated and what each result is called: all of it settled before any work is done.
 
@@ -460,17 +452,12 @@ class Task:
     """Which of several results of this input, counted from 0."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """All tasks in the order in which they are done."""
-
-    tasks: tuple[Task, ...]
-    left_out: tuple[tuple[Path, str], ...]
-    """What else lies in the given folders, with the reason, as ``unpaired check`` has it."""
+Left = tuple[Path, str]
+"""What lies in a given folder and is no input, with the reason, as ``unpaired check`` has it."""
 
 
-def plan(inputs: Sequence[Path], out: Path, suffix: str, samples: int = 1) -> Plan:
-    """Find the inputs and name the results. Reads folders, never files.
+def plan(inputs: Sequence[Path], out: Path, suffix: str, samples: int = 1) -> tuple[list[Task], list[Left]]:
+    """Find the inputs and name the results, in the order in which they are made. Reads folders, never files.
 
     Folders are read as data folders are (`unpaired.data.folders.Walk`), but for ``out``. Results keep the input's place
     and name, with ``suffix``; several ``samples`` of each lie in folders ``sample-1``, ``sample-2`` and so on.
@@ -480,10 +467,9 @@ def plan(inputs: Sequence[Path], out: Path, suffix: str, samples: int = 1) -> Pl
         RefusedError: a result would overwrite an input or land among the inputs.
     """
     if not inputs:
-        example = "unpaired translate RUN PICTURES --to DOMAIN --out DIR"
-        raise DataError(f"nothing to translate: name pictures or folders, as in: {example}")
+        raise DataError("nothing to translate: name pictures or folders, as in: unpaired translate RUN PICTURES …")
     found: dict[str, tuple[Path, PurePosixPath]] = {}  # by absolute path, of which two links to one file have two
-    left_out: list[tuple[Path, str]] = []
+    left_out: list[Left] = []
     roots = [path for path in inputs if _is_folder(path)]
     for path in inputs:
         if path not in roots:
@@ -509,7 +495,7 @@ def plan(inputs: Sequence[Path], out: Path, suffix: str, samples: int = 1) -> Pl
         numbers = range(samples)
         tasks = [Task(t.input, f"sample-{n + 1}" / t.output, t.renamed, n) for t in tasks for n in numbers]
     _protect(tasks, out, roots)
-    return Plan(tuple(tasks), tuple(left_out))
+    return tasks, left_out
 
 
 def _is_folder(path: Path) -> bool:
@@ -590,18 +576,6 @@ def check_apart(folder: Path, option: str, out: Path, inputs: Sequence[Path] = (
             raise RefusedError(f"{show(folder)}: lies among the inputs. Choose another {option}")
 
 
-def _refuse_foreign(todo: Plan, record: Record) -> None:
-    """Refuse files that are in the way and are not ours: they stay."""
-    names = [str(task.output) for task in todo.tasks]
-    foreign = [name for name in names if (record.out / name).exists() and not record.ours(name)]
-    if foreign:
-        more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
-        raise DataError(
-            f"{show(record.out)}: files are in the way that this run did not write, or that were changed since: "
-            f"{', '.join(map(show, foreign[:5]))}{more}. Use another --out, or --overwrite to replace them"
-        )
-
-
 # ----------------------------------------------------------------------------------------------------
 # The record in an output folder that makes translating restartable: which results are there, of what, made how.
 #
@@ -654,6 +628,16 @@ class Record:
         """Whether the file in this place was written by this run or an earlier one of the same options."""
         return name in self.known and self._digest(name) in {done.output_sha256 for done in self.known[name]}
 
+    def refuse_foreign(self, names: Sequence[str]) -> None:
+        """Refuse files that are in the way and are not ours: they stay. Raises DataError."""
+        foreign = [name for name in names if (self.out / name).exists() and not self.ours(name)]
+        if foreign:
+            more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
+            raise DataError(
+                f"{show(self.out)}: files are in the way that this run did not write, or that were changed since: "
+                f"{', '.join(map(show, foreign[:5]))}{more}. Use another --out, or --overwrite to replace them"
+            )
+
     def _digest(self, name: str) -> str:
         path = self.out / name
         return sha256_of(path) if path.is_file() else ""
@@ -667,12 +651,12 @@ def read_record(out: Path) -> Record | None:
     first, *lines = path.read_bytes().split(b"\n")
     try:
         head = json.loads(first)
-        options, version = dict(head["options"]), int(head["format"])
+        record = Record(out, dict(head["options"]))
+        readable = head["format"] == FORMAT
     except (ValueError, KeyError, TypeError):
-        raise RefusedError(f"{show(path)}: not readable as a record of translations; use another --out") from None
-    if version != FORMAT:
-        raise RefusedError(f"{show(path)}: written by another version of unpaired; use another --out")
-    record = Record(out, options)
+        readable = False
+    if not readable:
+        raise RefusedError(f"{show(path)}: no record of translations by this version; use another --out")
     for line in lines:
         try:
             entry = json.loads(line)

@@ -57,13 +57,12 @@ def between(a: Tensor, b: Tensor, steps: int) -> Tensor:
     x, y = a.double(), b.double()
     cosine = torch.dot(x, y) / (x.norm() * y.norm()).clamp_min(1e-12)
     angle = torch.acos(cosine.clamp(-1, 1))
-    if float(torch.sin(angle)) < 1e-6:  # the same direction, or no circle between opposite ones
-        straight: Tensor = torch.lerp(x, y, t).float()
-        return straight
-    length = torch.lerp(x.norm(), y.norm(), t)
-    unit = (torch.sin((1 - t) * angle) * (x / x.norm()) + torch.sin(t * angle) * (y / y.norm())) / torch.sin(angle)
-    way: Tensor = (length * unit).float()
-    return way
+    way = torch.lerp(x, y, t)
+    if float(torch.sin(angle)) >= 1e-6:  # else the same direction, or no circle between opposite ones
+        length = torch.lerp(x.norm(), y.norm(), t)
+        unit = torch.sin((1 - t) * angle) * (x / x.norm()) + torch.sin(t * angle) * (y / y.norm())
+        way = length * unit / torch.sin(angle)
+    return way.float()
 
 
 def draw(translator: Translator, noise: Tensor, domain: str, *, seed: int = 0, walk: int = 1) -> Tensor:
@@ -110,7 +109,12 @@ def synthesize(
             "methods 'deepvae', 'biggan' and 'stylegan' do. "
             "To translate: unpaired translate MODEL PICTURES --to DOMAIN --out DIR"
         )
-    domain, steps = _domain(translator, asked.to), asked.interpolate
+    if asked.to is None and len(translator.domains) > 1:
+        raise ConfigError(f"the model knows several domains: {', '.join(translator.domains)}; name one with --to")
+    domain = asked.to or translator.domains[0]
+    if asked.to is not None:
+        translator.direction(None if translator.method.any_source else domain, domain)
+    steps = asked.interpolate
     if steps:
         ends = latents(translator, 2 * asked.n, asked.seed)
         noise = torch.cat([between(ends[2 * i], ends[2 * i + 1], steps) for i in range(asked.n)])
@@ -122,10 +126,8 @@ def synthesize(
     there = {path.name for path in asked.out.iterdir()} if asked.out.is_dir() else set()
     taken = [name for name in (*names, "sheet.png") if name in there]
     if taken and not asked.overwrite:
-        raise RefusedError(
-            f"{show(asked.out)}: {len(taken)} of these files are there already, such as {taken[0]}. Use another "
-            "--out, or --overwrite"
-        )
+        what = f"{len(taken)} of these files are there already, such as {taken[0]}"
+        raise RefusedError(f"{show(asked.out)}: {what}. Use another --out, or --overwrite")
     shown: list[Pixels | None] = []
     images = (image for part in drawn(translator, noise, domain, seed=asked.seed, walk=max(1, steps)) for image in part)
     for path, image in zip(paths, images, strict=True):
@@ -138,15 +140,6 @@ def synthesize(
     about = {"model": translator.sha256, **asked.model_dump(mode="json", exclude={"out", "overwrite"}), "to": domain}
     write_output(asked.out / "synthesis.json", json.dumps(about, indent=1).encode())
     return paths
-
-
-def _domain(translator: Translator, domain: str | None) -> str:
-    """The domain meant; the only one where none is named. Raises ConfigError."""
-    if domain is None:
-        if len(translator.domains) > 1:
-            raise ConfigError(f"the model knows several domains: {', '.join(translator.domains)}; name one with --to")
-        return translator.domains[0]
-    return translator.direction(None if translator.method.any_source else domain, domain)[1]
 
 
 def write_level_sheets(
@@ -169,7 +162,7 @@ def write_level_sheets(
             "where it was trained with model.invert_all = true, once its inversion stages are over"
         )
     written, failed = [], []
-    for task in plan(inputs, folder, ".png").tasks:
+    for task in plan(inputs, folder, ".png")[0]:
         try:
             pixels = np.asarray(open_image(task.input, min_side=1))
         except ImageError as error:
@@ -183,9 +176,8 @@ def write_level_sheets(
         write_output(path, encode_image(sheet([*above, None, *below], len(above))))
         written.append(path)
     if failed:
-        raise PartialError(
-            f"{len(written)} sheets of levels in {show(folder)}, {len(failed)} failed:\n  " + "\n  ".join(failed)
-        )
+        done = f"{len(written)} sheets of levels in {show(folder)}, {len(failed)} failed"
+        raise PartialError("\n  ".join([f"{done}:", *failed]))
     return written
 
 

@@ -25,7 +25,7 @@ from unpaired.errors import ConfigError, DataError, nearest
 from unpaired.machine import autocast, choose_device, choose_precision
 from unpaired.methods.base import Method
 from unpaired.networks.kernels import Held
-from unpaired.translate.engines import ENGINES, Engine, engine_of
+from unpaired.translate.engines import ENGINES, Engine
 from unpaired.translate.tiling import MAX_PIXELS, MIN_STRIDES, Network, at_any_size
 
 log = logging.getLogger("unpaired")
@@ -68,9 +68,8 @@ class Translator:
         self.device = choose_device(str(device))
         self.precision = choose_precision(self._asked_precision, self.device)
         if self.engine not in ENGINES:
-            raise ConfigError(
-                f"no engine '{self.engine}'.{nearest(self.engine, ENGINES)} There are: {', '.join(ENGINES)}."
-            )
+            known = ", ".join(ENGINES)
+            raise ConfigError(f"no engine '{self.engine}'.{nearest(self.engine, ENGINES)} There are: {known}.")
         if self.engine == "openvino":
             if self.device.type != "cpu" or self.precision != "fp32":
                 raise ConfigError(
@@ -80,10 +79,8 @@ class Translator:
             self.method.to(self.device)
         else:
             self.method.place(self.device)
-        self._engine = engine_of(self.engine, self.method)
-        self._held = Held(
-            *(part for name, part in self.method.named_children() if name != "discriminator")
-        )  # never run
+        self._engine = None if self.engine == "torch" else Engine(self.engine, self.method)
+        self._held = Held(*(part for name, part in self.method.named_children() if name != "discriminator"))
         return self
 
     @property
@@ -105,14 +102,15 @@ class Translator:
         """What the model is and what it can do; plain JSON values."""
         header = self.header
         wanted = f"{self.method.fixed_size} (others are resized there and back)" if self.method.fixed_size else "any"
+        able: list[str] | str = f"all {len(self.directions)} of {len(self.domains)} domains"
+        if self.method.from_noise:
+            able = f"none: makes images of {', '.join(self.domains)} from noise"
+        elif len(self.directions) <= checkpoint.MAX_LISTED_DIRECTIONS:
+            able = [f"{a} -> {b}" for a, b in self.directions]
         return {
             "method": header.get("method"),
             "domains": list(self.domains),
-            "directions": f"none: makes images of {', '.join(self.domains)} from noise"
-            if self.method.from_noise
-            else [f"{a} -> {b}" for a, b in self.directions]
-            if len(self.directions) <= checkpoint.MAX_LISTED_DIRECTIONS
-            else f"all {len(self.directions)} of {len(self.domains)} domains",
+            "directions": able,
             "classes": list(self.method.classes),
             "trained at": self.method.image_size,
             "input size": wanted,
@@ -150,32 +148,30 @@ class Translator:
                 raise ConfigError("this model must know the domain of its inputs: name one of its own as source")
             source = None
         for name in (source, target):
-            if name is not None and name not in self.domains:
-                there = ", ".join(self.domains)
-                raise ConfigError(f"no domain '{name}'.{nearest(name, self.domains)} This model knows: {there}.")
+            if name is not None:
+                self._check_domain(name)
         if self.method.any_source:  # with hundreds of domains their pairs are too many to look through for each picture
             return source, target
         sources = [a for a, b in self.directions if b == target]
         able = ", ".join(f"{a} -> {b}" for a, b in self.directions)
-        if source is None:
-            if len(sources) == 1:
-                return sources[0], target
-            if not sources:
-                raise ConfigError(f"this model does not translate to '{target}'. It can do: {able}.")
-            raise ConfigError(
-                f"several domains lead to '{target}': {', '.join(sources)}; say which one with source (--source)"
-            )
-        if source not in sources:
-            raise ConfigError(f"this model does not translate '{source}' to '{target}'. It can do: {able}.")
-        return source, target
+        if source is None and len(sources) > 1:
+            which = ", ".join(sources)
+            raise ConfigError(f"several domains lead to '{target}': {which}; say which one with source (--source)")
+        if not sources or source not in (None, *sources):
+            what = f"'{source}' to '{target}'" if source else f"to '{target}'"
+            raise ConfigError(f"this model does not translate {what}. It can do: {able}.")
+        return source or sources[0], target
+
+    def _check_domain(self, name: str) -> None:
+        if name not in self.domains:
+            there = ", ".join(self.domains)
+            raise ConfigError(f"no domain '{name}'.{nearest(name, self.domains)} This model knows: {there}.")
 
     def check_translates(self) -> None:
         """Refuse a model that translates nothing, which a classifier is. Raises ConfigError."""
         if not self.directions:
-            raise ConfigError(
-                f"this model tells {', '.join(self.domains)} apart and translates nothing; it is for: unpaired train "
-                "DATA --weights MODEL"
-            )
+            what = f"tells {', '.join(self.domains)} apart and translates nothing"
+            raise ConfigError(f"this model {what}; it is for: unpaired train DATA --weights MODEL")
 
     def targets(self, source: str | None) -> tuple[str | None, tuple[str, ...]]:
         """The source meant and every domain that it can be translated to, in the model's order.
@@ -186,9 +182,8 @@ class Translator:
         if source is None and not self.method.any_source:
             sources = sorted({a for a, _ in self.directions})
             if len(sources) > 1:
-                raise ConfigError(
-                    f"the inputs can be of several domains: {', '.join(sources)}; say which one with source (--source)"
-                )
+                which = ", ".join(sources)
+                raise ConfigError(f"the inputs can be of several domains: {which}; say which with source (--source)")
             source = sources[0]
         possible = tuple(b for a, b in self.directions if a == source)
         source, _ = self.direction(source, possible[0] if possible else self.domains[-1])
@@ -318,8 +313,7 @@ class Translator:
 
     def reconstruct(self, images: Tensor, domain: str, *, max_pixels: int = MAX_PIXELS) -> Tensor | None:
         """Make the method's own reconstruction within ``domain`` (shapes as :meth:`translate`); None if it has none."""
-        if domain not in self.domains:
-            raise ConfigError(f"no domain '{domain}'.{nearest(domain, self.domains)}")
+        self._check_domain(domain)
         with torch.inference_mode():
             if self.method.reconstruct(self._smallest(), domain) is None:
                 return None
@@ -374,10 +368,8 @@ class Translator:
                 finite.
         """
         if not isinstance(image, Image.Image):
-            raise DataError(
-                f"translate_image wants a PIL image, not {type(image).__name__}: open it first, as in "
-                "PIL.Image.open(PATH)"
-            )
+            what = f"translate_image wants a PIL image, not {type(image).__name__}"
+            raise DataError(f"{what}: open it first, as in PIL.Image.open(PATH)")
         try:
             upright = to_rgb("<picture>", ImageOps.exif_transpose(image), (255, 255, 255))
         except (OSError, SyntaxError) as error:  # Pillow decodes here, and not when the picture is opened
@@ -394,12 +386,10 @@ def check_images(images: Tensor) -> None:
     if not isinstance(images, Tensor):
         raise DataError(f"images must be a torch.Tensor [N, 3, H, W], not {type(images).__name__}")
     shape = list(images.shape)
-    if images.ndim == 3:
-        raise DataError(f"images have shape {shape}; wanted [N, 3, H, W]: add the batch with images[None]")
-    if images.ndim == 4 and shape[1] != 3 and shape[3] == 3:
-        raise DataError(f"images have shape {shape}; wanted [N, 3, H, W]: use images.permute(0, 3, 1, 2)")
     if images.ndim != 4 or shape[1] != 3 or 0 in shape[2:]:
-        raise DataError(f"images have shape {shape}; wanted [N, 3, H, W]")
+        advice = ": add the batch with images[None]" if images.ndim == 3 else ""
+        advice = ": use images.permute(0, 3, 1, 2)" if images.ndim == 4 and shape[3] == 3 else advice
+        raise DataError(f"images have shape {shape}; wanted [N, 3, H, W]{advice}")
     if not images.is_floating_point():
         raise DataError(f"images are {images.dtype}; wanted floats in [-1, 1]: use images / 127.5 - 1 for 0 to 255")
     if not len(images):
@@ -408,10 +398,8 @@ def check_images(images: Tensor) -> None:
     if not (low >= -1 - RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
         if low != low or high != high:
             raise DataError("images hold NaN")
-        raise DataError(
-            f"images go from {low:.4g} to {high:.4g}; wanted [-1, 1]: use x / 127.5 - 1 for 0 to 255, x * 2 - 1 for "
-            "0 to 1"
-        )
+        advice = "use x / 127.5 - 1 for 0 to 255, x * 2 - 1 for 0 to 1"
+        raise DataError(f"images go from {low:.4g} to {high:.4g}; wanted [-1, 1]: {advice}")
 
 
 def load(
@@ -425,15 +413,8 @@ def load(
         ConfigError: the device, precision or engine is not there.
     """
     model = checkpoint.load_model(path)
-    found = Translator(
-        model.method,
-        model.header,
-        device=device,
-        precision=precision,
-        path=model.path,
-        sha256=model.sha256,
-        engine=engine,
-    )
+    where: dict[str, Any] = {"device": device, "precision": precision, "engine": engine}
+    found = Translator(model.method, model.header, path=model.path, sha256=model.sha256, **where)
     if found.untrained:
         log.warning("%s: %s", show(model.path), found.untrained)
     return found
