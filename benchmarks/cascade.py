@@ -40,7 +40,7 @@ from unpaired.evaluation.features import Backbone, open_backbone
 from unpaired.evaluation.figures import split_in_halves
 from unpaired.methods.cascade import Cascade
 from unpaired.training import run as training_run
-from unpaired.translate.synthesis import draw, latents, write_level_sheets
+from unpaired.translate.synthesis import drawn, latents, write_level_sheets
 from unpaired.translate.translator import Translator
 
 BATCH = 16
@@ -173,7 +173,7 @@ def deepvae_row(run: Path, real: dict[str, Tensor], backbone: Backbone, device: 
     model: Translator = unpaired.load(run, device=device)
     (domain,) = model.domains
     noise = latents(model, len(real[domain]), seed=0)
-    samples = torch.cat([backbone(draw(model, part, domain)) for part in torch.split(noise, BATCH)])
+    samples = torch.cat([backbone(part) for part in drawn(model, noise, domain)])
     return {"deepvae": {domain: distances(samples, real[domain]), "model": model.sha256}}
 
 

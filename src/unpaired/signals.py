@@ -21,13 +21,9 @@ WORKER_GRACE_SECONDS = 60
 """How long a loader worker outlives a SIGTERM: time for the parent to finish its step and save."""
 
 
-class _State:
-    def __init__(self) -> None:
-        self.requested: int | None = None
-        self.deferred = 0
-
-
-_state = _State()
+class _state:  # of this process
+    requested: int | None = None
+    deferred = 0
 
 
 def requested() -> int | None:

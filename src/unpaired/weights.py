@@ -64,9 +64,9 @@ CATALOGUE = {
 
 def hub_cache() -> Path:
     """The folder in which ``torch.hub`` keeps downloaded weights."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    home = os.environ.get("TORCH_HOME") or str(Path(cache) / "torch")
-    return Path(home).expanduser() / "hub" / "checkpoints"
+    from torch.hub import get_dir
+
+    return Path(get_dir(), "checkpoints")
 
 
 def find(

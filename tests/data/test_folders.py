@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from image_zoo import encoded, picture, write_tree
 
 from unpaired.config import DataConfig
@@ -199,38 +195,6 @@ def test_what_is_no_image_is_ignored_with_a_reason(tmp_path: Path) -> None:
     assert reasons["IMG_1.HEIC"] == ".HEIC is a format that is not read; save it as JPEG or PNG"
     assert reasons["._1.png"] == reasons["Thumbs.db"] == reasons[".DS_Store"] == "a hidden or system file"
     assert set(reasons) == {"fifo.png", *odd}
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    st.lists(st.sampled_from("abcdef"), min_size=2, max_size=4, unique=True),
-    st.lists(
-        st.from_regex(r"[a-z0-9]{1,6}(/[a-z0-9]{1,3}_)?\.(png|JPG|webp)", fullmatch=True),
-        min_size=1,
-        max_size=8,
-        unique=True,
-    ),
-    st.sampled_from(["split", "cyclegan", "domain"]),
-    st.randoms(use_true_random=False),
-)
-def test_every_layout_gives_the_same_files_in_any_order(
-    domains: list[str], files: list[str], layout: str, random: object
-) -> None:
-    """The same names under each layout give the same domains and files, whatever order they were written in."""
-    place = {"split": "train/{}", "cyclegan": "train_{}", "domain": "{}"}[layout]
-    wanted = [f"{place.format(d)}/{f}" for d in domains for f in files]
-    random.shuffle(wanted)  # type: ignore[attr-defined]
-    with TemporaryDirectory() as folder:
-        tree = find(touch(Path(folder), *wanted))
-        assert tree.layout == layout
-        assert tree.domains == tuple(sorted(domains))
-        for domain in domains:
-            found = [p for s in ("train", "test") for p in tree.files[s, domain]]
-            inner = [re.sub(rf"^{place.format(domain)}/", "", tree.name(p)) for p in found]
-            assert sorted(inner) == sorted(files)
-            for split in ("train", "test"):
-                ordered = [os.fsencode(tree.name(p)) for p in tree.files[split, domain]]
-                assert ordered == sorted(ordered)
 
 
 def test_class_folders(tmp_path: Path) -> None:

@@ -183,30 +183,6 @@ def test_white_is_zero(bits: int, kind: int) -> None:
     assert np.abs(opened(data)[..., 0] - 255 * (1 - values)).max() <= 0.51
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_all_orientations_decode_to_the_same_pixels(orientation: int, format: str) -> None:
-    """A picture stored in any of the eight EXIF orientations comes out upright."""
-    upright = np.zeros((48, 64, 3), np.uint8)
-    upright[:24, :32], upright[:24, 32:], upright[24:, :32] = (250, 0, 0), (0, 250, 0), (0, 0, 250)
-    stored = {  # what a camera held that way writes
-        1: upright,
-        2: upright[:, ::-1],
-        3: upright[::-1, ::-1],
-        4: upright[::-1],
-        5: upright.swapaxes(0, 1),
-        6: upright.swapaxes(0, 1)[::-1],
-        7: upright[::-1, ::-1].swapaxes(0, 1),
-        8: upright.swapaxes(0, 1)[:, ::-1],
-    }[orientation]
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    options = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(format, {})
-    result = opened(encoded(np.ascontiguousarray(stored), format, exif=exif, **options))
-    assert result.shape == upright.shape
-    assert np.abs(result - upright).max() <= 4
-
-
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_first_frame_of_animations(format: str) -> None:
     """Of an animation or a file with several pages the first is read, and the number of frames is told."""

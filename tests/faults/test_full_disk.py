@@ -161,30 +161,3 @@ def run_of(steps: int, **settings: int) -> tuple[object, object, object]:
 
     made = runs.config(steps, training__keep=1, **settings)
     return build(made, ("red", "blue")), tiny.pool(), made
-
-
-def test_a_folder_that_goes_or_cannot_be_written_is_told(tmp_path: Path) -> None:
-    """The folder of checkpoints deleted while training runs: the next save stops with its path. A folder that the user
-    may not write: refused before the first step. Never "saved"."""
-
-    def delete(step: int, _method: object) -> None:
-        if step == 1:
-            shutil.rmtree(tmp_path / "gone" / "checkpoints")
-
-    method, pool, made = run_of(4)
-    with pytest.raises(StoppedError, match=r"gone/checkpoints/step-000000001: could not be written: No such file"):
-        loop.fit(method, pool, made, tmp_path / "gone", quiet=True, on_step=delete)  # type: ignore[arg-type]
-    if os.getuid() != 0:
-        return  # as somebody else already; what follows becomes one
-    (tmp_path / "closed").mkdir(mode=0o555)
-    tmp_path.chmod(0o755)
-
-    def as_nobody() -> None:
-        os.chdir(tmp_path / "closed")
-        os.setuid(65534)
-        runs.train(Path("run"))
-
-    found = kit.outcome(as_nobody)
-    assert found.code == 2 and "run/checkpoints: cannot be made: Permission denied; use another --out" in found.said, (
-        found
-    )

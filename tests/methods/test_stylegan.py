@@ -27,7 +27,7 @@ from unpaired.methods.deepi2i import Adaptors, DeepI2IStyleGAN
 from unpaired.methods.gans import BigGAN, StyleGAN
 from unpaired.networks.stylegan import Discriminator, Generator, Shape, draw_noise
 from unpaired.training import run as training_run
-from unpaired.translate.synthesis import draw, synthesize
+from unpaired.translate.synthesis import drawn, synthesize
 from unpaired.translate.translator import Translator, load
 
 SMALL: dict[str, Any] = {"width": 2, "latent": 4, "mapping": 2, "batch_size": 2}
@@ -395,8 +395,8 @@ def test_a_gan_ignores_its_input(tmp_path: Path) -> None:
         others = (method.translate(x, None, "dog", latents=v) for v in (z, -z))
         assert not torch.equal(*others)
     assert method.pairs == (("cat", "cat"), ("dog", "dog"))
-    drawn = Translator(method, {"method": "stylegan", "step": 0})
-    assert len(synthesize(drawn, out=tmp_path / "out", n=2, to="dog", device="cpu")) == 2
+    model = Translator(method, {"method": "stylegan", "step": 0})
+    assert len(synthesize(model, out=tmp_path / "out", n=2, to="dog", device="cpu")) == 2
     assert isinstance(make().adaptors, Adaptors)
 
 
@@ -413,11 +413,11 @@ def test_noise_maps_follow_from_the_seed(tmp_path: Path) -> None:
     """A picture that is synthesised depends on its number and the seed, whatever else is drawn; along a walk the maps
     stay as they are; ``translate`` with latents and a seed gives the same twice, with another seed another."""
     torch.manual_seed(0)
-    drawn = Translator(loud(StyleGAN(StyleGAN.Config(**SMALL), ("cat",), image_size=32)), {"method": "stylegan"})
-    few, more = (synthesize(drawn, out=tmp_path / str(n), n=n, seed=5, device="cpu") for n in (2, 3))
+    model = Translator(loud(StyleGAN(StyleGAN.Config(**SMALL), ("cat",), image_size=32)), {"method": "stylegan"})
+    few, more = (synthesize(model, out=tmp_path / str(n), n=n, seed=5, device="cpu") for n in (2, 3))
     assert [p.read_bytes() for p in few] == [p.read_bytes() for p in more[:2]]
     same = torch.randn(1, 4).expand(4, 4)
-    a, b, c, d = draw(drawn, same, "cat", seed=5, walk=2)
+    a, b, c, d = torch.cat(list(drawn(model, same, "cat", seed=5, walk=2)))
     assert torch.equal(a, b) and torch.equal(c, d) and not torch.allclose(a, c)
     method, x, z = Translator(loud(make()), {"method": "deepi2i-stylegan"}), batch(2).source, torch.randn(2, 4)
     one = method.translate(x, "cat", "dog", seed=3, latents=z)

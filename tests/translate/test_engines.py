@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from unpaired.errors import ConfigError
-from unpaired.methods.unit import UNIT
 from unpaired.translate.translator import Translator
 
 IMAGES = torch.rand(2, 3, 40, 52, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -89,26 +88,3 @@ def test_a_compiler_that_fails_is_told_once(monkeypatch: pytest.MonkeyPatch, cap
     monkeypatch.setattr(torch, "compile", broken)
     check_equal("unit", "compile", 1e-6)
     assert caplog.text.count("torch.compile failed (RuntimeError); going on without it") == 1
-
-
-class Signs(UNIT):
-    """Draws nothing."""
-
-    any_source = True
-
-    def render(self, images: Any, source: Any, target: str, *inputs: Any) -> Any:
-        return torch.full_like(images, 0.5 if target == self.domains[0] else -0.5)
-
-
-def test_without_inputs_each_target_has_a_network_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its name is then not among the tensors that one network could be given."""
-    torch._dynamo.reset()
-    monkeypatch.setattr(torch, "compile", UNCOMPILED)
-    known = cases.method("unit")
-
-    def made(kind: type) -> Any:
-        return kind(known.config, known.domains, image_size=known.image_size)
-
-    model = Translator(made(Signs), {}, engine="compile")
-    found = [float(model.translate(IMAGES[:1], None, target).mean()) for target in known.domains]
-    assert found == [0.5, -0.5]

@@ -44,33 +44,27 @@ class Pool(Protocol):
     @property
     def domains(self) -> tuple[str, ...]:
         """Names of the domains."""
-        ...
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes; empty when nothing is labelled."""
-        ...
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of what the pool holds, the same on every machine."""
-        ...
 
     def count(self, domain: str) -> int:
         """Number of images of a domain."""
-        ...
 
     def image(self, domain: str, index: int) -> Pixels:
         """uint8 [H, W, 3], of any size. Raises ImageError for a file that has become unusable."""
-        ...
 
     def label(self, domain: str, index: int) -> int:
         """Index into ``classes``, or -1 for an image without a label."""
-        ...
 
 
 class ArrayPool:
-    """Images in memory: one uint8 array [n, H, W, 3] for each domain."""
+    """A pool in memory: one uint8 array [n, H, W, 3] for each domain."""
 
     def __init__(
         self,
@@ -104,16 +98,13 @@ class ArrayPool:
         return digest.hexdigest()
 
     def count(self, domain: str) -> int:
-        """Number of images of a domain."""
         return len(self.images[domain])
 
     def image(self, domain: str, index: int) -> Pixels:
-        """uint8 [H, W, 3]."""
         image: Pixels = self.images[domain][index]
         return image
 
     def label(self, domain: str, index: int) -> int:
-        """Index into ``classes``, or -1."""
         return int(self.labels[domain][index]) if domain in self.labels else -1
 
 
@@ -139,7 +130,6 @@ class FolderPool:
         return self.tree.fingerprint(self.split)
 
     def count(self, domain: str) -> int:
-        """Number of images of a domain."""
         return len(self._usable[domain])
 
     def image(self, domain: str, index: int) -> Pixels:
@@ -154,7 +144,6 @@ class FolderPool:
         return self.tree.name(self.tree.files[self.split, domain][int(self._usable[domain][index])])
 
     def label(self, domain: str, index: int) -> int:
-        """Always -1."""
         return -1
 
 
@@ -200,15 +189,12 @@ class PartPool:
         return hashlib.sha256(repr((self.pool.fingerprint, sorted(self.indices.items()))).encode()).hexdigest()
 
     def count(self, domain: str) -> int:
-        """Number of images of a domain."""
         return len(self.indices[domain])
 
     def image(self, domain: str, index: int) -> Pixels:
-        """uint8 [H, W, 3]."""
         return self.pool.image(domain, self.indices[domain][index])
 
     def label(self, domain: str, index: int) -> int:
-        """Index into ``classes``, or -1."""
         return self.pool.label(domain, self.indices[domain][index])
 
 

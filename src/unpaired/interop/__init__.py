@@ -39,16 +39,13 @@ def class_names(text: str | None) -> tuple[str, ...] | None:
     path = Path(text)
     try:
         is_file = path.is_file()
-        lines = path.read_text(encoding="utf-8-sig").splitlines() if is_file else text.split(",")
+        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines() if is_file else text.split(",")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--domains {text}: cannot be read: {error}") from error
     if not is_file and "," not in text and (path.suffix.lower() == ".txt" or len(path.parts) > 1):
-        raise ConfigError(
-            f"--domains {text}: no such file; give a text file with a name a line, or names with commas between"
-        )
+        what = "give a text file with a name a line, or names with commas between"
+        raise ConfigError(f"--domains {text}: no such file; {what}")
     names = [line.strip() for line in lines]
-    while is_file and names and not names[-1]:
-        names.pop()
     if not names or not all(names):
         raise ConfigError(f"--domains {text}: name number {names.index('') + 1 if names else 1} is empty")
     twice = sorted({n for n in names if names.count(n) > 1})
@@ -60,6 +57,6 @@ def class_names(text: str | None) -> tuple[str, ...] | None:
 def pair(text: str) -> tuple[str, str]:
     """Two names from a comma-separated list. Raises ConfigError."""
     names = [name.strip() for name in text.split(",")]
-    if len(names) != 2 or not all(names) or names[0] == names[1]:
+    if len({*names} - {""}) != 2 or len(names) != 2:
         raise ConfigError(f"--domains {text!r}: give two different names, first A then B, as in --domains cat,tiger")
     return names[0], names[1]

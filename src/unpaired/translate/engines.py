@@ -53,13 +53,7 @@ class Engine:
     """``render`` of a method, for each direction and shape asked for, by something else than plain PyTorch."""
 
     def __init__(self, name: str, method: Method) -> None:
-        """Raises ConfigError: the engine is not installed, or the method draws noise and does not say which."""
-        self.says_all = type(method).inputs is not Method.inputs
-        if method.stochastic and not self.says_all:
-            raise ConfigError(
-                f"method '{type(method).__name__}' draws noise and does not say which: it must define inputs() and "
-                "render(), or use engine torch"
-            )
+        """Raises ConfigError: the engine is not installed."""
         self.method = method
         self.make, self.kept = (_compiler(), COMPILED) if name == "compile" else (_openvino(), KEPT)
         self.ready: OrderedDict[Any, Run] = OrderedDict()
@@ -67,8 +61,8 @@ class Engine:
     def __call__(self, images: Tensor, source: str | None, target: str, inputs: Sequence[Tensor]) -> Tensor:
         """float32 [N, 3, H, W] and what ``method.inputs`` has for them -> the same shape. Raises ConfigError where the
         engine cannot run the method."""
-        # where the source does not matter and the target's number is among the inputs, one network serves all classes
-        names = None if self.method.any_source and self.says_all else (source, target)
+        # where the source does not matter, the target's number is among the inputs: one network serves all classes
+        names = None if self.method.any_source else (source, target)
         key = (names, tuple(images.shape))
         if key not in self.ready:
             self.ready[key] = self.make(_Direction(self.method, source, target).eval(), (images, *inputs))

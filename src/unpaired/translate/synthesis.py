@@ -30,17 +30,16 @@ MAX_ON_SHEET = 64
 """Images on that sheet; the files have all of them."""
 
 
-def latents(translator: Translator, count: int, seed: int, *, first: int = 0) -> Tensor:
-    """Draw [count, Z] standard normal numbers: row ``first + i`` depends on ``seed`` and itself alone.
+def latents(translator: Translator, count: int, seed: int) -> Tensor:
+    """Draw [count, Z] standard normal numbers: row i depends on ``seed`` and i alone.
 
     Raises ConfigError: the model has no latents.
     """
     size = translator.method.latent_size
     if size is None:
         raise ConfigError(f"this model ({translator.header.get('method')}) has no latents")
-    seeds = [_seed_of(seed, number) for number in range(first, first + count)]
-    rows = [torch.randn(size, generator=torch.Generator().manual_seed(one)) for one in seeds]
-    return torch.stack(rows) if rows else torch.zeros(0, size)
+    draws = (torch.Generator().manual_seed(_seed_of(seed, number)) for number in range(count))
+    return torch.stack([torch.randn(size, generator=own) for own in draws])
 
 
 def _seed_of(seed: int, number: int) -> int:
@@ -65,13 +64,8 @@ def between(a: Tensor, b: Tensor, steps: int) -> Tensor:
     return way.float()
 
 
-def draw(translator: Translator, noise: Tensor, domain: str, *, seed: int = 0, walk: int = 1) -> Tensor:
-    """Make images of ``domain`` from latents [N, Z]: [N, 3, S, S] on the CPU. See `drawn`."""
-    return torch.cat(list(drawn(translator, noise, domain, seed=seed, walk=walk)))
-
-
-def drawn(translator: Translator, noise: Tensor, domain: str, *, seed: int, walk: int) -> Iterator[Tensor]:
-    """Make images of ``domain`` from latents [N, Z], some at a time.
+def drawn(translator: Translator, noise: Tensor, domain: str, *, seed: int = 0, walk: int = 1) -> Iterator[Tensor]:
+    """Make images of ``domain`` from latents [N, Z]: [n, 3, S, S] on the CPU, some at a time.
 
     Where a network draws more noise (StyleGAN's maps), that of image i follows from (``seed``, i // ``walk``) alone:
     along a walk of so many images it stays the same.
