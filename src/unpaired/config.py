@@ -497,8 +497,6 @@ class TranslateConfig(Options):
     """Larger pictures are translated in overlapping tiles of this many pixels."""
     format: Literal["png", "jpg", "webp"] = "png"
     """File format of the results: png and webp keep every pixel, jpg has quality 95."""
-    report: Path | None = None
-    """Where to write the JSON report (always written into --out as well when something failed)."""
     overwrite: bool = False
     """Replace results of another model or other options, and foreign files that are in the way."""
     mask: Path | None = None

@@ -143,10 +143,10 @@ def _exif(orientation: int) -> Image.Exif:
     return exif
 
 
+_T = Image.Transpose
 _STORE = {  # EXIF orientation -> how an upright picture is stored for it
-    1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_270,
+    1: None, 2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _T.TRANSPOSE, 6: _T.ROTATE_90,
+    7: _T.TRANSVERSE, 8: _T.ROTATE_270,
 }  # fmt: skip
 
 
@@ -160,7 +160,7 @@ def _grey(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.repeat(values.astype(np.uint8)[..., None], 3, axis=-1)
 
 
-def _usable() -> dict[str, Member]:  # noqa: PLR0915 - a zoo is a list
+def _usable() -> dict[str, Member]:
     """Odd but usable: each mode and format that is read, with the pixels that must come out."""
     seeds = iter(range(1000, 2000))
 
@@ -172,46 +172,44 @@ def _usable() -> dict[str, Member]:  # noqa: PLR0915 - a zoo is a list
     def add(name: str, content: bytes, pixels: np.ndarray[Any, Any], within: float = 0.6) -> None:
         found[name] = Member(content, "ok", "", pixels, within)
 
-    for name, options in {
-        "baseline.jpg": {}, "progressive.jpg": {"progressive": True}, "subsampled.jpeg": {"subsampling": 2},
-            "UPPER.JPG": {},
-        "odd.JpEg": {},
-    }.items():  # fmt: skip
+    jpeg: dict[str, Any] = {"format": "JPEG", "quality": 95}
+    for name, options, within in (
+        ("baseline.jpg", jpeg, 4),
+        ("progressive.jpg", {**jpeg, "progressive": True}, 4),
+        ("subsampled.jpeg", {**jpeg, "subsampling": 2}, 4),
+        ("UPPER.JPG", jpeg, 4),
+        ("odd.JpEg", jpeg, 4),
+        ("plain.png", {}, 0.6),
+        ("png named.jpg", {}, 0.6),
+        ("profile.png", {"icc_profile": b"not a profile"}, 0.6),
+        ("lossless.webp", {"format": "WEBP", "lossless": True}, 0.6),
+        ("lossy.webp", {"format": "WEBP", "quality": 95}, 4),
+        ("plain.tif", {"format": "TIFF"}, 0.6),
+        ("lzw.tiff", {"format": "TIFF", "compression": "tiff_lzw"}, 0.6),
+        ("plain.bmp", {"format": "BMP"}, 0.6),
+    ):
         p = fresh()
-        add(name, encoded(p, "JPEG", **{"quality": 95, **options}), p, 4)
+        add(name, encoded(p, **options), p, within)
     for orientation, turn in _STORE.items():
         p = fresh()
         stored = Image.fromarray(p) if turn is None else Image.fromarray(p).transpose(turn)
         add(f"exif{orientation}.png", encoded(stored, exif=_exif(orientation)), p)
-    for name, format, options in (
-        ("plain.png", "PNG", {}), ("lossless.webp", "WEBP", {"lossless": True}), ("plain.tif", "TIFF", {}), ("lzw.tiff",
-            "TIFF", {"compression": "tiff_lzw"}),
-        ("plain.bmp", "BMP", {}), ("png named.jpg", "PNG", {}),
-    ):  # fmt: skip
-        p = fresh()
-        add(name, encoded(p, format, **options), p)
-    p = fresh()
-    add("lossy.webp", encoded(p, "WEBP", quality=95), p, 4)
     p = fresh()
     add("trailing.png", encoded(p) + b"junk after the end", p)
     p = fresh()
-    add("trailing.jpg", encoded(p, "JPEG", quality=95) + bytes(999), p, 4)
-    p = fresh()
-    add("profile.png", encoded(p, icc_profile=b"not a profile"), p)
+    add("trailing.jpg", encoded(p, **jpeg) + bytes(999), p, 4)
     g = fresh()[..., 0]
     add("grey.png", encoded(g), _grey(g))
     g = fresh()[..., 0]
-    add("grey.jpg", encoded(g, "JPEG", quality=95), _grey(g), 4)
+    add("grey.jpg", encoded(g, **jpeg), _grey(g), 4)
     b = fresh()[..., 0] > 128
     for name, format in (("bits.png", "PNG"), ("bits.tif", "TIFF"), ("bits.bmp", "BMP")):
         b = np.roll(b, 3, axis=1)
         add(name, encoded(Image.fromarray(b), format), _grey(b * 255))
     p = fresh()
     cmyk = np.dstack([255 - p, p[..., :1] // 4])
-    add(
-        "cmyk.tif", encoded(Image.fromarray(cmyk, "CMYK"), "TIFF"), np.round(p * (255.0 - cmyk[...,
-            3:]) / 255).astype(np.uint8), 1
-    )  # fmt: skip
+    printed = np.round(p * (255.0 - cmyk[..., 3:]) / 255).astype(np.uint8)
+    add("cmyk.tif", encoded(Image.fromarray(cmyk, "CMYK"), "TIFF"), printed, 1)
     quantised = Image.fromarray(fresh()).quantize(16)
     add("palette.png", encoded(quantised), np.asarray(quantised.convert("RGB")))
     quantised = Image.fromarray(fresh()).quantize(16)
@@ -222,36 +220,24 @@ def _usable() -> dict[str, Member]:  # noqa: PLR0915 - a zoo is a list
     add("alpha.webp", encoded(np.dstack([p, alpha]), "WEBP", lossless=True, exact=True), _over(p, alpha))
     g, alpha = fresh()[..., 0], fresh()[..., 2]
     add("grey alpha.png", encoded(np.dstack([g, alpha])), _over(_grey(g), alpha))
-    deep = np.random.default_rng(5).integers(0, 65536, (32, 40), dtype=np.uint16)
+    rng = np.random.default_rng(5)
+    deep, colour = (rng.integers(0, 65536, shape, dtype=np.uint16) for shape in ((32, 40), (32, 40, 3)))
+    other = deep[::-1]
     add("deep grey.png", png16(deep), _grey(np.round(deep / 257)))
-    deep = np.random.default_rng(6).integers(0, 65536, (32, 40, 3), dtype=np.uint16)
-    add("deep colour.png", png16(deep), np.round(deep / 257).astype(np.uint8), 1)
-    deep = np.random.default_rng(7).integers(0, 65536, (32, 40), dtype=np.uint16)
-    add("deep.tif", encoded(deep, "TIFF"), _grey(np.round(deep / 257)))
-    whole = np.random.default_rng(8).integers(0, 65536, (32, 40), dtype=np.int32)
-    add("int32.tif", encoded(whole, "TIFF"), _grey(np.round(whole / 257)))
-    real = np.random.default_rng(9).random((32, 40), dtype=np.float32)
+    add("deep.tif", encoded(np.ascontiguousarray(other), "TIFF"), _grey(np.round(other / 257)))
+    add("int32.tif", encoded(deep.T.astype(np.int32), "TIFF"), _grey(np.round(deep.T / 257)))
+    add("deep colour.png", png16(colour), np.round(colour / 257).astype(np.uint8), 1)
+    real = rng.random((32, 40), dtype=np.float32)
     add("float.tif", encoded(real, "TIFF"), _grey(np.round(real * 255)))
     for name, format in (("moving.gif", "GIF"), ("moving.webp", "WEBP"), ("moving.png", "PNG"), ("pages.tif", "TIFF")):
         frames = [Image.fromarray(fresh()).quantize(16).convert("RGB") for _ in range(3)]
         options = {"lossless": True} if format == "WEBP" else {}
         content = encoded(frames[0], format, save_all=True, append_images=frames[1:], **options)
         add(name, content, np.asarray(frames[0]))
-    p = picture(77, 8, 8)
-    add("smallest.png", encoded(p), p)
-    p = picture(78, 2000, 9)
-    add("long.png", encoded(p), p)
-    for name in (
-        "a b.png",
-        "-dash.png",
-        "new\nline.png",
-        "cat\N{CAT}.png",
-        "\udcff\udcfe.png",
-        "n" * 251 + ".png",
-        "\u00e9.png",
-        "e\u0301.png",
-    ):
-        p = fresh()
+    odd = ("a b.png", "-dash.png", "new\nline.png", "cat\N{CAT}.png", "\udcff\udcfe.png", "n" * 251 + ".png")
+    named = {name: fresh() for name in (*odd, "\u00e9.png", "e\u0301.png")}
+    named |= {"smallest.png": picture(77, 8, 8), "long.png": picture(78, 2000, 9)}
+    for name, p in named.items():
         add(name, encoded(p), p)
     return found
 

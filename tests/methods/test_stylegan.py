@@ -350,8 +350,8 @@ def test_pretrain_then_transfer_then_translate(tmp_path: Path) -> None:
     gan_run.rename(tmp_path / "elsewhere")
     run(*train)
     pictures = ["translate", tmp_path / "run", data / "test" / "red", "--to", "blue", "--samples", 2, "--out", out]
-    run(*pictures, "--quiet", "--report", tmp_path / "report.json")
-    assert json.loads((tmp_path / "report.json").read_text())["items"]
+    run(*pictures, "--quiet")
+    assert json.loads((tmp_path / "out" / ".unpaired-report.json").read_text())["items"]
     first, second = (sorted((tmp_path / "out" / f"sample-{n}").rglob("*.png")) for n in (1, 2))
     assert len(first) == len(second) == 2
     assert first[0].read_bytes() != second[0].read_bytes()

@@ -51,7 +51,6 @@ from unpaired.files import (
     sync_folder,
     why_unwritten,
     write_atomically,
-    write_output,
 )
 from unpaired.translate.tiling import MAX_PIXELS, check_max_pixels
 from unpaired.translate.translator import Translator, load
@@ -59,7 +58,7 @@ from unpaired.translate.translator import Translator, load
 CELL = 256
 """Longer side in pixels of a cell in the grids of ``to="all"``, at most."""
 REPORT = ".unpaired-report.json"
-"""Name of the report in the output folder when something failed."""
+"""Name of the report in the output folder."""
 RECORD = ".unpaired-translate.jsonl"
 LOCK = ".unpaired-translate.lock"
 FORMAT = 2
@@ -124,9 +123,7 @@ class TranslationReport:
             lines += [f"  {kind}: {text}" for text in found[:NAMED]]
             lines += [f"  {kind}: and {len(found) - NAMED} more"] if len(found) > NAMED else []
         if rest := len(self.left_out) - len(odd):
-            lines.append(
-                f"  left out: {rest} that are hidden, or no pictures by their names (--report FILE lists them)"
-            )
+            lines.append(f"  left out: {rest} that are hidden, or no pictures by their names ({REPORT} lists them)")
         return "\n".join(lines)
 
 
@@ -175,21 +172,20 @@ def translate_files(
             with nullcontext(progress) if progress is not None or wanted.quiet else _bar() as advance:
                 report = job.run(tasks, record, advance)
         report.left_out = {show(path): reason for path, reason in left_out}
-        return _finish(report, wanted.report)
+        return _finish(report)
     except OSError as error:
         raise unwritable(wanted.out, error, 0) from error
 
 
-def _finish(report: TranslationReport, path: Path | None) -> TranslationReport:
-    """Write the report where it is wanted, and beside the results when something failed, which is raised."""
-    own = report.out / REPORT
-    own.unlink(missing_ok=True)
-    text = json.dumps(report.to_dict(), indent=1).encode()
-    if path is not None:
-        write_output(path, text)
+def _finish(report: TranslationReport) -> TranslationReport:
+    """Write the report beside the results. Raises IncompleteTranslation: something failed."""
+    path, text = report.out / REPORT, json.dumps(report.to_dict(), indent=1).encode()
+    try:
+        write_atomically(path, text)
+    except OSError as error:
+        raise unwritable(path, error, len(text)) from error
     if report.counts["failed"]:
-        write_output(own, text)
-        raise IncompleteTranslation(f"{report.text()}\nthe whole list: {show(path or own)}", report)
+        raise IncompleteTranslation(f"{report.text()}\nthe whole list: {show(path)}", report)
     return report
 
 
