@@ -43,7 +43,7 @@ def like(kind: type[Negative], way: Callable[..., Tensor], **attributes: Any) ->
     """A kind of method that translates by ``way(self, images, source, target, generator)``."""
 
     def translate(
-        self: Negative, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None
+        self: Negative, images: Tensor, source: str, target: str, *, generator: torch.Generator | None = None, **_: Any
     ) -> Tensor:
         self.calls.append(tuple(images.shape))
         return way(self, images, source, target, generator)

@@ -446,7 +446,11 @@ class EvaluateConfig(Options):
     def _fit_together(self) -> Self:
         unknown = [m for m in self.metrics if m not in (*GROUPS, "all")]
         if unknown or not self.metrics:
-            what = f"unknown metrics '{unknown[0]}'.{nearest(unknown[0], GROUPS)}" if unknown else "no metrics named."
+            what = (
+                f"unknown metrics '{unknown[0]}'.{nearest(unknown[0], GROUPS)}"
+                if unknown
+                else "metrics: none is named."
+            )
             raise ConfigError(f"{what} There are: {', '.join(GROUPS)}, all.")
         if "lpips" in self.groups and not self.lpips:
             raise ConfigError("lpips: no network is named; there are alex and vgg")

@@ -254,7 +254,7 @@ def test_a_failing_model_fails_the_item_and_not_the_run(tmp_path: Path) -> None:
     """A RuntimeError in a batch of four is retried one by one; the picture that causes it alone is failed."""
 
     class Picky(Negative):
-        def translate(self, images, source, target, *, generator=None):  # type: ignore[no-untyped-def]
+        def translate(self, images, source, target, **_):  # type: ignore[no-untyped-def]
             if bool((images.amin(dim=(1, 2, 3)) > 0.999).any()):
                 raise RuntimeError("cannot stand white")
             return super().translate(images, source, target)

@@ -34,7 +34,7 @@ from unpaired.errors import ImageError
 from unpaired.files import parallel, sync_folder, write_atomically
 
 log = logging.getLogger("unpaired")
-LAYOUT = 3
+LAYOUT = 4
 """Counts up when the files of a cache change their form: what is there is then not read."""
 LEFT_SECONDS = 3600
 """A half-written cache that nobody has written to for so long was left by a killed process."""
@@ -93,25 +93,23 @@ class Store:
             raise ValueError("cut, grown, or its list damaged")
         self.bad = tuple((e["name"], e["reason"]) for e in header["images"] if "reason" in e)
         """(name, reason) of the files that could not be used."""
-        self._places: dict[tuple[str, str], list[tuple[int, int, int] | None]] = {}
+        self._places: dict[str, list[tuple[int, int, int] | None]] = {}
         for e in header["images"]:
             place = None if "reason" in e else (e["offset"], e["height"], e["width"])
-            self._places.setdefault((e["split"], e["domain"]), []).append(place)
-        empty = np.empty(0, np.uint8)
-        self._pixels: Pixels = np.memmap(path, np.uint8, "r") if header["bytes"] else empty
+            self._places.setdefault(e["domain"], []).append(place)
+        self._pixels: Pixels = np.memmap(path, np.uint8, "r") if header["bytes"] else np.empty(0, np.uint8)
 
     def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
         return Store, (self.path,)
 
-    def usable(self, split: str, domain: str) -> NDArray[np.bool_]:
-        """Say of each listed file whether it is in the cache: [n]."""
-        return np.array([p is not None for p in self._places.get((split, domain), [])], dtype=np.bool_)
+    def usable(self, domain: str) -> NDArray[np.int64]:
+        """Number the listed files that are in the cache."""
+        return np.array([i for i, place in enumerate(self._places.get(domain, [])) if place], dtype=np.int64)
 
-    def image(self, split: str, domain: str, index: int) -> Pixels:
-        """Return a read-only view into the file, uint8 [H, W, 3]."""
-        place = self._places[split, domain][index]
-        if place is None:
-            raise ImageError(f"{domain} number {index}", "unusable when the cache was built")
+    def image(self, domain: str, index: int) -> Pixels:
+        """Return a read-only view into the file, uint8 [H, W, 3], of a usable image."""
+        place = self._places[domain][index]
+        assert place is not None, "only those in usable() are asked for"
         offset, height, width = place
         planes = np.asarray(self._pixels[offset : offset + 3 * height * width]).reshape(3, height, width)
         return np.moveaxis(planes, 0, -1)
@@ -185,7 +183,7 @@ def _write(file: BinaryIO, tree: DataTree, split: str, config: DataConfig) -> di
     offset, images = 0, []
     files = tree.listing(split)
     for (domain, path), pixels in zip(files, load_all([p for _, p in files], config), strict=True):
-        about: dict[str, Any] = {"split": split, "domain": domain, "name": show(tree.name(path))}
+        about: dict[str, Any] = {"domain": domain, "name": show(tree.name(path))}
         if isinstance(pixels, ImageError):
             about["reason"] = pixels.reason
         else:
@@ -193,4 +191,4 @@ def _write(file: BinaryIO, tree: DataTree, split: str, config: DataConfig) -> di
             file.write(np.ascontiguousarray(np.moveaxis(pixels, -1, 0)).data)
             offset += pixels.nbytes
         images.append(about)
-    return {"settings": _settings(config), "bytes": offset, "images": images}
+    return {"bytes": offset, "images": images}

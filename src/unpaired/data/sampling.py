@@ -116,13 +116,10 @@ class FolderPool:
     def __init__(self, tree: DataTree, config: DataConfig, split: str, store: cache.Store | None) -> None:
         self.domains = tree.domains
         self.tree, self.config, self.split, self.store = tree, config, split, store
-        self.bad: tuple[tuple[str, str], ...] = ()
+        self.bad = store.bad if store is not None else ()
         """(name, reason) of the files that the cache's builder found unusable; they are not in the pool."""
-        if store is None:
-            self._usable = {d: np.arange(len(tree.files[split, d])) for d in self.domains}
-        else:
-            self._usable = {d: np.flatnonzero(store.usable(split, d)) for d in self.domains}
-            self.bad = store.bad
+        every = {d: np.arange(len(tree.files[split, d])) for d in self.domains}
+        self._usable = every if store is None else {d: store.usable(d) for d in self.domains}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -136,7 +133,7 @@ class FolderPool:
         """uint8 [H, W, 3] with min(H, W) = ``short_side(config)``. Raises ImageError when the file cannot be read."""
         position = int(self._usable[domain][index])
         if self.store is not None:
-            return self.store.image(self.split, domain, position)
+            return self.store.image(domain, position)
         return load_resized(self.tree.files[self.split, domain][position], self.config)
 
     def name(self, domain: str, index: int) -> str:

@@ -224,13 +224,11 @@ class Translator:
 
         def network(part: Tensor) -> Tensor:
             nonlocal used
-            own: dict[str, Tensor] = {}
-            if latents is not None:
-                used += len(part)  # methods with latents have a fixed size, so the parts come in order
-                own["latents"] = latents[used - len(part) : used].to(self.device)
+            used += len(part)  # methods with latents have a fixed size, so the parts come in order
+            own = None if latents is None else latents[used - len(part) : used].to(self.device)
             if self._engine is not None:
-                return self._engine(part, source, target, self.method.inputs(part, target, generator, **own))
-            return self.method.translate(part, source, target, generator=generator, **own)
+                return self._engine(part, source, target, self.method.inputs(part, target, generator, own))
+            return self.method.translate(part, source, target, generator=generator, latents=own)
 
         return self._run(network, images, max_pixels)
 
