@@ -21,99 +21,51 @@ from unpaired.training import loop
 from unpaired.training.pretrained import Start
 from unpaired.training.run import build
 
+# fmt: off
 BASE: dict[str, Any] = {
     "seed": 5,
     "data": {"size": 16, "cache": False},
     "training": {
-        "device": "cpu",
-        "precision": "fp32",
-        "log_every": 1,
-        "checkpoint_every": 5,
-        "sample_every": 6,
-        "samples": 2,
+        "device": "cpu", "precision": "fp32", "log_every": 1, "checkpoint_every": 5, "sample_every": 6, "samples": 2,
         "tensorboard": False,
     },
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "attend": {
         "model": {
-            "weights": "random",
-            "width": 4,
-            "residual_blocks": 1,
-            "attention_network": "squeezenet1_1",
-            "discriminator_width": 4,
-            "discriminator_layers": 2,
-            "network": "squeezenet1_1",
-            "layers": ["relu1", "fire2"],
-            "layer_weights": [0.5, 0.5],
-            "history": 3,
-            "induction_threshold": 100.0,
-            "induction_smoothing": 0.5,
-            "induction_checks": 2,
-            "induction_warmup": 0.2,
-            "batch_size": 2,
-            "initial_steps": 5,
-            "attention_steps": 4,
-            "joint_steps": 4,
+            "weights": "random", "width": 4, "residual_blocks": 1, "attention_network": "squeezenet1_1",
+            "discriminator_width": 4, "discriminator_layers": 2, "network": "squeezenet1_1",
+            "layers": ["relu1", "fire2"], "layer_weights": [0.5, 0.5], "history": 3, "induction_threshold": 100.0,
+            "induction_smoothing": 0.5, "induction_checks": 2, "induction_warmup": 0.2, "batch_size": 2,
+            "initial_steps": 5, "attention_steps": 4, "joint_steps": 4,
         },
     },
     "cascade": {
         "data": {"size": 32},
         "training": {"ema": 0.9},
         "model": {
-            "network": "tiny",
-            "weights": "random",
-            "width": 0.05,
-            "inversion_width": 0.2,
-            "judge_width": 2,
-            "levels": [5, 4, 3],
-            "generator_every": 2,
-            "batch_size": 2,
-            "level_steps": 4,
-            "invert_all": False,
-            "inversion_batch_size": 3,
-            "inversion_steps": 2,
+            "network": "tiny", "weights": "random", "width": 0.05, "inversion_width": 0.2, "judge_width": 2,
+            "levels": [5, 4, 3], "generator_every": 2, "batch_size": 2, "level_steps": 4, "invert_all": False,
+            "inversion_batch_size": 3, "inversion_steps": 2,
         },
     },
     "cycle": {
         "data": {"size": 32},
         "training": {"ema": 0.9},
         "model": {
-            "width": 4,
-            "residual_blocks": 1,
-            "norm": "pixel",
-            "resize_convolutions": True,
-            "init": "kaiming",
-            "start": "colour",
-            "discriminator": "projected",
-            "discriminator_width": 4,
-            "discriminator_layers": 2,
-            "patch_weight": 0.5,
-            "judge_taps": ["stride4", "stride8"],
-            "weights": "random",
-            "augment": ["translation", "cutout", "colour"],
-            "gan": "hinge",
-            "history": 3,
-            "discriminator_lr": 4e-4,
-            "steps": 13,
-            "batch_size": 2,
+            "width": 4, "residual_blocks": 1, "norm": "pixel", "resize_convolutions": True, "init": "kaiming",
+            "start": "colour", "discriminator": "projected", "discriminator_width": 4, "discriminator_layers": 2,
+            "patch_weight": 0.5, "judge_taps": ["stride4", "stride8"], "weights": "random",
+            "augment": ["translation", "cutout", "colour"], "gan": "hinge", "history": 3, "discriminator_lr": 4e-4,
+            "steps": 13, "batch_size": 2,
         },
     },
     "deepvae": {
         "data": {"size": 32},
         "model": {
-            "network": "tiny",
-            "weights": "random",
-            "width": 0.05,
-            "inversion_width": 0.2,
-            "judge_width": 2,
-            "levels": [5, 4],
-            "latent": 3,
-            "generator_every": 2,
-            "batch_size": 2,
-            "level_steps": 4,
-            "inversion_batch_size": 3,
-            "inversion_steps": 3,
+            "network": "tiny", "weights": "random", "width": 0.05, "inversion_width": 0.2, "judge_width": 2,
+            "levels": [5, 4], "latent": 3, "generator_every": 2, "batch_size": 2, "level_steps": 4,
+            "inversion_batch_size": 3, "inversion_steps": 3,
         },
     },
     "tiny": {"training": {"ema": 0.9}},
@@ -134,12 +86,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "data": {"size": 32},
         "training": {"accumulate": 2},
         "model": {
-            "width": 2,
-            "shared_dim": 4,
-            "z_dim": 8,
-            "transfer": [],
-            "adaptor_steps": 6,
-            "finetune_steps": 7,
+            "width": 2, "shared_dim": 4, "z_dim": 8, "transfer": [], "adaptor_steps": 6, "finetune_steps": 7,
             "batch_size": 2,
         },
     },
@@ -156,30 +103,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "data": {"size": 32},
         "training": {"accumulate": 2},
         "model": {
-            "width": 2,
-            "latent": 4,
-            "mapping": 2,
-            "transfer": [],
-            "adaptor_steps": 6,
-            "finetune_steps": 7,
+            "width": 2, "latent": 4, "mapping": 2, "transfer": [], "adaptor_steps": 6, "finetune_steps": 7,
             "batch_size": 4,
         },
     },
 }
+# fmt: on
 TRANSLATORS = sorted(set(METHODS) - {"finetune"})
 """Methods that make images."""
 LABELLED = {"unit-digits"}
-SIZES = {
-    "cycle": 32,
-    "unit-digits": 32,
-    "biggan": 32,
-    "deepi2i": 32,
-    "stylegan": 32,
-    "deepi2i-stylegan": 32,
-    "cascade": 36,
-    "deepvae": 36,
-    "finetune": 36,
-}
+SIZES = dict.fromkeys(("attend", "tiny", "unit"), 20) | dict.fromkeys(("cascade", "deepvae", "finetune"), 36)
+"""Side of the pictures where it is not 32."""
 SINGLE = {"deepvae"}
 
 
@@ -190,7 +124,7 @@ def config(name: str, **changes: Any) -> RunConfig:
 
 def pool(name: str) -> ArrayPool:
     """Its images; labels where it needs them."""
-    side = SIZES.get(name, 20)
+    side = SIZES.get(name, 32)
     images = {"red": tiny.pictures(7, side, 0, 0), "blue": tiny.pictures(7, side, 1, 2)}
     if name in SINGLE:
         return ArrayPool({"red": images["red"]})

@@ -15,7 +15,7 @@ import torch
 from figures import Figure
 from torch.utils._pytree import tree_leaves
 
-from unpaired import checkpoint, signals
+from unpaired import checkpoint, machine, signals
 from unpaired.errors import Interrupted
 from unpaired.methods import METHODS
 from unpaired.methods.base import Update
@@ -153,7 +153,7 @@ def test_reloaded_model_gives_the_same_pixels(name: str, tmp_path: Path) -> None
     alone = tmp_path / "elsewhere.safetensors"
     alone.write_bytes(path.read_bytes())
     method, header = checkpoint.load_method(path)
-    side = cases.SIZES.get(name, 20)
+    side = cases.SIZES.get(name, 32)
     images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
     again = load(alone)
     assert again.domains == cases.pool(name).domains
@@ -266,3 +266,25 @@ def test_accumulation_keeps_the_objective(name: str) -> None:
                 assert value.ndim == 0 and torch.isfinite(value), key
             random.seed(0)
             assert torch.stack(list(update_terms.values())).sum().requires_grad
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bf16_losses_stay_near_those_in_fp32(name: str) -> None:
+    """Under autocast all terms, penalties included, agree within a tenth or 0.02, and their gradients are finite."""
+    found: dict[str, dict[str, float]] = {}
+    config = cases.config(name)
+    batch = loop.Sampler(cases.pool(name), config.data, cases.method(name).pairs, config.seed).batch(1, 4)
+    for precision in ("fp32", "bf16"):
+        method = cases.method(name, config)
+        method.prepare(cases.start(name))
+        for stage in method.stages():
+            for update in stage.updates:
+                torch.manual_seed(1)
+                with machine.autocast(precision, torch.device("cpu")):
+                    terms = update.loss(*cases.arguments(stage, batch))
+                torch.stack([t.float() for t in terms.values()]).sum().backward()
+                values = {f"{stage.name}/{update.name}/{k}": float(v.detach()) for k, v in terms.items()}
+                found.setdefault(precision, {}).update(values)
+        assert all(bool(p.grad.isfinite().all()) for p in method.parameters() if p.grad is not None)
+    for key, value in found["fp32"].items():
+        assert found["bf16"][key] == pytest.approx(value, rel=0.1, abs=0.02), key

@@ -21,7 +21,6 @@ from unpaired.errors import ConfigError, RefusedError
 from unpaired.methods import run_from
 from unpaired.methods.attend import MASK_FLOOR, Attend, AttendConfig
 from unpaired.networks.convnets import AttentionBranch, ImageBuffer, ResnetGenerator, WeightInduction
-from unpaired.networks.discriminators import OverlappingPatches
 from unpaired.training import loop
 from unpaired.translate.files import mask_to_uint8, translate_files
 from unpaired.translate.translator import Translator, load
@@ -65,19 +64,6 @@ def test_sizes_of_the_published_networks() -> None:
         assert parameters(ResnetGenerator(32, dilation=2, norm="batch")) == 2_855_811
 
 
-def test_a_patch_sees_70_pixels() -> None:
-    """One logit's gradient covers 70 x 70 pixels with three strided layers."""
-    network = OverlappingPatches(2, norm="none").double()
-    with torch.no_grad():
-        for p in network.parameters():
-            p.abs_()
-    x = torch.rand(1, 3, 160, 160, dtype=torch.float64, requires_grad=True)
-    network(x)[0][0, 0, 9, 9].backward()
-    assert x.grad is not None
-    rows, columns = x.grad[0].abs().sum(0).nonzero(as_tuple=True)
-    assert (int(rows.max() - rows.min()) + 1, int(columns.max() - columns.min()) + 1) == (70, 70)
-
-
 @pytest.mark.parametrize("network", ["vgg19", "squeezenet1_1"])
 def test_attention_branch_gives_a_mask_of_the_same_size(network: str) -> None:
     """Both trunks give one channel in [0, 1] at the image's size, also where it is no multiple of 8, and learn down to
@@ -112,16 +98,6 @@ def test_image_buffer() -> None:
 
 
 # -- composition
-
-
-def test_composition_at_both_ends() -> None:
-    """m = 0 gives x and m = 1 gives G0(x), both bit for bit; between, the formula."""
-    g = torch.Generator().manual_seed(0)
-    x, y = (torch.rand(2, 3, 16, 16, generator=g) * 2 - 1 for _ in range(2))
-    m = torch.rand(2, 1, 16, 16, generator=g)
-    assert torch.equal(Attend.compose(x, y, torch.zeros_like(m)), x)
-    assert torch.equal(Attend.compose(x, y, torch.ones_like(m)), y)
-    assert torch.allclose(Attend.compose(x, y, m), m * y + (1 - m) * x, atol=1e-6)
 
 
 def force(method: Attend, logit: float) -> Attend:
@@ -214,18 +190,6 @@ def test_induction_on_a_rising_series() -> None:
     assert follow(controller, [0.1] * 100) == [found[-1]] * 100
 
 
-def test_induction_on_a_noisy_series() -> None:
-    """Noise around an average below the threshold, half of the values above it, does not stop λ; around one above, it
-    does."""
-    g = torch.Generator().manual_seed(0)
-    noise = (torch.rand(400, generator=g) * 2 - 1) * 1.2
-    calm, loud = induction(smoothing=0.98), induction(smoothing=0.98)
-    assert follow(calm, (1.0 + noise).tolist())[-1] == pytest.approx(7.8, abs=0.5)
-    assert int(calm.stopped) == 0
-    follow(loud, (2.0 + noise).tolist())
-    assert int(loud.stopped) == 1 and float(loud.level) <= 0.2
-
-
 def test_induction_on_spikes() -> None:
     """Single spikes, however high for one step, make λ wait and do not stop it."""
     controller = induction()
@@ -303,17 +267,6 @@ def test_perceptual_distance_by_hand() -> None:
     assert float(losses.feature_distance(x, x, (0.5, 0.25))) == 0
 
 
-def test_lambda_follows_the_generators_loss() -> None:
-    """Its controller sees one loss a step, the generator's."""
-    method, b = small(), batch()
-    output = method.generator(b.source)
-    method.discriminator_loss(b, output)
-    assert int(method.initial_induction.seen) == 0
-    adversarial = float(method.generator_loss(b, output, "initial")["adversarial"].detach())
-    assert int(method.initial_induction.seen) == 1
-    assert float(method.initial_induction.average) == pytest.approx(adversarial, rel=1e-5)
-
-
 @pytest.mark.parametrize(
     "settings",
     [
@@ -346,33 +299,6 @@ def trained(tmp_path: Path, **model: Any) -> tuple[Path, list[dict[str, Any]]]:
     return path, log
 
 
-def test_second_stage_leaves_g0_alone(tmp_path: Path) -> None:
-    """Over the second stage G0's weights and batch-norm statistics keep every bit; in the third both networks move. λ
-    starts at 0 in the first two stages, is in the log at every step, and stays in the third."""
-    config = cases.config("attend", training={"checkpoint_every": 1, "keep": 20})
-    run = tmp_path / "run"
-    loop.fit(cases.method("attend", config), cases.pool("attend"), config, run, quiet=True)
-
-    def at(step: int) -> dict[str, Tensor]:
-        return checkpoint.load_method(checkpoint.folder_of(run / "checkpoints", step) / checkpoint.MODEL)[
-            0
-        ].state_dict()
-
-    start, end, last = at(5), at(9), at(13)
-    ours = [k for k in start if k.startswith("generator.")]
-    assert any("running_var" in k for k in ours) and all(torch.equal(start[k], end[k]) for k in ours)
-    assert any(not torch.equal(end[k], last[k]) for k in ours)
-    branch = [k for k in start if k.startswith("branch.")]
-    assert any(not torch.equal(start[k], end[k]) for k in branch) and any(
-        not torch.equal(end[k], last[k]) for k in branch
-    )
-    assert int(start["attending"]) == 0 and int(end["attending"]) == 1
-    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    weights = [line["lambda"] for line in log]
-    assert len(weights) == 13 and weights[0] == 0 and max(weights[:5]) > 0
-    assert weights[5] == 0 and max(weights[5:9]) > 0 and set(weights[9:]) == {weights[8]}
-
-
 def test_rate_is_constant_for_half_of_a_stage_then_falls_to_zero() -> None:
     """The paper's 5,000 of 10,000 steps, in each of the first two stages; a lower rate in the third."""
     with torch.device("meta"):
@@ -382,16 +308,6 @@ def test_rate_is_constant_for_half_of_a_stage_then_falls_to_zero() -> None:
     assert [adam.schedule(s, 10_000) for s in (0, 4999, 5000, 7500)] == [1, 1, 1, 0.5]
     assert 0 < adam.schedule(9999, 10_000) < 1e-3
     assert [s.steps for s in stages] == [10_000] * 3
-
-
-def test_without_attention() -> None:
-    """One stage, no mask, half of a steps budget lost to none of the others."""
-    config = AttendConfig(attention=False, weights="random", network="squeezenet1_1").with_steps(70)
-    with torch.device("meta"):
-        method = Attend(config, DOMAINS, image_size=64)
-    assert [(s.name, s.steps) for s in method.stages()] == [("initial", 70)]
-    assert method.attention(torch.zeros(1, 3, 8, 8)) is None
-    assert AttendConfig().with_steps(300).joint_steps == 100
 
 
 def test_settings_that_do_not_go_together() -> None:
@@ -409,14 +325,6 @@ def test_settings_that_do_not_go_together() -> None:
         small(source="zebr")
     with pytest.raises(ConfigError, match=r"data\.size = 18"):
         Attend(AttendConfig(weights="random", discriminator_layers=2), DOMAINS, image_size=18)
-
-
-def test_the_source_can_be_either_domain() -> None:
-    """Domains are sorted by name; ``source`` says which one is translated, and the other way is refused."""
-    method = small(("cat", "dog"), source="dog").eval()
-    assert method.directions == (("dog", "cat"),) and method.pairs == method.directions
-    with pytest.raises(ConfigError, match="dog to cat alone"):
-        method.translate(batch().source, "cat", "dog")
 
 
 # -- pretrained weights

@@ -16,14 +16,13 @@ from torch import Tensor, nn
 
 import tiny
 import unpaired
-from unpaired import checkpoint, losses
+from unpaired import checkpoint
 from unpaired.batch import Batch
 from unpaired.config import RunConfig
 from unpaired.data.images import GAP
 from unpaired.errors import CheckpointError, ConfigError, PartialError, RefusedError
 from unpaired.methods.cascade import Cascade
 from unpaired.methods.deepvae import DeepVAE
-from unpaired.networks.pyramid import Critic
 from unpaired.report import write_report
 from unpaired.training import loop
 from unpaired.training import run as training_run
@@ -77,83 +76,6 @@ def inputs_of(module: nn.Module, do: Callable[[], object]) -> list[tuple[Tensor,
 
 
 # -- losses
-
-
-def test_a_conditional_level_goes_back_with_the_real_deeper_map() -> None:
-    """Translating, G is given its own level of the source and the translation of the deeper level; on the way back, and
-    for the identity loss, the real deeper map of the image it came from."""
-    method, b = cascade(), batch()
-    a, other = method.pyramid(b.source, 0), method.pyramid(b.target, 1)
-    translated = method.cascade(a, 1, 1)[0]  # b̃_5
-    to_red, to_blue = method.makers["4"]
-    n = len(b)
-
-    def pairs_of(translator: nn.Module) -> list[tuple[Tensor, ...]]:  # several batches may go through together
-        given = inputs_of(translator, lambda: method.translator_loss(b, method.given(b, 1), 1))
-        return [pair for x, y in given for pair in zip(x.split(n), y.split(n), strict=True)]
-
-    pairs = pairs_of(to_blue)
-    assert any(torch.equal(x, a[4]) and torch.equal(y, translated) for x, y in pairs)  # b̃_4 = G^B(a_4, b̃_5)
-    assert any(torch.equal(x, other[4]) and torch.equal(y, other[5]) for x, y in pairs)  # identity of b
-    fake = method.make(1, other[4], method.cascade(other, 0, 1)[0], 0)  # ã_4
-    assert any(
-        torch.allclose(x, fake, atol=1e-6) and torch.equal(y, other[5]) for x, y in pairs
-    )  # back to b, given the real b_5
-    assert len(pairs) == 3
-    there = method.make(1, a[4], translated, 1)
-    assert any(torch.allclose(x, there, atol=1e-6) and torch.equal(y, a[5]) for x, y in pairs_of(to_red))
-
-
-def test_weights_of_the_terms() -> None:
-    """Cycle and identity are mean absolute differences times λ; with a λ of 0 a term is left out, and without the
-    adversarial term there is no critic to train."""
-    b = batch()
-
-    def terms_of(some: Cascade) -> dict[str, Tensor]:
-        return some.translator_loss(b, some.given(b, 1), 1)
-
-    method = cascade()
-    terms = method.translator_loss(b, method.given(b, 0), 0)
-    other = cascade(cycle_weight=50.0, identity_weight=10.0)
-    other.load_state_dict(method.state_dict())
-    less = other.translator_loss(b, other.given(b, 0), 0)
-    assert torch.allclose(terms["cycle/red"], 2 * less["cycle/red"])
-    assert torch.allclose(terms["identity/blue"], 10 * less["identity/blue"])
-    own = method.pyramid(b.source, 0)[5]
-    assert torch.allclose(terms["identity/red"], 100 * (method.make(0, own, None, 0) - own).abs().mean())
-    assert {k.split("/")[0] for k in terms_of(cascade(cycle_weight=0.0))} == {"adversarial", "identity"}
-    assert {k.split("/")[0] for k in terms_of(cascade(identity_weight=0.0))} == {"adversarial", "cycle"}
-    without = cascade(adversarial_weight=0.0)
-    assert {k.split("/")[0] for k in without.translator_loss(b, without.given(b, 0), 0)} == {"cycle", "identity"}
-    assert [u.name for u in without.stages()[-1].updates] == ["translator-3"]
-    with pytest.raises(ConfigError, match="nothing would be learnt"):
-        settings(adversarial_weight=0, cycle_weight=0, identity_weight=0)
-
-
-@pytest.mark.parametrize("side", [4, 7, 9])
-def test_a_critic_knows_its_slopes(side: int) -> None:
-    """``Critic.slopes`` is what automatic differentiation finds, and so are the penalty and its gradients by every
-    weight, in float64; the maps are not differentiated."""
-    torch.manual_seed(0)
-    critic = Critic(6, side, 0.02).double()
-    real, fake = torch.randn(2, 3, 6, side, side, dtype=torch.float64)
-    x = real.clone().requires_grad_()
-    torch.testing.assert_close(
-        critic.slopes(real), torch.autograd.grad(critic(x)[0].sum(), x)[0], rtol=1e-9, atol=1e-12
-    )
-    found = []
-    for slopes in (critic.slopes, None):
-        critic.float().zero_grad()
-        torch.manual_seed(1)
-        penalty = losses.gradient_penalty(critic, real.requires_grad_(), fake, slopes)
-        penalty.backward()
-        found.append((penalty.detach(), [p.grad for p in critic.parameters()]))
-        assert real.grad is None
-    torch.testing.assert_close(found[0][0], found[1][0])
-    weights = [(a, b) for a, b in zip(found[0][1], found[1][1], strict=True) if a is not None]  # a slope knows no bias
-    assert len(weights) == sum("weight" in name for name, _ in critic.named_parameters())
-    for ours, twice in weights:
-        torch.testing.assert_close(ours, twice, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -569,18 +491,3 @@ def test_a_walk_begins_and_ends_at_its_latents(vae: Path, tmp_path: Path) -> Non
     low, high = sorted((float(x.norm()), float(y.norm())))
     assert bool((lengths > low - 1e-3).all() and (lengths < high + 1e-3).all())
     assert torch.allclose(between(x, x, 3)[1], x)
-
-
-def test_methods_without_noise_do_not_synthesise(trained: Path, tmp_path: Path) -> None:
-    """With what does."""
-    with pytest.raises(ConfigError, match="'deepvae', 'biggan' and 'stylegan' do"):
-        synthesize(trained, out=tmp_path / "x", device="cpu")
-
-
-def test_deepvae_encodes_and_reconstructs() -> None:
-    """Latents have the VAE's size; its reconstruction of the deepest map is inverted like any other."""
-    method = deepvae()
-    x = batch().source
-    assert method.encode(x).shape == (2, 3)
-    again = method.reconstruct(x, "red")
-    assert again is not None and again.shape == x.shape and bool(torch.isfinite(again).all())

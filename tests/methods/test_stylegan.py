@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -11,22 +10,18 @@ import cases
 import official_stylegan as official
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-import tiny
-import unpaired
 from closeness import TOLERANCE, error
-from unpaired import checkpoint, losses, machine
+from unpaired import checkpoint, losses
 from unpaired.batch import Batch
 from unpaired.cli import main
-from unpaired.config import merge
-from unpaired.errors import CheckpointError, ConfigError, DataError
+from unpaired.errors import CheckpointError, ConfigError
 from unpaired.interop import import_stylegan
 from unpaired.methods import run_from
 from unpaired.methods.deepi2i import Adaptors, DeepI2IStyleGAN
-from unpaired.methods.gans import BigGAN, StyleGAN
+from unpaired.methods.gans import StyleGAN
 from unpaired.networks.stylegan import Discriminator, Generator, Shape, draw_noise
-from unpaired.training import run as training_run
 from unpaired.translate.synthesis import drawn, synthesize
 from unpaired.translate.translator import Translator, load
 
@@ -183,92 +178,7 @@ def test_r1_penalty() -> None:
     assert w.grad is not None and bool(w.grad.any()) and x.grad is None
 
 
-def test_terms_of_the_discriminator() -> None:
-    """Logistic terms and γ/2 times the penalty."""
-    method, x = make(r1=10.0), batch().target
-    terms = method.critic(batch().source, x)
-    assert terms.keys() == {"real", "fake", "penalty"}
-    assert terms["penalty"].item() == pytest.approx(5 * losses.r1_penalty(method.discriminator, x).item(), rel=1e-5)
-
-
-def test_bf16_losses_stay_near_those_in_fp32() -> None:
-    """Under autocast all terms, penalties included, agree within 5 % or 0.02, and their gradients are finite."""
-    found = []
-    for precision in ("fp32", "bf16"):
-        method = make(width=16, r1=1.0)
-        found.append({})
-        stage = method.stages()[1]
-        for update in stage.updates:
-            torch.manual_seed(1)
-            with machine.autocast(precision, torch.device("cpu")):
-                terms = update.loss(*cases.arguments(stage, batch()))
-            torch.stack([t.float() for t in terms.values()]).sum().backward()
-            found[-1].update({f"{update.name}/{k}": float(v.detach()) for k, v in terms.items()})
-        assert all(bool(torch.isfinite(p.grad).all()) for p in method.parameters() if p.grad is not None)
-    first, second = found
-    assert first.keys() == second.keys()
-    for name in first:
-        assert second[name] == pytest.approx(first[name], rel=0.05, abs=0.02), name
-
-
 # -- plan
-
-
-def test_two_phases() -> None:
-    """Adaptors and discriminator for 500 steps, then the generator too, its mapping network at a hundredth of the
-    rate."""
-    method = make()
-    first, second = method.stages()
-    assert (first.name, first.steps, second.name) == ("adaptor", 500, "finetune")
-    assert first.updates[1].modules == (method.adaptors,)
-    assert second.updates[1].modules == (method.adaptors, method.generator.mapping, method.generator)
-    assert second.updates[1].rates == pytest.approx((1.0, 0.01, 1.0))
-    (stage,) = StyleGAN(StyleGAN.Config(**SMALL), ("cat",), image_size=32).stages()
-    assert stage.updates[1].rates == pytest.approx((0.01, 1.0))
-
-
-def test_levels() -> None:
-    """Connected and compared at 4 to 32 pixels; 64 on demand; fewer halvings take the deep ones out; none is
-    refused."""
-    assert make(64).resolutions == make(64).compared == (32, 16, 8, 4)
-    assert make(128, w_64=0.1, alpha_64=0.2).resolutions == (64, 32, 16, 8, 4)
-    assert make(128, w_64=0.1).compared == (32, 16, 8, 4)
-    assert make(32).resolutions == (16, 8, 4)  # the discriminator's first map has half the image's size
-    assert make(128, downsampling=3).resolutions == (32, 16)
-    with pytest.raises(ConfigError, match="downsampling = 1"):
-        make(128, downsampling=1)
-    with pytest.raises(ValueError, match="w_64 and w_32 and w_16 and w_8 and w_4 are all 0"):
-        make(w_4=0, w_8=0, w_16=0, w_32=0)
-    with pytest.raises(ConfigError, match=r"data\.size = 48: StyleGAN has networks for 32, 64"):
-        make(48)
-
-
-def test_one_direction() -> None:
-    """From the named source (the first domain when none is named) to the other; the other way is refused."""
-    assert make().directions == (("cat", "dog"),)
-    method = make(source="dog").eval()
-    assert method.directions == method.pairs == (("dog", "cat"),)
-    with pytest.raises(ConfigError, match="dog to cat alone, not cat to dog"):
-        method.translate(batch().source, "cat", "dog")
-    with pytest.raises(ConfigError, match=r"'dogs' is no domain of the data\. Did you mean"):
-        make(source="dogs")
-
-
-@torch.no_grad()
-def test_output_depends_on_input_and_latent() -> None:
-    """Both change the picture; the same latents and seed give the same; the range is kept; a wrong latent is
-    refused."""
-    method = make(w_4=5.0).eval()
-    x, z = batch(1).source, torch.randn(1, 4)
-
-    def out(images: Tensor, latents: Tensor) -> Tensor:
-        return method.translate(images, "cat", "dog", generator=torch.Generator().manual_seed(0), latents=latents)
-
-    one = out(x, z)
-    assert torch.equal(one, out(x, z)) and one.abs().max() <= 1
-    assert not torch.allclose(one, out(-x, z)) and not torch.allclose(one, out(x, -z))
-    with pytest.raises(DataError, match=r"latents have shape \[1, 3\]; wanted \[1, 4\]"):
-        out(x, z[:, :3])
 
 
 # -- transfer
@@ -280,17 +190,6 @@ def gan(folder: Path, **settings: Any) -> Path:
     config = run_from({"method": "stylegan", "data": {"size": 32}, "model": {**SMALL, **settings}})
     method = StyleGAN(config.model, ("faces",), image_size=32)
     return checkpoint.write_model(folder / "gan.safetensors", method, checkpoint.make_header(method, config))
-
-
-def run_config(pretrained: Path, **model: Any) -> Any:
-    """A run of a few steps."""
-    base = {
-        "method": "deepi2i-stylegan",
-        "data": {"size": 32, "cache": False},
-        "training": {"device": "cpu", "precision": "fp32", "sample_every": 100, "samples": 2, "tensorboard": False},
-        "model": {**SMALL, "adaptor_steps": 1, "finetune_steps": 1, "pretrained": str(pretrained)},
-    }
-    return run_from(merge(base, {"model": model}))
 
 
 def test_a_fresh_run_starts_from_the_pretrained_networks(tmp_path: Path) -> None:
@@ -313,75 +212,16 @@ def test_a_fresh_run_starts_from_the_pretrained_networks(tmp_path: Path) -> None
     assert not torch.equal(method.encoder.from_rgb.weight, theirs["discriminator.from_rgb.weight"])
 
 
-def test_pretrain_then_transfer_then_translate(tmp_path: Path) -> None:
-    """The whole path by command: a GAN on one folder, a translator that takes its settings over, pictures; the run
-    resumes without the GAN's file."""
-    data = tiny.folder(tmp_path / "data", count=6, side=32)
-    small = [x for k, v in SMALL.items() for x in ("--set", f"model.{k}={v}")]
-    common = ["--set", "training.samples=2", "--device", "cpu", "--quiet"]
-
-    def run(*arguments: object) -> None:
-        with pytest.raises(SystemExit) as left:
-            main([str(a) for a in arguments])
-        assert left.value.code == 0, arguments
-
-    one, gan_run, out = data / "train" / "red", tmp_path / "gan", tmp_path / "out"
-    run(
-        "pretrain",
-        one,
-        "--method",
-        "stylegan",
-        "--out",
-        gan_run,
-        *small,
-        "--set",
-        "data.size=32",
-        "--steps",
-        2,
-        *common,
-    )
-    assert unpaired.load(gan_run).header["method"] == "stylegan"
-    train = ["train", data, "--pretrained", gan_run, "--out", tmp_path / "run", "--set", "model.source=red"]
-    train += ["--set", "model.batch_size=2", "--steps", 2, *common]
-    run(*train)
-    model = unpaired.load(tmp_path / "run")
-    assert model.header["method"] == "deepi2i-stylegan" and model.directions == (("red", "blue"),)
-    assert model.method.shape.width == SMALL["width"]
-    gan_run.rename(tmp_path / "elsewhere")
-    run(*train)
-    pictures = ["translate", tmp_path / "run", data / "test" / "red", "--to", "blue", "--samples", 2, "--out", out]
-    run(*pictures, "--quiet")
-    assert json.loads((tmp_path / "out" / ".unpaired-report.json").read_text())["items"]
-    first, second = (sorted((tmp_path / "out" / f"sample-{n}").rglob("*.png")) for n in (1, 2))
-    assert len(first) == len(second) == 2
-    assert first[0].read_bytes() != second[0].read_bytes()
-
-
-def test_errors_of_transfer_say_what_to_do(tmp_path: Path) -> None:
-    """No file, a BigGAN in place of a StyleGAN, another size or width, a run of another method: each with the way
-    out."""
-    with pytest.raises(ConfigError, match=r"--pretrained FILE.*pretrain DATA --method stylegan.*mode=scratch"):
-        make(transfer=["generator"]).prepare(cases.start("stylegan"))
-    config = run_from({"method": "biggan", "data": {"size": 32}, "model": {"width": 2, "shared_dim": 4, "z_dim": 8}})
-    other = BigGAN(config.model, ("faces",), image_size=32)
-    file = checkpoint.write_model(tmp_path / "b.safetensors", other, checkpoint.make_header(other, config))
-    with pytest.raises(CheckpointError, match=r"'biggan', a GAN of another kind.*--method stylegan"):
-        make(transfer=["generator"], pretrained=str(file)).prepare(cases.start("stylegan"))
-    with pytest.raises(ConfigError, match="size is 32 there and 64 here"):
-        make(64, transfer=["generator"], pretrained=str(gan(tmp_path))).prepare(cases.start("stylegan"))
-    with pytest.raises(ConfigError, match="width is 2 there and 4 here"):
-        make(transfer=["generator"], pretrained=str(gan(tmp_path)), width=4).prepare(cases.start("stylegan"))
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "config.toml").write_text('method = "biggan"\n')
-    with pytest.raises(ConfigError, match="a run of method 'biggan', not a pretraining of stylegan"):
-        unpaired.pretrain(tmp_path, run, method="stylegan")
-    with pytest.raises(ConfigError, match="method = 'unit': input should be 'biggan' or 'stylegan'"):
-        unpaired.pretrain(tmp_path, tmp_path / "new", method="unit")
-    with pytest.raises(ConfigError, match="'unit' is no pretraining"):
-        unpaired.pretrain(tmp_path, tmp_path / "new", preset="unit-small")
-    with pytest.raises(ConfigError, match="wants 2 domains; the data has 3"):
-        training_run.build(run_config(file), ("a", "b", "c"))
+def test_what_is_no_pretraining_is_refused(tmp_path: Path) -> None:
+    """A run of another method, another method by name or by preset: each with what there is."""
+    (tmp_path / "config.toml").write_text('method = "biggan"\n')
+    for out, asked, text in (
+        (tmp_path, {"method": "stylegan"}, "a run of method 'biggan', not a pretraining of stylegan"),
+        (tmp_path / "new", {"method": "unit"}, "method = 'unit': input should be 'biggan' or 'stylegan'"),
+        (tmp_path / "new", {"preset": "unit-small"}, "'unit' is no pretraining"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            unpaired.pretrain(tmp_path, out, **asked)
 
 
 def test_a_gan_ignores_its_input(tmp_path: Path) -> None:

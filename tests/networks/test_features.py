@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from theirs import torchvision
 from unpaired import weights
 from unpaired.errors import ConfigError, WeightsError
-from unpaired.networks.classifiers import IMAGENET_MEAN, IMAGENET_STD, TAPS, ConvBN, Features
+from unpaired.networks.classifiers import IMAGENET_MEAN, IMAGENET_STD, TAPS, Features
 
 X = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -45,12 +44,6 @@ def test_layers_by_name(name: str, taps: tuple[str, ...], shapes: list[tuple[int
     assert [(t.shape[1], t.shape[2]) for t in maps] == shapes
     assert network.channels == [t.shape[1] for t in maps]
     assert list(network.layers)[-1] == max(taps, key=list(network.layers).index)
-
-
-def test_a_tap_before_a_relu_stays_what_it_was() -> None:
-    """Nothing works in place: conv1_1 keeps its negative values when relu1_1 is computed from it."""
-    before, after = Features("vgg19", ("conv1_1", "relu1_1"))(X)
-    assert float(before.detach().min()) < 0 and torch.equal(before.relu(), after)
 
 
 def test_unknown_names_are_refused() -> None:
@@ -116,29 +109,6 @@ def test_files_that_do_not_fit(shared: Path, tmp_path: Path) -> None:
         filled(Features("alexnet", ("relu1",)), shared / "weights")
     with pytest.raises(WeightsError, match="no such file or folder"):
         filled(Features("alexnet", ("relu1",)), tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize("side", [7, 1])
-@pytest.mark.parametrize(("kernel", "stride", "groups"), [(3, 1, 4), (3, 2, 4), (1, 1, 1), (3, 1, 1)])
-def test_a_fixed_norm_is_part_of_its_convolution(kernel: int, stride: int, groups: int, side: int) -> None:
-    """MobileNet's layers in eval mode give what convolution and batch norm give one after the other, with the same
-    gradients, in float64 to 1e-12; in train mode statistics move as ever."""
-    torch.manual_seed(0)
-    layer = ConvBN(4, 8, kernel, stride=stride, groups=groups).double()
-    x = torch.randn(2, 4, side, side, dtype=torch.float64, requires_grad=True)
-    for _ in range(3):
-        layer.train()(x)
-    assert layer.bn.running_mean.abs().min() > 0  # type: ignore[union-attr]
-    norm, convolution = nn.BatchNorm2d(8, eps=1e-3).double(), nn.Conv2d(4, 8, kernel, stride, groups=groups, bias=False)
-    norm.load_state_dict(layer.bn.state_dict())
-    convolution.double().weight.data = layer.weight.data.clone()
-    total = max((-(-side // stride) - 1) * stride + kernel - side, 0)  # the odd zero goes right and below
-    padded = F.pad(x, (total // 2, total - total // 2) * 2)
-    results = []
-    for made in (layer.eval().linear(x), norm.eval()(convolution(padded))):
-        results.append((made, *torch.autograd.grad(made.pow(3).sum(), x)))
-    for ours, plain in zip(*results, strict=True):
-        torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

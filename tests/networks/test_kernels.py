@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unpaired.networks.kernels import SN_EPS, Held, InstanceNorm, SNConv2d, SNLinear, is_channels_last, slopes
+from unpaired.networks.kernels import SN_EPS, InstanceNorm, SNLinear, is_channels_last, slopes
 from unpaired.translate.translator import Translator
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
@@ -52,13 +52,6 @@ def test_gradients_of_the_gradient_are_right(batch: int, layout: torch.memory_fo
     assert torch.autograd.gradgradcheck(InstanceNorm(2), (x,))
 
 
-def test_a_single_position_is_refused() -> None:
-    """As PyTorch does: one value has no spread."""
-    for batch in (1, 2):
-        with pytest.raises(ValueError, match="more than 1"):
-            InstanceNorm(3)(torch.zeros(batch, 3, 1, 1))
-
-
 @pytest.mark.parametrize(("h", "w"), [(8, 8), (9, 7), (4, 5)])
 def test_slopes_are_the_gradient(h: int, w: int) -> None:
     """``slopes`` is what automatic differentiation finds, and so are its own gradients by every weight, in float64."""
@@ -93,51 +86,6 @@ def test_power_iteration() -> None:
     for _ in range(200):
         layer(torch.randn(2, 6))
     assert torch.linalg.matrix_norm(layer.normalised(), 2).item() == pytest.approx(1, abs=1e-4)
-
-
-@pytest.mark.parametrize("layout", FORMATS)
-def test_spectral_norm_has_its_part_in_the_gradient(layout: torch.memory_format) -> None:
-    """W / σ does not change with the length of W, so the gradient has no part along W; it lies in memory as the weight
-    does."""
-    torch.manual_seed(0)
-    layer = SNConv2d(3, 4, 3).to(memory_format=layout)  # type: ignore[call-overload]
-    for _ in range(100):
-        layer.normalised()
-    layer(torch.randn(2, 3, 5, 5)).square().sum().backward()
-    assert layer.weight.grad is not None
-    along = (layer.weight.grad * layer.weight).sum() / layer.weight.grad.norm() / layer.weight.norm()
-    assert abs(along.item()) < 1e-4
-    assert layer.weight.grad.stride() == layer.weight.stride()
-
-
-def test_held_weights_follow_what_changes() -> None:
-    """Inside Held a layer gives what it gives outside, without dividing again; after a change in place, of the weight
-    or of the vector, or with another weight, it gives the new one; outside nothing is held."""
-    torch.manual_seed(0)
-    network = nn.Sequential(SNLinear(6, 9), SNConv2d(3, 4, 3)).eval()
-    layer, held = network[0], Held(network)
-    x = torch.randn(2, 6)
-
-    def both() -> None:
-        plain = layer(x)
-        with held():
-            first = layer.held
-            assert torch.equal(layer(x), plain)
-        with held():
-            assert layer.held is first
-        assert layer.held is None
-
-    with torch.inference_mode():
-        both()
-        layer.weight.mul_(torch.linspace(1, 2, 6))
-        both()
-        layer.u0.copy_(torch.randn(1, 9))
-        both()
-    for _ in range(5):  # the new weight may lie where the old one lay
-        del layer.weight
-        layer.weight = nn.Parameter(torch.empty(9, 6))
-        nn.init.normal_(layer.weight.data)
-        both()
 
 
 @pytest.mark.parametrize("key", ["biggan", "deepi2i"])

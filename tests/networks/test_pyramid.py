@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import tiny
 from unpaired.errors import ConfigError
 from unpaired.networks import pyramid as fm
-from unpaired.networks.classifiers import NETWORKS, Features
+from unpaired.networks.classifiers import Features
 from unpaired.networks.discriminators import StridedPatches
 from unpaired.networks.pyramid import BLOCK, Moments, Pyramid
 
@@ -102,16 +102,6 @@ def test_counts_of_the_paper_on_vgg19_at_224() -> None:
         assert millions(fm.MapDecoder(512, 14, 512)) == pytest.approx(24.7, abs=0.05)
 
 
-def test_deepest_translator_meets_the_sizes_of_the_paper() -> None:
-    """14 -> 7 -> 4 -> 7 -> 14: the two transposed convolutions give 7 and 14, so with output paddings 0 and 1."""
-    network = fm.DeepTranslator(8)
-    seen: list[int] = []
-    for layer in (*network.down, *network.up):
-        layer.register_forward_hook(lambda _m, _i, out: seen.append(out.shape[-1]))
-    out = network(torch.zeros(1, 8, 14, 14))
-    assert seen == [7, 4, 7, 14] and out.shape == (1, 8, 14, 14)
-
-
 def test_streamed_statistics_equal_direct_ones() -> None:
     """In blocks of any size, in float64, also where the mean is far larger than the deviation; a constant channel
     counts as 1."""
@@ -176,17 +166,6 @@ def test_maps_are_clamped_and_clamping_twice_changes_nothing() -> None:
         assert torch.equal(x, x.clamp(-1, 1))
 
 
-@pytest.mark.parametrize("network", [name for name, kind in NETWORKS.items() if kind.pyramid])
-@pytest.mark.parametrize("side", [64, 79, 96])
-def test_channels_and_sides_are_those_of_a_pass(network: str, side: int) -> None:
-    """What a pyramid says of its levels is the shape of what a real pass gives, also for odd sides."""
-    p = Pyramid(network, ALL, 1, side).eval()
-    with torch.inference_mode():
-        maps = p.activations(torch.zeros(1, 3, side, side))
-    said = sorted((p.channels[level], p.sides[level], p.sides[level]) for level in ALL)
-    assert said == sorted(tuple(x.shape[1:]) for x in maps)
-
-
 @pytest.mark.parametrize("network", ["tiny", "mobilenet_v1", "alexnet"])
 def test_a_tap_before_a_relu_survives_the_rest_of_the_pass(network: str) -> None:
     """The level before its ReLU has negative values, equals what a pass that ends there gives, and its ReLU is the
@@ -203,16 +182,6 @@ def test_a_tap_before_a_relu_survives_the_rest_of_the_pass(network: str) -> None
     relu = nn.functional.relu6 if network == "mobilenet_v1" else torch.relu
     assert torch.equal(relu(before), after[1]) and torch.equal(relu(deep), after[4])
     assert len(after) == 5
-
-
-def test_a_part_of_the_levels_costs_no_deeper_layer() -> None:
-    """Asked for level 2 alone, the layers after it do not run."""
-    p = Pyramid("tiny", ALL, 1, 32).eval()
-    ran: list[str] = []
-    for name, layer in p.features.layers.items():
-        layer.register_forward_hook(lambda _m, _i, _o, name=name: ran.append(name))
-    p(X, 0, (2,))
-    assert ran[-1] == "conv2"
 
 
 def test_unknown_pyramids_and_tiny_images_are_refused() -> None:

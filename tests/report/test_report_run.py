@@ -295,7 +295,7 @@ def test_every_method_has_a_report(name: str, tmp_path: Path) -> None:
     run = cases.config(name)
     method = cases.method(name, run)
     model = checkpoint.write_model(tmp_path / "m.safetensors", method, checkpoint.make_header(method, run))
-    data = tiny.folder(tmp_path / "data", side=cases.SIZES.get(name, 20), domains=("red", "blue"))
+    data = tiny.folder(tmp_path / "data", side=cases.SIZES.get(name, 32), domains=("red", "blue"))
     out = write_report(model, out=tmp_path / "r.html", data=[str(data)], images=2, limit=3)
     text = words_of(out)
     if method.from_noise:

@@ -17,8 +17,7 @@ from unpaired import checkpoint, plan
 from unpaired.cli import main
 from unpaired.errors import ConfigError
 from unpaired.methods import run_from
-from unpaired.training.log import duration
-from unpaired.training.planning import RunPlan, StageCost
+from unpaired.training.planning import RunPlan
 from unpaired.training.run import build
 
 SMALL = {"data.size": 32, "data.resize": 36, "training.tensorboard": False, "training.device": "cpu"}
@@ -62,15 +61,6 @@ def test_what_does_not_fit_is_said_with_what_takes_less(data: Path) -> None:
     for plan_ in (found, RunPlan("cpu", "fp32", 10)):
         assert not plan_.fits and "does not fit" in plan_.text() and "--set training.accumulate=2" in plan_.text()
     assert found.peak is not None and found.peak > 0.1 * 2**30
-
-
-def test_the_total_counts_stages_and_the_rest() -> None:
-    """Steps times their seconds and what comes beside them; the JSON has it too."""
-    stages = (StageCost("first", 100, 4, 0.5), StageCost("second", 10, 4, 2.0))
-    found = RunPlan("cpu", "fp32", 10, 10, stages, 39.0)
-    assert found.fits and found.to_dict()["total_seconds"] == 109 and found.to_dict()["fits"] is True
-    assert not RunPlan("cpu", "fp32", 9, 10, stages, 39.0).fits and not RunPlan("cpu", "fp32", 9).fits
-    assert [duration(s) for s in (42, 180, 7500, 273_600)] == ["42 s", "3 min 00 s", "2 h 05 min", "3 d 04 h"]
 
 
 def test_a_transfer_is_planned_with_its_gan(data: Path, tmp_path: Path) -> None:

@@ -40,57 +40,6 @@ def log(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
-def test_the_stage_is_a_function_of_the_step() -> None:
-    """Steps 1–6 are the first stage, 7–13 the second; an update of the first stage ends with it."""
-    plan = Plan(build(tiny.config(), ("red", "blue")).stages())
-    assert [plan.at(s)[0].name for s in range(1, 14)] == ["first"] * 6 + ["second"] * 7
-    assert plan.at(7)[1] == 6 and plan.total == 13
-    assert [u.name for u in plan.updates_until(6)] == ["critic", "forth"]
-
-
-def test_an_update_may_grow_and_its_modules_have_rates(tmp_path: Path) -> None:
-    """A module that joins a name in a later stage starts with fresh state, the first one keeps its own; each module
-    steps with its own rate, also after a resume at the boundary or later."""
-
-    class Growing(tiny.Tiny):
-        def stages(self) -> tuple[Stage, ...]:
-            adam = Adam(1e-2)
-            return (
-                Stage("one", 3, (Update("u", self.both_loss, (self.forth,), adam),), 2),
-                Stage("two", 3, (Update("u", self.both_loss, (self.forth, self.back), adam, rates=(1.0, 0.5)),), 2),
-            )
-
-    config = tiny.config()
-
-    def trainer() -> loop.Trainer:
-        method = Growing(config.model, ("red", "blue"), image_size=16)
-        method.load_state_dict(start)
-        return loop.Trainer(method, tiny.pool(), config, tmp_path, device=torch.device("cpu"))
-
-    def go(t: loop.Trainer, until: int) -> None:
-        for batch in t.batches():
-            stage, first = t.state.plan.at(t.state.step + 1)
-            t.state.step += 1
-            t.modes(stage)
-            t.run_step(stage, first, batch)
-            if t.state.step == until:
-                return
-
-    start = Growing(config.model, ("red", "blue"), image_size=16).state_dict()
-    whole = trainer()
-    go(whole, 6)
-    (optimizer,) = whole.state.optimizers.values()
-    assert [g["lr"] for g in optimizer.param_groups] == [1e-2, 5e-3]
-    steps = [int(optimizer.state[g["params"][0]]["step"]) for g in optimizer.param_groups]
-    assert steps == [6, 3]
-    for cut in (2, 3, 4):
-        first, second = trainer(), trainer()
-        go(first, cut)
-        second.state.restore(*first.state.dump())
-        go(second, 6)
-        assert all(torch.equal(v, second.state.dump()[0][k]) for k, v in whole.state.dump()[0].items())
-
-
 class Prepared(tiny.Tiny):
     """Takes "pretrained" weights before its first step."""
 
@@ -216,20 +165,6 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch() -> None:
     torch.testing.assert_close(weights[0], weights[1])
 
 
-def test_schedule_sets_the_rate(tmp_path: Path) -> None:
-    """The factor is asked for with the step in the stage, counted from 0."""
-    config = tiny.config()
-    method = build(config, ("red", "blue"))
-    asked: list[tuple[int, int]] = []
-    stage = Stage(
-        "s", 3, (Update("u", lambda b: {"x": method.back(b.source).mean()}, (method.back,), Adam(1e-3,
-            schedule=lambda a, b: asked.append((a, b)) or 0.5)),), 2  # type: ignore[func-returns-value,operator]
-    )  # fmt: skip
-    method.stages = lambda: (stage,)  # type: ignore[method-assign]
-    loop.fit(method, tiny.pool(), config, tmp_path, quiet=True)
-    assert asked == [(0, 3), (1, 3), (2, 3)]
-
-
 def test_non_finite_loss_stops_and_keeps_the_last_good_state(tmp_path: Path) -> None:
     """Exit 4; the message names step, stage, update and terms; the last checkpoint is finite; a crash note is there."""
     with pytest.raises(NonFiniteError) as caught:
@@ -241,20 +176,6 @@ def test_non_finite_loss_stops_and_keeps_the_last_good_state(tmp_path: Path) -> 
     saved, _ = checkpoint.latest(tmp_path / "checkpoints")
     assert saved is not None and saved.step == 4
     assert json.loads((tmp_path / "crash-step-000000007.json").read_text())["update"] == "both"
-
-
-def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
-    """A weight poisoned between two steps is found at the save at the latest."""
-
-    def poison(step: int, method: Any) -> None:
-        if step == 8:
-            method.controller.fill_(float("inf"))
-
-    config = tiny.config()
-    with pytest.raises(NonFiniteError):
-        loop.fit(build(config, ("red", "blue")), tiny.pool(), config, tmp_path, on_step=poison, quiet=True)
-    saved, _ = checkpoint.latest(tmp_path / "checkpoints")
-    assert saved is not None and saved.step == 4
 
 
 def test_changed_settings_are_listed_and_refused_unless_named(tmp_path: Path) -> None:
@@ -369,20 +290,6 @@ def test_a_run_keeps_its_domains(tmp_path: Path) -> None:
         )
 
 
-def test_a_resumed_run_keeps_its_origin(tmp_path: Path) -> None:
-    """Another --start-from on resume changes no weights, so it does not change the header either."""
-    first = fit(tmp_path / "a", model__second_steps=2)
-    method = build(tiny.config(model__second_steps=2), ("red", "blue"))
-    loop.fit(method, tiny.pool(), tiny.config(model__second_steps=2), tmp_path / "b", header={"from": "x"}, quiet=True)
-    config = tiny.config(model__second_steps=3)
-    path = loop.fit(
-        build(config, ("red", "blue")), tiny.pool(), config, tmp_path / "b", header={"from": "y"}, quiet=True,
-        allow_change=["model.second_steps"],
-    )  # fmt: skip
-    assert checkpoint.load_method(path)[1]["extra"] == {"from": "x"}
-    assert checkpoint.load_method(first)[1]["extra"] == {}
-
-
 def test_settings_that_a_file_leaves_out_mean_the_default(tmp_path: Path) -> None:
     """A config.toml written by hand, or before a setting existed, is not another run; one that is wrong is named."""
     (tmp_path / "config.toml").write_text(
@@ -467,24 +374,6 @@ with signals.handled():
     except UnpairedError as error:
         print(error, file=sys.stderr); sys.exit(error.exit_code)
 """
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_leaves(number: int, code: int, tmp_path: Path) -> None:
-    """SIGTERM gives 143, SIGINT 130, and the step it stopped after is on disk."""
-    run = tmp_path / "run"
-    script = CHILD.format(tests=str(Path(__file__).parents[1]), run=str(run))
-    child = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 300  # a hang, even on a busy machine
-    while not (run / "log.jsonl").exists() or len(log_lines(run)) < 5:
-        assert time.monotonic() < deadline and child.poll() is None
-        time.sleep(0.02)
-    os.kill(child.pid, number)
-    _, said = child.communicate(timeout=300)
-    assert child.returncode == code, said
-    saved, rejected = checkpoint.latest(run / "checkpoints")
-    assert saved is not None and not rejected and f"after step {saved.step}" in said
-    assert saved.step == len(log_lines(run))
 
 
 def test_sigterm_to_the_whole_group_spares_the_loader_workers(tmp_path: Path) -> None:
@@ -588,12 +477,6 @@ def test_sizes_that_cannot_be_trained_are_refused(settings: dict[str, Any], text
     config = run_from({"method": "unit", **settings})
     with pytest.raises(ConfigError, match=text):
         build(config, ("a", "b"))
-
-
-def test_a_model_that_is_no_table_is_refused() -> None:
-    """--set model=5 is answered in words."""
-    with pytest.raises(ConfigError, match="model = 5: a table"):
-        run_from({"model": 5})
 
 
 def test_compile_gives_the_same_losses_and_falls_back_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
