@@ -1,8 +1,8 @@
 """Losses as pure functions of tensors.
 
-Every function takes and gives tensors only, computes in float32 whatever it is given, and returns a scalar
-that is the mean over all elements (for logits: over samples and patches). Discriminators that judge at
-several scales give one tensor of logits a scale; the adversarial losses take that list and add up the scales.
+Every function computes in float32 whatever it is given, and returns a scalar that is the mean over all elements (for
+logits: over samples and patches). Discriminators that judge at several scales give one tensor of logits a scale; the
+adversarial losses take that list and add up the scales.
 """
 
 from __future__ import annotations
@@ -48,32 +48,29 @@ def _total(terms: Sequence[Tensor]) -> Tensor:
 
 
 def judged_real(logits: Sequence[Tensor], kind: Adversarial) -> Tensor:
-    """What a discriminator pays for its ``logits`` on real images, one tensor a scale; the scales are
-    added up."""
+    """What a discriminator pays for its ``logits`` on real images."""
     if kind == "lsgan":
         return _total([(x.float() - 1).square().mean() for x in logits])
     if kind == "hinge":
-        return _total([hinge_real(x) for x in logits])
+        return _total([F.relu(1 - x.float()).mean() for x in logits])
     return _total([F.softplus(-x.float()).mean() for x in logits])  # -log sigmoid(x)
 
 
 def judged_fake(logits: Sequence[Tensor], kind: Adversarial) -> Tensor:
-    """What a discriminator pays for its ``logits`` on generated images, one tensor a scale; the scales are
-    added up."""
+    """What a discriminator pays for its ``logits`` on generated images."""
     if kind == "lsgan":
         return _total([mean_square(x) for x in logits])
     if kind == "hinge":
-        return _total([hinge_fake(x) for x in logits])
+        return _total([F.relu(1 + x.float()).mean() for x in logits])
     return _total([F.softplus(x.float()).mean() for x in logits])  # -log(1 - sigmoid(x))
 
 
 def fooling(logits: Sequence[Tensor], kind: Adversarial) -> Tensor:
-    """What a generator pays for the discriminator's ``logits`` on its images, one tensor a scale; the
-    scales are added up."""
+    """What a generator pays for the discriminator's ``logits`` on its images."""
     if kind == "minimax":
         return -judged_fake(logits, kind)
-    if kind == "hinge":
-        return _total([hinge_fooling(x) for x in logits])
+    if kind == "hinge":  # without a hinge, so that there is always a slope
+        return _total([-x.float().mean() for x in logits])
     return judged_real(logits, kind)
 
 
@@ -84,27 +81,6 @@ def sign_accuracy(real: Sequence[Tensor], fake: Sequence[Tensor], kind: Adversar
     right = [(x.detach() > middle).float().mean() for x in real]
     right += [(x.detach() < middle).float().mean() for x in fake]
     return torch.stack(right).mean()
-
-
-def hinge_real(logits: Tensor) -> Tensor:
-    """What a discriminator pays for its ``logits`` on real images: the hinge at 1 (Lim and Ye 2017)."""
-    return F.relu(1 - logits.float()).mean()
-
-
-def hinge_fake(logits: Tensor) -> Tensor:
-    """What a discriminator pays for its ``logits`` on generated images: the hinge at -1."""
-    return F.relu(1 + logits.float()).mean()
-
-
-def hinge_fooling(logits: Tensor) -> Tensor:
-    """What a generator pays for the discriminator's ``logits`` on its images; no hinge, so that it always has a
-    slope."""
-    return -logits.float().mean()
-
-
-def critic_gap(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
-    """What a Wasserstein critic pays, mean D(fake) - mean D(real), one tensor a scale; the scales are added up."""
-    return _total([f.float().mean() - r.float().mean() for r, f in zip(real, fake, strict=True)])
 
 
 def gradient_penalty(

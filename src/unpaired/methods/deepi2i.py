@@ -420,7 +420,7 @@ class DeepI2I(OnBigGAN, Hierarchical):
 
     def fooling(self, psi: Mapping[int, Tensor], batch: Batch) -> Tensor:
         """-E[Ψ(Φ(Λ(Υ(t)), z, c), c)]."""
-        return losses.hinge_fooling(self.discriminator.judge(psi, batch.target_domain))
+        return losses.fooling([self.discriminator.judge(psi, batch.target_domain)], "hinge")
 
 
 # ----------------------------------------------------------------------------------------------------

@@ -237,7 +237,8 @@ class OnBigGAN(OnGAN):
         x, y = batch.target, batch.target_domain
         judged_fake, judged_real = self.discriminator(torch.cat([fake, x]), torch.cat([y, y])).chunk(2)
         self.watch(judged_real, judged_fake)
-        return {"real": losses.hinge_real(judged_real), "fake": losses.hinge_fake(judged_fake)}
+        real, fake = losses.judged_real([judged_real], "hinge"), losses.judged_fake([judged_fake], "hinge")
+        return {"real": real, "fake": fake}
 
 
 class OnStyleGAN(OnGAN):
@@ -352,7 +353,7 @@ class BigGAN(OnBigGAN, GAN):
     def generator_loss(self, batch: Batch) -> dict[str, Tensor]:
         """-E[D(G(z, y), y)]."""
         y = batch.target_domain
-        return {"gan": losses.hinge_fooling(self.discriminator(self._draw(y), y))}
+        return {"gan": losses.fooling([self.discriminator(self._draw(y), y)], "hinge")}
 
     def render(self, images: Tensor, source: str | None, target: str, *inputs: Tensor) -> Tensor:
         """Images of a class from noise; of ``images`` only the number counts."""

@@ -305,7 +305,7 @@ class LevelMethod(Method):
         """WGAN-GP for one critic: mean D(fake) - mean D(y), and λ_gp E (||∇D(ŷ)|| - 1)². Real maps ``y`` [N, C, h, h]
         and translated ones go through it together, since it judges each sample alone."""
         (judged,) = judge(torch.cat([y, fake]))
-        gap = losses.critic_gap([judged[: len(y)]], [judged[len(y) :]])
+        gap = judged[len(y) :].float().mean() - judged[: len(y)].float().mean()
         return gap, self.config.penalty_weight * losses.gradient_penalty(judge, y, fake, slopes)
 
     # -- feature inversion
