@@ -172,7 +172,7 @@ def test_a_run_folder_in_use_or_unusable_exits_2(said: Said, home: Path, tmp_pat
     """A second trainer gets the first one's pid; a file in the folder's place is named."""
     run_dir = copy_of_run(home, tmp_path)
     code = (
-        "import sys, time; from pathlib import Path; from unpaired.training.folder import lock\n"
+        "import sys, time; from pathlib import Path; from unpaired.training.state import lock\n"
         f"with lock(Path({str(run_dir)!r})): print('held', flush=True); time.sleep(60)"
     )
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

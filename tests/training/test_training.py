@@ -340,7 +340,7 @@ def test_a_fresh_run_can_start_from_a_model(tmp_path: Path) -> None:
 def test_a_second_trainer_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:
     """The lock names its owner, and a dead owner's lock is taken over."""
     code = (
-        "import sys, time; from pathlib import Path; from unpaired.training.folder import lock\n"
+        "import sys, time; from pathlib import Path; from unpaired.training.state import lock\n"
         f"with lock(Path({str(tmp_path)!r})): print('held', flush=True); time.sleep(60)"
     )
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -556,7 +556,9 @@ def test_a_group_described_by_half_is_refused(tmp_path: Path, monkeypatch: pytes
 
 def test_a_batch_with_fewer_images_than_ranks_is_refused() -> None:
     """A rank without an image would train on nothing: 2 images for 3 processes are refused with what would do."""
-    stage = Stage("train", 5, (), 2)
-    loop._check_shares(Plan([stage]), loop.Ranks(0, 2))
-    with pytest.raises(ConfigError, match="2 in stage 'train' cannot be shared by 3 processes"):
-        loop._check_shares(Plan([stage]), loop.Ranks(0, 3))
+    config = tiny.config()
+    with pytest.raises(ConfigError, match="2 in stage 'first' cannot be shared by 3 processes"):
+        loop.Trainer(
+            build(config, ("red", "blue")), tiny.pool(), config, Path("unused"), device=torch.device("cpu"),
+            ranks=loop.Ranks(0, 3),
+        )  # fmt: skip

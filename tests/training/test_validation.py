@@ -27,8 +27,8 @@ from unpaired.evaluation.results import format_table
 from unpaired.evaluation.run import evaluate
 from unpaired.training import loop, validation
 from unpaired.training import run as training_run
-from unpaired.training.folder import compare_settings
 from unpaired.training.run import build
+from unpaired.training.state import compare_settings
 from unpaired.training.validation import Validator, summary
 
 

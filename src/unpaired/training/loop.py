@@ -38,11 +38,10 @@ from unpaired.errors import (
 )
 from unpaired.machine import Ranks, joined
 from unpaired.methods.base import Beginning, Method, Stage, Update
-from unpaired.training import folder
 from unpaired.training import log as origins
 from unpaired.training.log import Reporter, RunLog, warn
 from unpaired.training.pretrained import Start
-from unpaired.training.state import Plan, TrainingState
+from unpaired.training.state import TrainingState, check_goes_on, compare_settings, lock
 
 if TYPE_CHECKING:
     from unpaired.training.validation import Validator
@@ -158,15 +157,14 @@ def fit(
     with contextlib.ExitStack() as stack:
         ranks = stack.enter_context(joined(device))
         if ranks.main:
-            stack.enter_context(folder.lock(run_dir))
-            folder.compare_settings(run_dir, config, extras.allow_change)
+            stack.enter_context(lock(run_dir))
+            compare_settings(run_dir, config, extras.allow_change)
             checkpoint.remove_leftovers(root)
         ranks.barrier()
         quiet = extras.quiet or not ranks.main
         say = Reporter(1, 0, quiet=quiet).say
         trainer = Trainer(method, pool, config, run_dir, extras, device=device, ranks=ranks)
         state = trainer.state
-        _check_shares(state.plan, ranks)
         trainer.resume()
         if extras.validator is not None:
             extras.validator.restore(run_dir, state.step)
@@ -192,16 +190,6 @@ def fit(
         return path
 
 
-def _check_shares(plan: Plan, ranks: Ranks) -> None:
-    """Refuse a batch of which some process would have no image. Raises ConfigError."""
-    small = [f"{s.batch_size} in stage '{s.name}'" for s in plan.stages if s.batch_size < ranks.world]
-    if small:
-        raise ConfigError(
-            f"a batch of {', '.join(small)} cannot be shared by {ranks.world} processes: --set "
-            f"model.batch_size={ranks.world} or more, or fewer processes"
-        )
-
-
 class Trainer:
     """One run: method, state, images, run folder and settings, and what is done with them step by step. Use
     :func:`fit`."""
@@ -221,6 +209,12 @@ class Trainer:
         self.state = TrainingState(method, config.training.ema)
         self.pool, self.config, self.run_dir, self.extras = pool, config, run_dir, extras or Extras()
         self.settings, self.device, self.ranks = config.training, device, ranks or Ranks()
+        world = self.ranks.world
+        if small := [f"{s.batch_size} in stage '{s.name}'" for s in self.state.plan.stages if s.batch_size < world]:
+            raise ConfigError(
+                f"a batch of {', '.join(small)} cannot be shared by {world} processes: --set model.batch_size={world} "
+                "or more, or fewer processes"
+            )
         begun = self.extras.begun_with
         self.header_extra = {**self.extras.header, **({"started_from": begun.about} if begun else {})}
         self.compiled: dict[tuple[str, str], Any] = {}
@@ -255,14 +249,11 @@ class Trainer:
         if saved is None:
             self.prepare()
             return
-        if "data" not in self.extras.allow_change:
-            folder.check_images(self.run_dir, saved.manifest, self.pool)
-        header = checkpoint.read_header(saved)
-        folder.check_domains(self.run_dir, header, self.method.domains)
-        tensors, values = checkpoint.read_state(saved)
-        folder.check_stage(self.run_dir, header, self.state.plan)
-        self.state.restore(tensors, values)
-        self.header_extra = {**self.header_extra, **header["extra"]}  # a resumed run keeps its own origin
+        pool = None if "data" in self.extras.allow_change else self.pool
+        check_goes_on(self.run_dir, saved, self.state.plan, pool, self.method.domains)
+        self.state.restore(*checkpoint.read_state(saved))
+        # a resumed run keeps its own origin
+        self.header_extra = {**self.header_extra, **checkpoint.read_header(saved)["extra"]}
 
     def prepare(self) -> None:
         """Before the first step of a fresh run: let the method take pretrained weights. Raises WeightsError."""

@@ -1,16 +1,23 @@
-"""What a training must keep over a restart: weights, their averages, optimisers, step, and what the watch has seen."""
+"""What a training must keep over a restart (weights, their averages, optimisers, step, what the watch has seen), and
+whether the run in a folder may go on."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from unpaired import checkpoint
-from unpaired.errors import CheckpointError, ConfigError
+from unpaired.config import RunConfig, differences, read_toml, setting_names, without_retired
+from unpaired.data.sampling import Pool
+from unpaired.errors import CheckpointError, ConfigError, RefusedError, nearest
+from unpaired.files import locked
+from unpaired.methods import run_from
 from unpaired.methods.base import Method, Stage, Update
 from unpaired.training.log import Watch
 
@@ -175,12 +182,12 @@ class TrainingState:
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Take back what :meth:`dump` gave. Raises CheckpointError when it does not fit."""
         missing = sorted({"step", "watch", "pretrained", "averaged", "optimizers"} - set(values))
-        for name, count in values.get("optimizers", {}).items():
-            found = sum(k.startswith(f"optimizer/{name}/") for k in tensors)
-            missing += [f"{count - found} tensors of optimizer/{name}"] if found != count else []
-        averaged = sum(k.startswith("average/") for k in tensors)
-        if (count := values.get("averaged", averaged)) != averaged:
-            missing.append(f"{count - averaged} tensors of average")
+        counts = {f"optimizer/{name}": count for name, count in values.get("optimizers", {}).items()}
+        counts |= {"average": values["averaged"]} if "averaged" in values else {}
+        for start, count in counts.items():
+            found = sum(k.startswith(f"{start}/") for k in tensors)
+            missing += [f"{count - found} tensors of {start}"] if found != count else []
+        averaged = any(k.startswith("average/") for k in tensors)
         if missing:
             raise CheckpointError(f"the saved state is not whole; missing: {', '.join(missing)}")
         if not averaged:  # EMA switched on: it starts from the weights of now
@@ -218,3 +225,110 @@ def laid_out(value: Tensor, like: Tensor) -> Tensor:
     if value.shape != like.shape:
         return value.to(like.device, copy=True)
     return torch.empty_like(like, dtype=value.dtype).copy_(value)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Whose run folder it is, and whether its run may go on: the lock, and the settings and images that must agree.
+
+FREE_SETTINGS = frozenset(
+    [
+        "data.workers",
+        "data.cache",
+        "data.cache_gib",
+        "training.device",
+        "training.log_every",
+        "training.checkpoint_every",
+        "training.keep",
+        "training.sample_every",
+        "training.samples",
+        "training.tensorboard",
+        "training.validate_every",
+        "training.validate_weights",
+    ]
+)
+"""Settings that may change on resume without being named: none of them changes what is learnt."""
+HELD_OUT = ("training.validate_every", "training.validate_share", "training.validate_images")
+"""Settings that say which images are left to train on; the interval of looks does so by being there or not."""
+
+
+@contextmanager
+def lock(run_dir: Path) -> Iterator[None]:
+    """Hold ``run_dir/lock``, whose text is the owner's process number. Raises RefusedError."""
+    path = run_dir / "lock"
+    try:
+        owner = path.read_text(encoding="utf-8") if path.is_file() else ""
+        with locked(
+            path,
+            f"{run_dir}: another training is at work here (pid {owner or 'unknown'}); wait for it, stop it, or use "
+            "another --out",
+        ):
+            path.write_text(str(os.getpid()), encoding="utf-8")
+            yield
+    except OSError as error:
+        if error.filename != str(path):
+            raise
+        raise RefusedError(f"{path}: cannot be written: {error.strerror}; use another --out") from error
+
+
+def compare_settings(run_dir: Path, config: RunConfig, allow_change: Sequence[str]) -> None:
+    """Refuse to resume with other settings unless each is free or named. Raises ConfigError that lists all of them."""
+    known = [*setting_names(config), "data"]
+    unknown = [
+        f"--allow-change {name}: no such setting.{nearest(name, known)}" for name in allow_change if name not in known
+    ]
+    if unknown:
+        raise ConfigError("\n".join(unknown))
+    path = run_dir / "config.toml"
+    if not path.exists():
+        return
+    try:
+        # what a file by hand, or of an older version, leaves out means the default
+        old = run_from(without_retired(read_toml(path), resume=True))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
+    if old.training.precision == "auto":  # never written by a run, only by hand
+        old = old.model_copy(
+            update={"training": old.training.model_copy(update={"precision": config.training.precision})}
+        )
+    found = differences(old.written(), config.written())
+    switched = {k for k in HELD_OUT[:1] if None in found.get(k, ())}
+    changed = {k: v for k, v in found.items() if k not in FREE_SETTINGS - switched and k not in allow_change}
+    if changed:
+        lines = "\n".join(f"  {k}: {old!r} in the run, {new!r} now" for k, (old, new) in sorted(changed.items()))
+        names = sorted(changed)
+        if any(k in HELD_OUT for k in changed):
+            lines += "\nLooks at held-out images decide which images are trained on."
+            names += ["data"] if "data" not in allow_change else []
+        allow = " ".join(f"--allow-change {k}" for k in names)
+        raise ConfigError(
+            f"{run_dir} holds a run with other settings:\n{lines}\nUse another --out for a new run, repeat the old "
+            f"settings to resume, or accept the change by name: {allow}"
+        )
+
+
+def check_goes_on(
+    run_dir: Path, saved: checkpoint.Saved, plan: Plan, pool: Pool | None, domains: Sequence[str]
+) -> None:
+    """Refuse to go on with other images than the run began with (``pool``; None allows them), with domains of other
+    names, which are what translate is asked for, or with numbers of steps that put the step reached into another stage,
+    whose start would be left out. Raises ConfigError."""
+    known = str(saved.manifest.get("data_fingerprint"))
+    if pool is not None and known != pool.fingerprint:
+        raise ConfigError(
+            f"{run_dir}: the training images are not the ones this run began with (fingerprint {known[:12]}…, now "
+            f"{pool.fingerprint[:12]}…). Restore them, use another --out, or accept it with --allow-change data"
+        )
+    header = checkpoint.read_header(saved)
+    if tuple(header["domains"]) != tuple(domains):
+        raise ConfigError(
+            f"{run_dir}: the run translates between {', '.join(header['domains'])}; the data has the domains "
+            f"{', '.join(domains)}. Name them as before, or use another --out"
+            + (f" (and --start-from {run_dir})" if len(header["domains"]) == len(domains) else "")
+        )
+    step, stage = header["step"], header["stage"]
+    if 0 < step <= plan.total and (now := plan.at(step)[0].name) != stage:
+        raise ConfigError(
+            f"{run_dir}: step {step:,} was in stage '{stage}', and with these numbers of steps it would be in "
+            f"'{now}'. Only the stage that a run is in and later ones can be made longer or shorter; for the others "
+            f"use another --out, with --start-from {run_dir}"
+        )
