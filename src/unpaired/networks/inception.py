@@ -10,7 +10,9 @@ Legend: N batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,19 +24,18 @@ from unpaired.machine import shapes_only
 INPUT_SIDE = 299
 """Side in pixels of the network's input."""
 FEATURES = 2048
-Conv = tuple[str, int, tuple[int, int], int, bool]
-"""Name, output channels, (height, width) of the kernel, stride, and whether it keeps the size."""
+Step = tuple[str, int, int, int] | tuple[str, int, int, int, str]
+"""Name, output channels, height and width of the kernel; then ``valid`` (no padding), or ``halves`` (stride 2 too)."""
 
 
 class ConvBN(nn.Module):
     """Convolution without bias, BatchNorm with ε = 1e-3, ReLU."""
 
-    def __init__(
-        self, inputs: int, outputs: int, kernel: tuple[int, int], stride: int = 1, *, keeps_size: bool = True
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, height: int, width: int, way: str = "") -> None:
         super().__init__()
-        padding = (kernel[0] // 2, kernel[1] // 2) if keeps_size else (0, 0)
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)
+        padding = (0, 0) if way else (height // 2, width // 2)
+        stride = 2 if way == "halves" else 1
+        self.conv = nn.Conv2d(inputs, outputs, (height, width), stride, padding, bias=False)
         self.bn = nn.BatchNorm2d(outputs, eps=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,31 +46,31 @@ class ConvBN(nn.Module):
 class Mixed(nn.Module):
     """Branches side by side over one input, their outputs one after the other in C.
 
-    Each branch is a chain of convolutions; where it ends in a tuple of two, both see the same input. ``pool`` is the
-    last
-    branch: ``average`` or ``maximum`` keep the size (a 1×1 convolution follows), ``half`` halves it.
+    Each branch is a chain of convolutions; where one of them is a pair, both see the same input. ``pool`` is the last
+    branch: ``average`` or ``maximum`` keep the size (the convolution ``branch_pool`` follows), ``half`` halves it.
     """
 
-    def __init__(self, inputs: int, branches: tuple[tuple[Conv | tuple[Conv, Conv], ...], ...], pool: str) -> None:
+    def __init__(self, inputs: int, pool: str, *branches: tuple[Step | tuple[Step, Step], ...]) -> None:
         super().__init__()
-        self.plan, self.pool = branches, pool
+        self.pool = pool
+        self.plan: list[list[list[str]]] = []
+        """Names of the convolutions of each step of each branch."""
         for branch in branches:
-            channels = inputs
+            channels, names = inputs, []
             for step in branch:
-                for name, outputs, kernel, stride, keeps in step if isinstance(step[0], tuple) else (step,):
-                    self.add_module(name, ConvBN(channels, outputs, kernel, stride, keeps_size=keeps))
-                    after = outputs
-                channels = after
+                found: tuple[Any, ...] = step if isinstance(step[0], tuple) else (step,)
+                for name, outputs, *shape in found:
+                    self.add_module(name, ConvBN(channels, outputs, *shape))
+                channels = found[-1][1]
+                names.append([name for name, *_ in found])
+            self.plan.append(names)
 
     def forward(self, x: Tensor) -> Tensor:
         found = []
         for branch in self.plan:
-            y = self._pooled(x) if branch[0][0] == "branch_pool" else x
-            for step in branch:
-                if isinstance(step[0], tuple):
-                    y = torch.cat([self.get_submodule(name)(y) for name, *_ in step], dim=1)
-                else:
-                    y = self.get_submodule(step[0])(y)
+            y = self._pooled(x) if branch == [["branch_pool"]] else x
+            for names in branch:
+                y = torch.cat([self.get_submodule(name)(y) for name in names], dim=1)
             found.append(y)
         if self.pool == "half":
             found.append(F.max_pool2d(x, 3, 2))
@@ -81,127 +82,85 @@ class Mixed(nn.Module):
         return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)  # as TensorFlow
 
 
-def _c(name: str, outputs: int, height: int = 1, width: int | None = None, *, halves: bool = False) -> Conv:
-    return (name, outputs, (height, height if width is None else width), 2 if halves else 1, not halves)
-
-
+# fmt: off
 def _a(inputs: int, pooled: int) -> Mixed:
     """35 × 35 (Figure 5)."""
     return Mixed(
-        inputs,
-        (
-            (_c("branch1x1", 64),),
-            (_c("branch5x5_1", 48), _c("branch5x5_2", 64, 5)),
-            (_c("branch3x3dbl_1", 64), _c("branch3x3dbl_2", 96, 3), _c("branch3x3dbl_3", 96, 3)),
-            (_c("branch_pool", pooled),),
-        ),
-        "average",
+        inputs, "average",
+        (("branch1x1", 64, 1, 1),),
+        (("branch5x5_1", 48, 1, 1), ("branch5x5_2", 64, 5, 5)),
+        (("branch3x3dbl_1", 64, 1, 1), ("branch3x3dbl_2", 96, 3, 3), ("branch3x3dbl_3", 96, 3, 3)),
+        (("branch_pool", pooled, 1, 1),),
     )
 
 
 def _b(inputs: int) -> Mixed:
     """35 × 35 to 17 × 17."""
     return Mixed(
-        inputs,
-        (
-            (_c("branch3x3", 384, 3, halves=True),),
-            (_c("branch3x3dbl_1", 64), _c("branch3x3dbl_2", 96, 3), _c("branch3x3dbl_3", 96, 3, halves=True)),
-        ),
-        "half",
+        inputs, "half",
+        (("branch3x3", 384, 3, 3, "halves"),),
+        (("branch3x3dbl_1", 64, 1, 1), ("branch3x3dbl_2", 96, 3, 3), ("branch3x3dbl_3", 96, 3, 3, "halves")),
     )
 
 
-def _c7(inputs: int, inner: int) -> Mixed:
+def _c(inputs: int, c: int) -> Mixed:
     """17 × 17 (Figure 6)."""
     return Mixed(
-        inputs,
-        (
-            (_c("branch1x1", 192),),
-            (_c("branch7x7_1", inner), _c("branch7x7_2", inner, 1, 7), _c("branch7x7_3", 192, 7, 1)),
-            (
-                _c("branch7x7dbl_1", inner),
-                _c("branch7x7dbl_2", inner, 7, 1),
-                _c("branch7x7dbl_3", inner, 1, 7),
-                _c("branch7x7dbl_4", inner, 7, 1),
-                _c("branch7x7dbl_5", 192, 1, 7),
-            ),
-            (_c("branch_pool", 192),),
-        ),
-        "average",
+        inputs, "average",
+        (("branch1x1", 192, 1, 1),),
+        (("branch7x7_1", c, 1, 1), ("branch7x7_2", c, 1, 7), ("branch7x7_3", 192, 7, 1)),
+        (("branch7x7dbl_1", c, 1, 1), ("branch7x7dbl_2", c, 7, 1), ("branch7x7dbl_3", c, 1, 7),
+         ("branch7x7dbl_4", c, 7, 1), ("branch7x7dbl_5", 192, 1, 7)),
+        (("branch_pool", 192, 1, 1),),
     )
 
 
 def _d(inputs: int) -> Mixed:
     """17 × 17 to 8 × 8."""
     return Mixed(
-        inputs,
-        (
-            (_c("branch3x3_1", 192), _c("branch3x3_2", 320, 3, halves=True)),
-            (
-                _c("branch7x7x3_1", 192),
-                _c("branch7x7x3_2", 192, 1, 7),
-                _c("branch7x7x3_3", 192, 7, 1),
-                _c("branch7x7x3_4", 192, 3, halves=True),
-            ),
-        ),
-        "half",
+        inputs, "half",
+        (("branch3x3_1", 192, 1, 1), ("branch3x3_2", 320, 3, 3, "halves")),
+        (("branch7x7x3_1", 192, 1, 1), ("branch7x7x3_2", 192, 1, 7), ("branch7x7x3_3", 192, 7, 1),
+         ("branch7x7x3_4", 192, 3, 3, "halves")),
     )
 
 
 def _e(inputs: int, pool: str) -> Mixed:
     """8 × 8 (Figure 7)."""
     return Mixed(
-        inputs,
-        (
-            (_c("branch1x1", 320),),
-            (_c("branch3x3_1", 384), (_c("branch3x3_2a", 384, 1, 3), _c("branch3x3_2b", 384, 3, 1))),
-            (
-                _c("branch3x3dbl_1", 448),
-                _c("branch3x3dbl_2", 384, 3),
-                (_c("branch3x3dbl_3a", 384, 1, 3), _c("branch3x3dbl_3b", 384, 3, 1)),
-            ),
-            (_c("branch_pool", 192),),
-        ),
-        pool,
+        inputs, pool,
+        (("branch1x1", 320, 1, 1),),
+        (("branch3x3_1", 384, 1, 1), (("branch3x3_2a", 384, 1, 3), ("branch3x3_2b", 384, 3, 1))),
+        (("branch3x3dbl_1", 448, 1, 1), ("branch3x3dbl_2", 384, 3, 3),
+         (("branch3x3dbl_3a", 384, 1, 3), ("branch3x3dbl_3b", 384, 3, 1))),
+        (("branch_pool", 192, 1, 1),),
     )
+# fmt: on
 
 
-class FIDInception(nn.Module):
+class FIDInception(nn.Sequential):
     """[N, 3, 299, 299] in about [-1, 1] -> [N, 2048]: all but the last layer."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.Conv2d_1a_3x3 = ConvBN(3, 32, (3, 3), 2, keeps_size=False)
-        self.Conv2d_2a_3x3 = ConvBN(32, 32, (3, 3), keeps_size=False)
-        self.Conv2d_2b_3x3 = ConvBN(32, 64, (3, 3))
-        self.Conv2d_3b_1x1 = ConvBN(64, 80, (1, 1))
-        self.Conv2d_4a_3x3 = ConvBN(80, 192, (3, 3), keeps_size=False)
-        blocks = {
-            "5b": _a(192, 32),
-            "5c": _a(256, 64),
-            "5d": _a(288, 64),
-            "6a": _b(288),
-            "6b": _c7(768, 128),
-            "6c": _c7(768, 160),
-            "6d": _c7(768, 160),
-            "6e": _c7(768, 192),
-            "7a": _d(768),
-            "7b": _e(1280, "average"),
+        mixed = {
+            "5b": _a(192, 32), "5c": _a(256, 64), "5d": _a(288, 64), "6a": _b(288), "6b": _c(768, 128),
+            "6c": _c(768, 160), "6d": _c(768, 160), "6e": _c(768, 192), "7a": _d(768), "7b": _e(1280, "average"),
             "7c": _e(2048, "maximum"),
+        }  # fmt: skip
+        layers: dict[str, nn.Module] = {
+            "Conv2d_1a_3x3": ConvBN(3, 32, 3, 3, "halves"),
+            "Conv2d_2a_3x3": ConvBN(32, 32, 3, 3, "valid"),
+            "Conv2d_2b_3x3": ConvBN(32, 64, 3, 3),
+            "pool1": nn.MaxPool2d(3, 2),
+            "Conv2d_3b_1x1": ConvBN(64, 80, 1, 1),
+            "Conv2d_4a_3x3": ConvBN(80, 192, 3, 3, "valid"),
+            "pool2": nn.MaxPool2d(3, 2),
         }
-        self.blocks = tuple(f"Mixed_{name}" for name in blocks)
-        for name, block in blocks.items():
-            self.add_module(f"Mixed_{name}", block)
+        super().__init__(OrderedDict(layers | {f"Mixed_{name}": block for name, block in mixed.items()}))
         self.eval().requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
-        x = F.max_pool2d(x, 3, 2)
-        x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x))
-        x = F.max_pool2d(x, 3, 2)
-        for name in self.blocks:
-            x = self.get_submodule(name)(x)
-        return x.mean(dim=(2, 3))
+        return super().forward(x).mean(dim=(2, 3))  # type: ignore[no-any-return]
 
 
 def from_state(state: Mapping[str, Tensor]) -> FIDInception:
