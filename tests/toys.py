@@ -62,10 +62,7 @@ class Blur(Negative):
 class Square(Negative):
     """Takes 16×16 pixels only."""
 
-    @property
-    def fixed_size(self) -> int | None:
-        """16."""
-        return 16
+    one_size = True
 
     def render(self, images: Tensor, source: str | None, target: str, *inputs: Tensor) -> Tensor:
         """-x, for one size."""

@@ -145,9 +145,8 @@ def test_outside_the_mask_8_bit_pixels_do_not_change() -> None:
 
 def induction(**settings: Any) -> WeightInduction:
     """λ rises by 0.1 at most every 5 steps after 10."""
-    return WeightInduction(
-        **{"threshold": 1.5, "rise": 0.1, "every": 5, "warmup": 10, "patience": 3, "smoothing": 0.9, **settings}
-    )
+    usual = {"threshold": 1.5, "rise": 0.1, "every": 5, "warmup": 10, "patience": 3, "smoothing": 0.9, "largest": 1e9}
+    return WeightInduction(**{**usual, "margin": None, **settings})
 
 
 def follow(controller: WeightInduction, series: list[float]) -> list[float]:

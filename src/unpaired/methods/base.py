@@ -1,5 +1,4 @@
-"""What a method is: data passed to it (:class:`Batch`), what it trains (:class:`Stage`, :class:`Update`), what it
-gives.
+"""What a method is: what it trains (:class:`Stage`, :class:`Update`), and what it gives.
 
 A method is one file in this folder with a subclass of :class:`Method`, one line in ``unpaired.methods.METHODS``, and
 presets. It writes two things, ``stages()`` and ``render()``; the one loop (``unpaired.training.loop``) does
@@ -79,11 +78,11 @@ class Adam:
 
 @dataclass(frozen=True)
 class SGD:
-    """Settings of stochastic gradient descent, as :class:`Adam`."""
+    """Settings of stochastic gradient descent with a constant rate, as :class:`Adam`."""
 
     lr: float
     momentum: float = 0.0
-    schedule: Callable[[int, int], float] | None = None
+    schedule: None = None
 
     def build(self, groups: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:
         """The optimiser of groups of parameters."""
@@ -135,10 +134,8 @@ class Method(nn.Module):
     """Base of all methods.
 
     Everything that training changes must be a parameter or a buffer, so that it is saved: networks, image pools,
-    running statistics, controllers. A loss may put detached scalars worth watching into ``self.monitor``.
-
-    Losses must not keep state in plain attributes, and all randomness must come from torch's global generator: the
-    loop seeds it from (seed, step).
+    running statistics, controllers. All randomness must come from torch's global generator, which the loop seeds from
+    (seed, step).
     """
 
     Config: ClassVar[type[MethodConfig]]
@@ -153,12 +150,16 @@ class Method(nn.Module):
     domains, and images of no pixel."""
     stride: int = 1
     """``translate`` accepts heights and widths divisible by this; callers pad to it and crop back."""
+    one_size: ClassVar[bool] = False
+    """``translate`` accepts squares of the training crops' side alone."""
     more_noise: ClassVar[bool] = False
     """Outputs depend on noise beside the latents, which ``generator`` draws where latents are given, too."""
     from_noise: ClassVar[bool] = False
     """``translate`` makes images of noise alone: of its input only the number counts. Needs ``latent_size``."""
     any_source: ClassVar[bool] = False
     """``translate`` takes None for ``source``: images of no trained domain."""
+    channels_last: bool = True
+    """Whether to run in this memory format on a CPU: not where it was measured to be slower (docs/results/speed.md)."""
     domain_count: ClassVar[tuple[int, int | None]] = (2, 2)
     """Fewest and most domains that the method can be trained on (None: any number)."""
 
@@ -174,12 +175,6 @@ class Method(nn.Module):
         self.monitor: dict[str, Tensor] = {}
         """Detached scalars from the last losses, logged beside the terms. ``<player>/sign_accuracy`` (the share of real
         and fake samples that a discriminator judges rightly, in [0, 1]) feeds the GAN watch."""
-
-    @property
-    def channels_last(self) -> bool:
-        """Whether to run in this memory format on a CPU: not where it was measured to be slower
-        (docs/results/speed.md)."""
-        return True
 
     def place(self, device: torch.device) -> Self:
         """Move to ``device``, the convolutions' weights in the memory format that is faster there; itself."""
@@ -200,8 +195,8 @@ class Method(nn.Module):
 
     @property
     def fixed_size(self) -> int | None:
-        """The only side that ``translate`` accepts (square), or None for any multiple of ``stride``."""
-        return None
+        """The only side that ``translate`` accepts, or None for any multiple of ``stride``."""
+        return self.image_size if self.one_size else None
 
     @property
     def latent_size(self) -> int | None:
@@ -218,12 +213,9 @@ class Method(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define stages()")
 
     def prepare(self, start: Start) -> None:
-        """Called once, before the first step of a fresh run: take pretrained weights, or numbers measured on the
-        training images.
-
-        Never on resume or when a model is loaded, so what is taken must be parameters or buffers, which are saved with
-        the run. May raise a WeightsError or ConfigError, which refuses the run.
-        """
+        """Called once, before the first step of a fresh run and never on resume or when a model is loaded: take
+        pretrained weights, or numbers measured on the training images, into parameters or buffers. Raises WeightsError
+        or ConfigError, which refuses the run."""
 
     def check_start(self) -> None:
         """Called before a fresh run reads any image, where no other model's weights are begun with. Raises ConfigError

@@ -125,6 +125,7 @@ class OnGAN(Method):
     """Base of all methods on these networks: one square size, latents, and a single domain will do."""
 
     any_source: ClassVar[bool] = True
+    one_size: ClassVar[bool] = True
     domain_count: ClassVar[tuple[int, int | None]] = (1, None)
     sizes: ClassVar[tuple[int, ...]] = biggan.SIZES
     """Sides that there are networks for."""
@@ -143,10 +144,6 @@ class OnGAN(Method):
     def directions(self) -> Sequence[Pair]:
         """Every ordered pair; with a single class, that class onto itself."""
         return super().directions or ((self.domains[0], self.domains[0]),)
-
-    @property
-    def fixed_size(self) -> int | None:
-        return self.image_size
 
     @property
     def latent_size(self) -> int | None:

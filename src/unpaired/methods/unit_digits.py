@@ -181,6 +181,7 @@ class UNITDigits(Method):
     """
 
     Config: ClassVar[type[MethodConfig]] = UNITDigitsConfig
+    one_size: ClassVar[bool] = True  # the kernels are as large as the image
     # all but the real/fake head is shared: the class head and its features are the point of this model
     training_only: ClassVar[tuple[str, ...]] = ("judge",)
 
@@ -216,11 +217,6 @@ class UNITDigits(Method):
     def pairs(self) -> Sequence[Pair]:
         """Batches always come as (labelled, unlabelled)."""
         return ((self.domains[0], self.domains[1]),)
-
-    @property
-    def fixed_size(self) -> int | None:
-        """The kernels are as large as the image, so that only the training size fits."""
-        return self.image_size
 
     def stages(self) -> tuple[Stage, ...]:
         """One stage: discriminator (with the class head), then generator."""

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from unpaired.errors import ConfigError, DataError
+from unpaired.errors import ConfigError
 from unpaired.networks.classifiers import NETWORKS, Features
 from unpaired.networks.kernels import InstanceNorm
 
@@ -21,18 +21,10 @@ Norm = Literal["batch", "instance", "pixel", "none"]
 
 
 def norm_layer(kind: Norm, channels: int) -> nn.Module:
-    """``batch``: with scale, shift and running statistics. ``instance``: without any parameter, the same in training
-    and after.
-    ``pixel``: :class:`PixelNorm`. ``none``: nothing."""
-    match kind:
-        case "batch":
-            return nn.BatchNorm2d(channels)
-        case "instance":
-            return InstanceNorm(channels)
-        case "pixel":
-            return PixelNorm(channels)
-        case "none":
-            return nn.Identity()
+    """``batch``: with scale, shift and running statistics. ``instance``: without any parameter. ``pixel``:
+    :class:`PixelNorm`. ``none``: nothing."""
+    norms = {"batch": nn.BatchNorm2d, "instance": InstanceNorm, "pixel": PixelNorm, "none": nn.Identity}
+    return norms[kind](channels)
 
 
 class PixelNorm(nn.LayerNorm):
@@ -131,11 +123,9 @@ def steady(network: nn.Module) -> Iterator[None]:
 
 
 def draw_latents(size: int, images: Tensor, generator: torch.Generator | None, latents: Tensor | None) -> Tensor:
-    """[N, ``size``] from N(0, I) for N ``images``, or ``latents`` after a look at their shape. Raises DataError."""
+    """[N, ``size``] from N(0, I) for N ``images``, or ``latents``."""
     if latents is None:
         return torch.randn(len(images), size, generator=generator, device=images.device)
-    if latents.shape != (len(images), size):
-        raise DataError(f"latents have shape {list(latents.shape)}; wanted {[len(images), size]}")
     return latents.to(images.device, torch.float32)
 
 
@@ -146,14 +136,9 @@ class Tanh(nn.Tanh):
         return super().forward(x.float())
 
 
-# ----------------------------------------------------------------------------------------------------
-# The generator of Johnson et al. (arXiv 1603.08155) as CycleGAN and its successors have it.
-#
-# Legend: N batch, H height, W width.
-
-
 class ResnetGenerator(nn.Module):
-    """[N, 3, H, W] in [-1, 1] -> the same, H and W divisible by ``STRIDE``.
+    """The generator of Johnson et al. (arXiv 1603.08155) as CycleGAN and its successors have it: [N, 3, H, W] in
+    [-1, 1] -> the same, H and W divisible by ``STRIDE``.
 
     A 7 x 7 convolution to ``width`` channels, two of stride 2, ``blocks`` residual blocks, two transposed convolutions
     of stride 2, a 7 x 7 convolution to colours and tanh. Every convolution but the last (and the second of a block) is
@@ -161,20 +146,12 @@ class ResnetGenerator(nn.Module):
     norm is CycleGAN's ``resnet_9blocks``; "Show, Attend and Translate" has dilation 2 and batch norm. ``resize``
     repeats pixels and convolves 3 x 3 in place of the transposed convolutions, whose uneven overlap draws chequers
     (Odena et al. 2016).
-
-    All convolutions have biases, as both norms leave them possible; under batch norm they change nothing.
     """
 
     STRIDE = 4
 
     def __init__(
-        self,
-        width: int = 64,
-        blocks: int = 9,
-        *,
-        dilation: int = 1,
-        norm: Norm = "instance",
-        resize: bool = False,
+        self, width: int = 64, blocks: int = 9, *, dilation: int = 1, norm: Norm = "instance", resize: bool = False
     ) -> None:
         super().__init__()
 
@@ -195,10 +172,7 @@ class ResnetGenerator(nn.Module):
         self.blocks = nn.Sequential(
             *(ResidualBlock(4 * width, "reflect", norm=norm, dilation=dilation) for _ in range(blocks))
         )
-        self.back = nn.Sequential(
-            layer(double(4 * width), 2 * width),
-            layer(double(2 * width), width),
-        )
+        self.back = nn.Sequential(layer(double(4 * width), 2 * width), layer(double(2 * width), width))
         self.head = nn.Conv2d(width, 3, 7, padding=3, padding_mode="reflect")
 
     def forward(self, images: Tensor) -> Tensor:
@@ -206,12 +180,9 @@ class ResnetGenerator(nn.Module):
         return out.float().tanh()
 
 
-# ----------------------------------------------------------------------------------------------------
-# A history of generated images for a discriminator (Shrivastava et al., arXiv 1612.07828, section 2.3).
-
-
 class ImageBuffer(nn.Module):
-    """Keeps ``size`` generated images [3, S, S] in buffers, so that they are saved with the run; 0 keeps none.
+    """A history of generated images for a discriminator (Shrivastava et al., arXiv 1612.07828, section 2.3): keeps
+    ``size`` of them [3, S, S] in buffers, so that they are saved with the run; 0 keeps none.
 
     Called with new images [N, 3, S, S], gives as many: while there is room each is kept and given back; after that,
     each is given back with probability one half, and else swapped with a random kept one. All of it, draws from torch's
@@ -250,12 +221,9 @@ class ImageBuffer(nn.Module):
         self.count.zero_()
 
 
-# ----------------------------------------------------------------------------------------------------
-# The network that says where an image is to be translated (Yang et al., Show, Attend and Translate, arXiv 1806.06195).
-
-
 class AttentionBranch(nn.Module):
-    """G_attn: the first layers of a classifier, two deconvolutions, one convolution and a sigmoid.
+    """G_attn of Show, Attend and Translate (Yang et al., arXiv 1806.06195), which says where an image is to be
+    translated: the first layers of a classifier, two deconvolutions, one convolution and a sigmoid.
 
     [N, 3, H, W] in [-1, 1] -> [N, 1, H, W] in [0, 1], float32; H and W divisible by 4.
     """
@@ -286,19 +254,13 @@ class AttentionBranch(nn.Module):
         return logits.float().sigmoid()
 
 
-# ----------------------------------------------------------------------------------------------------
-# Adaptive weight induction (Yang et al., Show, Attend and Translate, arXiv 1806.06195, section 2): a weight that finds
-# itself.
-
-
 class WeightInduction(nn.Module):
-    """Adaptive weight induction: λ starts at 0 and rises until the adversarial loss passes a threshold, then stays.
+    """Adaptive weight induction (same paper, section 2): λ starts at 0 and rises until the adversarial loss passes a
+    threshold, then stays.
 
     In train mode each call with the newest loss counts one step. After ``warmup`` steps, every ``every`` steps, a
-    running
-    average of the loss is looked at: λ rises by ``rise`` while it is on the good side of ``threshold`` and waits while
-    it is not; ``patience`` looks in a row beyond it stop λ for good. So neither a noisy step nor a single spike stops
-    it. With ``margin``, the threshold is at least that far from the average at the end of the warm-up, when λ was still
+    running average of the loss is looked at: λ rises by ``rise`` while it is on the good side of ``threshold`` and
+    waits while it is not; ``patience`` looks in a row beyond it stop λ for good, which no single spike does. With ``margin``, the threshold is at least that far from the average at the end of the warm-up, when λ was still
     0: a discriminator that is strong anyway does not keep λ at 0.
 
     λ is counted in units of 1 / d, where d is the mean of what :meth:`measure` was given in the warm-up; without any,
@@ -315,17 +277,9 @@ class WeightInduction(nn.Module):
     stopped: Tensor
 
     def __init__(
-        self,
-        *,
-        threshold: float,
-        rise: float,
-        every: int,
-        largest: float = float("inf"),
-        warmup: int = 0,
-        patience: int = 3,
-        smoothing: float = 0.99,
-        margin: float | None = None,
-    ) -> None:
+        self, *, threshold: float, rise: float, every: int, largest: float, warmup: int, patience: int,
+        smoothing: float, margin: float | None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.threshold, self.rise, self.every, self.largest = threshold, rise, every, largest
         self.warmup, self.patience, self.smoothing, self.margin = warmup, patience, smoothing, margin

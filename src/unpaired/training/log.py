@@ -19,6 +19,9 @@ from unpaired.config import Options
 
 PLAIN_SECONDS = 10.0
 """Without a terminal a progress line is printed at most this often."""
+FILE = "origin.json"
+"""A note beside a run: where its images are and the command that began it. Reports read it; the shareable model does
+not hold it, since paths are nobody else's business."""
 
 
 class RunLog:
@@ -149,8 +152,7 @@ def warn(text: str) -> None:
 # run.
 
 WON_ACCURACY = 0.98
-"""Sign accuracy above which a discriminator is winning outright (figure from the reliability study of this field's
-trainers)."""
+"""Sign accuracy above which a discriminator is winning outright."""
 WON_LOGS = 20
 """Consecutive log lines above it before a warning: a discriminator may lead for a while."""
 CONSTANT_SPREAD = 0.01
@@ -169,56 +171,53 @@ class Watch:
         self.won: dict[str, int] = {}
         self.said: set[str] = set()
 
-    def _once(self, key: str, text: str) -> list[str]:
-        if key in self.said:
-            return []
-        self.said.add(key)
-        return [text]
+    def _new(self, warnings: Mapping[str, str]) -> list[str]:
+        """Those of the texts by kind that have not been said yet."""
+        found = [text for kind, text in warnings.items() if kind not in self.said]
+        self.said |= warnings.keys()
+        return found
 
     def logged(self, values: Mapping[str, float]) -> list[str]:
         """Call with the values of one log line; keys ending in ``sign_accuracy`` are in [0, 1]."""
-        warnings = []
+        warnings = {}
         for key, value in values.items():
             if key.endswith("sign_accuracy"):
                 self.won[key] = self.won.get(key, 0) + 1 if value > WON_ACCURACY else 0
                 if self.won[key] >= WON_LOGS:
                     player = key.removesuffix("sign_accuracy").rstrip("/") or "discriminator"
-                    warnings += self._once(
-                        "won",
+                    warnings["won"] = (
                         f"{player} tells real from translated almost always ({value:.2f}) for {WON_LOGS} log lines: "
                         "the generator learns little from it. Try fewer discriminator layers, a lower rate, or more "
-                        "images.",
+                        "images."
                     )
-        return warnings
+        return self._new(warnings)
 
     def sampled(self, inputs: Tensor, outputs: Tensor, direction: tuple[str, str]) -> list[str]:
         """Call with held-out inputs and their translations, [N, 3, H, W] in [-1, 1]; not meant for an untrained
         model."""
-        warnings = []
+        warnings = {}
         name = f"{direction[0]} → {direction[1]}"
-        spread = outputs.float().std(dim=0, correction=0).mean().item()
-        if len(outputs) > 1 and spread < CONSTANT_SPREAD < inputs.float().std(dim=0, correction=0).mean().item():
-            warnings += self._once(
-                "constant",
+        x, y = inputs.float(), outputs.float()
+        there, spread = (t.std(dim=0, correction=0).mean().item() for t in (x, y))
+        if len(y) > 1 and spread < CONSTANT_SPREAD < there:
+            warnings["constant"] = (
                 f"{name}: all outputs look alike (spread {spread:.4f}): the translator has collapsed, or after few "
-                "steps has hardly begun. If they stay so, start again with another seed or a lower rate.",
+                "steps has hardly begun. If they stay so, start again with another seed or a lower rate."
             )
-        difference = (outputs.float() - inputs.float()).abs().mean().item()
+        difference = (y - x).abs().mean().item()
         if difference < SAME_DIFFERENCE:
-            warnings += self._once(
-                "same",
+            warnings["same"] = (
                 f"{name}: the output equals the input (mean difference {difference:.4f}): nothing is translated yet. "
-                "Check that the domains differ.",
+                "Check that the domains differ."
             )
-        x, y = (t.float().flatten() - t.float().mean() for t in (inputs, outputs))
+        x, y = (t.flatten() - t.mean() for t in (x, y))
         correlation = float((x @ y) / (x.norm() * y.norm()).clamp_min(1e-12))
         if correlation < INVERTED_CORRELATION:
-            warnings += self._once(
-                "inverted",
+            warnings["inverted"] = (
                 f"{name}: the output is the input with its colours inverted (correlation {correlation:.2f}): both "
-                "directions can agree on that. Unless the domains are so, start again with another seed.",
+                "directions can agree on that. Unless the domains are so, start again with another seed."
             )
-        return warnings
+        return self._new(warnings)
 
     def state(self) -> dict[str, Any]:
         """JSON-ready state for a checkpoint."""
@@ -227,13 +226,6 @@ class Watch:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take back what :meth:`state` gave."""
         self.won, self.said = dict(state["won"]), set(state["said"])
-
-
-# ----------------------------------------------------------------------------------------------------
-# A note beside a run: where its images are and the command that began it. Reports read it; training never does, and the
-# shareable model does not hold it, since paths are nobody else's business.
-
-FILE = "origin.json"
 
 
 def typed(name: str, options: Options, *places: Path | str, **named: Path | str | None) -> str:
@@ -249,23 +241,19 @@ def about(
 ) -> dict[str, Any]:
     """Return what :func:`write` keeps: absolute paths (one folder, or one for each domain) and the command."""
 
-    def whole(place: Path | str) -> str:
+    def whole(place: Path | str | Mapping[str, Path | str]) -> Any:
+        if isinstance(place, Mapping):
+            return {k: whole(v) for k, v in place.items()}
         return str(Path(place).absolute())
 
-    found: dict[str, Any] = {"command": typed}
-    found["data"] = {k: whole(v) for k, v in data.items()} if isinstance(data, Mapping) else whole(data)
-    if held_out:
-        found["held_out"] = {k: whole(v) for k, v in held_out.items()}
-    return found
+    return {"command": typed, "data": whole(data)} | ({"held_out": whole(held_out)} if held_out else {})
 
 
 def write(run_dir: Path, origin: Mapping[str, Any]) -> None:
     """Keep the note. A resumed run keeps its first command, which may have said more. Raises StoppedError."""
-    from unpaired import checkpoint
-
     path = run_dir / FILE
     try:
         first = json.loads(path.read_text(encoding="utf-8"))["command"]
     except (OSError, ValueError, KeyError, TypeError):
         first = origin["command"]
-    checkpoint.write_atomic(path, (json.dumps({**origin, "command": first}, indent=1) + "\n").encode())
+    write_atomic(path, (json.dumps({**origin, "command": first}, indent=1) + "\n").encode())

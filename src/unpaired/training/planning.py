@@ -1,8 +1,7 @@
 """Predict what a run would take on this machine, from a few timed steps of it: ``unpaired plan``.
 
-Every stage is built and stepped as the run would do it, on the same images. What is counted once: opening the data
-(looked at and cached by then), building, pretrained weights, starts of stages, what first steps take more than later
-ones. Nothing is kept.
+Every stage is stepped as the run would do it, on the same images. Counted once: building, pretrained weights, starts of
+stages, what first steps take more than later ones. Nothing is kept.
 """
 
 from __future__ import annotations
@@ -90,12 +89,13 @@ class RunPlan:
                 lines.append(f"{s.name:<16}{s.steps:>10,}{s.batch_size:>7}{1e3 * s.seconds:>12,.1f}{took:>12}")
             lines.append(f"start, checkpoints, sample sheets, looks: {duration(self.other_seconds)}")
             lines.append(f"in all {duration(self.total_seconds)}, peak memory {self.peak / GIB:.2f} GiB")
-        if self.fits:
-            return "\n".join([*lines, "fits"])
         batch = max((s.batch_size for s in self.stages), default=2)
         lines.append(
-            f"does not fit; what takes less, the least harmful first: --set training.accumulate=2 (up to {batch}: the "
-            "same batch, computed in parts), --precision bf16, a smaller crop (--set data.size), smaller networks"
+            "fits"
+            if self.fits
+            else "does not fit; what takes less, the least harmful first: --set training.accumulate=2 (up to "
+            f"{batch}: the same batch, computed in parts), --precision bf16, a smaller crop (--set data.size), "
+            "smaller networks"
         )
         return "\n".join(lines)
 
