@@ -25,6 +25,7 @@ from unpaired.batch import Batch, Pair
 from unpaired.config import MethodConfig
 from unpaired.errors import ConfigError
 from unpaired.methods.base import Adam, Method, Stage, Update
+from unpaired.methods.levers import falling
 from unpaired.networks.augment import jitter
 from unpaired.networks.convnets import Tanh
 
@@ -100,12 +101,9 @@ class Offset(nn.Module):
 
 def coordinates(x: Tensor) -> Tensor:
     """``x`` [N, C, S, S] with two more channels: row and column in [-1, 1)."""
-    n, _, height, width = x.shape
-    rows = torch.arange(height, device=x.device, dtype=x.dtype) * (2 / height) - 1
-    columns = torch.arange(width, device=x.device, dtype=x.dtype) * (2 / width) - 1
-    return torch.cat(
-        [x, rows.view(1, 1, -1, 1).expand(n, 1, -1, width), columns.view(1, 1, 1, -1).expand(n, 1, height, -1)], 1
-    )
+    side = x.shape[2]
+    line = (torch.arange(side, device=x.device, dtype=x.dtype) * (2 / side) - 1).expand(len(x), 1, side, side)
+    return torch.cat([x, line.mT, line], 1)
 
 
 class Encoder(nn.Module):
@@ -141,10 +139,8 @@ class Decoder(nn.Module):
             Block(nn.ConvTranspose2d(4 * g, 2 * g, 4, 2, 1)),  # S/2
         )
         self.private = nn.ModuleList(
-            [
-                nn.Sequential(Block(nn.ConvTranspose2d(2 * g, g, 4, 2, 1)), nn.ConvTranspose2d(g, c, 1), Tanh())
-                for c in channels
-            ]
+            nn.Sequential(Block(nn.ConvTranspose2d(2 * g, g, 4, 2, 1)), nn.ConvTranspose2d(g, c, 1), Tanh())
+            for c in channels
         )
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -221,12 +217,7 @@ class UNITDigits(Method):
     def stages(self) -> tuple[Stage, ...]:
         """One stage: discriminator (with the class head), then generator."""
         c = self.config
-
-        def fall(step: int, steps: int) -> float:
-            start = steps * c.decay_from
-            return 1.0 if step < start else (steps - step) / (steps - start)
-
-        adam = Adam(c.lr, c.betas, weight_decay=c.weight_decay, schedule=fall if c.decay_from < 1 else None)
+        adam = Adam(c.lr, c.betas, weight_decay=c.weight_decay, schedule=falling(c.decay_from))
         judges = tuple(m for m in (self.features, self.judge, self.class_head) if m is not None)
         updates = (
             Update("discriminator", self.discriminator_loss, judges, adam),
@@ -234,7 +225,8 @@ class UNITDigits(Method):
         )
         return (Stage("train", c.steps, updates, c.batch_size),)
 
-    # ------------------------------------------------------------------------------------------------ losses
+    # -- losses
+
     def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Real against fake (reconstructions are judged too), classes of source images, feature distance."""
         c = self.config
@@ -244,17 +236,16 @@ class UNITDigits(Method):
         n = len(x1)
         h = self.features([(0, torch.cat([x1, x11, x21])), (1, torch.cat([x2, x22, x12]))])
         h1, h11, h21, h2, h22, h12 = h.split(n)
-        logits = self._judge(torch.cat([h1, h2, h11, h22, h12, h21]))  # [6N, 2], class 1 is real
+        logits = self._logits(torch.cat([h1, h2, h11, h22, h12, h21]))  # [6N, 2], class 1 is real
         real, fake = logits[: 2 * n], logits[2 * n :]
         # ½(CE reconstruction + CE translation): their mean, as there are equally many of both
-        gan = F.cross_entropy(real, _ones(real)) + F.cross_entropy(fake, 0 * _ones(fake))
+        gan = _judged(real, 1) + _judged(fake, 0)
         terms = {"gan": c.gan_weight * gan}
         if self.class_head is not None and batch.source_label is not None:
             terms["class"] = c.class_weight * _labelled(self._classes(h1), batch.source_label)
             if c.translated_class_weight:
-                terms["translated_class"] = c.translated_class_weight * _labelled(
-                    self._classes(h12), batch.source_label
-                )
+                again = _labelled(self._classes(h12), batch.source_label)
+                terms["translated_class"] = c.translated_class_weight * again
         if c.feature_weight:
             f = self.features([(0, torch.cat([x11, x21])), (1, torch.cat([x22, x12]))], drop=False).float()
             f11, f21, f22, f12 = f.split(n)
@@ -274,9 +265,9 @@ class UNITDigits(Method):
         (x11, x21), (x12, x22), mu, sd = self._generate(x1, x2)
         n = len(x1)
         h = self.features([(0, torch.cat([x11, x21])), (1, torch.cat([x22, x12]))])
-        logits = self._judge(h)
+        logits = self._logits(h)
         # CE translation + CE reconstruction: twice their mean
-        terms = {"gan": c.gan_weight * 2 * F.cross_entropy(logits, _ones(logits))}
+        terms = {"gan": c.gan_weight * 2 * _judged(logits, 1)}
         terms["reconstruction"] = c.reconstruction_weight * (_squared(x11, x1) + _squared(x22, x2))
         mu, sd = mu.float(), sd.float()
         kl = (mu**2 + sd**2 - torch.log(sd**2 + 1e-12)).flatten(1).sum(1).mean()
@@ -285,7 +276,8 @@ class UNITDigits(Method):
             terms["anchor"] = c.anchor_weight * _labelled(self._classes(h[3 * n :]), batch.source_label)
         return terms
 
-    # ------------------------------------------------------------------------------------------------ use
+    # -- use
+
     def render(self, images: Tensor, source: str | None, target: str, *inputs: Tensor) -> Tensor:
         """[N, 3, S, S] in [-1, 1] -> the same in domain ``target``, from the mean of the code."""
         i, j = self.domains.index(str(source)), self.domains.index(target)
@@ -308,7 +300,8 @@ class UNITDigits(Method):
         index = self.domains.index(domain)
         return self._classes(self.features([(index, self._enter(images, index))], drop=False))
 
-    # ------------------------------------------------------------------------------------------------ inside
+    # -- inside
+
     def _enter(self, images: Tensor, domain: int) -> Tensor:
         """[N, 3, S, S] -> [N, C, S, S] with the domain's number of channels."""
         return images if self.config.channels[domain] == 3 else images.mean(1, keepdim=True)
@@ -323,14 +316,13 @@ class UNITDigits(Method):
         return jitter(x1, c.jitter), jitter(x2, c.jitter)
 
     def _generate(self, x1: Tensor, x2: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor, Tensor]:
-        """(x̂₁₁, x̂₂₁), (x̂₁₂, x̂₂₂), μ, σ. Both domains pass the shared layers together, so that BatchNorm sees
-        both."""
+        """(x̂₁₁, x̂₂₁), (x̂₁₂, x̂₂₂), μ, σ. Both domains pass the shared layers together: BatchNorm sees both."""
         mu, sd = self.encoder([(0, x1), (1, x2)])
         first, second = self.decoder(mu + sd * torch.randn_like(sd))  # η ~ N(0, I)
         n = len(x1)
         return (first[:n], first[n:]), (second[:n], second[n:]), mu, sd
 
-    def _judge(self, features: Tensor) -> Tensor:
+    def _logits(self, features: Tensor) -> Tensor:
         logits: Tensor = self.judge(features).float().flatten(1)
         return logits
 
@@ -340,8 +332,9 @@ class UNITDigits(Method):
         return logits
 
 
-def _ones(logits: Tensor) -> Tensor:
-    return torch.ones(len(logits), dtype=torch.long, device=logits.device)
+def _judged(logits: Tensor, answer: int) -> Tensor:
+    """Mean cross-entropy where the judge should say ``answer`` of all."""
+    return F.cross_entropy(logits, logits.new_full((len(logits),), answer, dtype=torch.long))
 
 
 def _squared(a: Tensor, b: Tensor) -> Tensor:

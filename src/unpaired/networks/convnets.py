@@ -260,8 +260,9 @@ class WeightInduction(nn.Module):
 
     In train mode each call with the newest loss counts one step. After ``warmup`` steps, every ``every`` steps, a
     running average of the loss is looked at: λ rises by ``rise`` while it is on the good side of ``threshold`` and
-    waits while it is not; ``patience`` looks in a row beyond it stop λ for good, which no single spike does. With ``margin``, the threshold is at least that far from the average at the end of the warm-up, when λ was still
-    0: a discriminator that is strong anyway does not keep λ at 0.
+    waits while it is not; ``patience`` looks in a row beyond it stop λ for good, which no single spike does. With
+    ``margin``, the threshold is at least that far from the average at the end of the warm-up, when λ was still 0: a
+    discriminator that is strong anyway does not keep λ at 0.
 
     λ is counted in units of 1 / d, where d is the mean of what :meth:`measure` was given in the warm-up; without any,
     of 1. In eval mode λ is as it is. All state is in buffers, and nothing leaves the GPU.

@@ -42,9 +42,6 @@ def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
 class InstanceNorm(nn.InstanceNorm2d):
     """``nn.InstanceNorm2d`` without parameters or running statistics, through :func:`instance_norm`."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels)
-
     def forward(self, x: Tensor) -> Tensor:
         return instance_norm(x, self.eps)
 
@@ -56,8 +53,7 @@ def slopes(convolutions: nn.Sequential, head: Tensor, maps: Tensor, negative_slo
 
     Such a network is linear around each map: its gradient is the product of the transposed layers, in which ``maps``
     say no more than which slope each LeakyReLU has. Automatic differentiation gives the same, but passes zeros back
-    through the whole network when it
-    differentiates the gradient: with it a step of the cascade's deepest level takes a fifth longer.
+    through the whole network when it differentiates the gradient.
     """
     passed, x = [], maps
     with torch.no_grad():

@@ -31,9 +31,6 @@ SLOPE = 0.2
 EPS = 1e-8
 
 
-# ------------------------------------------------------------------------------------------ equalised layers
-
-
 def _gain(fan_in: int) -> float:
     """Weights are drawn from N(0, 1) and multiplied by this in each pass (Karras et al. 2018, section 4.1)."""
     return math.sqrt(2 / fan_in)
@@ -100,9 +97,6 @@ def blur(x: Tensor) -> Tensor:
     kernel[1] *= 2
     kernel[:, 1] *= 2
     return F.conv2d(x, kernel.expand(x.shape[1], 1, 3, 3), padding=1, groups=x.shape[1])
-
-
-# ------------------------------------------------------------------------------------------ blocks
 
 
 class StyledLayer(nn.Module):
@@ -180,9 +174,6 @@ class AdaptorBlock(nn.Module):
         return F.leaky_relu(self.conv2(F.leaky_relu(self.conv1(x), SLOPE)), SLOPE)
 
 
-# ------------------------------------------------------------------------------------------ networks
-
-
 @dataclass(frozen=True)
 class Shape:
     """Sizes of both networks."""
@@ -226,10 +217,8 @@ class Generator(nn.Module):
         self.mapping = nn.ModuleList([EqualLinear(z, z) for _ in range(shape.mapping)])
         self.constant = nn.Parameter(torch.randn(1, shape.channels(4), 4, 4))
         self.blocks = nn.ModuleList(
-            [
-                GeneratorBlock(shape.channels(max(4, r // 2)), shape.channels(r), r, z, first=r == 4)
-                for r in shape.resolutions
-            ]
+            GeneratorBlock(shape.channels(max(4, r // 2)), shape.channels(r), r, z, first=r == 4)
+            for r in shape.resolutions
         )
         self.to_rgb = EqualConv2d(shape.channels(shape.size), 3, 1)
 
@@ -302,9 +291,8 @@ class Discriminator(Features):
     def judge(self, taps: Mapping[int, Tensor]) -> Tensor:
         """Logits [N, 1] from the maps that :meth:`taps` gave."""
         x = taps[4]
-        spread = (
-            (x.var(0, unbiased=False) + EPS).sqrt().mean()
-        )  # one number for the batch (Karras et al. 2018, section 3)
+        # one number for the batch (Karras et al. 2018, section 3)
+        spread = (x.var(0, unbiased=False) + EPS).sqrt().mean()
         x = torch.cat([x, spread.expand(len(x), 1, 4, 4).to(x.dtype)], 1)
         x = F.leaky_relu(self.conv1(x), SLOPE)
         x = F.leaky_relu(self.conv2(x), SLOPE)
