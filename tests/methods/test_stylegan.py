@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import unpaired
 from closeness import TOLERANCE, error
 from unpaired import checkpoint, losses
 from unpaired.batch import Batch

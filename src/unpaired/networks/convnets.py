@@ -6,7 +6,7 @@ Legend: N batch, C channels, H height, W width.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -23,6 +23,7 @@ Norm = Literal["batch", "instance", "pixel", "none"]
 def norm_layer(kind: Norm, channels: int) -> nn.Module:
     """``batch``: with scale, shift and running statistics. ``instance``: without any parameter. ``pixel``:
     :class:`PixelNorm`. ``none``: nothing."""
+    norms: dict[Norm, Callable[[int], nn.Module]]
     norms = {"batch": nn.BatchNorm2d, "instance": InstanceNorm, "pixel": PixelNorm, "none": nn.Identity}
     return norms[kind](channels)
 

@@ -160,7 +160,8 @@ class FIDInception(nn.Sequential):
         self.eval().requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x).mean(dim=(2, 3))  # type: ignore[no-any-return]
+        maps: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+        return maps.mean(dim=(2, 3))
 
 
 def from_state(state: Mapping[str, Tensor]) -> FIDInception:
