@@ -135,13 +135,8 @@ class DataConfig(Settings):
     """Shorter side in pixels to which an image is resized before the crop; None means ``size``."""
     interpolation: Interpolation = "bicubic"
     """Filter of that resize (Pillow's definitions, antialiased)."""
-    draft: Literal[0, 1, 2] = 2
-    """A JPEG is decoded at 1/2, 1/4 or 1/8 while its shorter side keeps this many times the resized one: 2 is hardly
-    visible (49 dB), 1 is faster (38 dB and more), 0 always decodes in full."""
     mirror: bool = True
     """Flip half of the training crops left to right."""
-    background: tuple[int, int, int] = (255, 255, 255)
-    """RGB colour (0 to 255) put under transparent pixels."""
     cache: bool = True
     """Keep decoded, resized images in a memory-mapped uint8 file when they fit into ``cache_gib``."""
     cache_gib: Annotated[float, Field(gt=0)] = 4.0
@@ -285,6 +280,8 @@ def from_dict(values: Mapping[str, Any], model: type[MethodConfig]) -> RunConfig
 RETIRED: dict[str, tuple[Any, ...]] = {
     "data.views": (0,),
     "data.antialias": (True,),
+    "data.background": ([255, 255, 255],),
+    "data.draft": (2,),
     "data.interpolation": ("nearest", "bilinear", "bicubic"),
     "model.feature_cache": ("off",),
     "model.feature_cache_gib": (),

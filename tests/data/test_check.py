@@ -13,7 +13,6 @@ import pytest
 from image_zoo import encoded, picture, png16, write_tree
 from PIL import Image
 
-from unpaired.config import DataConfig
 from unpaired.data.check import check
 from unpaired.errors import DataError, RefusedError
 from unpaired.files import check_run_apart, parallel
@@ -190,16 +189,6 @@ def test_the_report_does_not_depend_on_threads_or_memory(
     assert check(root) == first
     kept.write_bytes(kept.read_bytes()[:-5])
     assert check(root) == first, "damaged findings are not believed"
-
-
-def test_the_background_of_the_run_is_used(tmp_path: Path) -> None:
-    """A black drawing on transparency is visible on white and flat on black."""
-    drawing = np.zeros((32, 32, 4), np.uint8)
-    drawing[8:24, 8:24, 3] = 255
-    root = sane(tmp_path / "d")
-    (root / "train/a/drawing.png").write_bytes(encoded(drawing))
-    assert check(root, DataConfig(background=(255, 255, 255))).to_dict()["flat"] == []
-    assert check(root, DataConfig(background=(0, 0, 0))).to_dict()["flat"] == ["train/a/drawing.png"]
 
 
 @pytest.mark.skipif(not hasattr(os, "setuid") or os.getuid() != 0, reason="needs root, to become another user")

@@ -77,9 +77,8 @@ def _settings(config: DataConfig) -> dict[str, Any]:
     """Whatever changes the pixels, and with it the versions of Pillow and PyTorch."""
     import torch
 
-    names = ("interpolation", "draft", "background")
     versions = {"layout": LAYOUT, "pillow": PIL.__version__, "torch": torch.__version__}
-    return {**versions, "side": short_side(config), **{n: getattr(config, n) for n in names}}
+    return {**versions, "side": short_side(config), "interpolation": config.interpolation}
 
 
 class Store:

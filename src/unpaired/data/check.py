@@ -22,7 +22,6 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from unpaired.config import DataConfig
 from unpaired.data import cache
 from unpaired.data.folders import MAX_BAD_SHARE, DataTree, find, in_another_format
 from unpaired.data.images import open_image, show
@@ -86,7 +85,6 @@ class CheckReport:
 
     tree: DataTree
     files: tuple[FileFacts, ...]
-    config: DataConfig
 
     @property
     def bad(self) -> tuple[FileFacts, ...]:
@@ -98,10 +96,9 @@ class CheckReport:
         """Whether training would start."""
         return not self.problems
 
-    def good(self, domain: str, split: str | None = None) -> list[FileFacts]:
-        """The usable files of a domain (and split)."""
-        splits = ("train", "test") if split is None else (split,)
-        return [f for s in splits for f in self.listed.get((s, domain), ()) if f.reason is None]
+    def good(self, domain: str, split: str) -> list[FileFacts]:
+        """The usable files of a domain and split."""
+        return [f for f in self.listed.get((split, domain), ()) if f.reason is None]
 
     @cached_property
     def listed(self) -> dict[tuple[str, str], list[FileFacts]]:
@@ -191,37 +188,35 @@ class CheckReport:
         return "\n".join(_text(self))
 
 
-def check(path: DataTree | str | os.PathLike[str], config: DataConfig | None = None) -> CheckReport:
+def check(path: DataTree | str | os.PathLike[str]) -> CheckReport:
     """Decode every file of a data folder and report.
 
     Args:
         path: a data folder, or what ``find`` made of it.
-        config: the background under transparent pixels and the size that is trained at; defaults suit any folder.
 
     Raises:
         DataError: the layout is not understood. Everything else is in the report.
     """
     tree = path if isinstance(path, DataTree) else find(path)
-    config = config or DataConfig()
     files = [(split, *f) for split in ("train", "test") for f in tree.listing(split)]
     # of the code that finds things out, the number in front says when it has changed
-    name = cache.key(3, PIL.__version__, tree.fingerprint("train"), tree.fingerprint("test"), config.background)
+    name = cache.key(4, PIL.__version__, tree.fingerprint("train"), tree.fingerprint("test"))
     place = cache.home() / f"{name}.check"
     facts = cache.kept(place)
     if facts is None:
-        facts = list(parallel(partial(_examine, tree, background=config.background), files))
+        facts = list(parallel(partial(_examine, tree), files))
         try:
             cache.keep(place, facts)
         except OSError as error:
             log.debug("findings not kept: %s", error)
-    return CheckReport(tree, tuple(FileFacts(**f) for f in facts), config)
+    return CheckReport(tree, tuple(FileFacts(**f) for f in facts))
 
 
-def _examine(tree: DataTree, file: tuple[str, str, Path], *, background: tuple[int, int, int]) -> dict[str, Any]:
+def _examine(tree: DataTree, file: tuple[str, str, Path]) -> dict[str, Any]:
     split, domain, path = file
     facts: dict[str, Any] = {"split": split, "domain": domain, "name": show(tree.name(path))}
     try:
-        image = open_image(path, background=background, facts=facts)
+        image = open_image(path, facts=facts)
     except ImageError as error:
         return facts | {"reason": error.reason}
     reduced = np.asarray(image.resize((64, 64), Image.Resampling.BOX), np.float64)

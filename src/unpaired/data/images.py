@@ -56,6 +56,9 @@ MIN_SIDE = 8
 MAX_FILE_BYTES = 512 * 2**20
 """Largest file: 50 megapixels of uncompressed 16-bit RGBA are 400 MB."""
 
+DRAFT = 2
+"""A JPEG is decoded at 1/2, 1/4 or 1/8 while its shorter side keeps this many times the resized one, which is hardly
+visible (49 dB)."""
 GAP = 2
 """White pixels between the pictures of a sheet."""
 
@@ -204,7 +207,6 @@ def probe(source: Source) -> tuple[int, int]:
 def open_image(
     source: Source,
     *,
-    background: tuple[int, int, int] = (255, 255, 255),
     min_side: int = MIN_SIDE,
     facts: dict[str, object] | None = None,
 ) -> Image.Image:
@@ -212,7 +214,6 @@ def open_image(
 
     Args:
         source: path, or the file's bytes.
-        background: RGB colour (0 to 255) under transparent pixels.
         min_side: refused when a side is shorter.
         facts: filled, when given, with ``format``, ``mode``, ``frames``, ``orientation``, ``profile`` (an ICC
             profile is embedded; it is ignored) and ``width``, ``height`` as stored.
@@ -220,7 +221,7 @@ def open_image(
     Raises:
         ImageError: names the path and the reason: no file, no image, too large, too small, truncated, damaged.
     """
-    rgb = _decoded(source, background, facts=facts, min_side=min_side)
+    rgb = _decoded(source, facts=facts, min_side=min_side)
     if type(rgb) is not Image.Image:
         rgb = rgb.copy()  # a plain Image, no longer tied to the file
     rgb.info.clear()  # or Pillow would write the profile and other leftovers into whatever is saved from this
@@ -229,7 +230,6 @@ def open_image(
 
 def _decoded(
     source: Source,
-    background: tuple[int, int, int],
     *,
     at_least: int | None = None,
     facts: dict[str, object] | None = None,
@@ -257,7 +257,7 @@ def _decoded(
         except Exception as error:
             raise ImageError(name, f"truncated or damaged ({_text(error)})") from error
         orientation = int(_soundly(lambda: image.getexif().get(ExifTags.Base.Orientation, 1), 1))
-        rgb = to_rgb(name, image, background)
+        rgb = to_rgb(name, image)
         if rgb is image and image.format != "JPEG":
             rgb = image.copy()  # of several frames the file would be read again, when it is closed
         if facts is not None:
@@ -297,19 +297,18 @@ def _mend_transparency(image: Image.Image, raw: str, file: BinaryIO) -> None:
         image.putalpha(Image.fromarray(np.where((values == transparent).all(axis=-1), 0, 255).astype(np.uint8)))
 
 
-def to_rgb(name: str, image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+def to_rgb(name: str, image: Image.Image) -> Image.Image:
     """Turn any mode into RGB, each on purpose (docs/data.md); an RGB image is returned itself."""
     mode, transparent = image.mode, image.info.get("transparency")
     if mode.startswith("I;16") or mode in ("I", "F"):
         grey = _to_grey8(name, image)
         if isinstance(transparent, int) and mode.startswith("I;16"):
             grey.putalpha(Image.fromarray(np.where(np.asarray(image) == transparent, 0, 255).astype(np.uint8)))
-            return _over(grey, background)
+            return _over_white(grey)
         return grey.convert("RGB")
-    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or transparent is not None:
-        return _over(image, background)
-    if mode == "P" and image.palette is not None and image.palette.mode == "RGBA":
-        return _over(image, background)
+    palette = image.palette.mode if mode == "P" and image.palette is not None else ""
+    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or transparent is not None or palette == "RGBA":
+        return _over_white(image)
     if mode == "RGB":
         return image
     if mode in ("1", "L", "P", "CMYK", "YCbCr", "RGBX"):
@@ -317,8 +316,8 @@ def to_rgb(name: str, image: Image.Image, background: tuple[int, int, int]) -> I
     raise ImageError(name, f"colour mode {mode} is not supported; save it as RGB")
 
 
-def _over(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    under = Image.new("RGBA", image.size, (*background, 255))
+def _over_white(image: Image.Image) -> Image.Image:
+    under = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(under, image.convert("RGBA")).convert("RGB")
 
 
@@ -363,13 +362,12 @@ def short_side(config: DataConfig) -> int:
 def load_resized(source: Source, config: DataConfig) -> Pixels:
     """Load what training crops from: uint8 [H, W, 3] with min(H, W) = ``short_side(config)``.
 
-    Large JPEGs are decoded at a reduced scale of at least ``config.draft`` times that side, unless the config asks for
+    Large JPEGs are decoded at a reduced scale of at least ``DRAFT`` times that side, unless the config asks for
     point sampling. Raises ImageError as `open_image`.
     """
     side = short_side(config)
     smooth = config.interpolation != "nearest"
-    at_least = config.draft * side if smooth and config.draft else None
-    image = _decoded(source, config.background, at_least=at_least)
+    image = _decoded(source, at_least=DRAFT * side if smooth else None)
     if smooth and min(image.size) != side:
         return _resized(np.asarray(image), side, config.interpolation)
     return np.asarray(resize(image, side, config))

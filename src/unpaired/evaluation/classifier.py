@@ -236,7 +236,7 @@ def load_classifier(path: Path | str, device: torch.device | str = "cpu") -> Cla
 
 def _read_as(saved: Mapping[str, Any], side: int) -> DataConfig:
     """Return the settings of reading that a header holds; files written before they were kept there have none."""
-    names = ("resize", "interpolation", "draft", "background")
+    names = ("resize", "interpolation")
     return DataConfig(size=side, cache=False, **{n: saved[n] for n in names if n in saved})
 
 

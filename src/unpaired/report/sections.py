@@ -153,7 +153,7 @@ def write_report(*paths: Path | str, options: ReportConfig | None = None, **chan
         if job.pictures is not None and job.pictures.tree is not None:
             say("looking at the data")
             try:
-                job.doctor = check(job.pictures.tree, job.pictures.config)
+                job.doctor = check(job.pictures.tree)
             except DataError as error:
                 subject.missing.append(f"The data could not be looked at: {error}")
         for source, target in directions(translator):

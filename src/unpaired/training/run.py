@@ -182,7 +182,7 @@ def open_data(tree: DataTree, run: RunConfig) -> tuple[Pool, loop.Extras]:
     """Open the images to train on, checked and cached, and beside them those for sample sheets (where the data has a
     split "test") and who looks at the images that ``training.validate_every`` holds out. Raises DataError, ConfigError,
     WeightsError."""
-    check(tree, run.data).require()
+    check(tree).require()
     pool: Pool = open_pool(tree, run.data, split="train")
     tested = all(tree.files.get(("test", domain)) for domain in tree.domains)
     held_out = open_pool(tree, run.data, split="test") if tested else None

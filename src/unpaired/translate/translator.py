@@ -369,7 +369,7 @@ class Translator:
             what = f"translate_image wants a PIL image, not {type(image).__name__}"
             raise DataError(f"{what}: open it first, as in PIL.Image.open(PATH)")
         try:
-            upright = to_rgb("<picture>", ImageOps.exif_transpose(image), (255, 255, 255))
+            upright = to_rgb("<picture>", ImageOps.exif_transpose(image))
         except (OSError, SyntaxError) as error:  # Pillow decodes here, and not when the picture is opened
             raise DataError(f"the picture is truncated or damaged ({error})") from error
         tensor = to_tensor(np.asarray(upright))[None]
