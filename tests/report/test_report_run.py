@@ -484,7 +484,7 @@ def test_held_out_images_are_no_training_images(trained: tuple[Path, Path]) -> N
         subject.translator.header["data_fingerprint"] = fingerprint
         pictures = _open_tree(data, config.data, subject, tree.domains)
         assert pictures.same is same
-    for doctor in (None, check(tree, config.data)):
+    for doctor in (None, check(tree)):
         job = sections.Job(Report("t"), subject, ReportConfig(), pictures=pictures, doctor=doctor)
         assert job.train_counts == {"blue": 10, "red": 10}
         assert "10 images of blue and 10 images of red" in sections.lead(job)
