@@ -472,6 +472,21 @@ class EvaluateConfig(Options):
         return tuple(g for g in GROUPS if g in self.metrics or "all" in self.metrics)
 
 
+class ExportConfig(Options):
+    """Options of ``export``."""
+
+    format: Literal["onnx", "pt2", "html"] = "onnx"
+    """onnx for other runtimes; pt2 for PyTorch without this package; html for one page that needs no network."""
+    direction: str | None = None
+    """SOURCE:TARGET, where only one is wanted; else all."""
+    half: bool = False
+    """Store weights in half precision: half the size, and colours within a level or two of 255 (onnx, html)."""
+    runtime: Path | None = None
+    """html: folder with the two files of onnxruntime-web; else the cache, npm or its public address."""
+    webgpu: bool = False
+    """html: take the runtime that uses a GPU where the browser offers one; the page grows by 4 MB."""
+
+
 class TranslateConfig(Options):
     """Options of ``translate``."""
 
@@ -491,9 +506,9 @@ class TranslateConfig(Options):
     """auto, cpu, cuda or cuda:N."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """fp32 or bf16."""
-    engine: Literal["torch", "compile", "openvino"] = "torch"
-    """torch; compile for many pictures of few sizes (each size takes up to some minutes once); openvino on a CPU in
-    fp32 (extra openvino)."""
+    engine: Literal["torch", "compile", "onnx"] = "torch"
+    """torch; compile for many pictures of few sizes (each size takes up to some minutes once); onnx on a CPU in fp32,
+    for many pictures (extra export; some seconds once)."""
     max_pixels: int | None = None
     """Larger pictures are translated in overlapping tiles of this many pixels."""
     format: Literal["png", "jpg", "webp"] = "png"

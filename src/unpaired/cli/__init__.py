@@ -30,7 +30,15 @@ app = App(
 app.command(imports.app)
 for command in (  # in the order in which a shell's completion offers them
     *(commands.train, commands.pretrain, commands.plan, commands.translate, commands.synthesize, commands.evaluate),
-    *(commands.compare, commands.report, commands.check, commands.adapt, commands.info, commands.presets),
+    *(
+        commands.compare,
+        commands.report,
+        commands.export,
+        commands.check,
+        commands.adapt,
+        commands.info,
+        commands.presets,
+    ),
     commands.demo,
 ):
     app.command(command)

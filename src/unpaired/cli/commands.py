@@ -18,6 +18,7 @@ from cyclopts import Parameter
 from unpaired.config import (
     AdaptConfig,
     EvaluateConfig,
+    ExportConfig,
     PlanConfig,
     PretrainConfig,
     ReportConfig,
@@ -243,6 +244,24 @@ def synthesize(model: Model, /, *, options: Flat[SynthesizeConfig]) -> None:
 
     written = run(model, options)
     print(f"{len(written)} pictures: {options.out}; an overview: {options.out / 'sheet.png'}")
+
+
+def export(model: Model, /, *, out: Path, options: Flat[ExportConfig] | None = None) -> None:
+    """Write a model as files that run without this package: ONNX, PyTorch, or one page for a browser. Each is run and
+    held to the model before it stays.
+
+    Parameters
+    ----------
+    out
+        The file; for several directions a folder.
+    """
+    from unpaired.translate.export import export_model
+    from unpaired.translate.translator import load
+
+    for path, found in export_model(load(model), out, ExportConfig.of(options)):
+        way = f"{found.about['source'] or 'any'} -> {found.about['target'] or 'all'}"
+        tried = ", ".join("x".join(map(str, shape)) for shape in found.shapes)
+        print(f"{path}: {way}, {len(found.content) / 1e6:.1f} MB; {found.difference:.1g} from the model on {tried}")
 
 
 def info(model: Model, /, *, json: Json = False) -> None:

@@ -226,7 +226,7 @@ class Generator(nn.Module):
         add = add or {}
         first, *rest = torch.split(z, self.shape.chunk, 1)
         embedded = self.shared(y)
-        h = self.linear(first).view(len(z), -1, 4, 4)
+        h = self.linear(first).view(z.shape[0], -1, 4, 4)  # len() would fix the batch of an export
         if 4 in add:
             h = h + add[4]
         for block, chunk, (_, _, resolution) in zip(self.blocks, rest, self.shape.generator, strict=True):

@@ -27,8 +27,7 @@ def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
     where that arrives in this format. Batch norm of each image alone is the same function without either fault. Raises
     ValueError where H x W is one element.
     """
-    traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # for the OpenVINO engine
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or traced or x.ndim != 4:
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or x.ndim != 4:
         return F.instance_norm(x, eps=eps)
     # with a scale in float32, mean and variance of bf16 are, too
     scale = x.new_ones(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))

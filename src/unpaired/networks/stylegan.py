@@ -243,7 +243,7 @@ class Generator(nn.Module):
         if mix is not None:
             other, start = mix
             styles[start:] = [self.style(other)] * (len(styles) - start)
-        x = self.constant.expand(len(z), -1, -1, -1)
+        x = self.constant.expand(z.shape[0], -1, -1, -1)  # len() would fix the batch of an export
         for block, w, each, r in zip(self.blocks, styles, noise, self.shape.resolutions, strict=True):
             x = block(x, w, each)
             if r in add:

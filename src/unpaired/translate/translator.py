@@ -20,12 +20,14 @@ from torch import Tensor
 
 from unpaired import checkpoint
 from unpaired.batch import Pair
+from unpaired.config import ExportConfig
 from unpaired.data.images import show, to_rgb, to_tensor, to_uint8
 from unpaired.errors import ConfigError, DataError, nearest
 from unpaired.machine import autocast, choose_device, choose_precision
 from unpaired.methods.base import Method
 from unpaired.networks.kernels import Held
 from unpaired.translate.engines import ENGINES, Engine
+from unpaired.translate.export import export_model
 from unpaired.translate.tiling import MAX_PIXELS, MIN_STRIDES, Network, at_any_size
 
 log = logging.getLogger("unpaired")
@@ -51,7 +53,7 @@ class Translator:
         Args:
             precision: ``fp32``, ``tf32`` (GPU), ``bf16`` (autocast) or ``auto``.
             engine: what runs :meth:`translate`: ``torch``, ``compile`` (``torch.compile``: half a minute to some
-                minutes for each shape, once, then faster), or ``openvino`` in fp32 on a CPU (the extra ``openvino``).
+                minutes for each shape, once, then faster), or ``onnx`` in fp32 on a CPU (the extra ``export``).
                 The other methods run in ``torch``.
             path, sha256: where the model came from and its file's hash, for records.
         """
@@ -70,10 +72,10 @@ class Translator:
         if self.engine not in ENGINES:
             known = ", ".join(ENGINES)
             raise ConfigError(f"no engine '{self.engine}'.{nearest(self.engine, ENGINES)} There are: {known}.")
-        if self.engine == "openvino":
+        if self.engine == "onnx":
             if self.device.type != "cpu" or self.precision != "fp32":
                 raise ConfigError(
-                    f"engine 'openvino' runs in fp32 on a CPU, not in {self.precision} on {self.device}: "
+                    f"engine 'onnx' runs in fp32 on a CPU, not in {self.precision} on {self.device}: "
                     "add --device cpu --precision fp32, or use --engine torch"
                 )
             self.method.to(self.device)
@@ -377,6 +379,19 @@ class Translator:
         if not result.isfinite().all():
             raise DataError("the model's output for this picture is not finite (NaN or infinity)")
         return Image.fromarray(to_uint8(result))
+
+    def export(self, out: Path | str, options: ExportConfig | None = None, /, **changes: Any) -> list[Path]:
+        """Write the model as ONNX, as PyTorch's exported program, or as a page for a browser; the files written.
+
+        Args:
+            out: the file, or for several directions a folder (made where it is missing).
+            options: what :class:`~unpaired.config.ExportConfig` lists; ``changes`` are single ones of them.
+
+        Raises:
+            ConfigError: no such direction, ONNX or the page's runtime not there. UnpairedError: a file differs from the
+                model, or cannot be written; it is not left behind.
+        """
+        return [*dict(export_model(self, out, ExportConfig.of(options, changes)))]
 
 
 def check_images(images: Tensor) -> None:
