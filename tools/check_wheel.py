@@ -22,6 +22,7 @@ WANTED = [
     "unpaired/report/page.css",
     "unpaired/report/page.html.j2",
     "unpaired/report/page.js",
+    *(f"unpaired/translate/web/{name}" for name in ("model.js", "page.css", "page.html", "page.js", "worker.js")),
 ]
 
 

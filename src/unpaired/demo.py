@@ -262,6 +262,11 @@ def run_earth(
     _add_next_steps(page, run)
     path = page.write(root / "report.html")
     best = scores["satellite", "relief"]
+    if not reduced:
+        try:
+            say(f"one file for a friend: {model.export(root / 'page.html', format='html')[0]}")
+        except UnpairedError as error:
+            say(f"no page for a friend: {error}")
     say(
         f"done in {time.monotonic() - started:.0f} s: mean error of relief maps {best['trained'].error:.1f} grey "
         f"levels, {best['histogram matching'].error:.1f} by histogram matching; open {path}"

@@ -777,6 +777,9 @@ def _commands(job: Job) -> list[str]:
         blocks.append((title, evaluate_command(results, model, data)))
     if not subject.results and subject.translator is not None and subject.translator.directions:
         blocks.append(("# figures", f"unpaired evaluate {model} {data} --out results.json"))
+    if subject.translator is not None and not subject.translator.method.from_noise and subject.translator.directions:
+        command = f"unpaired export {model} --format html --out page.html"
+        blocks.append(("# one file for a friend: a page that translates pictures without a network", command))
     given = [str(p) for p in job.paths] + [part for value in job.options.data for part in ("--data", value)]
     typed = job.options.typed("data", "quiet")
     blocks.append(("# this report", f"unpaired report {shlex.join(given)} {typed}".rstrip()))
