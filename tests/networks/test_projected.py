@@ -7,6 +7,7 @@ import torch
 
 import tiny  # noqa: F401  # its small feature network
 from unpaired import losses
+from unpaired.errors import ConfigError
 from unpaired.networks.classifiers import Features
 from unpaired.networks.projected import ProjectedDiscriminator
 
@@ -48,3 +49,27 @@ def test_class_projection() -> None:
     assert torch.equal(one, again) and not torch.allclose(one, two)
     with pytest.raises(ValueError, match="labels"):
         judge(IMAGES)
+
+
+def test_maps_are_judged_at_unit_spread_and_magnified() -> None:
+    """A classifier's maps have the spread of its training; what is measured makes it 1. Magnified images give larger
+    maps; the PatchGAN sees them as they are."""
+    judge = _discriminator(scale=2.0, patch_weight=0.5)
+    judge.measure(IMAGES)
+    maps = judge.features(torch.nn.functional.interpolate(IMAGES, scale_factor=2, mode="bilinear"))
+    assert torch.allclose(judge.spread, torch.stack([m.std() for m in maps]))
+    assert [x.shape[2] for x in judge(IMAGES)[:2]] == [32, 16]
+    assert judge(IMAGES)[2].shape == _discriminator(patch_weight=0.5)(IMAGES)[2].shape
+
+
+def test_expanded_maps_within_a_block() -> None:
+    """They are six times as wide as the block's input, and looking at them changes nothing of what follows."""
+    torch.manual_seed(0)
+    both = Features("efficientnet_lite0", ("block3_expanded", "stride8")).eval()
+    torch.manual_seed(0)
+    plain = Features("efficientnet_lite0", ("stride8",)).eval()
+    assert both.channels == [144, 40]
+    wide, after = both(IMAGES)
+    assert wide.shape == (3, 144, 8, 8) and torch.equal(after, plain(IMAGES)[0])
+    with pytest.raises(ConfigError, match="no wider maps"):
+        Features("efficientnet_lite0", ("stride2_expanded",))

@@ -233,7 +233,7 @@ class Attend(Method):
         WeightsError."""
         c: AttendConfig = self.config
         measure_colours(self.generator, c, start, *self.direction)
-        fill(self.discriminator, c, start)
+        fill(self.discriminator, c, start, self.domains)
         if c.weights == "random":
             return
         if isinstance(self.features, Features):

@@ -119,7 +119,7 @@ class Cycle(Method):
         a, b = self.domains
         for generator, (source, target) in zip(self.generators, ((a, b), (b, a)), strict=True):
             measure_colours(generator, self.config, start, source, target)
-        fill(self.discriminators, self.config, start)
+        fill(self.discriminators, self.config, start, self.domains)
 
     # -- plan
 

@@ -10,9 +10,10 @@ needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, Self
 
+import torch
 from pydantic import Field, model_validator
 from torch import nn
 
@@ -26,6 +27,8 @@ from unpaired.networks.projected import ProjectedDiscriminator
 
 MEASURED = 256
 """Training images of each domain whose colours make the start ``colour``."""
+SPREAD_OF = 32
+"""Training images of each domain on which the maps of a frozen classifier are measured."""
 
 
 class LeverConfig(MethodConfig):
@@ -47,6 +50,8 @@ class LeverConfig(MethodConfig):
     """The frozen classifier of ``projected``."""
     judge_taps: Annotated[tuple[str, ...], Field(min_length=1)] = ("stride2", "stride4", "stride8", "stride16")
     """Its layers that are judged."""
+    judge_scale: Annotated[float, Field(ge=1)] = 1.0
+    """Images are magnified by it for the frozen classifier, which then sees details at the size it knows them from."""
     augment: tuple[Augmentation, ...] = ()
     """Changes of what is judged, real and generated alike: DiffAugment (Zhao et al. 2020)."""
     discriminator_lr: Annotated[float, Field(gt=0)] | None = None
@@ -66,7 +71,7 @@ def projected(c: LeverConfig, players: int = 1, width: int = 64) -> ProjectedDis
     """The discriminator that stands in for one PatchGAN or ``players`` of them."""
     features = Features(c.judge_network, c.judge_taps)
     kaiming_convolutions(features)  # stands where no pretrained weights are asked for
-    return ProjectedDiscriminator(features, players, width=width, patch_weight=c.patch_weight)
+    return ProjectedDiscriminator(features, players, scale=c.judge_scale, width=width, patch_weight=c.patch_weight)
 
 
 def trained(discriminator: nn.Module) -> tuple[nn.Module, ...]:
@@ -74,10 +79,12 @@ def trained(discriminator: nn.Module) -> tuple[nn.Module, ...]:
     return discriminator.trained if isinstance(discriminator, ProjectedDiscriminator) else (discriminator,)
 
 
-def fill(discriminator: nn.Module, c: LeverConfig, start: Start) -> None:
-    """Pretrained weights for a projected discriminator's classifier. Raises WeightsError."""
+def fill(discriminator: nn.Module, c: LeverConfig, start: Start, domains: Sequence[str]) -> None:
+    """Pretrained weights for a projected discriminator's classifier, and the spread of its maps on training images of
+    ``domains``. Raises WeightsError."""
     if isinstance(discriminator, ProjectedDiscriminator) and c.weights != "random":
         discriminator.features.fill(*start.classifier(c.judge_network, c.weights))
+        discriminator.measure(torch.cat([start.examples(domain, SPREAD_OF) for domain in domains]))
 
 
 def started(network: ResnetGenerator, c: LeverConfig) -> nn.Module:

@@ -18,7 +18,8 @@ _lite0                                                                          
 The last two have "same" padding (at stride 2 the odd pixel is added right and below), ReLU6 and BatchNorm with ε =
 1e-3. MobileNet v1 1.0 (Howard et al., arXiv 1704.04861, Table 1) is as TensorFlow's reference trained it; its weights
 end with the 12th block, so there is no classifier. A layer of it holds its ReLU6; ``stride2_linear`` is what stands
-before it, for every layer. EfficientNet-Lite0 (Tan and Le, arXiv 1905.11946, Table 1) is TensorFlow's "lite" variant,
+before it, for every layer; ``block3_expanded`` of EfficientNet are the wide maps within a block.
+EfficientNet-Lite0 (Tan and Le, arXiv 1905.11946, Table 1) is TensorFlow's "lite" variant,
 without squeeze-and-excitation; its weights come with a Python package, so that they are there offline.
 
 Legend: N batch, C channels, H height, W width; images [N, 3, H, W] in [-1, 1].
@@ -53,6 +54,8 @@ CAFFE_MEAN = (103.9, 116.8, 123.7)
 """Of BGR in [0, 255]: what the Caffe weights of SqueezeNet were trained on."""
 LINEAR = "_linear"
 """End of a tap's name that asks for what stands before the ReLU within a layer."""
+EXPANDED = "_expanded"
+"""End of a tap's name that asks for the wide maps after the first ReLU6 within a layer of EfficientNet."""
 
 OWN = "own"
 """In place of a file's name: tensors that are called as :class:`Features` calls them."""
@@ -128,7 +131,11 @@ class InvertedResidual(nn.Module):
         self.project = ConvBN(inner, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.project.linear(self.depthwise(self.expand(x)))
+        return self.squeeze(x, self.expand(x))
+
+    def squeeze(self, x: Tensor, expanded: Tensor) -> Tensor:
+        """The output for an input whose expanded maps are known."""
+        out: Tensor = self.project.linear(self.depthwise(expanded))
         return x + out if self.skip else out
 
 
@@ -216,9 +223,6 @@ class Kind:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     """The input is (RGB in [0, 1] - ``mean``) / ``std``."""
-    spread: float = 1.0
-    """Standard deviation of its layers' outputs on photographs, about (EfficientNet's: 5 to 9 up to stride 16, 3 at
-    32)."""
     pyramid: tuple[tuple[str, str], ...] = ()
     """Layers of a feature pyramid from level 1 on, each before and after its ReLU; empty for a network that makes
     none."""
@@ -243,10 +247,15 @@ NETWORKS: dict[str, Kind] = {
     ),
     "efficientnet_lite0": Kind(
         _efficientnet_lite0, TAPS[:3], "stride4", 24, weights=("efficientnet_lite0",), mean=(127 / 255,) * 3,
-        std=(128 / 255,) * 3, spread=7.0, pyramid=tuple((name, name) for name in TAPS),
+        std=(128 / 255,) * 3, pyramid=tuple((name, name) for name in TAPS),
     ),
 }  # fmt: skip
 """All networks by name."""
+
+
+def _layer(tap: str) -> str:
+    """The layer that a tap looks at or into."""
+    return tap.removesuffix(LINEAR).removesuffix(EXPANDED)
 
 
 class Features(nn.Module):
@@ -268,15 +277,18 @@ class Features(nn.Module):
         layers = NETWORKS[network].layers()
         names = [name for name, _, _ in layers]
         for tap in self.taps:
-            if tap.removesuffix(LINEAR) not in names:
+            if _layer(tap) not in names:
                 raise ConfigError(
                     f"{network} has no layer '{tap}'.{nearest(tap, names)} There are: {', '.join(names)}."
                 )
-        last = max(names.index(tap.removesuffix(LINEAR)) for tap in self.taps)
+        last = max(names.index(_layer(tap)) for tap in self.taps)
         self.layers = nn.ModuleDict({name: make() for name, make, _ in layers[: last + 1]})
         for tap in self.taps:
-            if tap.endswith(LINEAR) and not hasattr(self.layers[tap.removesuffix(LINEAR)], "linear"):
-                raise ConfigError(f"layer '{tap.removesuffix(LINEAR)}' of {network} holds no ReLU to look before")
+            layer = self.layers[_layer(tap)]
+            if tap.endswith(LINEAR) and not hasattr(layer, "linear"):
+                raise ConfigError(f"layer '{_layer(tap)}' of {network} holds no ReLU to look before")
+            if tap.endswith(EXPANDED) and not isinstance(getattr(layer, "expand", None), ConvBN):
+                raise ConfigError(f"layer '{_layer(tap)}' of {network} has no wider maps within")
         kind = NETWORKS[network]
         self.register_buffer("mean", torch.tensor(kind.mean)[:, None, None])  # of RGB in [0, 1]
         self.register_buffer("std", torch.tensor(kind.std)[:, None, None])
@@ -290,6 +302,8 @@ class Features(nn.Module):
                 if isinstance(part, nn.Conv2d):
                     now = part.out_channels
             found[name] = now = 2 * now if isinstance(layer, Fire) else now
+            if isinstance(layer, InvertedResidual) and isinstance(layer.expand, ConvBN):
+                found[name + EXPANDED] = layer.expand.out_channels
         return [found[tap.removesuffix(LINEAR)] for tap in self.taps]
 
     def forward(self, images: Tensor, taps: Sequence[str] | None = None) -> list[Tensor]:
@@ -303,6 +317,9 @@ class Features(nn.Module):
             if name + LINEAR in wanted:
                 found[name + LINEAR] = x = layer.linear(x)  # type: ignore[operator]  # __init__ looked
                 x = F.relu6(x)  # not in place: the tap stays what it was
+            elif name + EXPANDED in wanted:
+                found[name + EXPANDED] = wide = layer.expand(x)  # type: ignore[operator]  # __init__ looked
+                x = layer.squeeze(x, wide)  # type: ignore[operator]
             else:
                 x = layer(x)
             if name in wanted:

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from typing import Self
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unpaired.networks.classifiers import NETWORKS, Features
+from unpaired.networks.classifiers import Features
 from unpaired.networks.discriminators import OverlappingPatches
 from unpaired.networks.kernels import SNConv2d, SNEmbedding
 
@@ -57,17 +58,22 @@ class ProjectedDiscriminator(nn.Module):
         features: the frozen network: always in eval mode, without gradients of its own; they go through it to the
             images.
         players: how many discriminators look through these features, each with heads of its own (one for each domain).
+        scale: images are magnified by it for the frozen network, which then sees their details where it knows them
+            from: 1.75 shows 128 pixels as the 224 it was trained at.
         width: channels within the heads.
         patch_weight: factor of the PatchGAN's logits, and so of what it can say in the hinge loss; 0 leaves it out.
         patch_width: channels of its first layer.
         classes: classes of a conditional discriminator (its PatchGAN is not); 0 for none.
     """
 
+    spread: Tensor
+
     def __init__(
         self,
         features: Features,
         players: int = 1,
         *,
+        scale: float = 1.0,
         width: int = 64,
         patch_weight: float = 0.0,
         patch_width: int = 24,
@@ -75,7 +81,8 @@ class ProjectedDiscriminator(nn.Module):
     ) -> None:
         super().__init__()
         self.features = features.requires_grad_(False).eval()
-        self.spread = NETWORKS[features.network].spread
+        self.scale = scale
+        self.register_buffer("spread", torch.ones(len(features.taps)))
         self.patch_weight = patch_weight
         self.heads = nn.ModuleList(
             nn.ModuleList(Head(inputs, width, classes) for inputs in features.channels) for _ in range(players)
@@ -90,6 +97,17 @@ class ProjectedDiscriminator(nn.Module):
         """The parts that an update may change."""
         return (self.heads, self.patches)
 
+    def _maps(self, images: Tensor) -> list[Tensor]:
+        if self.scale != 1:
+            images = F.interpolate(images, scale_factor=self.scale, mode="bilinear", align_corners=False)
+        maps: list[Tensor] = self.features(images)
+        return maps
+
+    @torch.no_grad()
+    def measure(self, images: Tensor) -> None:
+        """Take the standard deviation of each tap's maps from images [n, 3, H, W]."""
+        self.spread.copy_(torch.stack([maps.float().std() for maps in self._maps(images)]))
+
     def train(self, mode: bool = True) -> Self:
         """The mode of the heads; the features stay in eval mode."""
         super().train(mode)
@@ -99,7 +117,8 @@ class ProjectedDiscriminator(nn.Module):
     def forward(self, images: Tensor, player: int = 0, labels: Tensor | None = None) -> list[Tensor]:
         heads: nn.ModuleList = self.heads[player]  # type: ignore[assignment]
         # maps of about unit variance: the heads' norms bound slopes, and wide maps would make them steep all the same
-        logits = [head(maps / self.spread, labels) for head, maps in zip(heads, self.features(images), strict=True)]
+        maps = [m / s.to(m.dtype) for m, s in zip(self._maps(images), self.spread, strict=True)]
+        logits = [head(m, labels) for head, m in zip(heads, maps, strict=True)]
         if self.patch_weight:
             (patches,) = self.patches[player](images)
             logits.append(self.patch_weight * patches)
