@@ -22,7 +22,16 @@ from unpaired import losses
 from unpaired.batch import Batch, Pair
 from unpaired.errors import ConfigError
 from unpaired.methods.base import Adam, Method, Stage, Start, Update, one_way
-from unpaired.methods.levers import LeverConfig, falling, fill, measure_colours, projected, started, trained
+from unpaired.methods.levers import (
+    LeverConfig,
+    falling,
+    fill,
+    judge_betas,
+    measure_colours,
+    projected,
+    started,
+    trained,
+)
 from unpaired.networks.augment import augment
 from unpaired.networks.classifiers import NETWORKS, Features
 from unpaired.networks.convnets import (
@@ -268,7 +277,7 @@ class Attend(Method):
         players = self._players(phase)
         schedule = falling(c.decay_from)
         adam = Adam(lr, c.betas, schedule=schedule)
-        other = Adam(lr * (c.discriminator_lr or c.lr) / c.lr, c.betas, schedule=schedule)
+        other = Adam(lr * (c.discriminator_lr or c.lr) / c.lr, judge_betas(c, c.betas), schedule=schedule)
         updates = (
             Update(f"{phase}-discriminator", self.discriminator_loss, trained(self.discriminator), other),
             Update(

@@ -20,7 +20,16 @@ from unpaired import losses
 from unpaired.batch import Batch, Pair
 from unpaired.errors import ConfigError
 from unpaired.methods.base import Adam, Method, Stage, Start, Update
-from unpaired.methods.levers import LeverConfig, falling, fill, measure_colours, projected, started, trained
+from unpaired.methods.levers import (
+    LeverConfig,
+    falling,
+    fill,
+    judge_betas,
+    measure_colours,
+    projected,
+    started,
+    trained,
+)
 from unpaired.networks.augment import augment
 from unpaired.networks.convnets import ImageBuffer, Norm, ResnetGenerator, normal_convolutions
 from unpaired.networks.discriminators import OverlappingPatches
@@ -132,7 +141,8 @@ class Cycle(Method):
         c: CycleConfig = self.config
 
         schedule = falling(c.decay_from)
-        adam, other = (Adam(lr, c.betas, schedule=schedule) for lr in (c.lr, c.discriminator_lr or c.lr))
+        adam = Adam(c.lr, c.betas, schedule=schedule)
+        other = Adam(c.discriminator_lr or c.lr, judge_betas(c, c.betas), schedule=schedule)
         updates = (
             Update("generators", self.generator_loss, (self.generators,), adam, through_forward=True),
             Update("discriminators", self.discriminator_loss, trained(self.discriminators), other),

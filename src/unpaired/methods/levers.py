@@ -74,6 +74,11 @@ def projected(c: LeverConfig, players: int = 1, width: int = 64) -> ProjectedDis
     return ProjectedDiscriminator(features, players, scale=c.judge_scale, width=width, patch_weight=c.patch_weight)
 
 
+def judge_betas(c: LeverConfig, betas: tuple[float, float]) -> tuple[float, float]:
+    """Adam's momentums of the discriminators: the generators' ``betas``, or for ``projected`` those of Sauer et al."""
+    return (0.0, 0.99) if c.discriminator == "projected" else betas
+
+
 def trained(discriminator: nn.Module) -> tuple[nn.Module, ...]:
     """The parts of a discriminator that an update may change."""
     return discriminator.trained if isinstance(discriminator, ProjectedDiscriminator) else (discriminator,)

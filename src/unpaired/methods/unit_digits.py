@@ -102,7 +102,7 @@ class Offset(nn.Module):
 def coordinates(x: Tensor) -> Tensor:
     """``x`` [N, C, S, S] with two more channels: row and column in [-1, 1)."""
     side = x.shape[2]
-    line = (torch.arange(side, device=x.device, dtype=x.dtype) * (2 / side) - 1).expand(len(x), 1, side, side)
+    line = (torch.arange(side, device=x.device, dtype=x.dtype) * (2 / side) - 1).expand(x.shape[0], 1, side, side)
     return torch.cat([x, line.mT, line], 1)
 
 
