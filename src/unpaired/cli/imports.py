@@ -125,21 +125,20 @@ def import_deepi2i_stylegan(file: Checkpoint, /, *, domains: str, out: Out, size
 
 
 @app.command(name="cyclegan")
-def import_cyclegan(gen: Path, dis: Path | None = None, /, *, domains: str, out: Out) -> None:
-    """CycleGAN (pytorch-CycleGAN-and-pix2pix): latest_net_G_A.pth and, to train on from it, latest_net_D_A.pth.
+def import_cyclegan(*files: Path, domains: str, out: Out) -> None:
+    """CycleGAN (pytorch-CycleGAN-and-pix2pix): latest_net_G_A.pth and latest_net_G_B.pth as a model of method cycle,
+    one of them alone as a one-way model; to train on, latest_net_D_A.pth and latest_net_D_B.pth behind them.
 
     Parameters
     ----------
-    gen
-        ResNet generator with instance norm, of one direction.
-    dis
-        Discriminator of that direction's target.
+    files
+        ResNet generators with instance norm; then the discriminators of what they make.
     domains
-        What the generator translates from and to: horse,zebra for G_A of horse2zebra, zebra,horse for G_B.
+        What the first generator translates from and to: horse,zebra for G_A of horse2zebra, zebra,horse for G_B.
     """
     from unpaired import interop
 
-    _write(interop.import_cyclegan(gen, dis, interop.pair(domains)), out, whole=dis is not None)
+    _write(interop.import_cyclegan(files, interop.pair(domains)), out, whole=True)
 
 
 def _write(imported: tuple[Any, dict[str, Any]], out: Path, *, whole: bool) -> None:

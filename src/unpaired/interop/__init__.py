@@ -11,9 +11,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from unpaired.errors import ConfigError
+from unpaired.interop.cyclegan import import_cyclegan
 from unpaired.interop.gans import import_biggan, import_deepi2i, import_deepi2i_stylegan, import_stylegan
 from unpaired.interop.tensors import read_torch_file
-from unpaired.interop.unit import import_cyclegan, import_unit_munit, import_unit_v2
+from unpaired.interop.unit import import_unit_munit, import_unit_v2
 
 __all__ = [
     "class_names",

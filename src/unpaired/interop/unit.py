@@ -1,5 +1,4 @@
-"""Checkpoints of UNIT, in: of the paper's branch (version_02) and of the MUNIT code base (master); and generators of
-CycleGAN."""
+"""Checkpoints of UNIT, in: of the paper's branch (version_02) and of the MUNIT code base (master)."""
 
 from __future__ import annotations
 
@@ -11,7 +10,6 @@ from typing import Any, Literal
 from unpaired.errors import CheckpointError
 from unpaired.interop.tensors import Foreign, Names, finished, settings
 from unpaired.machine import shapes_only
-from unpaired.methods.attend import Attend
 from unpaired.methods.unit import UNIT
 
 SIZE = 256
@@ -161,58 +159,3 @@ def _unit(
     step = re.search(r"_(\d{8})$", file.path.stem)
     base = "version_02" if found["architecture"] == "paper" else "MUNIT code base"
     return finished(method, "unit", {"imported_from": f"official UNIT, {base}"}, int(step.group(1)) if step else 0)
-
-
-# -- CycleGAN
-
-
-def import_cyclegan(
-    gen: Path | str, dis: Path | str | None = None, domains: tuple[str, str] = ("a", "b")
-) -> tuple[Attend, dict[str, Any]]:
-    """A generator of pytorch-CycleGAN-and-pix2pix (``*_net_G_A.pth``, ``resnet_9blocks`` or with another number,
-    instance norm), as a one-way model of method ``attend`` without attention.
-
-    ``domains``: what the file translates from and to. ``dis``: the PatchGAN that judges ``domains[1]``
-    (``*_net_D_A.pth`` goes with ``G_A``), to go on training. Raises CheckpointError.
-    """
-    file = Foreign(gen)
-    first = file.needed("model.1.weight", "a ResNet generator of CycleGAN")
-    blocks = file.count("model.{}.conv_block.1.weight", 10)
-    if not blocks or "model.2.weight" in file.tensors:
-        raise CheckpointError(
-            f"{file.path}: not a ResNet generator of CycleGAN with instance norm, which is what can be imported "
-            "(U-Nets and batch norm cannot)"
-        )
-    names: Names = {"model.1": "front.0.0", "model.4": "front.1.0", "model.7": "front.2.0"}
-    for i in range(blocks):
-        there = f"model.{10 + i}.conv_block"
-        second = 6 if f"{there}.6.weight" in file.tensors else 5  # dropout, never used in translating, moves it by one
-        names |= {f"{there}.1": f"blocks.{i}.body.0", f"{there}.{second}": f"blocks.{i}.body.3"}
-    up = 10 + blocks
-    names |= {f"model.{up}": "back.0.0", f"model.{up + 3}": "back.1.0", f"model.{up + 7}": "head"}
-    found: dict[str, Any] = {
-        "attention": False, "width": len(first), "residual_blocks": blocks, "dilation": 1, "norm": "instance",
-        "discriminator_norm": "instance", "gan": "lsgan", "source": domains[0],
-    }  # fmt: skip
-    judges = Foreign(dis) if dis is not None else None
-    judge_names: Names = {}
-    if judges is not None:
-        found["discriminator_width"] = len(judges.needed("model.0.weight", "a PatchGAN of CycleGAN"))
-        layers = 0
-        while f"model.{2 + 3 * layers}.weight" in judges.tensors:  # each layer, its norm and its LeakyReLU
-            layers += 1
-        layers = found["discriminator_layers"] = max(1, layers - 1)  # the last of these is the head
-        judge_names = {"model.0": "layers.0.0", f"model.{2 + 3 * layers}": "head"}
-        judge_names |= {f"model.{2 + 3 * i}": f"layers.{i + 1}.0" for i in range(layers)}
-    config = settings(Attend, file, found)
-    with shapes_only():
-        outline = Attend(config, domains, image_size=SIZE)
-    generator = file.fitted(outline.generator.state_dict(), names)
-    discriminator = judges and judges.fitted(outline.discriminator.state_dict(), judge_names)
-    method = Attend(config, domains, image_size=SIZE)
-    method.generator.load_state_dict(generator)
-    if discriminator:
-        method.discriminator.load_state_dict(discriminator)
-    for name in set(method.training_only) - {"discriminator"}:
-        delattr(method, name)  # not part of what was imported, and no weights to start from
-    return finished(method, "attend", {"imported_from": "pytorch-CycleGAN-and-pix2pix"})

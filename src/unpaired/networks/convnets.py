@@ -17,15 +17,29 @@ from unpaired.networks.classifiers import NETWORKS, Features
 from unpaired.networks.kernels import InstanceNorm
 
 Padding = Literal["zeros", "reflect"]
-Norm = Literal["batch", "instance", "pixel", "none"]
+Norm = Literal["batch", "instance", "affine", "pixel", "none"]
 
 
 def norm_layer(kind: Norm, channels: int) -> nn.Module:
-    """``batch``: with scale, shift and running statistics. ``instance``: without any parameter. ``pixel``:
-    :class:`PixelNorm`. ``none``: nothing."""
+    """``batch``: with scale, shift and running statistics. ``instance``: without any parameter. ``affine``:
+    the same with a scale and a shift a channel. ``pixel``: :class:`PixelNorm`. ``none``: nothing."""
     norms: dict[Norm, Callable[[int], nn.Module]]
-    norms = {"batch": nn.BatchNorm2d, "instance": InstanceNorm, "pixel": PixelNorm, "none": nn.Identity}
+    norms = {
+        "batch": nn.BatchNorm2d, "instance": InstanceNorm, "affine": AffineInstanceNorm, "pixel": PixelNorm,
+        "none": nn.Identity,
+    }  # fmt: skip
     return norms[kind](channels)
+
+
+class AffineInstanceNorm(InstanceNorm):
+    """Instance norm with a scale and a shift a channel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, affine=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale, shift = (p[:, None, None].to(x.dtype) for p in (self.weight, self.bias))
+        return super().forward(x) * scale + shift
 
 
 class PixelNorm(nn.LayerNorm):
